@@ -1,0 +1,52 @@
+"""Embeddings for scikit-learn: raw rows in, vectors out, inside any Pipeline.
+
+Public names are loaded when they are first used: `import skembed` imports no torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from skembed.store import announce_run
+
+if TYPE_CHECKING:
+    from skembed.store import EmbeddingStore
+    from skembed.text import TextEmbedder
+    from skembed.weights import unload_models
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "EmbeddingStore": "skembed.store",
+    "TextEmbedder": "skembed.text",
+    "unload_models": "skembed.weights",
+}
+_MODULES = ("exceptions", "testing")
+
+__all__ = [
+    "EmbeddingStore",
+    "TextEmbedder",
+    "__version__",
+    "exceptions",
+    "testing",
+    "unload_models",
+]
+
+# Worker processes inherit the name of this run's store, so it must be set before they start.
+announce_run()
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        value = getattr(import_module(_HOMES[name]), name)
+    elif name in _MODULES:
+        value = import_module(f"skembed.{name}")
+    else:
+        raise AttributeError(f"module 'skembed' has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOMES, *_MODULES})

@@ -1,0 +1,107 @@
+"""The contract between the rooms (text, image, ...) and the engine.
+
+An encoder turns checked items into tensors. It holds a torch module or a client and is never an
+estimator: it knows nothing of DataFrames, parameters or scikit-learn. The engine knows encoders
+only through this class; whatever it needs from a modality stands here.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["Encoder", "Fault", "Prepared"]
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """One row, ready to run.
+
+    A row is one or more parts: a text longer than the model's limit may become several chunks, a
+    long clip several windows. The engine plans and runs parts; a row's vector is the merged vectors
+    of its parts.
+
+    Parameters
+    ----------
+    parts : sequence
+        What `Encoder.collate` takes; usually one.
+    size : int
+        The full length of the row before anything was cut, in the unit of `Encoder.cost`.
+    """
+
+    parts: Sequence[Any]
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """Why a row cannot be embedded, found while it was prepared (an undecodable file, ...)."""
+
+    reason: str
+
+
+class Encoder(ABC):
+    """What the engine knows of a model.
+
+    Attributes
+    ----------
+    digest : bytes
+        Content digest of the weights and of every setting that changes a vector. Two encoders with
+        the same digest give the same vectors.
+    width : int
+        Number of output features.
+    model_key : bytes
+        Key of the loaded model in the process; kept when others are dropped for memory.
+    device, dtype : str
+        Where batches run and in which format, as torch spells them ("cuda:0", "bfloat16").
+    budget : int
+        The cost of a batch that keeps the device busy, in the unit of `cost`. The engine lowers it
+        when memory runs out.
+    layout : {"packed", "padded", "equal"}
+        Which parts may share a batch: any, those of near-equal cost, or those of the same cost.
+    window : int
+        Most rows that are prepared ahead of the model; bounds the memory of prepared rows.
+    """
+
+    digest: bytes
+    width: int
+    model_key: bytes
+    device: str
+    dtype: str
+    budget: int
+    layout: Literal["packed", "padded", "equal"] = "packed"
+    window: int = 2048
+
+    @abstractmethod
+    def content(self, item: Any) -> bytes:
+        """Return the bytes that identify the content of a row: same bytes, same vector."""
+
+    @abstractmethod
+    def prepare(self, items: Sequence[Any]) -> list[Prepared | Fault]:
+        """Do the CPU work of rows (tokenise, decode, resample); called from another thread."""
+
+    @abstractmethod
+    def cost(self, part: Any) -> int:
+        """Return what one part costs to run (tokens, pixels, samples); at least 1."""
+
+    @abstractmethod
+    def collate(self, parts: Sequence[Any]) -> Any:
+        """Assemble parts, sorted by falling cost, into one batch on the device."""
+
+    @abstractmethod
+    def encode(self, batch: Any) -> torch.Tensor:
+        """Run one batch; return float32 vectors of shape (parts, width), in the given order."""
+
+    def merge(self, vectors: np.ndarray, costs: np.ndarray) -> np.ndarray:
+        """Merge the vectors (parts, width) of one row into one of shape (width,).
+
+        The default is the mean weighted by cost. Rows of one part are never merged.
+        """
+        return np.average(vectors, axis=0, weights=costs).astype(np.float32)

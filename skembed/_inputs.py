@@ -1,0 +1,113 @@
+"""Containers of rows, for every modality: lists, arrays, Series and frames of one column.
+
+Knows containers, not what a row is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from skembed.exceptions import InvalidInputError
+
+__all__ = ["CheckedRows", "column_of", "is_missing"]
+
+
+@dataclass(frozen=True, slots=True)
+class CheckedRows:
+    """Rows after checking.
+
+    Parameters
+    ----------
+    items : sequence
+        The good rows, as the room's encoder takes them.
+    positions : ndarray of shape (n_items,), int64
+        Where each good row stood in the input.
+    n_rows : int
+        Rows of the input, bad ones included.
+    faults : dict of int to str
+        What is wrong with each bad row.
+    """
+
+    items: Sequence[Any]
+    positions: NDArray[np.int64]
+    n_rows: int
+    faults: dict[int, str] = field(default_factory=dict)
+
+
+def column_of(X: Any, *, what: str, example: str) -> Sequence[Any]:
+    """Return the rows of a container as a sequence, in order, whatever its index.
+
+    Parameters
+    ----------
+    X : list, tuple, 1-D array, Series, or frame or 2-D array of one column
+        The container.
+    what : str
+        What rows are, for messages ("texts").
+    example : str
+        A right argument, for messages.
+
+    Raises
+    ------
+    InvalidInputError
+        If X is no such container.
+    """
+    if isinstance(X, (list, tuple)):
+        return X
+    expected = f"Expected a list, 1-D array, Series or one-column frame of {what}, like {example}"
+    if isinstance(X, (str, bytes, bytearray)):
+        raise InvalidInputError(f"{expected}; got a single {type(X).__name__}. Put it in a list.")
+    if isinstance(X, np.ndarray):
+        return _column_of_array(X, expected)
+    n_columns = _n_columns(X)
+    if n_columns is not None:
+        if n_columns != 1:
+            raise InvalidInputError(
+                f"{expected}; got a {type(X).__name__} of {n_columns} columns. Choose one, for "
+                'example with ColumnTransformer([("name", embedder, "column")]).'
+            )
+        X = _first_column(X)
+    for method in ("to_pylist", "to_list", "tolist"):  # Arrow, polars and pandas, other arrays
+        convert = getattr(X, method, None)
+        if callable(convert) and len(getattr(X, "shape", (0,))) == 1:
+            rows: Sequence[Any] = convert()
+            return rows
+    if isinstance(X, Sequence):
+        return X
+    hint = "a dict has no order of rows" if isinstance(X, Mapping) else "use list(...)"
+    raise InvalidInputError(f"{expected}; got {type(X).__name__}: {hint}.")
+
+
+def _column_of_array(X: NDArray[Any], expected: str) -> Sequence[Any]:
+    if X.ndim == 2 and X.shape[1] == 1:
+        X = X[:, 0]
+    if X.ndim != 1:
+        raise InvalidInputError(f"{expected}; got an array of shape {X.shape}.")
+    rows: Sequence[Any] = X.tolist()
+    return rows
+
+
+def _n_columns(X: Any) -> int | None:
+    """Return the number of columns of a frame, or None if X is not a frame."""
+    shape = getattr(X, "shape", None)
+    if hasattr(X, "columns") and isinstance(shape, tuple) and len(shape) == 2:
+        return int(shape[1])
+    return None
+
+
+def _first_column(X: Any) -> Any:
+    """Return the first column of a pandas, polars or Arrow frame."""
+    if hasattr(X, "iloc"):
+        return X.iloc[:, 0]
+    return X.to_series(0) if hasattr(X, "to_series") else X.column(0)
+
+
+def is_missing(value: Any) -> bool:
+    """Return whether a value stands for a missing row: None, NaN, NaT or pandas' NA."""
+    if value is None or type(value).__name__ in ("NAType", "NaTType"):
+        return True
+    return isinstance(value, (float, np.floating)) and bool(np.isnan(value))

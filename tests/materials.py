@@ -1,0 +1,74 @@
+"""Real data for tests that are about meaning: fetch it once, read it in place.
+
+`python tests/materials.py` downloads what is missing from the package index, checks its sha256 and
+unpacks it into the user's cache folder; nothing is installed and no code of it runs. Tests ask for
+a material by name and are skipped where it is missing, except in CI, where they fail.
+"""
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from pathlib import Path
+
+import pytest
+
+# name -> (requirement, Python it is built for, sha256 of the wheel, what is unpacked)
+MATERIALS = {
+    "gensim": (
+        "gensim==4.4.0",
+        "3.11",
+        "91a7fa5e814e7b1bad4b2dffa8d62c1e55410d5cbdf930714c1997ffb4404db8",
+        "gensim/test/test_data/",
+    ),
+}
+PLATFORMS = ("manylinux_2_28_x86_64", "manylinux_2_24_x86_64")
+
+
+def cache_folder():
+    """Return the folder that materials are unpacked into."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "skembed" / "materials"
+
+
+def material(name):
+    """Return the folder of a material; skip the test where it is missing (fail in CI)."""
+    folder = cache_folder() / MATERIALS[name][2][:16]
+    if not folder.is_dir():
+        missing = f"{name} is missing: run `python tests/materials.py`"
+        if os.environ.get("CI"):
+            pytest.fail(missing)
+        pytest.skip(missing)
+    return folder / MATERIALS[name][3]
+
+
+def fetch(name):
+    """Download, check and unpack one material."""
+    requirement, python, sha256, inside = MATERIALS[name]
+    target = cache_folder() / sha256[:16]
+    if target.is_dir():
+        return
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
+        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
+        command += ["--only-binary=:all:", "--python-version", python, "--implementation", "cp"]
+        command += [f"--platform={platform}" for platform in PLATFORMS]
+        subprocess.run([*command, "--dest", scratch, requirement], check=True)
+        (wheel,) = Path(scratch).glob("*.whl")
+        found = hashlib.sha256(wheel.read_bytes()).hexdigest()
+        if found != sha256:
+            raise SystemExit(f"{wheel.name}: sha256 is {found}, expected {sha256}")
+        unpacked = Path(scratch) / "unpacked"
+        with zipfile.ZipFile(wheel) as archive:
+            members = [member for member in archive.namelist() if member.startswith(inside)]
+            archive.extractall(unpacked, members)
+        shutil.move(unpacked, target)
+
+
+if __name__ == "__main__":
+    for each in MATERIALS:
+        fetch(each)
+        print(f"{each}: {cache_folder() / MATERIALS[each][2][:16]}")  # noqa: T201
