@@ -1,0 +1,43 @@
+"""Content keys and the embedding store.
+
+The store keeps bytes by key, in memory and in LMDB, for one run or for good. Only what announces a
+run is loaded at import, since that is part of importing the package; the rest loads at first use.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from skembed.store._keys import content_key, digest_of
+from skembed.store._run import announce_run
+
+if TYPE_CHECKING:
+    from skembed.store._info import StoreInfo
+    from skembed.store._resolve import resolve_store
+    from skembed.store._store import EmbeddingStore
+
+__all__ = [
+    "EmbeddingStore",
+    "StoreInfo",
+    "announce_run",
+    "content_key",
+    "digest_of",
+    "resolve_store",
+]
+
+_HOMES = {
+    "EmbeddingStore": "skembed.store._store",
+    "StoreInfo": "skembed.store._info",
+    "resolve_store": "skembed.store._resolve",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,308 @@
+"""One LMDB environment: opened safely, grown when full, reopened after a fork or a swap.
+
+Owns the LMDB handle and its rules. Must not know what is stored in it.
+
+The rules that LMDB leaves to its user, and how they are kept here:
+
+- Open once per process: `Environment` objects are shared through the folder that holds them.
+- Never use in a forked child: the child closes what it inherited and opens anew. That is safe only
+  while no transaction is active, so a fork waits for the mutex.
+- Never change the map's size with a transaction active: one mutex admits one user per process.
+  (py-lmdb holds the interpreter lock for most of a transaction anyway.)
+- Never touch a map beyond the end of its file (SIGBUS): the length is checked before opening and
+  before each use, and kept ahead of the last page.
+- Leave no read transaction open: each lasts for one call.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import struct
+import sys
+import threading
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any, TypeVar
+from uuid import uuid4
+
+import lmdb
+
+from skembed.store._fork import watch_forks
+
+__all__ = ["DamagedError", "Environment", "StaleError"]
+
+T = TypeVar("T")
+
+# Address space, not disk: files are sparse and grow with their content (except on Windows).
+_MAP_BYTES = 1 << 24 if sys.platform == "win32" else 1 << 28
+_MAX_READERS = 1024
+_N_TRIES = 32
+_FORK_PATIENCE = 5.0
+_CHUNK = 1 << 20
+
+# The two meta pages: a 16-byte page header, then magic, version, address, map size, two tables of
+# 48 bytes (the first word of the first is the page size), last page, transaction.
+_META = struct.Struct("<16xIIQQI92xQQ")
+_MAGIC = 0xBEEFC0DE
+_HAS_KNOWN_LAYOUT = struct.calcsize("P") == 8 and sys.byteorder == "little"
+
+_never_closed: list[Any] = []
+
+
+class DamagedError(OSError):
+    """The data file is not what LMDB wrote."""
+
+
+class StaleError(OSError):
+    """The environment was closed, or its folder is gone; look the folder up again."""
+
+
+class Environment:
+    """An LMDB environment in a folder of its own.
+
+    Parameters
+    ----------
+    path : Path
+        The folder; its parent must exist.
+    names : tuple of bytes
+        The tables inside.
+    gate : callable
+        Gives a context manager that admits one opener at a time among all processes.
+    is_durable : bool
+        Whether the content must survive a crash of the machine. The content always survives a
+        kill of the process: pages go to the file by ordered writes, never through a writable map,
+        and a commit is one write of a meta page.
+    is_readonly : bool
+        Open for reading only, where the folder may not be written.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        names: tuple[bytes, ...],
+        gate: Callable[[], AbstractContextManager[None]],
+        *,
+        is_durable: bool,
+        is_readonly: bool = False,
+    ) -> None:
+        self.path = path
+        self._data = path / "data.mdb"
+        self._names = names
+        self._gate = gate
+        self._is_durable = is_durable
+        self._is_readonly = is_readonly
+        self._mutex = threading.Lock()
+        self._is_resting = False
+        self._is_closed = False
+        self._is_inherited = False
+        self._is_lost_to_fork = False
+        self._env: Any = None
+        self._tables: dict[bytes, Any] = {}
+        self._identity: tuple[int, int] | None = None
+        watch_forks(self)
+
+    def read(self, work: Callable[[Any, dict[bytes, Any]], T]) -> T:
+        """Return ``work(transaction, tables)`` of a read transaction."""
+        return self._transact(work, is_write=False, n_bytes=0)
+
+    def write(self, work: Callable[[Any, dict[bytes, Any]], T], n_bytes: int = 0) -> T:
+        """Return ``work(transaction, tables)`` of a write transaction, then commit.
+
+        `work` runs again from the start when the map had to grow. `n_bytes` is about how much it
+        adds.
+        """
+        return self._transact(work, is_write=True, n_bytes=n_bytes)
+
+    def close(self) -> None:
+        """Close for good; later use raises `StaleError`."""
+        with self._mutex:
+            self._is_closed = True
+            self._drop()
+
+    def replace(self) -> None:
+        """Start again with an empty environment; the old files are deleted.
+
+        Other processes notice that the file under the name is another one, and follow.
+        """
+        with self._mutex:
+            self._drop()
+            if not self.path.exists():
+                return
+            with self._gate():
+                away = self.path.with_name(f"{self.path.name}-{uuid4().hex}.old")
+                self.path.rename(away)
+                shutil.rmtree(away, ignore_errors=True)
+
+    def before_fork(self) -> None:
+        """Come to rest between transactions."""
+        # A writer in another process that was stopped could hold our thread for long; then the
+        # child goes without this environment rather than the fork without end.
+        self._is_resting = self._mutex.acquire(timeout=_FORK_PATIENCE)
+
+    def after_fork(self, *, in_child: bool) -> None:
+        """Go on; a child opens anew at its first use."""
+        if in_child:
+            self._is_inherited = self._env is not None
+            self._is_lost_to_fork = self._is_lost_to_fork or not self._is_resting
+            self._mutex = threading.Lock()
+        elif self._is_resting:
+            self._mutex.release()
+        self._is_resting = False
+
+    def _transact(
+        self, work: Callable[[Any, dict[bytes, Any]], T], *, is_write: bool, n_bytes: int
+    ) -> T:
+        with self._mutex:
+            for _ in range(_N_TRIES):
+                env = self._opened()
+                try:
+                    with env.begin(write=is_write) as transaction:
+                        if is_write:
+                            self._stay_ahead(env, n_bytes)
+                        return work(transaction, self._tables)
+                except lmdb.MapResizedError:
+                    # Another process grew the map; zero adopts its size.
+                    env.set_mapsize(0)
+                except lmdb.MapFullError:
+                    size = env.info()["map_size"]
+                    env.set_mapsize(max(2 * size, size + 8 * n_bytes))
+                except lmdb.ReadersFullError:
+                    if not env.reader_check():
+                        raise
+            raise DamagedError(f"{self._data} never settles on a size")
+
+    def _opened(self) -> Any:
+        """Return the handle on the file that is there now."""
+        if self._is_closed:
+            raise StaleError(f"{self.path} was closed")
+        if self._is_lost_to_fork:
+            raise OSError(f"{self.path} was in use by another thread at the time of a fork")
+        if self._is_inherited:
+            self._drop()
+        if self._env is not None:
+            # In this order: another process may be extending the file just now.
+            n_used = _used_bytes(self._env)
+            try:
+                status = self._data.stat()
+            except FileNotFoundError:
+                self._drop()
+            else:
+                if (status.st_dev, status.st_ino) != self._identity:
+                    self._drop()
+                elif status.st_size < n_used:
+                    raise DamagedError(f"{self._data} was cut short while in use")
+        if self._env is None:
+            self._open()
+        return self._env
+
+    def _open(self) -> None:
+        if not self.path.parent.exists():
+            raise StaleError(f"{self.path.parent} is gone")
+        with self._gate():
+            _check_file(self._data)
+            env = self._open_handle()
+            try:
+                tables = self._open_tables(env)
+                if not self._is_readonly:
+                    env.reader_check()
+                status = self._data.stat()
+            except BaseException:
+                env.close()
+                raise
+        self._env, self._tables = env, tables
+        self._identity = (status.st_dev, status.st_ino)
+
+    def _open_tables(self, env: Any) -> dict[bytes, Any]:
+        for _ in range(_N_TRIES):
+            try:
+                return {
+                    name: env.open_db(name, create=not self._is_readonly) for name in self._names
+                }
+            except lmdb.MapResizedError:
+                # Grown by another process since the handle was opened a moment ago.
+                env.set_mapsize(0)
+        raise DamagedError(f"{self._data} never settles on a size")
+
+    def _open_handle(self) -> Any:
+        settings: dict[str, Any] = {
+            "map_size": _MAP_BYTES,
+            "max_dbs": len(self._names),
+            "max_readers": _MAX_READERS,
+            # A cached transaction would hold a slot of the reader table over a fork.
+            "max_spare_txns": 0,
+            # Rows lie at random places: reading ahead fetches what nobody asked for.
+            "readahead": False,
+            "mode": 0o777,
+        }
+        if self._is_readonly:
+            try:
+                return lmdb.open(str(self.path), readonly=True, **settings)
+            except (lmdb.Error, OSError):
+                # Without write permission on its lock file LMDB can only read unlocked. A writer
+                # could then reuse pages that we read; checksums turn that into misses.
+                return lmdb.open(str(self.path), readonly=True, lock=False, **settings)
+        # Durable: data pages are flushed before the meta page that names them is written, so a
+        # crash of the machine finds a whole tree, at worst without the last commit (no metasync).
+        # Not durable: no flush at all; the content is worthless after a restart anyway.
+        return lmdb.open(str(self.path), sync=self._is_durable, metasync=False, **settings)
+
+    def _stay_ahead(self, env: Any, n_bytes: int) -> None:
+        # Pages that a transaction took and gave back at the end of the file are never written, so
+        # an honest file may end before its last page, just like one that was cut. Keep it longer
+        # than its pages (a hole, no disk), here where LMDB admits one writer, and short is damaged.
+        if sys.platform == "win32":
+            return
+        needed = _used_bytes(env) + 4 * n_bytes + _CHUNK
+        if self._data.stat().st_size < needed:
+            os.truncate(self._data, -(-(needed + _CHUNK) // _CHUNK) * _CHUNK)
+
+    def _drop(self) -> None:
+        env, self._env, self._tables = self._env, None, {}
+        self._identity = None
+        self._is_inherited = False
+        if env is None:
+            return
+        if self._is_lost_to_fork:
+            # A transaction of the parent may be open in it, and closing would end that one.
+            _never_closed.append(env)
+        else:
+            env.close()
+
+
+def _used_bytes(env: Any) -> int:
+    return int((env.info()["last_pgno"] + 1) * env.stat()["psize"])
+
+
+def _check_file(path: Path) -> None:
+    """Raise if `path` cannot be a whole LMDB data file; LMDB itself may crash on a part."""
+    try:
+        with path.open("rb") as file:
+            length = file.seek(0, os.SEEK_END)
+            if length == 0 or not _HAS_KNOWN_LAYOUT:
+                return
+            file.seek(0)
+            first = _read_meta(file.read(_META.size), path)
+            page = first[4]
+            if first[1] != 1:
+                # A later format; py-lmdb knows better than we do whether it can be read.
+                return
+            if page < 256 or page > 65536 or page & (page - 1):
+                raise DamagedError(f"{path} has no sensible page size")
+            file.seek(page)
+            second = _read_meta(file.read(_META.size), path)
+    except FileNotFoundError:
+        return
+    newest = max(first, second, key=lambda meta: meta[-1])
+    if length < (newest[-2] + 1) * page:
+        raise DamagedError(f"{path} is cut short: {length} bytes of {(newest[-2] + 1) * page}")
+
+
+def _read_meta(raw: bytes, path: Path) -> tuple[int, ...]:
+    if len(raw) < _META.size:
+        raise DamagedError(f"{path} is cut short: no room for its header")
+    meta: tuple[int, ...] = _META.unpack(raw)
+    if meta[0] != _MAGIC:
+        raise DamagedError(f"{path} is not an LMDB data file")
+    return meta

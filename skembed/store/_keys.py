@@ -1,0 +1,120 @@
+"""Content keys: the names under which vectors are stored.
+
+Owns the digests of settings and of row contents. Must not know what a row, a model or a vector
+is: bytes and plain values go in, 16 bytes come out, the same in every process and on every machine.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator, Mapping
+from hashlib import blake2b
+
+__all__ = ["KEY_BYTES", "content_key", "digest_of"]
+
+KEY_BYTES = 16
+
+_LENGTH = struct.Struct("<Q")
+_FLOAT = struct.Struct("<d")
+
+
+def content_key(digest: bytes, content: bytes) -> bytes:
+    """Return the key of one row under one encoder.
+
+    Parameters
+    ----------
+    digest : bytes
+        What the encoder is: its weights and every setting that changes a vector.
+    content : bytes
+        What the row is.
+
+    Returns
+    -------
+    key : bytes of length 16
+        BLAKE2b of both. The length of `digest` goes in first, so that no other pair of
+        `digest` and `content` runs together into the same bytes.
+
+    Examples
+    --------
+    >>> from skembed.store import content_key
+    >>> content_key(b"model", b"row").hex()
+    '6a1200583a0e04496a4e0eaa9d1d34eb'
+    """
+    return blake2b(_LENGTH.pack(len(digest)) + digest + content, digest_size=KEY_BYTES).digest()
+
+
+def digest_of(settings: Mapping[str, object]) -> bytes:
+    """Return the digest of nested plain values, the same wherever and whenever it is taken.
+
+    Values are tagged by type, so that ``1``, ``1.0``, ``True`` and ``"1"`` differ. The order in
+    which a mapping was filled does not matter. A list and a tuple of the same values differ.
+
+    Parameters
+    ----------
+    settings : mapping of str to object
+        ``None``, bool, int, float, str, bytes, and lists, tuples and dicts of them.
+
+    Returns
+    -------
+    digest : bytes of length 16
+
+    Raises
+    ------
+    TypeError
+        If a value is of another type; the message says where it stands.
+
+    Examples
+    --------
+    >>> from skembed.store import digest_of
+    >>> digest_of({"pooling": "mean", "layers": [1, 2]}) == digest_of(
+    ...     {"layers": [1, 2], "pooling": "mean"}
+    ... )
+    True
+    """
+    digest = blake2b(digest_size=KEY_BYTES)
+    for piece in _encode(dict(settings), "settings"):
+        digest.update(piece)
+    return digest.digest()
+
+
+def _encode(value: object, where: str) -> Iterator[bytes]:
+    # Subclasses (enums, numpy scalars, str with meaning) are refused: their equality need not be
+    # that of their base, and a digest that forgets a difference serves wrong vectors.
+    kind = type(value)
+    if value is None:
+        yield b"n"
+    elif kind is bool:
+        yield b"t" if value else b"f"
+    elif isinstance(value, int) and kind is int:
+        yield from _framed(b"i", str(value).encode())
+    elif isinstance(value, float) and kind is float:
+        yield b"d" + _FLOAT.pack(value)
+    elif isinstance(value, str) and kind is str:
+        yield from _framed(b"s", value.encode("utf-8", "surrogatepass"))
+    elif isinstance(value, bytes) and kind is bytes:
+        yield from _framed(b"b", value)
+    elif isinstance(value, (list, tuple)) and kind in (list, tuple):
+        yield (b"l" if kind is list else b"u") + _LENGTH.pack(len(value))
+        for position, item in enumerate(value):
+            yield from _encode(item, f"{where}[{position}]")
+    elif isinstance(value, dict) and kind is dict:
+        yield b"m" + _LENGTH.pack(len(value))
+        yield from _encode_mapping(value, where)
+    else:
+        raise TypeError(
+            f"{where} is {value!r} of type {kind.__module__}.{kind.__qualname__}; expected None, "
+            "bool, int, float, str, bytes, or a list, tuple or dict of them. Convert it first."
+        )
+
+
+def _encode_mapping(mapping: Mapping[object, object], where: str) -> Iterator[bytes]:
+    pairs = []
+    for key, value in mapping.items():
+        encoded = b"".join(_encode(key, f"a key of {where}"))
+        pairs.append((encoded, b"".join(_encode(value, f"{where}[{key!r}]"))))
+    for encoded, value_bytes in sorted(pairs):
+        yield encoded + value_bytes
+
+
+def _framed(tag: bytes, content: bytes) -> Iterator[bytes]:
+    yield tag + _LENGTH.pack(len(content)) + content

@@ -1,0 +1,123 @@
+"""Locks of the operating system on files: they die with the process that holds them.
+
+Owns the difference between platforms. Must not know what a lock stands for. A process identifier
+alone says little (numbers are reused, containers count from one), a lock cannot lie.
+
+POSIX record locks belong to a process and a file: they are not inherited by a fork, and closing
+*any* descriptor of the file drops them. So a process never opens its own locked file again.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from skembed.store._fork import watch_forks
+
+__all__ = ["Gate", "is_held", "lock_new_file"]
+
+_GATE_TIMEOUT = 10.0
+
+if sys.platform == "win32":
+    import msvcrt
+
+    def _try_lock(descriptor: int, *, shared: bool) -> bool:
+        try:
+            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+        except OSError:
+            return False
+        if shared:
+            msvcrt.locking(descriptor, msvcrt.LK_UNLCK, 1)
+        return True
+
+else:
+    import fcntl
+
+    def _try_lock(descriptor: int, *, shared: bool) -> bool:
+        try:
+            fcntl.lockf(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):
+            return False
+        return True
+
+
+def lock_new_file(path: Path) -> int:
+    """Create a file that appears at `path` already locked; return its descriptor.
+
+    The lock goes when the descriptor is closed or the process ends, however it ends.
+    """
+    hidden = path.with_suffix(".new")
+    descriptor = os.open(hidden, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
+    try:
+        if not _try_lock(descriptor, shared=False):
+            raise OSError(f"the file system refuses to lock {hidden}")
+        hidden.rename(path)
+    except BaseException:
+        os.close(descriptor)
+        hidden.unlink(missing_ok=True)
+        raise
+    return descriptor
+
+
+def is_held(path: Path) -> bool:
+    """Say whether a live process holds the lock on `path`; never ask for a lock of our own.
+
+    A file that is missing or may not be read counts as free: the worst that follows is work done
+    twice, while a lock that nobody can test would be waited for without end.
+    """
+    # A shared lock conflicts with the holder's exclusive one, and not with another process that
+    # tests at the same moment.
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        return not _try_lock(descriptor, shared=True)
+    finally:
+        os.close(descriptor)
+
+
+class Gate:
+    """Admits one thread of one process at a time to what happens rarely: opening and sweeping."""
+
+    def __init__(self) -> None:
+        self._mutex = threading.RLock()
+        watch_forks(self)
+
+    @contextmanager
+    def __call__(self, path: Path) -> Iterator[None]:
+        """Hold the lock on `path`, which is created and must stay.
+
+        Raises
+        ------
+        TimeoutError
+            If another process holds it for longer than ten seconds.
+        FileNotFoundError
+            If the folder of `path` is not there, or was taken away meanwhile.
+        """
+        with self._mutex:
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+            try:
+                deadline = time.monotonic() + _GATE_TIMEOUT
+                while not _try_lock(descriptor, shared=False):
+                    if time.monotonic() > deadline:
+                        raise TimeoutError(f"another process has held {path} for too long")
+                    time.sleep(0.002)
+                if not path.exists() or not os.path.samestat(path.stat(), os.fstat(descriptor)):
+                    raise FileNotFoundError(f"{path.parent} was taken away")
+                yield
+            finally:
+                os.close(descriptor)
+
+    def before_fork(self) -> None:
+        """Nothing to bring to rest: a child takes a new mutex."""
+
+    def after_fork(self, *, in_child: bool) -> None:
+        """Forget, in a child, who was inside."""
+        if in_child:
+            self._mutex = threading.RLock()

@@ -1,0 +1,128 @@
+"""The folder of a run: its name, its birth, and its end.
+
+Owns the environment variable by which workers learn the name, and the sweeping of folders that
+dead runs left. Must not know what is stored, and must stay cheap to import: announcing a run is
+part of importing the package.
+
+A run is a process and the processes it starts. The process that announced it is the owner and
+removes the folder when it exits. If it is killed, the folder stays until a later run sweeps it:
+a folder in which no live process holds a lock is dead.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import secrets
+import shutil
+import stat
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+__all__ = ["VARIABLE", "announce_run", "create_run_folder", "run_folder", "run_limit", "sweep_runs"]
+
+VARIABLE = "SKEMBED_RUN"
+
+_PREFIX = "skembed-run-"
+_MAX_BYTES = 8 << 30
+# A folder this young may belong to a process that has not yet shown that it lives.
+_INFANCY = 60.0
+
+_owned: tuple[int, str] | None = None
+
+
+def announce_run() -> None:
+    """Name this run's folder in the environment, unless a parent process has.
+
+    Nothing is created. Processes started from now on share the run.
+    """
+    global _owned
+    if os.environ.get(VARIABLE):
+        return
+    path = os.path.join(tempfile.gettempdir(), _PREFIX + secrets.token_hex(8))  # noqa: PTH118
+    os.environ[VARIABLE] = path
+    _owned = (os.getpid(), path)
+    atexit.register(_remove_owned)
+
+
+def run_folder() -> Path:
+    """Return the path of this run's folder, which need not exist."""
+    announce_run()
+    return Path(os.environ[VARIABLE])
+
+
+def create_run_folder(path: Path) -> None:
+    """Create the folder, or accept the one that another process of this run created.
+
+    Raises
+    ------
+    PermissionError
+        If what is there is not a folder of this user's, closed to others.
+    OSError
+        If it cannot be created.
+    """
+    with suppress(FileExistsError):
+        path.mkdir(mode=0o700)
+    if not hasattr(os, "geteuid"):
+        return
+    # Anybody may write in the temporary folder: a link or another user's folder is not to be used.
+    status = path.lstat()
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid():
+        raise PermissionError(f"{path} is not a folder of this user")
+    if stat.S_IMODE(status.st_mode) & 0o077:
+        raise PermissionError(f"{path} is open to other users")
+
+
+def run_limit(path: Path) -> int:
+    """Return how many bytes of vectors a run may keep in `path`: half of what is free, or 8 GiB."""
+    return min(_MAX_BYTES, shutil.disk_usage(path).free // 2)
+
+
+def sweep_runs(has_life: Callable[[Path], bool]) -> None:
+    """Remove this user's folders of runs in which no process lives any more."""
+    own = os.environ.get(VARIABLE)
+    for path in Path(tempfile.gettempdir()).glob(_PREFIX + "*"):
+        if str(path) == own:
+            continue
+        try:
+            if _is_dead(path, has_life):
+                _remove(path)
+        except OSError:
+            # Another user's, or swept by another process at this moment.
+            continue
+
+
+def _is_dead(path: Path, has_life: Callable[[Path], bool]) -> bool:
+    status = path.lstat()
+    if not stat.S_ISDIR(status.st_mode):
+        return False
+    if hasattr(os, "geteuid") and status.st_uid != os.geteuid():
+        return False
+    if path.suffix == ".old":
+        return True
+    is_young = time.time() - status.st_mtime < _INFANCY
+    # Its first user puts a gate into the folder before anything else.
+    if not (path / "gate").exists():
+        return not is_young
+    return not has_life(path)
+
+
+def _remove(path: Path) -> None:
+    """Take a folder away in one step, so that nobody meets a half of it, then delete it."""
+    away = path.with_name(f"{path.name}-{secrets.token_hex(4)}.old")
+    path.rename(away)
+    shutil.rmtree(away, ignore_errors=True)
+
+
+def _remove_owned() -> None:
+    # A forked child inherits this function's registration, but not the folder.
+    if _owned is None or _owned[0] != os.getpid():
+        return
+    try:
+        _remove(Path(_owned[1]))
+    except OSError:
+        # Never created, or in use on a platform that keeps open files; a later run sweeps it.
+        return

@@ -1,0 +1,73 @@
+"""What can go wrong with a folder, and how to say it.
+
+Owns the wording. Must not know what is done about it.
+"""
+
+from __future__ import annotations
+
+import errno
+import shutil
+from pathlib import Path
+
+import lmdb
+
+from skembed.store._environment import DamagedError
+
+__all__ = ["TROUBLE", "describe_readonly", "describe_trouble", "is_full"]
+
+# A folder that fails in one of these ways costs speed, never the run.
+TROUBLE = (lmdb.Error, OSError)
+
+_FULL = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
+_DAMAGE = (
+    DamagedError,
+    lmdb.CorruptedError,
+    lmdb.InvalidError,
+    lmdb.PageNotFoundError,
+    lmdb.VersionMismatchError,
+    lmdb.PanicError,
+)
+_NO_ROOM = 1 << 20
+_UNTIL_THEN = (
+    "Until then vectors are kept in the memory of this process only; results are the same."
+)
+
+
+def is_full(path: Path | None, error: Exception) -> bool:
+    """Say whether nothing more fits at `path`, so that reading may go on."""
+    if isinstance(error, (lmdb.DiskError, lmdb.MapFullError)):
+        return True
+    if isinstance(error, _DAMAGE):
+        return False
+    if isinstance(error, OSError) and error.errno in _FULL:
+        return True
+    # LMDB calls a write that ended half way an input/output error; the disk tells the cause.
+    try:
+        return path is not None and shutil.disk_usage(path).free < _NO_ROOM
+    except OSError:
+        return False
+
+
+def describe_trouble(path: Path | None, error: Exception) -> str:
+    """Return what happened to the folder at `path` and what the user can do."""
+    reason = str(error) or type(error).__name__
+    if is_full(path, error):
+        what, remedy = "is full", "Free disk space, or give the store a smaller max_bytes."
+    elif isinstance(error, _DAMAGE):
+        what, remedy = "is damaged", "Delete the folder, or call clear() on the store."
+    elif isinstance(error, (FileExistsError, NotADirectoryError)):
+        what, remedy = "is not a folder", "Name another folder, or move what is there."
+    elif isinstance(error, PermissionError) or "ermission" in reason:
+        what, remedy = "may not be used by this user", "Name a folder that you may write."
+    else:
+        what, remedy = "cannot be used", "Name a folder on a local disk."
+    return f"the embedding store at {path} {what} ({reason}). {remedy} {_UNTIL_THEN}"
+
+
+def describe_readonly(path: Path | None) -> str:
+    """Return what it means that the folder at `path` may only be read."""
+    return (
+        f"the embedding store at {path} may not be written by this user: vectors in it are used, "
+        "new ones are kept in the memory of this process only. Results are the same. Name a folder "
+        "that you may write to keep them."
+    )
