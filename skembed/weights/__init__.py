@@ -1,0 +1,35 @@
+"""Model weights: resolve a name to a folder, verify it, load it safely, once per process.
+
+This room owns where weights come from and whether they may be loaded. It knows files and state
+dicts; it must not know encoders, modalities or estimators. Importing it imports neither torch nor
+transformers nor huggingface_hub.
+"""
+
+from __future__ import annotations
+
+from skembed.weights._digest import file_sha256, folder_digest
+from skembed.weights._load import check_weights, load_state
+from skembed.weights._locks import KeyLocks
+from skembed.weights._models import free_memory, shared_model, unload_models
+from skembed.weights._packages import PACKAGES, WeightPackage
+from skembed.weights._recent import kept_recent
+from skembed.weights._remember import remembered, user_cache_folder
+from skembed.weights._resolve import ModelSource, resolve_model
+
+__all__ = [
+    "PACKAGES",
+    "KeyLocks",
+    "ModelSource",
+    "WeightPackage",
+    "check_weights",
+    "file_sha256",
+    "folder_digest",
+    "free_memory",
+    "kept_recent",
+    "load_state",
+    "remembered",
+    "resolve_model",
+    "shared_model",
+    "unload_models",
+    "user_cache_folder",
+]

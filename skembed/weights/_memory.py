@@ -1,0 +1,65 @@
+"""How much memory this process may still take.
+
+Owns the reading of the system's and the container's accounts (Linux). Must not know what the memory
+is for.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+__all__ = ["available_memory"]
+
+_PROC = Path("/proc")
+_CGROUPS = Path("/sys/fs/cgroup")
+
+
+def available_memory() -> int | None:
+    """Return the bytes that can be taken without swapping or being killed; None if unknown."""
+    known = [n for n in (_of_system(), _of_container()) if n is not None]
+    return min(known, default=None)
+
+
+def _of_system() -> int | None:
+    try:
+        for line in (_PROC / "meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    except (OSError, ValueError, IndexError):
+        return None
+    return None
+
+
+def _of_container() -> int | None:
+    """Return the least room in the control groups (versions 1 and 2) that hold this process."""
+    try:
+        lines = (_PROC / "self" / "cgroup").read_text().splitlines()
+    except OSError:
+        return None
+    rooms = []
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        is_v1 = "memory" in controllers.split(",")
+        if not is_v1 and controllers:
+            continue
+        root = _CGROUPS / "memory" if is_v1 else _CGROUPS
+        # Within a container the path may be that of the host: then only the root is there.
+        group = root / path.strip("/")
+        rooms += [_of_group(g, is_v1) for g in (group, *group.parents) if g.is_relative_to(root)]
+    return min((room for room in rooms if room is not None), default=None)
+
+
+def _of_group(group: Path, is_v1: bool) -> int | None:
+    limit, usage, inactive = (
+        ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+        if is_v1
+        else ("memory.max", "memory.current", "inactive_file")
+    )
+    try:
+        ceiling = int((group / limit).read_text())  # "max" where version 2 sets no limit
+        taken = int((group / usage).read_text())
+        counts = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+        # Cached file pages count as taken but are given back on demand.
+        return max(0, ceiling - taken + int(counts.get(inactive, 0)))
+    except (OSError, ValueError):
+        return None

