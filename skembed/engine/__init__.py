@@ -1,0 +1,31 @@
+"""Keys, dedupe, plan, run: everything between checked rows and vectors, for every modality."""
+
+from skembed.engine._devices import (
+    DTYPES,
+    is_out_of_memory,
+    resolve_device,
+    resolve_dtype,
+    tokens_per_batch,
+)
+from skembed.engine._embed import Embedded, embed, measure_sizes
+from skembed.engine._linear import pack_linear_layers
+from skembed.engine._packed import PACKED, Rows, packed_rows, register_packed_attention
+from skembed.engine._pooling import POOLINGS, pool
+
+__all__ = [
+    "DTYPES",
+    "PACKED",
+    "POOLINGS",
+    "Embedded",
+    "Rows",
+    "embed",
+    "is_out_of_memory",
+    "measure_sizes",
+    "pack_linear_layers",
+    "packed_rows",
+    "pool",
+    "register_packed_attention",
+    "resolve_device",
+    "resolve_dtype",
+    "tokens_per_batch",
+]

@@ -1,0 +1,160 @@
+"""Rows in, vectors out: the one road that every modality takes.
+
+key -> dedupe -> store -> prepare -> plan by cost -> run -> scatter -> store. Knows encoders and the
+store, never modalities or estimators.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from skembed._encoder import Encoder, Prepared
+from skembed.engine._rows import Distinct, find_distinct, keys_of
+from skembed.engine._run import Job, run_missing, stored_size
+from skembed.store import EmbeddingStore
+
+__all__ = ["Embedded", "embed", "measure_sizes"]
+
+_ROWS_PER_LOOKUP = 8192
+_ROWS_PER_COPY = 8192
+
+
+@dataclass(slots=True)
+class Embedded:
+    """What became of the rows.
+
+    Parameters
+    ----------
+    vectors : ndarray of shape (n_rows, width), float32
+        NaN where a row has a fault.
+    sizes : ndarray of shape (n_rows,), int64
+        Full length of each row in the encoder's unit, before anything was cut; 0 for faults.
+    faults : dict of int to str
+        What is wrong with the rows that could not be embedded, by position.
+    n_distinct, n_encoded : int
+        How many different rows there were, and how many of them the model ran on in this call.
+    seconds : float
+        Duration of the call.
+    """
+
+    vectors: NDArray[np.float32]
+    sizes: NDArray[np.int64]
+    faults: dict[int, str] = field(default_factory=dict)
+    n_distinct: int = 0
+    n_encoded: int = 0
+    seconds: float = 0.0
+
+
+def embed(
+    encoder: Encoder,
+    items: Sequence[Any],
+    *,
+    store: EmbeddingStore | None = None,
+    batch_size: int | None = None,
+    progress: str | None = None,
+) -> Embedded:
+    """Embed checked rows, each distinct one once.
+
+    Parameters
+    ----------
+    encoder : Encoder
+        What embeds.
+    items : sequence
+        Rows as the encoder's room has checked them.
+    store : EmbeddingStore or None
+        Where vectors of earlier calls and other processes are found and new ones are left.
+    batch_size : int or None
+        Most parts of a batch; None plans by cost alone.
+    progress : str or None
+        Title of a progress bar, shown when the work takes longer than a second.
+
+    Returns
+    -------
+    embedded : Embedded
+        Vectors in the order of `items`. Rows that could not be prepared are faults, not errors.
+    """
+    started = time.perf_counter()
+    keys = keys_of(encoder, items)
+    distinct = find_distinct(keys)
+    result = Embedded(
+        vectors=np.empty((len(items), encoder.width), dtype=np.float32),
+        sizes=np.zeros(len(items), dtype=np.int64),
+        n_distinct=len(distinct.first),
+    )
+    job = Job(
+        encoder=encoder,
+        items=items,
+        keys=keys,
+        store=store,
+        vectors=result.vectors,
+        sizes=result.sizes,
+        batch_size=batch_size,
+        progress=progress,
+    )
+    missing = distinct.first
+    if store is not None:
+        missing = np.concatenate(
+            [
+                job.look_up(missing[start : start + _ROWS_PER_LOOKUP])
+                for start in range(0, len(missing), _ROWS_PER_LOOKUP)
+            ]
+            or [missing]
+        )
+    if len(missing):
+        result.n_encoded = run_missing(job, missing)
+    _copy_to_duplicates(result, distinct)
+    result.faults = _spread_faults(job.faults, distinct)
+    result.seconds = time.perf_counter() - started
+    return result
+
+
+def measure_sizes(
+    encoder: Encoder, items: Sequence[Any], store: EmbeddingStore | None = None
+) -> NDArray[np.int64]:
+    """Return the full size of each row without running the model; 0 for rows with a fault.
+
+    Sizes are stored with vectors: only distinct rows that the store does not have are prepared.
+    """
+    keys = keys_of(encoder, items)
+    distinct = find_distinct(keys)
+    sizes = np.zeros(len(distinct.first), dtype=np.int64)
+    for start in range(0, len(sizes), encoder.window):
+        rows = distinct.first[start : start + encoder.window]
+        values = store.get_many([key.tobytes() for key in keys[rows]]) if store else []
+        known = [None if value is None else stored_size(value) for value in values]
+        known = known or [None] * len(rows)
+        missing = [row for row, size in zip(rows, known, strict=True) if size is None]
+        prepared = iter(encoder.prepare([items[row] for row in missing]))
+        for i, size in enumerate(known):
+            if size is None:
+                item = next(prepared)
+                size = item.size if isinstance(item, Prepared) else 0
+            sizes[start + i] = size
+    return sizes[distinct.inverse]
+
+
+def _copy_to_duplicates(result: Embedded, distinct: Distinct) -> None:
+    """Give every repeated row the vector of its first appearance."""
+    if len(distinct.first) == len(distinct.inverse):
+        return
+    first_of_each = distinct.first[distinct.inverse]
+    repeats = np.flatnonzero(first_of_each != np.arange(len(first_of_each)))
+    for start in range(0, len(repeats), _ROWS_PER_COPY):
+        rows = repeats[start : start + _ROWS_PER_COPY]
+        result.vectors[rows] = result.vectors[first_of_each[rows]]
+        result.sizes[rows] = result.sizes[first_of_each[rows]]
+
+
+def _spread_faults(faults: dict[int, str], distinct: Distinct) -> dict[int, str]:
+    """Name every row with a fault, repeats included."""
+    if not faults:
+        return {}
+    first_of_each = distinct.first[distinct.inverse]
+    rows = np.flatnonzero(np.isin(first_of_each, list(faults)))
+    return {int(row): faults[int(first_of_each[row])] for row in rows}

@@ -1,0 +1,217 @@
+"""Packed rows: attention over rows that lie end to end in one sequence, without padding or mask.
+
+`transformers` lets a library register attention and mask functions by name. Under the name
+`PACKED`, a model's linear layers see one long sequence and attention runs row by row: on CPUs rows
+of equal length together, on CUDA a kernel for sequences of variable length. A model is switched to
+it with `model.set_attn_implementation(PACKED)` and called inside `packed_rows(...)`.
+
+Knows tensors and lengths, not what a token is.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+__all__ = ["PACKED", "Rows", "packed_rows", "register_packed_attention"]
+
+PACKED = "skembed_packed"
+
+_now = threading.local()
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Where the rows of a packed sequence lie.
+
+    Parameters
+    ----------
+    lengths : sequence of int
+        Tokens of each row, in order. Rows of equal length should be neighbours: they share one
+        attention call.
+    """
+
+    lengths: Sequence[int]
+
+    @functools.cached_property
+    def groups(self) -> list[tuple[int, int, int]]:
+        """Runs of equal length as (first token, rows, length)."""
+        groups, start = [], 0
+        for length, run in groupby(self.lengths):
+            n_rows = sum(1 for _ in run)
+            groups.append((start, n_rows, length))
+            start += n_rows * length
+        return groups
+
+    def positions(self, device: torch.device, offset: int = 0) -> Tensor:
+        """Return each token's position in its row, shape (tokens,), counted from `offset`."""
+        parts = [
+            torch.arange(offset, offset + length).repeat(n_rows)
+            for _, n_rows, length in self.groups
+        ]
+        return torch.cat(parts).to(device)
+
+    @functools.cached_property
+    def boundaries(self) -> Tensor:
+        """First token of each row and the end, shape (rows + 1,), int32, on the CPU."""
+        ends = torch.tensor([0, *self.lengths]).cumsum(0)
+        return ends.to(torch.int32)
+
+
+@contextmanager
+def packed_rows(rows: Rows) -> Iterator[None]:
+    """Tell the packed attention of this thread where rows lie."""
+    _now.rows = rows
+    _now.boundaries = None
+    try:
+        yield
+    finally:
+        del _now.rows, _now.boundaries
+
+
+@functools.cache
+def register_packed_attention() -> None:
+    """Make `PACKED` known to transformers."""
+    from transformers import AttentionInterface
+    from transformers.masking_utils import AttentionMaskInterface
+
+    AttentionInterface.register(PACKED, _packed_attention)
+    AttentionMaskInterface.register(PACKED, _no_mask)
+
+
+def _no_mask(*args: Any, **kwargs: Any) -> None:
+    return None
+
+
+def _packed_attention(
+    module: torch.nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None = None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    is_causal: bool | None = None,
+    sliding_window: int | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """Attend within each row.
+
+    Shapes: query (1, heads, tokens, d), key and value (1, key heads, tokens, d); returns
+    (1, tokens, heads, d).
+    """
+    unknown = [
+        name for name in ("position_bias", "softcap", "s_aux") if kwargs.get(name) is not None
+    ]
+    if unknown or attention_mask is not None:
+        raise NotImplementedError(f"packed attention does not know {unknown or 'masks'}")
+    if is_causal is None:
+        is_causal = bool(getattr(module, "is_causal", False))
+    run = _attend_varlen if _has_varlen(query) else _attend_by_length
+    # (tokens, heads, d): how the projections lie in memory, so that slices of rows are views.
+    q, k, v = (t[0].transpose(0, 1) for t in (query, key, value))
+    return run(_now.rows, q, k, v, scaling, is_causal, sliding_window).unsqueeze(0), None
+
+
+def _attend_by_length(
+    rows: Rows,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    scale: float | None,
+    is_causal: bool,
+    window: int | None,
+) -> Tensor:
+    """Attend with one call for each run of rows of equal length."""
+    out = torch.empty(q.shape[0], q.shape[1], v.shape[2], dtype=q.dtype, device=q.device)
+    for start, n_rows, length in rows.groups:
+        stop = start + n_rows * length
+        here = slice(start, stop)
+        q_here, k_here, v_here = (
+            t[here].unflatten(0, (n_rows, length)).transpose(1, 2) for t in (q, k, v)
+        )
+        mask = _window_mask(length, window, is_causal, q.device)
+        attended = F.scaled_dot_product_attention(
+            q_here,
+            k_here,
+            v_here,
+            attn_mask=mask,
+            is_causal=is_causal and mask is None,
+            scale=scale,
+            enable_gqa=q.shape[1] != k.shape[1],
+        )
+        out[here].unflatten(0, (n_rows, length)).copy_(attended.transpose(1, 2))
+    return out
+
+
+def _window_mask(
+    length: int, window: int | None, is_causal: bool, device: torch.device
+) -> Tensor | None:
+    """Return which tokens see which, shape (length, length), or None where all do."""
+    if window is None or length <= window:
+        return None
+    distance = torch.arange(length, device=device)[:, None] - torch.arange(length, device=device)
+    seen = distance.abs() < window
+    return seen & (distance >= 0) if is_causal else seen
+
+
+@functools.cache
+def _varlen_attn() -> Callable[..., Any] | None:
+    """Return torch's attention for sequences of variable length, if this torch has it."""
+    try:
+        from torch.nn.attention.varlen import varlen_attn
+    except ImportError:
+        return None
+    known = inspect.signature(varlen_attn).parameters
+    wanted = {"scale", "window_size", "enable_gqa", "num_splits"}
+    return varlen_attn if wanted <= set(known) else None
+
+
+def _has_varlen(query: Tensor) -> bool:
+    return (
+        query.is_cuda
+        and query.dtype in (torch.bfloat16, torch.float16)
+        and _varlen_attn() is not None
+    )
+
+
+def _attend_varlen(
+    rows: Rows,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    scale: float | None,
+    is_causal: bool,
+    window: int | None,
+) -> Tensor:
+    """Attend with the variable-length kernel."""
+    if _now.boundaries is None:
+        _now.boundaries = rows.boundaries.to(q.device, non_blocking=True)
+    boundaries, longest = _now.boundaries, max(rows.lengths)
+    attend = _varlen_attn()
+    assert attend is not None
+    left = -1 if window is None else window - 1
+    attended: Tensor = attend(
+        q.contiguous(),
+        k.contiguous(),
+        v.contiguous(),
+        boundaries,
+        boundaries,
+        longest,
+        longest,
+        scale=scale,
+        window_size=(left, 0 if is_causal else left),
+        enable_gqa=q.shape[1] != k.shape[1],
+        num_splits=1,  # a row's result must not depend on the longest row of its batch
+    )
+    return attended

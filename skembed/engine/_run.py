@@ -1,0 +1,346 @@
+"""Run the rows that no store has.
+
+Missing rows are taken in shares. A share is claimed in the store (so that processes which embed the
+same rows divide them), prepared and planned in a thread ahead of the model, and its vectors are
+stored after every batch. What another process has claimed is put off to the end and then fetched.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm.auto import tqdm
+
+from skembed._encoder import Encoder, Fault, Prepared
+from skembed.engine._ahead import run_ahead
+from skembed.engine._devices import is_out_of_memory
+from skembed.engine._plan import plan_batches
+from skembed.exceptions import MemoryWarning, StoreWarning, warn_user
+from skembed.store import EmbeddingStore
+from skembed.weights import free_memory
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["Job", "run_missing", "stored_size"]
+
+_SIZE = struct.Struct("<q")
+_MIN_SHARE, _SHARES = 64, 8
+_WAIT_SECONDS, _WARN_SECONDS, _PATIENCE_SECONDS = 10.0, 60.0, 600.0
+
+_PROCESS_OF_IMPORT = os.getpid()
+
+
+def stored_size(value: bytes) -> int:
+    """Return the size of a row from what the store keeps for it."""
+    return int(_SIZE.unpack_from(value)[0])
+
+
+@dataclass(slots=True)
+class Job:
+    """One call of `embed`: where its rows come from and its vectors go."""
+
+    encoder: Encoder
+    items: Sequence[Any]
+    keys: NDArray[np.uint64]
+    store: EmbeddingStore | None
+    vectors: NDArray[np.float32]
+    sizes: NDArray[np.int64]
+    batch_size: int | None = None
+    progress: str | None = None
+    faults: dict[int, str] = field(default_factory=dict)
+
+    def keys_of(self, rows: NDArray[np.int64]) -> list[bytes]:
+        """Return the keys of rows as bytes."""
+        return [key.tobytes() for key in self.keys[rows]]
+
+    def look_up(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Fill in the rows that the store has; return the others."""
+        assert self.store is not None
+        values = self.store.get_many(self.keys_of(rows))
+        expected = _SIZE.size + 4 * self.vectors.shape[1]
+        is_found = np.array([v is not None and len(v) == expected for v in values], dtype=bool)
+        if is_found.any():
+            raw = b"".join(v for v, found in zip(values, is_found, strict=True) if found and v)
+            table = np.frombuffer(
+                raw, dtype=np.dtype([("size", "<i8"), ("vector", "<f4", (self.vectors.shape[1],))])
+            )
+            self.sizes[rows[is_found]] = table["size"]
+            self.vectors[rows[is_found]] = table["vector"]
+        missing: NDArray[np.int64] = rows[~is_found]
+        return missing
+
+    def claim(self, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Return which rows are ours to encode."""
+        if self.store is None:
+            return np.ones(len(rows), dtype=bool)
+        return np.array(self.store.claim(self.keys_of(rows), holder=self), dtype=bool)
+
+    def finish(self, rows: list[int]) -> None:
+        """Store the vectors of rows that are done."""
+        if self.store is not None and rows:
+            values = [_SIZE.pack(self.sizes[r]) + self.vectors[r].tobytes() for r in rows]
+            self.store.put_many(self.keys_of(np.array(rows)), values, holder=self)
+
+    def give_up(self, rows: NDArray[np.int64]) -> None:
+        """Let go of rows that were claimed and will not be stored."""
+        if self.store is not None and len(rows):
+            self.store.release(self.keys_of(rows), holder=self)
+
+    def fail(self, row: int, reason: str) -> None:
+        """Note that a row cannot be embedded."""
+        self.faults[row] = reason
+        self.vectors[row] = np.nan
+        self.sizes[row] = 0
+
+
+@dataclass(slots=True)
+class _Batch:
+    """Parts of rows, assembled: part `i` belongs to row `rows[i]`."""
+
+    share: _Share
+    parts: list[Any]
+    rows: list[int]
+    costs: NDArray[np.int64]
+    tensors: Any
+
+
+class _Share:
+    """Claimed rows on their way: which of their parts are still to come."""
+
+    def __init__(self, rows: NDArray[np.int64]) -> None:
+        self.rows = rows
+        self.n_parts_left: dict[int, int] = {}
+        self.parts_done: dict[int, list[tuple[NDArray[np.float32], int]]] = {}
+
+
+def run_missing(job: Job, missing: NDArray[np.int64]) -> int:
+    """Embed the rows at positions `missing`; return how many the model ran on."""
+    _stay_safe_after_fork()
+    if job.progress is None:
+        bar = None
+    else:
+        bar = tqdm(total=len(missing), desc=job.progress, unit="row", delay=1.0)
+    try:
+        return _Runner(job, bar).run(missing)
+    finally:
+        if bar is not None:
+            bar.close()
+
+
+def _stay_safe_after_fork() -> None:
+    """Keep to one thread in a forked child.
+
+    OpenMP's threads do not survive a fork; a child that asks for them hangs. A child that runs
+    single-threaded never asks.
+    """
+    import torch
+
+    if os.getpid() != _PROCESS_OF_IMPORT and torch.get_num_threads() > 1:
+        torch.set_num_threads(1)
+
+
+class _Runner:
+    """Runs one job. Claimed rows are stored or released however the run ends."""
+
+    def __init__(self, job: Job, bar: tqdm | None) -> None:
+        self.job = job
+        self.bar = bar
+        self.deferred: list[NDArray[np.int64]] = []
+        self.unfinished: dict[int, None] = {}
+        self.n_encoded = 0
+        self.lock = threading.Lock()
+        self.is_over = False
+        self.waiting_since = time.monotonic()
+        self.has_warned = False
+        self.is_impatient = False
+
+    def run(self, missing: NDArray[np.int64]) -> int:
+        try:
+            self._run_shares(missing)
+            self.waiting_since = time.monotonic()
+            while self.deferred:
+                self._fetch_deferred()
+        finally:
+            with self.lock:
+                self.is_over = True
+                unfinished = np.array(list(self.unfinished), dtype=np.int64)
+            self.job.give_up(unfinished)
+        return self.n_encoded
+
+    def _run_shares(self, rows: NDArray[np.int64]) -> None:
+        n_rows = int(np.clip(-(-len(rows) // _SHARES), _MIN_SHARE, self.job.encoder.window))
+        batches: Iterator[_Batch] = self._batches(rows, n_rows)
+        if len(rows) > n_rows:
+            batches = run_ahead(batches)
+        # One batch behind: a GPU starts on a batch before the last one's vectors are fetched.
+        with closing(batches):  # type: ignore[type-var]
+            last: tuple[_Batch, torch.Tensor] | None = None
+            for batch in batches:
+                vectors = self._encode(batch.parts, batch.tensors)
+                if last is not None:
+                    self._scatter(*last)
+                last = batch, vectors
+                if vectors.device.type == "cpu":
+                    self._scatter(*last)
+                    last = None
+            if last is not None:
+                self._scatter(*last)
+
+    def _batches(self, rows: NDArray[np.int64], n_rows: int) -> Iterator[_Batch]:
+        """Claim, prepare, plan and assemble share after share; runs ahead of the model."""
+        for start in range(0, len(rows), n_rows):
+            share_rows = rows[start : start + n_rows]
+            # Before the claim: an interrupt just after it must find what to give back.
+            with self.lock:
+                self.unfinished.update(dict.fromkeys(share_rows.tolist()))
+            is_ours = self.job.claim(share_rows) | self.is_impatient
+            with self.lock:
+                if self.is_over:  # given up while the claim was under way
+                    self.job.give_up(share_rows)
+                    return
+                for row in share_rows[~is_ours].tolist():
+                    del self.unfinished[row]
+            if not is_ours.all():
+                self.deferred.append(share_rows[~is_ours])
+            ours = share_rows[is_ours]
+            if len(ours):
+                yield from self._batches_of(_Share(ours))
+
+    def _batches_of(self, share: _Share) -> Iterator[_Batch]:
+        job, encoder = self.job, self.job.encoder
+        prepared = encoder.prepare([job.items[row] for row in share.rows])
+        parts: list[Any] = []
+        rows: list[int] = []
+        failed: list[int] = []
+        for row, item in zip(share.rows.tolist(), prepared, strict=True):
+            if isinstance(item, Fault):
+                job.fail(row, item.reason)
+                failed.append(row)
+                continue
+            assert isinstance(item, Prepared)
+            job.sizes[row] = item.size
+            share.n_parts_left[row] = len(item.parts)
+            parts.extend(item.parts)
+            rows.extend([row] * len(item.parts))
+        self._end(failed)
+        costs = np.fromiter((encoder.cost(part) for part in parts), np.int64, len(parts))
+        plan = plan_batches(
+            costs, budget=encoder.budget, layout=encoder.layout, max_parts=job.batch_size
+        )
+        for chosen in plan:
+            batch_parts = [parts[i] for i in chosen]
+            try:
+                tensors = encoder.collate(batch_parts)
+            except Exception as error:
+                if not is_out_of_memory(error):
+                    raise
+                tensors = None  # assembled again, in halves if need be, when its turn comes
+            yield _Batch(share, batch_parts, [rows[i] for i in chosen], costs[chosen], tensors)
+
+    def _encode(self, parts: list[Any], tensors: Any) -> torch.Tensor:
+        """Run one batch, assembled or not; when memory runs out, run its halves."""
+        import torch
+
+        encoder = self.job.encoder
+        try:
+            with torch.inference_mode():
+                return encoder.encode(encoder.collate(parts) if tensors is None else tensors)
+        except Exception as error:
+            if not is_out_of_memory(error) or len(parts) == 1:
+                raise
+        # Out of the handler, so that the failed batch's tensors are gone.
+        del tensors
+        free_memory(keep=encoder.model_key)
+        if torch.cuda.is_initialized():
+            torch.cuda.empty_cache()
+        cost = sum(encoder.cost(part) for part in parts)
+        encoder.budget = max(1, min(encoder.budget, cost) // 2)
+        warn_user(
+            f"Memory ran out on {encoder.device} with {len(parts)} rows at once (cost {cost}); "
+            f"going on with half. Smaller batches from the start: set batch_size below "
+            f"{len(parts)}.",
+            MemoryWarning,
+        )
+        middle = len(parts) // 2
+        halves = [parts[:middle], parts[middle:]]
+        return torch.cat([self._encode(half, None) for half in halves])
+
+    def _scatter(self, batch: _Batch, vectors: torch.Tensor) -> None:
+        """Put the vectors of a batch where their rows are, and rows that are whole in the store."""
+        job, share = self.job, batch.share
+        values = vectors.cpu().numpy()
+        done: list[int] = []
+        for i, row in enumerate(batch.rows):
+            share.n_parts_left[row] -= 1
+            n_left = share.n_parts_left[row]
+            if n_left or row in share.parts_done:
+                share.parts_done.setdefault(row, []).append((values[i], int(batch.costs[i])))
+                if n_left:
+                    continue
+                pieces = share.parts_done.pop(row)
+                job.vectors[row] = job.encoder.merge(
+                    np.stack([vector for vector, _ in pieces]),
+                    np.array([cost for _, cost in pieces]),
+                )
+            else:
+                job.vectors[row] = values[i]
+            done.append(row)
+        self.n_encoded += len(done)
+        bad = np.array(done)[~np.isfinite(job.vectors[done]).all(axis=1)].tolist() if done else []
+        for row in bad:
+            job.fail(row, "the model returned values that are not finite")
+        good = [row for row in done if row not in job.faults]
+        job.finish(good)
+        for row in good:
+            self.unfinished.pop(row, None)
+        self._end(bad)
+        if self.bar is not None:
+            self.bar.update(len(done))
+
+    def _end(self, failed: list[int]) -> None:
+        """Release rows that have a fault."""
+        self.job.give_up(np.array(failed, dtype=np.int64))
+        for row in failed:
+            self.unfinished.pop(row, None)
+
+    def _fetch_deferred(self) -> None:
+        """Fetch what others were encoding; take over what they let go."""
+        rows = np.concatenate(self.deferred)
+        self.deferred.clear()
+        assert self.job.store is not None
+        missing = self.job.look_up(rows)
+        if self.bar is not None:
+            self.bar.update(len(rows) - len(missing))
+        if not len(missing):
+            return
+        n_before = self.n_encoded
+        self._run_shares(missing)
+        if len(missing) < len(rows) or self.n_encoded > n_before:
+            self.waiting_since = time.monotonic()
+        if self.deferred:
+            waiting = np.concatenate(self.deferred)
+            self.job.store.wait(self.job.keys_of(waiting), timeout=_WAIT_SECONDS)
+            self._lose_patience(len(waiting))
+
+    def _lose_patience(self, n_rows: int) -> None:
+        """Say who is waited for, and in the end do without: it may be stopped or stuck."""
+        waited = time.monotonic() - self.waiting_since
+        self.is_impatient = waited > _PATIENCE_SECONDS
+        if waited > _WARN_SECONDS and not self.has_warned:
+            self.has_warned = True
+            warn_user(
+                f"{n_rows:,} rows have been claimed for {waited:.0f} s by another process or "
+                "thread that embeds them too and has stored none. They are encoded here after "
+                f"{_PATIENCE_SECONDS:.0f} s; to wait for no one, set cache=None.",
+                StoreWarning,
+            )

@@ -1,0 +1,61 @@
+"""An encoder whose every step can be watched: counts letters, no model."""
+
+import threading
+
+import numpy as np
+import torch
+
+from skembed._encoder import Encoder, Fault, Prepared
+
+
+def letter_counts(text):
+    return np.array([text.count(chr(97 + i)) for i in range(26)], dtype=np.float32)
+
+
+class LetterEncoder(Encoder):
+    """Counts letters. Texts are cut in chunks of `chunk`; "!" is a fault; "?" gives infinity."""
+
+    def __init__(self, *, layout="packed", budget=40, chunk=None, window=2048, fits=None):
+        self.digest = b"letters"
+        self.model_key = b"letters"
+        self.width = 26
+        self.device = "cpu"
+        self.dtype = "float32"
+        self.layout = layout
+        self.budget = budget
+        self.window = window
+        self.chunk = chunk
+        self.fits = fits  # most characters in a batch before memory "runs out"
+        self.encoded = []
+        self.batches = []
+        self.lock = threading.Lock()
+        self.before_batch = lambda: None
+
+    def content(self, item):
+        return item.encode()
+
+    def prepare(self, items):
+        return [self._prepare(item) for item in items]
+
+    def _prepare(self, item):
+        if "!" in item:
+            return Fault("exclamation")
+        step = self.chunk or max(len(item), 1)
+        parts = [item[i : i + step] for i in range(0, max(len(item), 1), step)]
+        return Prepared(parts, len(item))
+
+    def cost(self, part):
+        return max(len(part), 1)
+
+    def collate(self, parts):
+        return list(parts)
+
+    def encode(self, batch):
+        self.before_batch()
+        if self.fits is not None and sum(map(len, batch)) > self.fits:
+            raise torch.OutOfMemoryError("out of memory")
+        with self.lock:
+            self.batches.append(batch)
+            self.encoded.extend(batch)
+        rows = [letter_counts(text) + (np.inf if "?" in text else 0) for text in batch]
+        return torch.tensor(np.stack(rows))

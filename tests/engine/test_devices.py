@@ -1,0 +1,59 @@
+"""Devices and precision."""
+
+import pytest
+import torch
+
+from skembed.engine import _devices, resolve_device, resolve_dtype
+from skembed.engine._devices import is_out_of_memory
+from skembed.exceptions import InvalidParameterError
+
+CPU = torch.device("cpu")
+
+
+def test_a_device_that_torch_does_not_know_is_named():
+    with pytest.raises(InvalidParameterError, match="'abacus' is not a device"):
+        resolve_device("abacus")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
+def test_a_device_that_is_not_there_is_named():
+    assert resolve_device("auto").type in ("cpu", "mps")
+    with pytest.raises(InvalidParameterError, match="no CUDA device here"):
+        resolve_device("cuda")
+
+
+@pytest.mark.parametrize(("gain", "dtype"), [(2.0, torch.bfloat16), (1.1, torch.float32)])
+def test_bfloat16_is_chosen_where_the_probe_finds_it_faster(monkeypatch, tmp_path, gain, dtype):
+    monkeypatch.setenv("SKEMBED_HOME", str(tmp_path))
+    monkeypatch.setattr(torch, "__version__", f"test-{gain}")
+    monkeypatch.setattr(_devices, "_probe_bfloat16", lambda: "faster" if gain > 1.3 else "slower")
+    assert resolve_dtype("auto", CPU) is dtype
+    # The machine's answer holds: another process, or a noisy second probe, gives the same.
+    monkeypatch.setattr(_devices, "_probe_bfloat16", lambda: "neither")
+    assert resolve_dtype("auto", CPU) is dtype
+
+
+def test_the_probe_leaves_the_number_of_threads_as_it_was():
+    before = torch.get_num_threads()
+    assert _devices._probe_bfloat16() in ("faster", "slower")
+    assert torch.get_num_threads() == before
+
+
+def test_a_dtype_that_is_asked_for_is_used():
+    assert resolve_dtype("float16", CPU) is torch.float16
+    with pytest.raises(InvalidParameterError, match="dtype='int4' is not one of"):
+        resolve_dtype("int4", CPU)
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (MemoryError(), True),
+        (torch.OutOfMemoryError("CUDA out of memory"), True),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried ..."), True),
+        (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), False),
+        (ValueError("out of memory"), False),
+    ],
+)
+def test_memory_errors_are_told_from_others(error, expected):
+    assert is_out_of_memory(error) is expected

@@ -1,0 +1,292 @@
+"""The road from rows to vectors, watched step by step."""
+
+import threading
+import warnings
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from skembed.engine import _run, embed, measure_sizes
+from skembed.engine._rows import keys_of
+from skembed.engine._run import Job
+from skembed.exceptions import MemoryWarning, StoreWarning
+from skembed.store import EmbeddingStore
+from tests.engine.letters import LetterEncoder, letter_counts
+
+WORDS = st.lists(st.text("abcz", max_size=30), max_size=60)
+
+
+def expected(texts):
+    return np.array([letter_counts(text) for text in texts]).reshape(-1, 26)
+
+
+@settings(deadline=None, max_examples=50)
+@given(
+    texts=WORDS,
+    layout=st.sampled_from(["packed", "padded", "equal"]),
+    budget=st.integers(1, 100),
+    batch_size=st.none() | st.integers(1, 5),
+    has_store=st.booleans(),
+)
+def test_every_row_gets_its_own_vector_whatever_the_plan(
+    texts, layout, budget, batch_size, has_store
+):
+    encoder = LetterEncoder(layout=layout, budget=budget)
+    store = EmbeddingStore() if has_store else None
+    result = embed(encoder, texts, store=store, batch_size=batch_size)
+    np.testing.assert_array_equal(result.vectors, expected(texts))
+    np.testing.assert_array_equal(result.sizes, [len(text) for text in texts])
+    assert sorted(encoder.encoded) == sorted(set(texts))
+    assert result.n_distinct == result.n_encoded == len(set(texts))
+
+
+def test_a_stored_row_is_not_encoded_again():
+    encoder, store = LetterEncoder(), EmbeddingStore()
+    embed(encoder, ["ab", "cd"], store=store)
+    result = embed(encoder, ["cd", "ef", "ab", "ef"], store=store)
+    np.testing.assert_array_equal(result.vectors, expected(["cd", "ef", "ab", "ef"]))
+    assert sorted(encoder.encoded) == ["ab", "cd", "ef"]
+    assert (result.n_distinct, result.n_encoded) == (3, 1)
+    np.testing.assert_array_equal(result.sizes, [2, 2, 2, 2])
+
+
+def test_another_digest_is_another_vector():
+    store = EmbeddingStore()
+    first, second = LetterEncoder(), LetterEncoder()
+    second.digest = b"other"
+    embed(first, ["ab"], store=store)
+    embed(second, ["ab"], store=store)
+    assert second.encoded == ["ab"]
+
+
+def test_many_rows_are_prepared_ahead_and_all_arrive():
+    texts = [f"{'abc' * (i % 7)}{'z' * (i % 11)}" + "q" * (i % 501) for i in range(3000)]
+    encoder = LetterEncoder(budget=5000, window=200)
+    result = embed(encoder, texts, store=EmbeddingStore())
+    np.testing.assert_array_equal(result.vectors, expected(texts))
+    assert sorted(encoder.encoded) == sorted(set(texts))
+
+
+def test_chunks_of_a_row_are_merged_by_cost():
+    encoder = LetterEncoder(chunk=4)
+    result = embed(encoder, ["aaaabb", "c"])
+    # "aaaa" (4 letters) and "bb" (2): the mean weighted by length.
+    assert result.vectors[0, 0] == pytest.approx(4 * 4 / 6)
+    assert result.vectors[0, 1] == pytest.approx(2 * 2 / 6)
+    np.testing.assert_array_equal(result.vectors[1], letter_counts("c"))
+    np.testing.assert_array_equal(result.sizes, [6, 1])
+
+
+def test_faults_name_every_row_that_has_one_and_spoil_no_other():
+    encoder, store = LetterEncoder(), EmbeddingStore()
+    texts = ["ab", "!", "cd", "x!", "!", "?"]
+    result = embed(encoder, texts, store=store)
+    assert result.faults == {
+        1: "exclamation",
+        3: "exclamation",
+        4: "exclamation",
+        5: "the model returned values that are not finite",
+    }
+    assert np.isnan(result.vectors[[1, 3, 4, 5]]).all()
+    np.testing.assert_array_equal(result.vectors[[0, 2]], expected(["ab", "cd"]))
+    np.testing.assert_array_equal(result.sizes, [2, 0, 2, 0, 0, 0])
+    assert store.info().n_entries == 2
+
+
+def test_running_out_of_memory_halves_batches_and_loses_nothing():
+    texts = ["a" * n for n in range(1, 20)]
+    encoder = LetterEncoder(budget=200, fits=45)
+    with pytest.warns(MemoryWarning, match="going on with half"):
+        result = embed(encoder, texts)
+    np.testing.assert_array_equal(result.vectors, expected(texts))
+    assert sorted(encoder.encoded) == sorted(texts)
+    assert encoder.budget < 200
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        embed(encoder, ["b" * 10, "c" * 10])
+
+
+def test_a_row_that_does_not_fit_alone_is_an_error():
+    encoder = LetterEncoder(fits=3)
+    with pytest.raises(Exception, match="out of memory"):
+        embed(encoder, ["abcdef"])
+
+
+def test_an_interrupt_keeps_the_rows_already_embedded():
+    encoder, store = LetterEncoder(budget=4), EmbeddingStore()
+
+    def interrupt():
+        if len(encoder.batches) == 3:
+            raise KeyboardInterrupt
+
+    encoder.before_batch = interrupt
+    texts = ["aaaa", "bbbb", "cccc", "dddd", "eeee"]
+    with pytest.raises(KeyboardInterrupt):
+        embed(encoder, texts, store=store)
+    assert store.info().n_entries == 3
+    encoder.before_batch = lambda: None
+    result = embed(encoder, texts, store=store)
+    np.testing.assert_array_equal(result.vectors, expected(texts))
+    assert sorted(encoder.encoded) == sorted(texts)
+
+
+def test_an_interrupt_right_after_a_claim_gives_it_back(monkeypatch):
+    encoder, store = LetterEncoder(), EmbeddingStore()
+    claim = Job.claim
+
+    def interrupted(self, rows):
+        claim(self, rows)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Job, "claim", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        embed(encoder, ["a", "b"], store=store)
+    assert store.claim([key.tobytes() for key in keys_of(encoder, ["a", "b"])]) == [True, True]
+
+
+def test_an_interrupt_while_the_thread_starts_leaves_no_claim_and_no_thread(monkeypatch):
+    encoder, store = LetterEncoder(window=64), EmbeddingStore()
+    texts = [f"{i:b}" for i in range(300)]
+    start = threading.Thread.start
+
+    def interrupted(self):
+        start(self)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            embed(encoder, texts, store=store)
+    assert not any(thread.name == "skembed-prepare" for thread in threading.enumerate())
+    keys = [key.tobytes() for key in keys_of(encoder, texts)]
+    assert store.claim(keys) == [True] * len(texts)
+
+
+def test_a_claim_that_comes_after_giving_up_is_given_back():
+    encoder, store = LetterEncoder(), EmbeddingStore()
+    job = Job(encoder, ["a"], keys_of(encoder, ["a"]), store, np.empty((1, 26)), np.zeros(1, int))
+    runner = _run._Runner(job, None)
+    runner.is_over = True
+    assert list(runner._batches(np.array([0]), 1)) == []
+    assert store.claim([key.tobytes() for key in job.keys]) == [True]
+
+
+def test_a_holder_that_never_delivers_is_named_and_then_done_without(monkeypatch):
+    encoder, store = LetterEncoder(), EmbeddingStore()
+    store.claim([key.tobytes() for key in keys_of(encoder, ["a", "b"])], holder="stuck")
+    monkeypatch.setattr(_run, "_WAIT_SECONDS", 0.05)
+    monkeypatch.setattr(_run, "_WARN_SECONDS", 0.0)
+    monkeypatch.setattr(_run, "_PATIENCE_SECONDS", 0.2)
+    with pytest.warns(StoreWarning, match="2 rows have been claimed for"):
+        result = embed(encoder, ["a", "b", "c"], store=store)
+    np.testing.assert_array_equal(result.vectors, expected(["a", "b", "c"]))
+
+
+def test_memory_that_runs_out_while_a_batch_is_assembled_halves_it_too():
+    encoder = LetterEncoder(budget=200)
+    collate = encoder.collate
+
+    def limited(parts):
+        if len(parts) > 3:
+            raise MemoryError
+        return collate(parts)
+
+    encoder.collate = limited
+    texts = ["a" * n for n in range(1, 12)]
+    with pytest.warns(MemoryWarning, match="going on with half"):
+        result = embed(encoder, texts)
+    np.testing.assert_array_equal(result.vectors, expected(texts))
+
+
+def test_sizes_are_measured_without_the_model_and_once_for_each_row():
+    encoder, store = LetterEncoder(), EmbeddingStore()
+    embed(encoder, ["abc"], store=store)
+    prepared = []
+    prepare = encoder.prepare
+    encoder.prepare = lambda items: prepared.extend(items) or prepare(items)
+    sizes = measure_sizes(encoder, ["abc", "de", "!", "de", "abc"], store)
+    assert sizes.tolist() == [3, 2, 0, 2, 3]
+    assert sorted(prepared) == ["!", "de"]
+    assert encoder.encoded == ["abc"]
+
+
+def test_threads_share_the_work():
+    encoder, store = LetterEncoder(budget=64), EmbeddingStore()
+    texts = [f"{'ab' * (i % 9)}{'c' * (i % 13)}{'d' * (i % 5)}{i:b}" for i in range(400)]
+    results = [None] * 4
+    barrier = threading.Barrier(4)
+
+    def work(number):
+        barrier.wait()
+        results[number] = embed(encoder, texts, store=store)
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for result in results:
+        np.testing.assert_array_equal(result.vectors, expected(texts))
+    assert sorted(encoder.encoded) == sorted(set(texts))
+    assert sum(result.n_encoded for result in results) == len(set(texts))
+
+
+def test_a_claim_that_is_given_up_is_taken_over():
+    store = EmbeddingStore()
+    stuck, helper = LetterEncoder(budget=4), LetterEncoder(budget=4)
+    inside, leave = threading.Event(), threading.Event()
+
+    def fail():
+        inside.set()
+        leave.wait(10)
+        raise RuntimeError("the first one fails")
+
+    stuck.before_batch = fail
+    errors = []
+
+    def first():
+        try:
+            embed(stuck, ["aaaa", "bbbb"], store=store)
+        except RuntimeError as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=first)
+    thread.start()
+    inside.wait(10)
+    threading.Timer(0.2, leave.set).start()
+    result = embed(helper, ["bbbb", "aaaa"], store=store)
+    thread.join()
+    assert len(errors) == 1
+    np.testing.assert_array_equal(result.vectors, expected(["bbbb", "aaaa"]))
+
+
+def test_zero_rows_give_zero_vectors():
+    result = embed(LetterEncoder(), [], store=EmbeddingStore())
+    assert result.vectors.shape == (0, 26)
+    assert result.vectors.dtype == np.float32
+
+
+def test_a_bar_is_shown_only_when_asked_for(capsys, monkeypatch):
+    made = []
+
+    class Bar:
+        def __init__(self, **options):
+            made.append(options)
+
+        def update(self, n):
+            made.append(n)
+
+        def close(self):
+            made.append("closed")
+
+    monkeypatch.setattr("skembed.engine._run.tqdm", Bar)
+    embed(LetterEncoder(), ["a", "b"])
+    assert made == []
+    embed(LetterEncoder(), ["a", "b", "a"], progress="Letters")
+    assert made[0]["desc"] == "Letters"
+    assert made[0]["total"] == 2
+    assert made[0]["delay"] >= 1
+    assert sum(n for n in made if isinstance(n, int)) == 2
+    assert made[-1] == "closed"

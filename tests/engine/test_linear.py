@@ -1,0 +1,96 @@
+"""Packed linear layers give what the plain ones gave, or are not used."""
+
+import pytest
+import torch
+from torch import nn
+
+from skembed.engine import _linear, pack_linear_layers
+from skembed.engine._linear import PackedLinear
+
+
+class Net(nn.Module):
+    """Two layers with a GELU between them; `residual` uses the first layer's output twice."""
+
+    def __init__(self, gelu, *, residual=False):
+        super().__init__()
+        self.first = nn.Linear(32, 64)
+        self.gelu = gelu
+        self.second = nn.Linear(64, 16, bias=False)
+        self.residual = residual
+
+    def forward(self, x):
+        hidden = self.first(x)
+        after = self.gelu(hidden)
+        return self.second(after + hidden if self.residual else after)
+
+
+@pytest.fixture
+def rows():
+    return torch.randn(1, 20, 32, generator=torch.Generator().manual_seed(0)).bfloat16()
+
+
+def pack(net, rows):
+    """Pack a net in bfloat16; return whether it was, and the greatest change of its output."""
+    net = net.bfloat16().requires_grad_(False)
+    with torch.inference_mode():
+        before = net(rows).float()
+        is_packed = pack_linear_layers(
+            net, lambda: net(rows), lambda: bool((net(rows).float() - before).abs().max() < 0.05)
+        )
+        return is_packed, float((net(rows).float() - before).abs().max())
+
+
+needs_operators = pytest.mark.skipif(
+    not torch.backends.mkldnn.is_available()
+    or not pack(Net(nn.ReLU()), torch.zeros(1, 3, 32, dtype=torch.bfloat16))[0],
+    reason="this torch or processor has no packed products",
+)
+
+
+@needs_operators
+@pytest.mark.parametrize("approximate", ["none", "tanh"])
+def test_layers_and_the_gelu_between_them_become_one_product(rows, approximate):
+    net = Net(nn.GELU(approximate))
+    is_packed, change = pack(net, rows)
+    assert is_packed
+    assert change < 0.02
+    assert isinstance(net.first, PackedLinear)
+    assert isinstance(net.second, PackedLinear)
+    assert isinstance(net.gelu, nn.Identity)
+
+
+@needs_operators
+def test_another_activation_stays_as_it_is(rows):
+    net = Net(nn.ReLU())
+    is_packed, change = pack(net, rows)
+    assert is_packed
+    assert change < 0.02
+    assert isinstance(net.gelu, nn.ReLU)
+
+
+def test_an_output_that_is_used_elsewhere_too_undoes_everything(rows):
+    net = Net(nn.GELU(), residual=True)
+    is_packed, change = pack(net, rows)
+    assert not is_packed
+    assert change == 0
+    assert type(net.first) is nn.Linear
+    assert type(net.gelu) is nn.GELU
+
+
+def test_missing_operators_leave_the_model_as_it_was(rows, monkeypatch):
+    def missing(*args):
+        raise AttributeError("no such operator")
+
+    monkeypatch.setattr(_linear, "PackedLinear", missing)
+    net = Net(nn.GELU())
+    is_packed, change = pack(net, rows)
+    assert not is_packed
+    assert change == 0
+    assert type(net.second) is nn.Linear
+
+
+def test_float32_layers_are_left_alone():
+    net = Net(nn.GELU())
+    rows = torch.zeros(1, 3, 32)
+    assert not pack_linear_layers(net, lambda: net(rows), lambda: True)
+    assert type(net.first) is nn.Linear

@@ -1,0 +1,82 @@
+"""Packed attention against attention of each row alone, in float64."""
+
+import numpy as np
+import pytest
+import torch
+
+from skembed.engine import Rows, packed_rows, pool
+from skembed.engine._packed import _packed_attention
+
+LENGTHS = [9, 5, 5, 5, 2, 1]
+HEADS, WIDTH = 4, 8
+
+
+def attention_of_a_row(q, k, v, scale, is_causal, window):
+    """Return softmax(scale q k') v for arrays (length, d), masked entry by entry."""
+    scores = scale * (q @ k.T)
+    for i in range(len(q)):
+        for j in range(len(q)):
+            if (is_causal and j > i) or (window is not None and abs(i - j) >= window):
+                scores[i, j] = -np.inf
+    weights = np.exp(scores - scores.max(1, keepdims=True))
+    return (weights / weights.sum(1, keepdims=True)) @ v
+
+
+@pytest.mark.parametrize("is_causal", [False, True])
+@pytest.mark.parametrize("window", [None, 1, 3])
+@pytest.mark.parametrize("n_key_heads", [HEADS, 2])
+def test_packed_attention_is_attention_row_by_row(is_causal, window, n_key_heads):
+    rng = np.random.default_rng(0)
+    n = sum(LENGTHS)
+    q = rng.normal(size=(HEADS, n, WIDTH))
+    k, v = rng.normal(size=(2, n_key_heads, n, WIDTH))
+    with packed_rows(Rows(LENGTHS)):
+        out, _ = _packed_attention(
+            torch.nn.Identity(),
+            *(torch.tensor(t[None]) for t in (q, k, v)),
+            scaling=0.3,
+            is_causal=is_causal,
+            sliding_window=window,
+        )
+    start = 0
+    for length in LENGTHS:
+        rows = slice(start, start + length)
+        for head in range(HEADS):
+            key_head = head * n_key_heads // HEADS
+            expected = attention_of_a_row(
+                q[head, rows], k[key_head, rows], v[key_head, rows], 0.3, is_causal, window
+            )
+            np.testing.assert_allclose(out[0, rows, head].numpy(), expected, atol=1e-12)
+        start += length
+
+
+@pytest.mark.parametrize("name", ["position_bias", "softcap", "s_aux"])
+def test_what_packed_attention_does_not_know_it_refuses(name):
+    t = torch.zeros(1, 1, 3, 4)
+    with packed_rows(Rows([3])), pytest.raises(NotImplementedError, match=name):
+        _packed_attention(torch.nn.Identity(), t, t, t, **{name: 1})
+
+
+def test_positions_restart_with_every_row():
+    assert Rows([3, 2, 2]).positions(torch.device("cpu"), offset=2).tolist() == [
+        2,
+        3,
+        4,
+        2,
+        3,
+        2,
+        3,
+    ]
+
+
+def test_rows_are_pooled_apart():
+    hidden = torch.arange(12.0).reshape(6, 2)
+    pooled = pool(hidden, Rows([3, 2, 1]), ["mean", "last_token"])
+    assert pooled.tolist() == [[2, 3, 4, 5], [7, 8, 8, 9], [10, 11, 10, 11]]
+
+
+def test_skipped_tokens_do_not_take_part():
+    hidden = torch.tensor([[1.0], [5.0], [9.0], [2.0]])
+    pooled = pool(hidden, Rows([3, 1]), ["mean", "weighted_mean"], n_skipped=1)
+    assert pooled[0].tolist() == pytest.approx([7.0, (2 * 5 + 3 * 9) / 5])
+    assert pooled[1].tolist() == [2.0, 2.0]
