@@ -1,0 +1,24 @@
+"""The common checks that scikit-learn skips for rows that are not 2-D numbers.
+
+This folder owns what every embedder must hold, whatever its modality, and says it as checks that
+anyone's estimator can be put through. It must not know any room: it imports scikit-learn, joblib,
+NumPy and the error tree only; pandas, polars and torch are looked at where they are there.
+"""
+
+from __future__ import annotations
+
+from skembed.testing._check_embedder import (
+    CheckResults,
+    EmbedderCheckError,
+    check_embedder,
+    embedder_checks,
+)
+from skembed.testing._letters import LetterCountEmbedder
+
+__all__ = [
+    "CheckResults",
+    "EmbedderCheckError",
+    "LetterCountEmbedder",
+    "check_embedder",
+    "embedder_checks",
+]

@@ -1,0 +1,208 @@
+"""What one run of the checks shares: the embedder, its rows, and the output to compare with.
+
+It owns making fresh instances and comparing outputs. It must not know any single check.
+"""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NoReturn
+from unittest import SkipTest
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.base import clone
+
+from skembed.testing._process_state import read_settings
+
+__all__ = ["Case", "CheckFailed", "fail", "object_array", "skip", "take"]
+
+
+class CheckFailed(AssertionError):
+    """One check found a fault; the message says what was expected and what came."""
+
+
+def fail(message: str) -> NoReturn:
+    """Fail the running check."""
+    raise CheckFailed(message)
+
+
+def skip(reason: str) -> NoReturn:
+    """Leave the running check out; pytest and unittest count it as skipped."""
+    raise SkipTest(reason)
+
+
+class Case:
+    """An embedder and the rows it is checked on.
+
+    Parameters
+    ----------
+    embedder : estimator
+        Unfitted; never changed, only cloned.
+    rows : list, or a frame or array that can be indexed by row
+        The rows to embed.
+    y : sequence or None
+        Targets, handed to `fit` if not None.
+    atol, rtol : float
+        Two outputs are the same if they differ by at most `atol + rtol * |expected|`.
+    new_params : mapping of str to object
+        Parameters that change the output; may be empty.
+    bad_rows : sequence of object
+        Rows that have to be refused; may be empty.
+    time_limit : float
+        Seconds after which a thread or process counts as hung.
+    """
+
+    def __init__(
+        self,
+        embedder: Any,
+        rows: Any,
+        *,
+        y: Any,
+        atol: float,
+        rtol: float,
+        new_params: Mapping[str, Any],
+        bad_rows: Sequence[Any],
+        time_limit: float,
+    ) -> None:
+        self.embedder = embedder
+        self.given_rows = rows
+        self.y = y
+        self.atol = atol
+        self.rtol = rtol
+        self.new_params = dict(new_params)
+        self.bad_rows = list(bad_rows)
+        self.time_limit = time_limit
+        self.seconds = 0.0
+        self.changed_settings: dict[str, str] = {}
+        self._reference: NDArray[Any] | None = None
+        self._reference_fault: Exception | None = None
+
+    @property
+    def n_rows(self) -> int:
+        """Number of rows."""
+        return int(np.shape(self.given_rows)[0]) if self.is_table else len(self.given_rows)
+
+    @property
+    def is_table(self) -> bool:
+        """Whether the rows come as a frame, array or matrix and not as a list."""
+        return not isinstance(self.given_rows, list)
+
+    @property
+    def has_text_rows(self) -> bool:
+        """Whether every row is a string."""
+        return not self.is_table and all(isinstance(row, str) for row in self.given_rows)
+
+    @property
+    def rows(self) -> Any:
+        """The rows, copied, so that a check that finds them changed harms no other check."""
+        try:
+            return copy.deepcopy(self.given_rows)
+        except Exception:  # rows such as open files cannot be copied
+            return copy.copy(self.given_rows)
+
+    def take(self, positions: Iterable[int]) -> Any:
+        """Copy the rows at these positions."""
+        return take(self.rows, positions)
+
+    def unfitted(self, **params: Any) -> Any:
+        """Return a fresh instance, with these parameters changed."""
+        try:
+            estimator = clone(self.embedder)
+        except Exception:
+            skip("the embedder cannot be cloned: see check_clone")
+        return estimator.set_params(**params) if params else estimator
+
+    def fit(self, estimator: Any, positions: Sequence[int] | None = None) -> Any:
+        """Fit on the rows (and targets) at these positions, by default all."""
+        rows = self.rows if positions is None else self.take(positions)
+        if self.y is None:
+            estimator.fit(rows)
+        else:
+            y = self.y if positions is None else take(self.y, positions)
+            estimator.fit(rows, y)
+        return estimator
+
+    def fitted(self, **params: Any) -> Any:
+        """Return a fresh instance, with these parameters changed, fitted on all rows."""
+        return self.fit(self.unfitted(**params))
+
+    @property
+    def reference(self) -> NDArray[Any]:
+        """The output for all rows by a fresh instance, computed once; not to be written to."""
+        if self._reference is None and self._reference_fault is None:
+            try:
+                self._reference = self._compute_reference()
+            except Exception as fault:
+                self._reference_fault = fault
+        if self._reference_fault is not None:
+            raise self._reference_fault
+        assert self._reference is not None
+        return self._reference
+
+    def _compute_reference(self) -> NDArray[Any]:
+        settings = read_settings()
+        estimator = self.fitted()
+        start = time.monotonic()
+        output = estimator.transform(self.rows)
+        self.seconds = time.monotonic() - start
+        # Only the first use can show a setting that is changed for good.
+        self.changed_settings = {
+            name: f"{settings[name]!r} became {value!r}"
+            for name, value in read_settings().items()
+            if name in settings and settings[name] != value
+        }
+        if not isinstance(output, np.ndarray):
+            fail(f"transform: expected a NumPy array, got {type(output).__name__}")
+        if output.ndim != 2 or len(output) != self.n_rows:
+            fail(f"transform: expected shape ({self.n_rows}, n_features), got {output.shape}")
+        reference: NDArray[Any] = output.copy()
+        reference.flags.writeable = False
+        return reference
+
+    def is_same(self, got: Any, expected: NDArray[Any]) -> bool:
+        """Whether two outputs have one shape and agree to tolerance (NaN equals NaN)."""
+        return (
+            isinstance(got, np.ndarray)
+            and got.shape == expected.shape
+            and bool(np.allclose(got, expected, rtol=self.rtol, atol=self.atol, equal_nan=True))
+        )
+
+    def assert_same(self, got: Any, expected: NDArray[Any], what: str) -> None:
+        """Fail, naming rows and values, unless two outputs are the same."""
+        if self.is_same(got, expected):
+            return
+        if not isinstance(got, np.ndarray) or got.shape != expected.shape:
+            shape = f" of shape {got.shape}" if hasattr(got, "shape") else ""
+            fail(
+                f"{what}: expected an array of shape {expected.shape}, "
+                f"got {type(got).__name__}{shape}"
+            )
+        differs = ~np.isclose(got, expected, rtol=self.rtol, atol=self.atol, equal_nan=True)
+        gap = np.where(differs, np.nan_to_num(np.abs(got - expected), nan=np.inf), -1.0)
+        row, feature = np.unravel_index(int(np.argmax(gap)), gap.shape)
+        fail(
+            f"{what}: {int(differs.any(axis=1).sum())} of {len(got)} rows differ; worst is row "
+            f"{row}, feature {feature}: expected {expected[row, feature]!s}, "
+            f"got {got[row, feature]!s} (atol={self.atol:g}, rtol={self.rtol:g})"
+        )
+
+
+def take(rows: Any, positions: Iterable[int]) -> Any:
+    """Rows at these positions, in the same kind of container (a list for a tuple)."""
+    where = list(positions)
+    if isinstance(rows, (list, tuple)):
+        return [rows[position] for position in where]
+    if hasattr(rows, "iloc"):
+        return rows.iloc[where]
+    return rows[np.asarray(where, dtype=np.intp)]
+
+
+def object_array(rows: Sequence[Any]) -> NDArray[np.object_]:
+    """Return a 1-D object array; `np.array(rows)` would stack rows that are arrays themselves."""
+    array = np.empty(len(rows), dtype=object)
+    for position, row in enumerate(rows):
+        array[position] = row
+    return array

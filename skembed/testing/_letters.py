@@ -1,0 +1,170 @@
+"""The smallest embedder that passes every check: to read, and to test with.
+
+It owns counting letters. It is written as a stranger to the rest of the package would write it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.base import BaseEstimator, TransformerMixin
+
+from skembed.exceptions import InvalidInputError, InvalidRowsError, describe_rows
+
+__all__ = ["LetterCountEmbedder", "read_texts"]
+
+
+class LetterCountEmbedder(TransformerMixin, BaseEstimator):
+    """Embed each text as its letter counts.
+
+    Stateless: `fit` checks the rows and learns nothing. It passes every check of `check_embedder`
+    and so shows what an embedder of one's own has to do.
+
+    Parameters
+    ----------
+    alphabet : str, default="abcdefghijklmnopqrstuvwxyz"
+        The distinct letters to count, one feature each; case is ignored.
+    relative : bool, default=False
+        Whether to divide the counts by the length of the text in characters.
+
+    See Also
+    --------
+    check_embedder : Checks that an embedder keeps the common promises.
+
+    Examples
+    --------
+    >>> from skembed.testing import LetterCountEmbedder
+    >>> LetterCountEmbedder("abn").fit_transform(["banana", "Nab"])
+    array([[3., 1., 2.],
+           [1., 1., 1.]], dtype=float32)
+    """
+
+    def __init__(
+        self, alphabet: str = "abcdefghijklmnopqrstuvwxyz", relative: bool = False
+    ) -> None:
+        self.alphabet = alphabet
+        self.relative = relative
+
+    def fit(self, X: Any, y: Any = None) -> LetterCountEmbedder:
+        """Check the rows; learns nothing.
+
+        Parameters
+        ----------
+        X : collection of str, of length n_rows
+            A list, tuple, 1-D array, Series or one-column frame.
+        y : None
+            Ignored.
+
+        Returns
+        -------
+        LetterCountEmbedder
+            This instance.
+
+        Raises
+        ------
+        InvalidInputError
+            If `X` is not a collection.
+        InvalidRowsError
+            If a row is not a string; every such row is named.
+        """
+        read_texts(X)
+        return self
+
+    def transform(self, X: Any) -> NDArray[np.float32]:
+        """Count letters.
+
+        Parameters
+        ----------
+        X : collection of str, of length n_rows
+            A list, tuple, 1-D array, Series or one-column frame.
+
+        Returns
+        -------
+        ndarray of shape (n_rows, n_letters), float32
+            Letter counts, divided by the number of characters if `relative`.
+
+        Raises
+        ------
+        InvalidInputError
+            If `X` is not a collection.
+        InvalidRowsError
+            If a row is not a string; every such row is named.
+        """
+        texts = read_texts(X)
+        counts = np.zeros((len(texts), len(self.alphabet)), dtype=np.float32)
+        for row, text in enumerate(texts):
+            counts[row] = [text.lower().count(letter) for letter in self.alphabet]
+            if self.relative:
+                counts[row] /= max(len(text), 1)
+        return counts
+
+    def get_feature_names_out(self, input_features: Any = None) -> NDArray[np.object_]:
+        """Name the features.
+
+        Parameters
+        ----------
+        input_features : None
+            Ignored.
+
+        Returns
+        -------
+        ndarray of shape (n_letters,), object
+            `"letter_a"` and so on.
+        """
+        return np.array([f"letter_{letter}" for letter in self.alphabet], dtype=object)
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.requires_fit = False
+        tags.input_tags.two_d_array = False
+        tags.input_tags.string = True
+        return tags
+
+
+def read_texts(X: Any) -> list[str]:
+    """Return the texts of a collection as a list.
+
+    Parameters
+    ----------
+    X : collection of str
+        A list, tuple, 1-D array, Series or one-column frame.
+
+    Returns
+    -------
+    list of str
+        The rows, in order.
+
+    Raises
+    ------
+    InvalidInputError
+        If `X` is not a collection, or has more than one dimension or column.
+    InvalidRowsError
+        If a row is not a string; every such row is named.
+    """
+    n_columns = len(X.columns) if hasattr(X, "columns") else 1
+    if (
+        isinstance(X, (str, bytes, Mapping))
+        or not hasattr(X, "__len__")
+        or n_columns != 1
+        or (isinstance(X, np.ndarray) and X.ndim != 1)
+    ):
+        raise InvalidInputError(
+            "Expected a collection of texts (a list, 1-D array, Series or one-column frame), "
+            f"got {type(X).__name__}: {X!r:.80}. Wrap a single text in a list."
+        )
+    if hasattr(X, "columns"):
+        X = X[X.columns[0]]
+    texts = list(X)
+    faults = {
+        row: f"{type(text).__name__} {text!r:.40}"
+        for row, text in enumerate(texts)
+        if not isinstance(text, str)
+    }
+    if faults:
+        raise InvalidRowsError(
+            f"Expected every row to be a str, got:{describe_rows(faults)}", faults
+        )
+    return texts
