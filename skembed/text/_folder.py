@@ -1,0 +1,184 @@
+"""Read what the JSON files of a model folder say: its transformer, pooling, head, prompts, limits.
+
+Reads sentence-transformers folders (of every release: the module names and the pooling keys have
+changed) and plain transformers folders. Loads no weights and imports no torch.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import NoneType
+from typing import Any
+
+from skembed.exceptions import UnsafeModelError, UnsupportedModelError
+
+__all__ = ["HeadModule", "TextFolder", "read_folder"]
+
+_TRANSFORMER_CONFIGS = (
+    "sentence_bert_config.json",
+    "sentence_roberta_config.json",
+    "sentence_distilbert_config.json",
+    "sentence_camembert_config.json",
+    "sentence_albert_config.json",
+    "sentence_xlm-roberta_config.json",
+    "sentence_xlnet_config.json",
+)
+
+# In the order in which several poolings are joined.
+_POOLING_FLAGS = {
+    "pooling_mode_cls_token": "cls",
+    "pooling_mode_max_tokens": "max",
+    "pooling_mode_mean_tokens": "mean",
+    "pooling_mode_mean_sqrt_len_tokens": "mean_sqrt_len",
+    "pooling_mode_weightedmean_tokens": "weighted_mean",
+    "pooling_mode_lasttoken": "last_token",
+}
+_POOLING_NAMES = {
+    "mean_sqrt_len_tokens": "mean_sqrt_len",
+    "weightedmean": "weighted_mean",
+    "lasttoken": "last_token",
+}
+_HEAD_TYPES = ("Dense", "LayerNorm", "Normalize", "Dropout")
+
+
+@dataclass(frozen=True)
+class HeadModule:
+    """A module after pooling: "Dense", "LayerNorm" or "Normalize", and its folder and settings."""
+
+    kind: str
+    folder: Path
+    config: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class TextFolder:
+    """What a model folder says of itself.
+
+    Parameters
+    ----------
+    transformer : Path
+        Folder of the transformer.
+    pooling : tuple of str or None
+        Names of poolings, joined in this order; None where the folder does not say.
+    head : tuple of HeadModule
+        What follows the pooling.
+    pools_prompt : bool
+        Whether a prompt's tokens take part in the pooling.
+    max_length : int or None
+        Most tokens, where the folder says.
+    lower_case : bool
+        Whether texts are lower-cased before the tokenizer.
+    prompts : mapping of str to str
+        Prompts by name.
+    default_prompt : str or None
+        Name of the prompt used when none is asked for.
+    """
+
+    transformer: Path
+    pooling: tuple[str, ...] | None = None
+    head: tuple[HeadModule, ...] = ()
+    pools_prompt: bool = True
+    max_length: int | None = None
+    lower_case: bool = False
+    prompts: Mapping[str, str] = field(default_factory=dict)
+    default_prompt: str | None = None
+
+
+def read_folder(folder: Path) -> TextFolder:
+    """Read a sentence-transformers folder, or a plain transformers folder.
+
+    Raises
+    ------
+    UnsafeModelError
+        If a module of the folder is foreign code.
+    UnsupportedModelError
+        If a module is one that skembed does not know.
+    """
+    listing = folder / "modules.json"
+    if not listing.is_file():
+        return TextFolder(transformer=folder)
+    try:
+        return _read_modules(folder, listing)
+    except (AttributeError, KeyError, TypeError) as error:
+        raise UnsupportedModelError(
+            f"A JSON file in {folder} is damaged, its values are of another kind than expected: "
+            f"{type(error).__name__}: {error}"
+        ) from error
+
+
+def _read_modules(folder: Path, listing: Path) -> TextFolder:
+    kinds, folders = [], []
+    for module in _read_json(listing):
+        if not isinstance(module, dict) or not isinstance(module.get("type"), str):
+            raise UnsupportedModelError(f"{listing} is damaged: {module!r:.100} names no type.")
+        kind = module["type"]
+        if not kind.startswith("sentence_transformers."):
+            raise UnsafeModelError(
+                f"{folder} lists the module {kind}, which is code of its own and not part of "
+                "sentence-transformers. skembed does not run it; use a model without it."
+            )
+        kinds.append(kind.rsplit(".", 1)[-1])
+        folders.append(folder / str(module.get("path", "")))
+    known = kinds[:1] == ["Transformer"] and (
+        len(kinds) == 1
+        or (kinds[1] == "Pooling" and all(kind in _HEAD_TYPES for kind in kinds[2:]))
+    )
+    if not known:
+        raise UnsupportedModelError(
+            f"{folder} chains the modules {', '.join(kinds)}; skembed reads a Transformer, then "
+            f"Pooling, then any of {', '.join(_HEAD_TYPES)}."
+        )
+    transformer = _first_json(folders[0], _TRANSFORMER_CONFIGS)
+    pooling = _read_json(folders[1] / "config.json") if len(kinds) > 1 else {}
+    model = _first_json(folder, ["config_sentence_transformers.json"])
+    head = [
+        HeadModule(kind, path, _first_json(path, ["config.json"]))
+        for kind, path in zip(kinds[2:], folders[2:], strict=True)
+        if kind != "Dropout"  # does nothing outside training
+    ]
+    max_length, default = transformer.get("max_seq_length"), model.get("default_prompt_name")
+    prompts = {name: text or "" for name, text in (model.get("prompts") or {}).items()}
+    if not isinstance(max_length, (int, NoneType)):
+        raise TypeError(f"max_seq_length is {max_length!r}")
+    if not all(isinstance(text, str) for text in prompts.values()):
+        raise TypeError(f"prompts are {prompts!r:.200}")
+    if default is not None and default not in prompts:
+        raise KeyError(f"default_prompt_name {default!r} is not among the prompts")
+    return TextFolder(
+        transformer=folders[0],
+        pooling=_read_pooling(pooling) if pooling else None,
+        head=tuple(head),
+        pools_prompt=bool(pooling.get("include_prompt", True)),
+        max_length=max_length,
+        lower_case=bool(transformer.get("do_lower_case", False)),
+        prompts=prompts,
+        default_prompt=default,
+    )
+
+
+def _read_pooling(config: Mapping[str, Any]) -> tuple[str, ...]:
+    """Read the pooling's settings in either of their two forms."""
+    named = config.get("pooling_mode")
+    if named:
+        names = [named] if isinstance(named, str) else list(named)
+        return tuple(_POOLING_NAMES.get(name, name) for name in names)
+    flagged = tuple(name for flag, name in _POOLING_FLAGS.items() if config.get(flag))
+    return flagged or ("mean",)
+
+
+def _first_json(folder: Path, names: Any) -> dict[str, Any]:
+    for name in names:
+        if (folder / name).is_file():
+            found: dict[str, Any] = _read_json(folder / name)
+            return found
+    return {}
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UnsupportedModelError(f"{path} cannot be read as JSON: {error}") from error

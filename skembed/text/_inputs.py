@@ -1,0 +1,54 @@
+"""Rows of text: what is accepted, and which rows are bad.
+
+Knows containers (lists, arrays, Series, frames), not models.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from skembed._inputs import CheckedRows, column_of, is_missing
+
+__all__ = ["check_texts"]
+
+
+def check_texts(X: Any) -> CheckedRows:
+    """Check rows of text.
+
+    Parameters
+    ----------
+    X : list, tuple, 1-D array, Series, or frame or 2-D array of one column
+        One text a row.
+
+    Returns
+    -------
+    checked : CheckedRows
+        The good texts as `str`, where they stood, and what is wrong with the others.
+
+    Raises
+    ------
+    InvalidInputError
+        If X is not a collection of rows (a single string, a number, several columns, ...).
+    """
+    column: Sequence[Any] = column_of(X, what="texts", example='["a text", "another"]')
+    items: list[str] = []
+    positions: list[int] = []
+    faults: dict[int, str] = {}
+    for row, value in enumerate(column):
+        if type(value) is str:
+            text = value
+        elif isinstance(value, str):
+            text = str(value)
+        elif is_missing(value):
+            faults[row] = f"missing ({value!r})"
+            continue
+        else:
+            hint = ", decode it first" if isinstance(value, (bytes, bytearray)) else ""
+            faults[row] = f"expected a str, got {type(value).__name__}{hint}: {value!r:.60}"
+            continue
+        items.append(text)
+        positions.append(row)
+    return CheckedRows(items, np.array(positions, dtype=np.int64), len(column), faults)

@@ -1,0 +1,100 @@
+"""Every encoder family against the plain padded forward pass of transformers."""
+
+import numpy as np
+import pytest
+import torch
+
+from skembed import TextEmbedder
+from skembed.engine import POOLINGS
+from tests.text.checkpoints import FAMILIES, TEXTS, write_checkpoint
+from tests.text.reference import embeddings
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def family(request, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("checkpoints") / request.param
+    return request.param, write_checkpoint(folder, request.param)
+
+
+def embedder(folder, **params):
+    params = {
+        "pooling": "mean",
+        "dtype": "float32",
+        "on_truncate": "ignore",
+        "cache": None,
+    } | params
+    return TextEmbedder(folder, **params)
+
+
+def test_vectors_equal_the_plain_padded_forward_pass(family):
+    _, folder = family
+    vectors = embedder(folder).transform(TEXTS)
+    np.testing.assert_allclose(vectors, embeddings(folder, TEXTS), atol=1e-5, rtol=0)
+
+
+def test_the_expected_layout_is_proven_and_used(family):
+    name, folder = family
+    fitted = embedder(folder).fit(TEXTS)
+    assert fitted.encoder_.layout == FAMILIES[name][2]
+
+
+def test_a_row_does_not_depend_on_its_neighbours(family):
+    _, folder = family
+    together = embedder(folder).transform(TEXTS)
+    alone = np.vstack([embedder(folder).transform([text]) for text in TEXTS])
+    backwards = embedder(folder, batch_size=2).transform(TEXTS[::-1])[::-1]
+    np.testing.assert_allclose(alone, together, atol=1e-5, rtol=0)
+    np.testing.assert_allclose(backwards, together, atol=1e-5, rtol=0)
+
+
+def test_bfloat16_stays_close_to_float32(family):
+    _, folder = family
+    exact = embedder(folder).transform(TEXTS)
+    fast = embedder(folder, dtype="bfloat16").transform(TEXTS)
+    cosine = (exact * fast).sum(1) / np.linalg.norm(exact, axis=1) / np.linalg.norm(fast, axis=1)
+    assert fast.dtype == np.float32
+    assert cosine.min() > 0.99
+
+
+@pytest.mark.gpu
+def test_vectors_on_the_gpu_equal_the_plain_padded_forward_pass(family):
+    _, folder = family
+    vectors = embedder(folder, device="cuda").transform(TEXTS)
+    np.testing.assert_allclose(vectors, embeddings(folder, TEXTS), atol=1e-4, rtol=0)
+    fast = embedder(folder, device="cuda", dtype="bfloat16").transform(TEXTS)
+    cosine = torch.nn.functional.cosine_similarity(torch.tensor(fast), torch.tensor(vectors))
+    assert cosine.min() > 0.99
+
+
+@pytest.mark.parametrize("pooling", POOLINGS)
+def test_every_pooling_equals_its_formula(tmp_path, pooling):
+    folder = write_checkpoint(tmp_path / "bert")
+    vectors = embedder(folder, pooling=pooling).transform(TEXTS)
+    expected = embeddings(folder, TEXTS, pooling)
+    np.testing.assert_allclose(vectors, expected, atol=2e-5, rtol=1e-5)
+
+
+def test_a_decoder_pools_its_last_token_unless_told_otherwise(tmp_path):
+    folder = write_checkpoint(tmp_path / "llama", "llama", architectures=["LlamaForCausalLM"])
+    vectors = embedder(folder, pooling="auto").transform(TEXTS)
+    expected = embeddings(folder, TEXTS, "last_token")
+    np.testing.assert_allclose(vectors, expected, atol=1e-5, rtol=0)
+
+
+def test_a_model_whose_padding_leaks_falls_back_to_equal_lengths(tmp_path, monkeypatch):
+    folder = write_checkpoint(tmp_path / "mpnet", "mpnet")
+    from transformers.models.mpnet import modeling_mpnet
+
+    forward = modeling_mpnet.MPNetEncoder.forward
+
+    def leaky(self, hidden_states, *args, **kwargs):
+        out = forward(self, hidden_states, *args, **kwargs)
+        out.last_hidden_state = out.last_hidden_state + hidden_states.mean(1, keepdim=True)
+        return out
+
+    monkeypatch.setattr(modeling_mpnet.MPNetEncoder, "forward", leaky)
+    fitted = embedder(folder).fit(TEXTS)
+    together = fitted.transform(TEXTS)
+    alone = np.vstack([fitted.transform([text]) for text in TEXTS])
+    assert fitted.encoder_.layout == "equal"
+    np.testing.assert_allclose(alone, together, atol=1e-5, rtol=0)
