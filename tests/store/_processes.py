@@ -1,4 +1,4 @@
-"""Starting other Python processes that use a store."""
+"""Starting other Python processes that use a store, and waiting for them."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ import textwrap
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
+
+TOO_LONG = 3600.0
+"""Seconds, more than a test may take: waiting where nothing is to wait for fails the test."""
 
 
 def environment(**changes: str) -> dict[str, str]:

@@ -5,7 +5,7 @@ from collections import Counter
 import pytest
 
 from skembed.store import EmbeddingStore, content_key
-from tests.store._processes import finish, run, start
+from tests.store._processes import TOO_LONG, finish, run, start
 
 KEYS = [content_key(b"claims", str(i).encode()) for i in range(20)]
 
@@ -79,10 +79,10 @@ def test_a_thread_that_waits_wakes_when_the_claim_ends(store, end):
 
 def test_waiting_ends_at_once_for_a_free_key_and_at_the_timeout_for_a_claimed_one(store):
     store.claim(KEYS[:1])
-    store.wait(KEYS[:2], 60.0)
+    store.wait(KEYS[:2], TOO_LONG)
     store.wait(KEYS[:1], 0.01)
     store.put_many(KEYS[:1], [b"x"])
-    store.wait(KEYS[:1], 60.0)
+    store.wait(KEYS[:1], TOO_LONG)
 
 
 CLAIM_AND_STAY = """
@@ -108,7 +108,7 @@ def test_a_claim_of_another_process_is_waited_for_until_it_puts(tmp_path):
     other.stdin.write("put\n")
     other.stdin.flush()
     assert other.stdout.readline() == "done\n"
-    store.wait(KEYS[:10], 60.0)
+    store.wait(KEYS[:10], TOO_LONG)
     assert store.get_many(KEYS[:10]) == [b"x"] * 10
     finish(other)
 
@@ -120,7 +120,7 @@ def test_the_claims_of_a_killed_process_lapse_at_once(tmp_path):
     assert store.claim(KEYS[:10]) == [False] * 10
     other.send_signal(signal.SIGKILL)
     other.wait()
-    store.wait(KEYS[:10], 60.0)
+    store.wait(KEYS[:10], TOO_LONG)
     assert store.claim(KEYS[:10]) == [True] * 10
     other.communicate()
 

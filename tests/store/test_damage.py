@@ -10,7 +10,7 @@ import pytest
 from skembed.exceptions import StoreWarning
 from skembed.store import EmbeddingStore, content_key
 from skembed.store._environment import Environment
-from tests.store._processes import run
+from tests.store._processes import TOO_LONG, run
 
 KEYS = [content_key(b"damage", str(i).encode()) for i in range(300)]
 VALUES = [key * 60 for key in KEYS]
@@ -44,7 +44,7 @@ def works_in_memory(store):
         assert store.claim([b"new"]) == [False]
         store.wait([b"new"], 0.01)
         store.release([b"new"])
-        store.wait([b"new"], 60.0)
+        store.wait([b"new"], TOO_LONG)
         assert store.claim([b"new"]) == [True]
         assert store.info().n_entries == len(KEYS)
         store.close()

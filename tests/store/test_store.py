@@ -13,7 +13,7 @@ import skembed.store
 from skembed.exceptions import InvalidParameterError
 from skembed.store import EmbeddingStore, StoreInfo, content_key, resolve_store
 from skembed.store import _environment as environment_module
-from tests.store._processes import finish, run, start
+from tests.store._processes import TOO_LONG, finish, run, start
 
 
 def make(n, size=100, salt=b""):
@@ -41,7 +41,7 @@ def test_what_was_put_is_read_back_and_the_rest_is_none(store):
 def test_nothing_put_and_nothing_asked_is_no_fault(store):
     store.put_many([], [])
     store.release([])
-    store.wait([], 10.0)
+    store.wait([], TOO_LONG)
     assert store.get_many([]) == []
     assert store.claim([]) == []
 
