@@ -38,7 +38,8 @@ class Embedded:
     faults : dict of int to str
         What is wrong with the rows that could not be embedded, by position.
     n_distinct, n_encoded : int
-        How many different rows there were, and how many of them the model ran on in this call.
+        How many different rows there were, those with faults left out, and how many of them were
+        encoded in this call.
     seconds : float
         Duration of the call.
     """
@@ -85,7 +86,6 @@ def embed(
     result = Embedded(
         vectors=np.empty((len(items), encoder.width), dtype=np.float32),
         sizes=np.zeros(len(items), dtype=np.int64),
-        n_distinct=len(distinct.first),
     )
     job = Job(
         encoder=encoder,
@@ -108,6 +108,7 @@ def embed(
         )
     if len(missing):
         result.n_encoded = run_missing(job, missing)
+    result.n_distinct = len(distinct.first) - len(job.faults)
     _copy_to_duplicates(result, distinct)
     result.faults = _spread_faults(job.faults, distinct)
     result.seconds = time.perf_counter() - started

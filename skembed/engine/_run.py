@@ -11,8 +11,9 @@ import os
 import struct
 import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import closing
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -149,6 +150,29 @@ def _stay_safe_after_fork() -> None:
         torch.set_num_threads(1)
 
 
+def _runs_beside_host(vectors: torch.Tensor) -> int:
+    """Return how many batches may run while the host does other things: one on a GPU."""
+    return 0 if vectors.device.type == "cpu" else 1
+
+
+def _begin_to_fetch(vectors: torch.Tensor) -> Callable[[], NDArray[np.float32]]:
+    """Begin to copy vectors to the host; return what waits for the copy and gives it."""
+    import torch
+
+    if vectors.device.type != "cuda":
+        return lambda: vectors.cpu().numpy()
+    # Queued before the next batch, whose end a plain copy made later would wait for.
+    on_host = torch.empty(vectors.shape, dtype=vectors.dtype, pin_memory=True)
+    on_host.copy_(vectors, non_blocking=True)
+    copied = torch.cuda.current_stream(vectors.device).record_event()
+
+    def fetch() -> NDArray[np.float32]:
+        copied.synchronize()
+        return on_host.numpy()
+
+    return fetch
+
+
 class _Runner:
     """Runs one job. Claimed rows are stored or released however the run ends."""
 
@@ -182,19 +206,26 @@ class _Runner:
         batches: Iterator[_Batch] = self._batches(rows, n_rows)
         if len(rows) > n_rows:
             batches = run_ahead(batches)
-        # One batch behind: a GPU starts on a batch before the last one's vectors are fetched.
         with closing(batches):  # type: ignore[type-var]
-            last: tuple[_Batch, torch.Tensor] | None = None
+            self._run_batches(batches)
+
+    def _run_batches(self, batches: Iterator[_Batch]) -> None:
+        """Run batches in turn; on a GPU each is fetched while the next one runs."""
+        running: deque[tuple[_Batch, Callable[[], NDArray[np.float32]]]] = deque()
+        try:
             for batch in batches:
                 vectors = self._encode(batch.parts, batch.tensors)
-                if last is not None:
-                    self._scatter(*last)
-                last = batch, vectors
-                if vectors.device.type == "cpu":
-                    self._scatter(*last)
-                    last = None
-            if last is not None:
-                self._scatter(*last)
+                running.append((batch, _begin_to_fetch(vectors)))
+                while len(running) > _runs_beside_host(vectors):
+                    self._scatter(*running.popleft())
+        except BaseException:
+            # Batches that had run are not lost to a later one's error.
+            with suppress(Exception):
+                while running:
+                    self._scatter(*running.popleft())
+            raise
+        while running:
+            self._scatter(*running.popleft())
 
     def _batches(self, rows: NDArray[np.int64], n_rows: int) -> Iterator[_Batch]:
         """Claim, prepare, plan and assemble share after share; runs ahead of the model."""
@@ -248,37 +279,44 @@ class _Runner:
             yield _Batch(share, batch_parts, [rows[i] for i in chosen], costs[chosen], tensors)
 
     def _encode(self, parts: list[Any], tensors: Any) -> torch.Tensor:
-        """Run one batch, assembled or not; when memory runs out, run its halves."""
+        """Run one batch, assembled or not; when memory runs out, run it in smaller ones."""
         import torch
 
         encoder = self.job.encoder
-        try:
-            with torch.inference_mode():
-                return encoder.encode(encoder.collate(parts) if tensors is None else tensors)
-        except Exception as error:
-            if not is_out_of_memory(error) or len(parts) == 1:
-                raise
-        # Out of the handler, so that the failed batch's tensors are gone.
-        del tensors
-        free_memory(keep=encoder.model_key)
-        if torch.cuda.is_initialized():
-            torch.cuda.empty_cache()
-        cost = sum(encoder.cost(part) for part in parts)
-        encoder.budget = max(1, min(encoder.budget, cost) // 2)
-        warn_user(
-            f"Memory ran out on {encoder.device} with {len(parts)} rows at once (cost {cost}); "
-            f"going on with half. Smaller batches from the start: set batch_size below "
-            f"{len(parts)}.",
-            MemoryWarning,
+        costs = np.fromiter((encoder.cost(part) for part in parts), np.int64, len(parts))
+        # Batches that were planned before memory ran out are not tried at their old size.
+        if len(self._pieces(costs)) == 1:
+            try:
+                with torch.inference_mode():
+                    return encoder.encode(encoder.collate(parts) if tensors is None else tensors)
+            except Exception as error:
+                if not is_out_of_memory(error) or len(parts) == 1:
+                    raise
+            # Out of the handler, so that the failed batch's tensors are gone.
+            del tensors
+            free_memory(keep=encoder.model_key)
+            if torch.cuda.is_initialized():
+                torch.cuda.empty_cache()
+            encoder.budget = min(encoder.budget, int(costs.sum()) // 2)
+            warn_user(
+                f"Memory ran out on {encoder.device} with {len(parts)} rows at once (cost "
+                f"{costs.sum()}); going on with half. Smaller batches from the start: set "
+                f"batch_size below {len(parts)}.",
+                MemoryWarning,
+            )
+        return torch.cat(
+            [self._encode([parts[i] for i in piece], None) for piece in self._pieces(costs)]
         )
-        middle = len(parts) // 2
-        halves = [parts[:middle], parts[middle:]]
-        return torch.cat([self._encode(half, None) for half in halves])
 
-    def _scatter(self, batch: _Batch, vectors: torch.Tensor) -> None:
+    def _pieces(self, costs: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+        """Plan the parts of a batch anew, by the present budget; their order stays."""
+        encoder = self.job.encoder
+        return plan_batches(costs, budget=encoder.budget, layout=encoder.layout)
+
+    def _scatter(self, batch: _Batch, fetch: Callable[[], NDArray[np.float32]]) -> None:
         """Put the vectors of a batch where their rows are, and rows that are whole in the store."""
         job, share = self.job, batch.share
-        values = vectors.cpu().numpy()
+        values = fetch()
         done: list[int] = []
         for i, row in enumerate(batch.rows):
             share.n_parts_left[row] -= 1
@@ -295,11 +333,11 @@ class _Runner:
             else:
                 job.vectors[row] = values[i]
             done.append(row)
-        self.n_encoded += len(done)
         bad = np.array(done)[~np.isfinite(job.vectors[done]).all(axis=1)].tolist() if done else []
         for row in bad:
             job.fail(row, "the model returned values that are not finite")
         good = [row for row in done if row not in job.faults]
+        self.n_encoded += len(good)
         job.finish(good)
         for row in good:
             self.unfinished.pop(row, None)

@@ -92,6 +92,7 @@ def test_faults_name_every_row_that_has_one_and_spoil_no_other():
     assert np.isnan(result.vectors[[1, 3, 4, 5]]).all()
     np.testing.assert_array_equal(result.vectors[[0, 2]], expected(["ab", "cd"]))
     np.testing.assert_array_equal(result.sizes, [2, 0, 2, 0, 0, 0])
+    assert (result.n_distinct, result.n_encoded) == (2, 2)
     assert store.info().n_entries == 2
 
 
@@ -102,10 +103,45 @@ def test_running_out_of_memory_halves_batches_and_loses_nothing():
         result = embed(encoder, texts)
     np.testing.assert_array_equal(result.vectors, expected(texts))
     assert sorted(encoder.encoded) == sorted(texts)
-    assert encoder.budget < 200
+    assert 22 <= encoder.budget <= 45
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         embed(encoder, ["b" * 10, "c" * 10])
+
+
+@pytest.mark.parametrize("layout", ["packed", "padded", "equal"])
+def test_memory_that_ran_out_once_is_not_tried_again_at_that_size(layout):
+    texts = [f"{i:010d}" for i in range(64)]
+    encoder = LetterEncoder(budget=300, fits=205, layout=layout)
+    tried = []
+    encoder.before_batch = lambda: tried.append(None)
+    with pytest.warns(MemoryWarning, match="going on with half") as caught:
+        embed(encoder, texts)
+    # Of the batches that were planned (300, 300 and 40 characters) only the first is tried whole.
+    assert len(caught) == 1
+    assert encoder.budget == 150
+    assert len(tried) == 1 + 2 + 2 + 1
+    assert sorted(encoder.encoded) == sorted(texts)
+
+
+@pytest.mark.parametrize("n_running", [0, 1])
+def test_an_error_keeps_the_batches_that_had_run(monkeypatch, n_running):
+    monkeypatch.setattr(_run, "_runs_beside_host", lambda vectors: n_running)
+    encoder, store = LetterEncoder(budget=4), EmbeddingStore()
+
+    def fail():
+        if len(encoder.batches) == 3:
+            raise RuntimeError("the device is gone")
+
+    encoder.before_batch = fail
+    texts = ["aaaa", "bbbb", "cccc", "dddd", "eeee"]
+    with pytest.raises(RuntimeError, match="the device is gone"):
+        embed(encoder, texts, store=store)
+    assert store.info().n_entries == 3
+    encoder.before_batch = lambda: None
+    result = embed(encoder, texts, store=store)
+    np.testing.assert_array_equal(result.vectors, expected(texts))
+    assert sorted(encoder.encoded) == sorted(texts)
 
 
 def test_a_row_that_does_not_fit_alone_is_an_error():
