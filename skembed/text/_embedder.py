@@ -61,8 +61,9 @@ class TextEmbedder(BaseEmbedder):
     without padding, in bfloat16 where the machine computes faster in it; a text's vector does not
     depend on the other rows.
 
-    The embedder is stateless: `fit` checks and loads, it does not train, and `transform` works
-    without it.
+    The embedder is stateless: `fit` checks the parameters, the rows and the model's files, it does
+    not train, and `transform` works without it. The weights are loaded when the first row has to be
+    encoded.
 
     Parameters
     ----------
@@ -80,7 +81,9 @@ class TextEmbedder(BaseEmbedder):
         Whether vectors have unit length. "auto" is what the model's files say, else no.
     prompt : str or None, default="auto"
         A text put before every row: the name of one of the model's prompts ("query"), or the text
-        itself. "auto" is the model's default prompt, if it has one; None is no prompt. A single
+        itself. "auto" is the model's default prompt, if its files name one; the E5 models, whose
+        files name none, get "query: " under their ids on the hub, as their cards ask for outside
+        retrieval (a folder's name says nothing: set the prompt there). None is no prompt. A single
         word that names no prompt of the model is refused as a slip.
     max_length : int, default=None
         Most tokens of a row, special tokens and prompt included; None is the model's own limit.
@@ -214,17 +217,17 @@ class TextEmbedder(BaseEmbedder):
         return make_text_encoder(
             TextSettings(
                 # Grids of NumPy arrays set NumPy's own str, int and bool.
-                model=str(os.fspath(self.model)),
+                model=_plain(os.fspath(self.model)),
                 is_path=isinstance(self.model, os.PathLike),
-                revision=None if self.revision is None else str(self.revision),
-                pooling=str(self.pooling),
+                revision=None if self.revision is None else _plain(self.revision),
+                pooling=_plain(self.pooling),
                 normalize="auto" if isinstance(self.normalize, str) else bool(self.normalize),
-                prompt=None if self.prompt is None else str(self.prompt),
+                prompt=None if self.prompt is None else _plain(self.prompt),
                 max_length=None if self.max_length is None else int(self.max_length),
                 n_components=None if self.n_components is None else int(self.n_components),
                 in_chunks=self.on_truncate == "mean_of_chunks",
-                device=str(self.device),
-                dtype=str(self.dtype),
+                device=_plain(self.device),
+                dtype=_plain(self.dtype),
                 trust_remote_code=bool(self.trust_remote_code),
             )
         )
@@ -278,3 +281,8 @@ class TextEmbedder(BaseEmbedder):
         tags = super().__sklearn_tags__()
         tags.input_tags.string = True
         return tags
+
+
+def _plain(text: str) -> str:
+    """Return the text of a str of any kind; `str()` of an enum's member gives its name."""
+    return str.__str__(text)

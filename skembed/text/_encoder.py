@@ -19,10 +19,10 @@ from torch import Tensor
 
 from skembed._encoder import Encoder, Fault, Prepared
 from skembed.engine import POOLINGS, pool, resolve_device, resolve_dtype, tokens_per_batch
-from skembed.exceptions import InvalidParameterError
+from skembed.exceptions import InvalidParameterError, UnsupportedModelError
 from skembed.store import digest_of
-from skembed.text._folder import HeadModule, read_folder
-from skembed.text._head import Head, build_head, head_width
+from skembed.text._folder import HeadModule, read_folder, refuse_code_from_elsewhere
+from skembed.text._head import Head, build_head, check_head, head_width
 from skembed.text._models import TEXT_MODELS
 from skembed.text._tokens import Ids, TextTokenizer, load_tokenizer
 from skembed.text._transformer import TextTransformer, load_config, load_transformer
@@ -95,6 +95,10 @@ class TextEncoder(Encoder):
     def __init__(self, settings: TextSettings, source: ModelSource, files_digest: bytes) -> None:
         self.source = source
         self.folder = read_folder(source.folder)
+        check_weights(self.folder.transformer)
+        check_head(self._head_modules())
+        if settings.trust_remote_code:
+            refuse_code_from_elsewhere(self.folder.transformer)
         self.config = load_config(
             self.folder.transformer, trust_remote_code=settings.trust_remote_code
         )
@@ -136,6 +140,7 @@ class TextEncoder(Encoder):
         self.digest = digest_of(
             {
                 "format": _FORMAT,
+                "libraries": _libraries(),
                 "files": files_digest,
                 "dtype": self.dtype,
                 "pooling": list(self.poolings),
@@ -195,7 +200,7 @@ class TextEncoder(Encoder):
         return shared_model(self.model_key, self._load_transformer, n_bytes=self._n_bytes)
 
     def _load_transformer(self) -> TextTransformer:
-        return load_transformer(
+        loaded = load_transformer(
             self.folder.transformer,
             self.config,
             device=self.torch_device,
@@ -203,6 +208,16 @@ class TextEncoder(Encoder):
             pad_token_id=self._pad_token_id(),
             trust_remote_code=self._trust_remote_code,
         )
+        self._refuse_other_files()
+        return loaded
+
+    def _refuse_other_files(self) -> None:
+        """Refuse weights that are not those of the digest, under which vectors are stored."""
+        if folder_digest(self.source.folder) != self._files_digest:
+            raise UnsupportedModelError(
+                f"The files in {self.source.folder} changed while the model was in use. Call again "
+                "when they are all written."
+            )
 
     def _n_bytes(self) -> int:
         return sum(path.stat().st_size for path in check_weights(self.folder.transformer))
@@ -210,6 +225,7 @@ class TextEncoder(Encoder):
     @functools.cached_property
     def _head(self) -> Head:
         head = Head(build_head(self._head_modules()), self.n_components, self.normalize)
+        self._refuse_other_files()
         return head.eval().requires_grad_(False).to(self.torch_device)
 
     def _load_tokenizer(self) -> Any:
@@ -314,7 +330,23 @@ def _is_causal(config: Any) -> bool:
 
 
 def _position_limit(config: Any) -> int | None:
+    """Return the most tokens for which a row's states depend on that row alone."""
     limit = getattr(config, "max_position_embeddings", None)
     if not isinstance(limit, int) or limit <= 0:
         return None
+    # LongRoPE (arXiv:2402.13753) turns every position of a batch otherwise as soon as one row is
+    # longer than in the first training. (Dynamic scaling begins at the limit itself.)
+    rope = getattr(config, "rope_parameters", None) or {}
+    for parameters in (rope, *(value for value in rope.values() if isinstance(value, dict))):
+        if parameters.get("rope_type") == "longrope":
+            limit = min(limit, int(parameters["original_max_position_embeddings"]))
     return limit - 2 if config.model_type in _OFFSET_POSITIONS else limit
+
+
+def _libraries() -> dict[str, str]:
+    """Return the libraries whose code decides a vector, and their releases without fixes."""
+    import tokenizers
+    import transformers
+
+    releases = {"transformers": transformers.__version__, "tokenizers": tokenizers.__version__}
+    return {name: ".".join(release.split(".")[:2]) for name, release in releases.items()}

@@ -15,7 +15,7 @@ from typing import Any
 
 from skembed.exceptions import UnsafeModelError, UnsupportedModelError
 
-__all__ = ["HeadModule", "TextFolder", "read_folder"]
+__all__ = ["HeadModule", "TextFolder", "read_folder", "refuse_code_from_elsewhere"]
 
 _TRANSFORMER_CONFIGS = (
     "sentence_bert_config.json",
@@ -42,6 +42,32 @@ _POOLING_NAMES = {
     "lasttoken": "last_token",
 }
 _HEAD_TYPES = ("Dense", "LayerNorm", "Normalize", "Dropout")
+
+# Settings of sentence-transformers' modules that change vectors and that only these values leave
+# as skembed makes them. What is not listed either changes none or is read above.
+_TRANSFORMER_SETTINGS: dict[str, tuple[Any, ...]] = {
+    "transformer_task": (None, "feature-extraction"),
+    "module_output_name": (None, "token_embeddings"),
+    "query_length": (None,),
+    "document_length": (None,),
+    "query_expansion": (None,),
+    "tokenizer_name_or_path": (None,),
+}
+_HEAD_SETTINGS: dict[str, tuple[Any, ...]] = {
+    "module_input_name": (None, "sentence_embedding"),
+    "module_output_name": (None, "sentence_embedding"),
+}
+_TEXT_MODALITY = {"method": "forward", "method_output_name": "last_hidden_state"}
+# Arguments for loading, under their names of two releases, that change no vector beyond rounding.
+_HARMLESS_ARGUMENTS = {
+    *("dtype", "torch_dtype", "attn_implementation", "device_map", "low_cpu_mem_usage"),
+    *("trust_remote_code", "add_pooling_layer", "use_safetensors", "use_cache", "padding_side"),
+    *("unpad_inputs", "use_memory_efficient_attention", "use_fast", "local_files_only"),
+}
+_ARGUMENTS = (
+    *("model_args", "model_kwargs", "tokenizer_args", "processor_kwargs"),
+    *("config_args", "config_kwargs"),
+)
 
 
 @dataclass(frozen=True)
@@ -139,6 +165,10 @@ def _read_modules(folder: Path, listing: Path) -> TextFolder:
         for kind, path in zip(kinds[2:], folders[2:], strict=True)
         if kind != "Dropout"  # does nothing outside training
     ]
+    for module in head:
+        _refuse_settings(module.folder, module.config, _HEAD_SETTINGS)
+    _refuse_settings(folders[0], transformer, _TRANSFORMER_SETTINGS)
+    _refuse_arguments(folders[0], transformer)
     max_length, default = transformer.get("max_seq_length"), model.get("default_prompt_name")
     prompts = {name: text or "" for name, text in (model.get("prompts") or {}).items()}
     if not isinstance(max_length, (int, NoneType)):
@@ -157,6 +187,56 @@ def _read_modules(folder: Path, listing: Path) -> TextFolder:
         prompts=prompts,
         default_prompt=default,
     )
+
+
+def refuse_code_from_elsewhere(folder: Path) -> None:
+    """Refuse a model whose code lies in another repository, where it is not part of any digest.
+
+    Raises
+    ------
+    UnsafeModelError
+        If the configuration of the model or of its tokenizer names such code.
+    """
+    for name in ("config.json", "tokenizer_config.json", "processor_config.json"):
+        found = _first_json(folder, [name]).get("auto_map") or {}
+        places = found.values() if isinstance(found, Mapping) else [found]
+        for place in places:
+            if "--" in str(place):
+                raise UnsafeModelError(
+                    f"{folder / name} takes code from another repository ({place}), which may "
+                    "change without the model. Copy the code into the folder and name it in "
+                    "auto_map."
+                )
+
+
+def _refuse_settings(
+    folder: Path, config: Mapping[str, Any], settings: Mapping[str, tuple[Any, ...]]
+) -> None:
+    """Refuse settings under which sentence-transformers gives other vectors than skembed."""
+    for name, known in settings.items():
+        if config.get(name) not in known:
+            raise UnsupportedModelError(
+                f"A module in {folder} has {name}={config[name]!r}, which skembed does not follow "
+                f"(it knows {known[-1]!r}): its vectors would be others than the model's."
+            )
+
+
+def _refuse_arguments(folder: Path, config: Mapping[str, Any]) -> None:
+    """Refuse arguments for loading and calling that change vectors."""
+    text = (config.get("modality_config") or {"text": _TEXT_MODALITY}).get("text")
+    if text != _TEXT_MODALITY:
+        raise UnsupportedModelError(
+            f"The transformer in {folder} reads texts by {text!r}; skembed reads them by "
+            f"{_TEXT_MODALITY!r} and would give other vectors."
+        )
+    given = {name: set(config.get(name) or ()) - _HARMLESS_ARGUMENTS for name in _ARGUMENTS}
+    calls = config.get("processing_kwargs") or {}
+    given["processing_kwargs"] = {kind for kind in ("common", "text") if calls.get(kind)}
+    if faults := [f"{name} ({', '.join(sorted(each))})" for name, each in given.items() if each]:
+        raise UnsupportedModelError(
+            f"The transformer in {folder} asks for {'; '.join(faults)}, which skembed does not "
+            "follow: its vectors would be others than the model's."
+        )
 
 
 def _read_pooling(config: Mapping[str, Any]) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ from skembed.exceptions import UnsafeModelError, UnsupportedModelError
 from skembed.text._folder import HeadModule
 from skembed.weights import load_state
 
-__all__ = ["Head", "build_head", "head_width"]
+__all__ = ["Head", "build_head", "check_head", "head_width"]
 
 _ACTIVATION_MODULES = ("torch.nn.modules.activation.", "torch.nn.modules.linear.Identity")
 
@@ -100,6 +100,13 @@ def build_head(modules: tuple[HeadModule, ...]) -> list[nn.Module]:
         layer.load_state_dict(load_state(_weights_of(module.folder)))
         built.append(layer)
     return built
+
+
+def check_head(modules: tuple[HeadModule, ...]) -> None:
+    """Refuse a head whose weights are not there, before anything is loaded."""
+    for module in modules:
+        if module.kind != "Normalize":
+            _weights_of(module.folder)
 
 
 def head_width(modules: tuple[HeadModule, ...], width: int) -> int:

@@ -35,20 +35,18 @@ def check_texts(X: Any) -> CheckedRows:
     """
     column: Sequence[Any] = column_of(X, what="texts", example='["a text", "another"]')
     items: list[str] = []
-    positions: list[int] = []
     faults: dict[int, str] = {}
     for row, value in enumerate(column):
         if type(value) is str:
-            text = value
+            items.append(value)
         elif isinstance(value, str):
-            text = str(value)
+            items.append(str.__str__(value))  # the text of an enum's member, not its name
         elif is_missing(value):
             faults[row] = f"missing ({value!r})"
-            continue
         else:
             hint = ", decode it first" if isinstance(value, (bytes, bytearray)) else ""
             faults[row] = f"expected a str, got {type(value).__name__}{hint}: {value!r:.60}"
-            continue
-        items.append(text)
-        positions.append(row)
-    return CheckedRows(items, np.array(positions, dtype=np.int64), len(column), faults)
+    positions = np.arange(len(column), dtype=np.int64)
+    if faults:
+        positions = np.delete(positions, list(faults))
+    return CheckedRows(items, positions, len(column), faults)

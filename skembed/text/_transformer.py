@@ -126,11 +126,10 @@ def load_config(folder: Path, *, trust_remote_code: bool) -> Any:
         raise UnsupportedModelError(
             f"transformers cannot read the configuration in {folder}: {error}"
         ) from error
-    places = (getattr(config, "auto_map", None) or {}).values() if trust_remote_code else ()
-    if elsewhere := [place for place in places if "--" in str(place)]:
-        raise UnsafeModelError(
-            f"The model in {folder} takes its code from another repository ({elsewhere[0]}), which "
-            "may change without the model. Copy the code into the folder and name it in auto_map."
+    if getattr(config, "quantization_config", None):
+        raise UnsupportedModelError(
+            f"The weights in {folder} are quantised, which skembed does not run: they would be "
+            "taken for plain numbers. Use the model's float32, bfloat16 or float16 weights."
         )
     return config
 
@@ -154,12 +153,13 @@ def load_transformer(
     with _one_at_a_time.hold("transformers"):
         module = _load_module(folder, config, dtype, trust_remote_code)
     module = module.eval().requires_grad_(False).to(device)
+    loaded_as = next(module.parameters()).dtype
     implementation: str = module.config._attn_implementation  # type: ignore[union-attr,assignment]
     found = _find_layout(module, device, pad_token_id, implementation)
     # Parameters only: buffers (rotary frequencies) stay in float32, as transformers keeps them.
     for parameter in module.parameters():
         parameter.data = parameter.data.to(dtype)
-    if found.layout == "packed" and device.type == "cuda" and dtype is not torch.float32:
+    if found.layout == "packed" and device.type == "cuda" and dtype is not loaded_as:
         # Another kernel than the one just proven.
         found = _find_layout(module, device, pad_token_id, implementation)
     if device.type == "cpu" and dtype is torch.bfloat16:
@@ -308,7 +308,7 @@ def _probe_sequences(module: nn.Module, pad_token_id: int) -> list[NDArray[np.in
     config: Any = module.config
     window = getattr(config, "sliding_window", None) or 0
     limit = getattr(config, "max_position_embeddings", None) or 512
-    lengths = [min(2 * int(window) + 5, limit)] if 0 < window < limit else []
+    lengths = [min(int(window) + 5, limit)] if 0 < window < limit else []
     generator = torch.Generator().manual_seed(0)
     n_tokens = config.get_text_config().vocab_size
     sequences = []

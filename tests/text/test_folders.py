@@ -3,12 +3,13 @@
 import json
 import pickle
 import shutil
+from importlib import import_module
 
 import numpy as np
 import pytest
 from safetensors.torch import load_file, save_file
 
-from skembed import EmbeddingStore, TextEmbedder
+from skembed import EmbeddingStore, TextEmbedder, unload_models
 from skembed.exceptions import (
     UnsafeModelError,
     UnsupportedModelError,
@@ -126,3 +127,127 @@ class TestFaultsOfFolders:
         (copy / "config.json").write_text(json.dumps(config))
         with pytest.raises(UnsafeModelError, match="from another repository"):
             TextEmbedder(copy, trust_remote_code=True).fit(["a"])
+
+    @pytest.mark.parametrize("name", ["config.json", "tokenizer_config.json"])
+    def test_code_of_another_repository_is_refused_before_any_runs(self, copy, monkeypatch, name):
+        def fail(*args, **kwargs):
+            raise AssertionError("asked for code")
+
+        monkeypatch.setattr("transformers.dynamic_module_utils.get_cached_module_file", fail)
+        place = ["someone/else--other.Slow", None] if name.startswith("token") else "a/b--other.C"
+        kind = "AutoTokenizer" if name.startswith("token") else "AutoConfig"
+        config = json.loads((copy / name).read_text())
+        (copy / name).write_text(json.dumps({**config, "auto_map": {kind: place}}))
+        with pytest.raises(UnsafeModelError, match=f"{name} takes code from another repository"):
+            TextEmbedder(copy, trust_remote_code=True).fit(["a"])
+
+    def test_quantised_weights_are_refused(self, copy):
+        config = json.loads((copy / "config.json").read_text())
+        config["quantization_config"] = {"quant_method": "fp8", "weight_block_size": [128, 128]}
+        (copy / "config.json").write_text(json.dumps(config))
+        with pytest.raises(UnsupportedModelError, match="are quantised"):
+            TextEmbedder(copy).fit(["a"])
+
+    def test_fit_finds_that_weights_are_missing(self, copy):
+        (copy / "model.safetensors").unlink()
+        with pytest.raises(UnsupportedModelError, match="no weights that skembed reads"):
+            TextEmbedder(copy).fit(["a"])
+
+    def test_weights_that_change_after_they_were_digested_are_not_run(self, copy, tmp_path):
+        unload_models()  # other tests' copies of the same weights
+        embedder = TextEmbedder(copy, dtype="float32", cache=None).fit(["a"])
+        other = load_file(copy / "model.safetensors")
+        save_file(
+            {name: weight + 1 for name, weight in other.items()},
+            copy / "model.safetensors",
+            {"format": "pt"},
+        )
+        encoder = embedder.encoder_  # as a call holds it that had begun before
+        (prepared,) = encoder.prepare(["a"])
+        with pytest.raises(UnsupportedModelError, match="changed while the model was in use"):
+            encoder.encode(encoder.collate(prepared.parts))
+        assert np.isfinite(embedder.transform(["a"])).all()
+
+    @pytest.mark.parametrize("library", ["transformers", "tokenizers"])
+    def test_another_release_of_a_library_has_other_keys(self, copy, monkeypatch, library):
+        def digest(cls):
+            return TextEmbedder(copy, pooling=cls).fit(["a"]).encoder_.digest
+
+        release = import_module(library).__version__.split(".")
+        before = digest("cls")
+        monkeypatch.setattr(f"{library}.__version__", ".".join([*release[:2], "99"]))
+        unload_models()
+        assert digest("cls") == before
+        monkeypatch.setattr(f"{library}.__version__", f"{release[0]}.99.0")
+        unload_models()
+        assert digest("cls") != before
+
+
+def write_modules(folder, *kinds):
+    rows = [
+        {"path": "" if kind == "Transformer" else kind, "type": f"sentence_transformers.{kind}"}
+        for kind in kinds
+    ]
+    (folder / "modules.json").write_text(json.dumps(rows))
+    for kind in kinds[1:]:
+        (folder / kind).mkdir()
+    (folder / "Pooling" / "config.json").write_text('{"pooling_mode": "mean"}')
+    return folder
+
+
+class TestSettingsOfSentenceTransformers:
+    @pytest.fixture
+    def copy(self, folder, tmp_path):
+        return write_modules(
+            shutil.copytree(folder, tmp_path / "model"), "Transformer", "Pooling", "Normalize"
+        )
+
+    @pytest.mark.parametrize(
+        "settings",
+        [
+            {"transformer_task": "fill-mask"},
+            {"module_output_name": "scores"},
+            {"query_length": 32},
+            {"modality_config": {"message": {"method": "forward", "format": "flat"}}},
+            {"modality_config": {"text": {"method": "get_text_features"}}},
+            {"processing_kwargs": {"text": {"add_special_tokens": False}}},
+            {"model_args": {"is_decoder": True}},
+            {"processor_kwargs": {"model_max_length": 5}},
+            {"config_kwargs": {"num_hidden_layers": 1}},
+        ],
+        ids=str,
+    )
+    def test_what_would_change_vectors_is_refused(self, copy, settings):
+        TextEmbedder(copy).fit(["a"])
+        (copy / "sentence_bert_config.json").write_text(json.dumps(settings))
+        with pytest.raises(UnsupportedModelError, match="vectors"):
+            TextEmbedder(copy).fit(["a"])
+
+    def test_what_changes_none_is_accepted(self, copy):
+        settings = {
+            "transformer_task": "feature-extraction",
+            "modality_config": {
+                "text": {"method": "forward", "method_output_name": "last_hidden_state"}
+            },
+            "module_output_name": "token_embeddings",
+            "max_seq_length": 128,
+            "processing_kwargs": {"chat_template": {"x": 1}},
+            "model_args": {"add_pooling_layer": False, "torch_dtype": "float32"},
+            "unpad_inputs": True,
+        }
+        before = TextEmbedder(copy, dtype="float32").transform(SHORT)
+        (copy / "sentence_bert_config.json").write_text(json.dumps(settings))
+        np.testing.assert_array_equal(TextEmbedder(copy, dtype="float32").transform(SHORT), before)
+
+    def test_a_head_that_reads_something_else_is_refused(self, copy):
+        (copy / "Normalize" / "config.json").write_text('{"module_input_name": "token_embeddings"}')
+        with pytest.raises(UnsupportedModelError, match="module_input_name='token_embeddings'"):
+            TextEmbedder(copy).fit(["a"])
+
+    def test_fit_finds_that_a_heads_weights_are_missing(self, folder, tmp_path):
+        copy = shutil.copytree(folder, tmp_path / "other")
+        write_modules(copy, "Transformer", "Pooling", "Dense")
+        dense = {"in_features": 32, "out_features": 8}
+        (copy / "Dense" / "config.json").write_text(json.dumps(dense))
+        with pytest.raises(UnsupportedModelError, match=r"Dense.* has no model\.safetensors"):
+            TextEmbedder(copy).fit(["a"])

@@ -1,6 +1,7 @@
 """Texts longer than the model reads, prompts, and where they meet."""
 
 import warnings
+from enum import Enum
 
 import numpy as np
 import pytest
@@ -14,7 +15,8 @@ from skembed.exceptions import (
     TruncationWarning,
 )
 from skembed.text._tokens import TextTokenizer
-from tests.text.checkpoints import SHORT
+from tests.text.checkpoints import SHORT, write_checkpoint
+from tests.text.reference import embeddings
 
 
 class TestLongTexts:
@@ -145,6 +147,36 @@ class TestLimitsAndPrompts:
         expected = TextEmbedder(folder, **settings | plain).transform(SHORT)
         vectors = TextEmbedder(folder, **settings | change).transform(SHORT)
         np.testing.assert_array_equal(vectors, expected)
+
+    def test_a_string_enum_counts_by_its_text(self, folder):
+        class Word(str, Enum):
+            POOLING = "cls"
+            ROW = "gradient descent"
+
+        settings = {"dtype": "float32", "cache": None}
+        expected = TextEmbedder(folder, pooling="cls", **settings).transform(["gradient descent"])
+        vectors = TextEmbedder(folder, pooling=Word.POOLING, **settings).transform([Word.ROW])
+        np.testing.assert_array_equal(vectors, expected)
+
+
+def test_a_long_row_does_not_change_how_positions_of_its_neighbours_turn(tmp_path):
+    rope = {
+        "rope_type": "longrope",
+        "rope_theta": 10000.0,
+        "short_factor": [1.0] * 4,
+        "long_factor": [1.0, 2.0, 5.0, 9.0],
+        "original_max_position_embeddings": 24,
+    }
+    folder = write_checkpoint(tmp_path / "llama", "llama", rope_parameters=rope)
+    embedder = TextEmbedder(folder, dtype="float32", cache=None, on_truncate="ignore")
+    short, long = "nearest neighbours in a metric space", "gaussian kernel " * 20
+    np.testing.assert_allclose(
+        embedder.transform([short, long])[:1], embedder.transform([short]), atol=1e-5
+    )
+    np.testing.assert_allclose(
+        embedder.transform([short]), embeddings(folder, [short], "last_token"), atol=1e-5
+    )
+    assert embedder.encoder_.max_length == 24
 
 
 def test_chunks_lose_no_token_where_the_prompt_merges_with_the_text():
