@@ -38,7 +38,7 @@ def minilm_folder() -> Path:
 
 
 def describe_machine() -> dict[str, Any]:
-    """Return the processor, its vector units, the threads in use and the versions installed."""
+    """Return the processor, its vector units, the number of CPUs and the versions installed."""
     cpu: dict[str, str] = {}
     info = Path("/proc/cpuinfo")
     if info.exists():

@@ -4,23 +4,21 @@ Rows of 384 float32 values (1,544 bytes as the engine packs them) in batches of 
 process and from four at once, for the store of a run and for a folder that is kept. What is read
 must be what was written, or no time is printed.
 
-    python benchmarks/store.py --rows 50000 --out store.json
+    python benchmarks/store.py --out benchmarks/results/store.json
 """
 
 from __future__ import annotations
 
-import argparse
 import hashlib
-import json
 import multiprocessing
 import os
-import platform
 import tempfile
 import time
 from collections.abc import Callable
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+
+from _common import make_parser, summarize, write_results
 
 from skembed.store import EmbeddingStore, content_key, resolve_store
 
@@ -37,6 +35,7 @@ def rows_of(worker: int, n_rows: int) -> tuple[list[bytes], list[bytes]]:
 
 
 def batches(items: list[bytes]) -> list[list[bytes]]:
+    """Cut items into batches."""
     return [items[start : start + BATCH] for start in range(0, len(items), BATCH)]
 
 
@@ -67,7 +66,8 @@ def work(worker: int, n_rows: int, path: str | None, barrier: Any, results: Any)
     results.put((writing, reading, found == values))
 
 
-def measure(n_rows: int, n_workers: int, path: str | None) -> dict[str, Any]:
+def measure(n_rows: int, n_workers: int, path: str | None) -> dict[str, float]:
+    """Return the rows a second that the workers write and read together."""
     context = multiprocessing.get_context("spawn")
     barrier, results = context.Barrier(n_workers), context.Queue()
     workers = [
@@ -81,47 +81,43 @@ def measure(n_rows: int, n_workers: int, path: str | None) -> dict[str, Any]:
         worker.join()
     if not all(is_right for *_, is_right in answers):
         raise SystemExit("What was read is not what was written; no times.")
-    rates = {}
+    rates: dict[str, float] = {}
     for phase, name in enumerate(["written", "read"]):
         spans = [answer[phase] for answer in answers]
         seconds = max(end for _, end in spans) - min(start for start, _ in spans)
         rates[f"rows_{name}_per_s"] = round(n_rows // n_workers * n_workers / seconds)
-    return {"store": "run" if path is None else "folder", "processes": n_workers, **rates}
+    return rates
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = make_parser(__doc__)
     parser.add_argument("--rows", type=int, default=50_000, help="rows in all")
-    parser.add_argument("--out", type=Path, help="write the results as JSON")
     args = parser.parse_args()
-    results = []
-    print(f"{args.rows:,} rows of {N_BYTES:,} bytes, batches of {BATCH}; rows/s")
-    print(f"{'store':8}{'processes':>10}{'written':>12}{'read':>12}")
-    for is_kept in (False, True):
-        for n_workers in (1, 4):
+    n_rounds = args.rounds or 3
+    ways = [(is_kept, n_workers) for is_kept in (False, True) for n_workers in (1, 4)]
+    rounds: dict[tuple[bool, int], list[dict[str, float]]] = {way: [] for way in ways}
+    for _ in range(n_rounds):
+        for is_kept, n_workers in ways:
             with tempfile.TemporaryDirectory() as folder:
                 # Each measurement is a run of its own, in an empty folder.
                 os.environ["SKEMBED_RUN"] = str(Path(folder) / "run")
                 path = str(Path(folder) / "kept") if is_kept else None
-                row = measure(args.rows, n_workers, path)
-            results.append(row)
-            print(
-                f"{row['store']:8}{row['processes']:>10}"
-                f"{row['rows_written_per_s']:>12,}{row['rows_read_per_s']:>12,}"
-            )
-    if args.out:
-        report = {
-            "rows": args.rows,
-            "bytes_per_row": N_BYTES,
-            "results": results,
-            "versions": {"python": platform.python_version(), "lmdb": version("lmdb")},
-            "hardware": {
-                "machine": platform.machine(),
-                "cpus": os.cpu_count(),
-                "system": platform.platform(),
-            },
-        }
-        args.out.write_text(json.dumps(report, indent=2) + "\n")
+                rounds[is_kept, n_workers].append(measure(args.rows, n_workers, path))
+    print(f"{args.rows:,} rows of {N_BYTES:,} bytes, batches of {BATCH}, {n_rounds} rounds; rows/s")
+    print(f"{'store':8}{'processes':>10}{'written':>12}{'(least-most)':>20}", end="")
+    print(f"{'read':>12}{'(least-most)':>20}")
+    results = []
+    for (is_kept, n_workers), rates in rounds.items():
+        row: dict[str, Any] = {"store": "folder" if is_kept else "run", "processes": n_workers}
+        print(f"{row['store']:8}{n_workers:>10}", end="")
+        for name in rates[0]:
+            rate = row[name] = summarize([rate[name] for rate in rates])
+            spread = f"({rate['min']:,.0f}-{rate['max']:,.0f})"
+            print(f"{rate['median']:>12,.0f}{spread:>20}", end="")
+        print()
+        results.append(row)
+    report = {"rows": args.rows, "bytes_per_row": N_BYTES, "rounds": n_rounds, "results": results}
+    write_results(args.out, report)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from types import NoneType
 from typing import Any
 
 from skembed.exceptions import UnsafeModelError, UnsupportedModelError
+from skembed.weights import read_modules
 
 __all__ = ["HeadModule", "TextFolder", "read_folder", "refuse_code_from_elsewhere"]
 
@@ -123,11 +124,10 @@ def read_folder(folder: Path) -> TextFolder:
     UnsupportedModelError
         If a module is one that skembed does not know.
     """
-    listing = folder / "modules.json"
-    if not listing.is_file():
+    if not (folder / "modules.json").is_file():
         return TextFolder(transformer=folder)
     try:
-        return _read_modules(folder, listing)
+        return _read_modules(folder)
     except (AttributeError, KeyError, TypeError) as error:
         raise UnsupportedModelError(
             f"A JSON file in {folder} is damaged, its values are of another kind than expected: "
@@ -135,19 +135,16 @@ def read_folder(folder: Path) -> TextFolder:
         ) from error
 
 
-def _read_modules(folder: Path, listing: Path) -> TextFolder:
+def _read_modules(folder: Path) -> TextFolder:
     kinds, folders = [], []
-    for module in _read_json(listing):
-        if not isinstance(module, dict) or not isinstance(module.get("type"), str):
-            raise UnsupportedModelError(f"{listing} is damaged: {module!r:.100} names no type.")
-        kind = module["type"]
+    for kind, place in read_modules(folder):
         if not kind.startswith("sentence_transformers."):
             raise UnsafeModelError(
                 f"{folder} lists the module {kind}, which is code of its own and not part of "
                 "sentence-transformers. skembed does not run it; use a model without it."
             )
         kinds.append(kind.rsplit(".", 1)[-1])
-        folders.append(folder / str(module.get("path", "")))
+        folders.append(place)
     known = kinds[:1] == ["Transformer"] and (
         len(kinds) == 1
         or (kinds[1] == "Pooling" and all(kind in _HEAD_TYPES for kind in kinds[2:]))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,7 +10,7 @@ from torch import Tensor, nn
 
 from skembed.exceptions import UnsafeModelError, UnsupportedModelError
 from skembed.text._folder import HeadModule
-from skembed.weights import load_state
+from skembed.weights import check_weights, load_state
 
 __all__ = ["Head", "build_head", "check_head", "head_width"]
 
@@ -97,7 +96,9 @@ def build_head(modules: tuple[HeadModule, ...]) -> list[nn.Module]:
         # The global random state is the user's: initial weights must not draw from it.
         with torch.random.fork_rng(devices=[]):
             layer = Dense(module.config) if module.kind == "Dense" else LayerNorm(module.config)
-        layer.load_state_dict(load_state(_weights_of(module.folder)))
+        layer.load_state_dict(
+            {k: v for path in check_weights(module.folder) for k, v in load_state(path).items()}
+        )
         built.append(layer)
     return built
 
@@ -106,7 +107,7 @@ def check_head(modules: tuple[HeadModule, ...]) -> None:
     """Refuse a head whose weights are not there, before anything is loaded."""
     for module in modules:
         if module.kind != "Normalize":
-            _weights_of(module.folder)
+            check_weights(module.folder)
 
 
 def head_width(modules: tuple[HeadModule, ...], width: int) -> int:
@@ -136,13 +137,6 @@ def head_width(modules: tuple[HeadModule, ...], width: int) -> int:
             )
         width = following
     return width
-
-
-def _weights_of(folder: Path) -> Path:
-    for name in ("model.safetensors", "pytorch_model.bin"):
-        if (folder / name).is_file():
-            return folder / name
-    raise UnsupportedModelError(f"{folder} has no model.safetensors or pytorch_model.bin.")
 
 
 def _activation(name: str) -> nn.Module:

@@ -8,6 +8,7 @@ transformers nor huggingface_hub.
 from __future__ import annotations
 
 from skembed.weights._digest import file_sha256, folder_digest
+from skembed.weights._files import read_modules
 from skembed.weights._load import check_weights, load_state
 from skembed.weights._locks import KeyLocks
 from skembed.weights._models import free_memory, shared_model, unload_models
@@ -27,6 +28,7 @@ __all__ = [
     "free_memory",
     "kept_recent",
     "load_state",
+    "read_modules",
     "remembered",
     "resolve_model",
     "shared_model",

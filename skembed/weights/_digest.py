@@ -11,19 +11,19 @@ import json
 import os
 import re
 import time
-from collections.abc import Iterable
+from collections.abc import Mapping
 from pathlib import Path
 
-from skembed.exceptions import InvalidParameterError
 from skembed.weights._files import model_files
 from skembed.weights._locks import KeyLocks
 from skembed.weights._remember import read_fact, write_fact
 
-__all__ = ["file_sha256", "folder_digest"]
+__all__ = ["digest_files", "file_sha256", "folder_digest"]
 
 # Smaller files are remembered by this process only: reading them costs little.
 _MIN_REMEMBERED = 1 << 20
 _N_SMALL = 10_000
+_N_FOLDERS = 64
 
 # As in git's index: a file changed so shortly before it was hashed may change again within the
 # resolution of its time stamps (2 s on FAT), and no one could tell. Such a hash is not remembered.
@@ -35,6 +35,11 @@ _NAMESPACE = "sha256"
 _now = time.time
 _locks = KeyLocks()
 _small: dict[str, str] = {}
+
+# Name, size, times of change, inode and device of every file of a folder.
+_State = tuple[tuple[str, int, int, int, int, int], ...]
+
+_folders: dict[str, tuple[_State, bytes]] = {}
 
 
 def file_sha256(path: str | os.PathLike[str]) -> str:
@@ -73,18 +78,21 @@ def file_sha256(path: str | os.PathLike[str]) -> str:
         return digest
 
 
-def folder_digest(folder: Path, files: Iterable[str] | None = None) -> bytes:
+def folder_digest(folder: Path) -> bytes:
     """Return a digest of the content of a model folder, wherever the folder stands.
+
+    It is of all files that a model may be read from: configuration, vocabulary, code and weights
+    (`.json`, `.txt`, `.model`, `.py`, `.safetensors`, `.bin`, `.pt`, ...), also in subfolders,
+    without those of other frameworks (`onnx/`, `openvino/`, ...), hidden ones and training
+    checkpoints.
+
+    Every call looks at every file's size, times, inode and device; files are read again only if
+    these have changed.
 
     Parameters
     ----------
     folder : Path
         A model folder.
-    files : iterable of str, optional
-        The files that matter, relative to the folder. By default all that a model may be read
-        from: configuration, vocabulary and weights (`.json`, `.txt`, `.model`, `.safetensors`,
-        `.bin`, `.pt`, ...), also in subfolders, without those of other frameworks
-        (`onnx/`, `openvino/`, ...), hidden ones and training checkpoints.
 
     Returns
     -------
@@ -93,23 +101,43 @@ def folder_digest(folder: Path, files: Iterable[str] | None = None) -> bytes:
 
     Raises
     ------
-    InvalidParameterError
-        A name in `files` leads out of the folder.
     OSError
         A file cannot be read.
     """
     folder = Path(folder)
-    names = model_files(folder) if files is None else sorted(set(files))
+    state = _look(folder)
+    seen, digest = _folders.get(str(folder), (None, b""))
+    if seen == state:
+        return digest
+    changed = max((max(times) for _, _, *times, _, _ in state), default=0)
+    is_settled = _now() - changed / 1e9 > _RACY_SECONDS
+    digest = digest_files({name: file_sha256(folder / name) for name, *_ in state})
+    if is_settled:
+        # A file that has changed since has other times than `state` says.
+        if len(_folders) >= _N_FOLDERS:
+            _folders.clear()
+        _folders[str(folder)] = state, digest
+    return digest
+
+
+def digest_files(hashes: Mapping[str, str]) -> bytes:
+    """Return the digest of a folder with files of these relative names and SHA-256."""
     digest = hashlib.blake2b(digest_size=16, person=b"skembed.folder")
-    for name in names:
-        if Path(name).is_absolute() or ".." in Path(name).parts:
-            raise InvalidParameterError(
-                f"files must be relative to the folder and stay in it, got {name!r}."
-            )
+    for name in sorted(hashes):
         # JSON keeps names and hashes apart: no two lists of files give the same bytes.
-        line = json.dumps([Path(name).as_posix(), file_sha256(folder / name)])
-        digest.update(line.encode() + b"\n")
+        digest.update(json.dumps([name, hashes[name]]).encode() + b"\n")
     return digest.digest()
+
+
+def _look(folder: Path) -> _State:
+    """Return what tells whether a folder's files are still the same, reading none."""
+    base = str(folder)
+    state = []
+    for name in model_files(folder):
+        stat = os.stat(f"{base}/{name}")  # noqa: PTH116  (a Path takes longer than the call)
+        times = stat.st_mtime_ns, stat.st_ctime_ns
+        state.append((name, stat.st_size, *times, stat.st_ino, stat.st_dev))
+    return tuple(state)
 
 
 def _hash_small(path: Path) -> str:

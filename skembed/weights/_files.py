@@ -22,12 +22,14 @@ __all__ = [
     "is_model_folder",
     "missing_part",
     "model_files",
+    "read_modules",
     "wanted_files",
 ]
 
 # Code is fetched and digested with the rest, and runs only where the user allows it by name.
 _TEXT_KINDS = {".json", ".txt", ".model", ".spm", ".tiktoken", ".codes", ".bpe", ".py"}
 _WEIGHT_KINDS = {".safetensors", ".bin", ".pt", ".pth"}
+_KINDS = _TEXT_KINDS | _WEIGHT_KINDS
 _FOREIGN_FOLDERS = {"onnx", "openvino", "tf", "flax", "coreml", "gguf", "__pycache__"}
 _FOREIGN = {
     ".onnx": "ONNX",
@@ -41,6 +43,9 @@ _FOREIGN = {
 }
 _SINGLE_SAFE, _INDEX_SAFE = "model.safetensors", "model.safetensors.index.json"
 _SINGLE_BIN, _INDEX_BIN = "pytorch_model.bin", "pytorch_model.bin.index.json"
+# Modules of sentence-transformers by what is read of their folders.
+_HAVE_WEIGHTS = {"Transformer", "StaticEmbedding", "Dense", "LayerNorm"}
+_HAVE_CONFIG = {"Transformer", "Pooling", "Dense", "LayerNorm"}
 _N_LISTED = 20
 _MAX_HEADER = 100_000_000  # the limit of the safetensors format
 
@@ -62,7 +67,7 @@ def describe_folder(folder: Path) -> str:
 
 def model_files(folder: Path) -> list[str]:
     """Return the files that a model may be read from, relative, sorted, with forward slashes."""
-    return sorted(name for name in _walk(folder) if _is_ours(PurePosixPath(name)))
+    return sorted(name for name in _walk(folder) if _is_ours_file(name.rpartition("/")[2]))
 
 
 def wanted_files(names: Iterable[str]) -> list[str]:
@@ -117,46 +122,125 @@ def missing_part(folder: Path) -> str | None:
         if not (folder / "modules.json").is_file():
             find_weights(folder)
             return None
-        for kind, part in _modules(folder):
-            if kind in {"Transformer", "StaticEmbedding", "Dense"}:
+        for module, part in read_modules(folder):
+            kind = module.rpartition(".")[2]
+            if kind in _HAVE_WEIGHTS:
                 find_weights(part)
-            if kind in {"Transformer", "Pooling", "Dense"} and not (part / "config.json").is_file():
-                old_name = part / "sentence_bert_config.json"
-                if kind != "Transformer" or not old_name.is_file():
-                    return f"{part.relative_to(folder) / 'config.json'} is missing"
-            elif kind != "Normalize" and not part.is_dir():
+            if kind in _HAVE_CONFIG and not (part / "config.json").is_file():
+                return f"{part.relative_to(folder) / 'config.json'} is missing"
+            if kind != "Normalize" and not part.is_dir():
                 return f"the folder {part.relative_to(folder)} of a {kind} module is missing"
     except UnsupportedModelError as error:
         return str(error)
     return None
 
 
+def read_modules(folder: Path) -> list[tuple[str, Path]]:
+    """Read the `modules.json` of a sentence-transformers folder; loads no module.
+
+    Parameters
+    ----------
+    folder : Path
+        A folder with a `modules.json`.
+
+    Returns
+    -------
+    list of (str, Path)
+        The full type of each module, such as "sentence_transformers.models.Pooling", and its
+        folder, in the order of the file. Neither need exist.
+
+    Raises
+    ------
+    UnsupportedModelError
+        The file is damaged, or puts a module where its files would not be part of the folder's
+        digest: outside of the folder, or where skembed takes no files from.
+    """
+    listing = folder / "modules.json"
+    try:
+        rows = json.loads(listing.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UnsupportedModelError(
+            f"{listing} is damaged: {type(error).__name__}: {error}."
+        ) from error
+    if not isinstance(rows, list):
+        raise UnsupportedModelError(f"{listing} is damaged: it is not a list of modules.")
+    modules = []
+    for row in rows:
+        kind = row.get("type") if isinstance(row, dict) else None
+        place = row.get("path", "") if isinstance(row, dict) else None
+        if not isinstance(kind, str) or not isinstance(place, str):
+            raise UnsupportedModelError(
+                f"{listing} is damaged: a module needs a type and a path that are texts, got "
+                f"{row!r:.100}."
+            )
+        if not _is_inside(place):
+            raise UnsupportedModelError(
+                f"{listing} puts a module into {place!r}, which leads out of the folder. Put the "
+                "module's files into a folder below."
+            )
+        if not all(map(_is_ours_folder, _parts(place))):
+            raise UnsupportedModelError(
+                f"{listing} puts a module into {place!r}, from where skembed takes no files: "
+                "hidden folders, training checkpoints (checkpoint-1) and "
+                f"{', '.join(sorted(_FOREIGN_FOLDERS))}. Rename the module's folder."
+            )
+        modules.append((kind, folder / place))
+    return modules
+
+
 def _walk(folder: Path) -> Iterator[str]:
     """Yield the visible files below a folder; links to folders are followed, loops are not."""
     seen = set()
-    for root, folders, files in os.walk(folder, followlinks=True):
-        real = Path(root).resolve()
+    pending = [("", os.path.realpath(folder))]
+    while pending:
+        here, real = pending.pop()
         if real in seen:
-            folders.clear()
             continue
         seen.add(real)
-        here = Path(root).relative_to(folder)
-        folders[:] = [f for f in folders if _is_ours_folder(f)]
-        yield from ((here / name).as_posix() for name in files)
+        below = []
+        for entry in _entries(real):
+            if not _is_folder(entry):
+                yield here + entry.name
+            elif _is_ours_folder(entry.name):
+                # Where a folder stands is known by its parent's: resolving each costs more than
+                # all the rest.
+                place = os.path.realpath(entry.path) if entry.is_symlink() else entry.path
+                below.append((f"{here}{entry.name}/", place))
+        # Of two links to one folder, the first by name counts, on any file system.
+        pending += sorted(below, reverse=True)
+
+
+def _entries(folder: str) -> list[os.DirEntry[str]]:
+    """Return what is in a folder; nothing of one that may not be read, as `os.walk` does."""
+    try:
+        with os.scandir(folder) as entries:
+            return list(entries)
+    except OSError:
+        return []
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False
 
 
 def _is_ours_folder(name: str) -> bool:
     return not (
         name.startswith(".")
         or name.lower() in _FOREIGN_FOLDERS
-        or re.fullmatch(r"checkpoint-\d+", name)
+        or re.fullmatch(r"checkpoint-\d+", name, re.IGNORECASE)
     )
 
 
+def _is_ours_file(name: str) -> bool:
+    is_hidden = name.startswith(".") or name.upper().startswith("README")
+    return not is_hidden and os.path.splitext(name)[1].lower() in _KINDS  # noqa: PTH122  (fast)
+
+
 def _is_ours(path: PurePosixPath) -> bool:
-    is_kind = path.suffix.lower() in _TEXT_KINDS | _WEIGHT_KINDS
-    is_hidden = path.name.startswith(".") or path.name.upper().startswith("README")
-    return is_kind and not is_hidden and all(map(_is_ours_folder, path.parent.parts))
+    return _is_ours_file(path.name) and all(map(_is_ours_folder, path.parent.parts))
 
 
 def _weight_names(files: Collection[str]) -> set[str]:
@@ -174,23 +258,14 @@ def _weight_names(files: Collection[str]) -> set[str]:
     return set()
 
 
-def _modules(folder: Path) -> list[tuple[str, Path]]:
-    """Read modules.json of sentence-transformers: the type and folder of each module."""
-    try:
-        rows = json.loads((folder / "modules.json").read_text(encoding="utf-8"))
-        modules = [(row["type"].rpartition(".")[2], row["path"]) for row in rows]
-        if not all(_is_inside(path) for _, path in modules):
-            raise ValueError("a module's path leads out of the folder")
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise UnsupportedModelError(
-            f"{folder / 'modules.json'} is damaged: {type(error).__name__}: {error}."
-        ) from error
-    return [(kind, folder / path) for kind, path in modules]
-
-
 def _is_inside(name: str) -> bool:
-    path = PurePosixPath(name.replace("\\", "/"))
-    return not path.is_absolute() and ".." not in path.parts and ":" not in name
+    is_absolute = PurePosixPath(name.replace("\\", "/")).is_absolute()
+    return not is_absolute and ".." not in _parts(name) and ":" not in name
+
+
+def _parts(name: str) -> tuple[str, ...]:
+    """Split a path of either system."""
+    return PurePosixPath(name.replace("\\", "/")).parts
 
 
 def _read_index(index: Path) -> list[Path]:

@@ -8,18 +8,20 @@ packages.
 from __future__ import annotations
 
 import errno
+import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from skembed.exceptions import UnsupportedModelError
+from skembed.exceptions import SkembedWarning, UnsupportedModelError, warn_user
 from skembed.weights._files import missing_part, wanted_files
+from skembed.weights._remember import read_fact, write_fact
 
 if TYPE_CHECKING:
     from huggingface_hub.errors import HfHubHTTPError
 
-__all__ = ["Outcome", "download", "find_cached", "is_offline", "why_not_an_id"]
+__all__ = ["Outcome", "complete_cached", "download", "find_cached", "is_offline", "why_not_an_id"]
 
 # Judged by huggingface_hub where it knows the list of the repository's files; weights are judged
 # by `missing_part`, as caches filled by other libraries rarely hold every file of a repository.
@@ -34,8 +36,13 @@ _ESSENTIAL = [
     "preprocessor_config.json",
 ]
 
+_MODULES = "modules.json"
+_NO_MODULES = "hub-without-modules"  # the namespace of the fact
 
 _MAX_ID = 96
+
+# Undecided snapshots that the user was warned of: the hub is not asked again in this process.
+_guessed: set[Path] = set()
 
 
 @dataclass(frozen=True)
@@ -54,6 +61,9 @@ class Outcome:
         The cause, if there was one.
     is_unreachable : bool
         Whether the hub could not be asked, so that asking again is of no use.
+    is_undecided : bool
+        Whether the folder has no modules.json though its repository may have one: other libraries
+        fetch configuration, tokenizer and weights alone, and nothing then tells how to pool.
     """
 
     place: str
@@ -61,6 +71,7 @@ class Outcome:
     folder: Path | None = None
     error: Exception | None = None
     is_unreachable: bool = False
+    is_undecided: bool = False
 
 
 def is_offline() -> bool:
@@ -103,10 +114,42 @@ def find_cached(model: str, revision: str | None) -> Outcome:
         return Outcome(place, result, error=error)
     except (OSError, ValueError) as error:
         return Outcome(place, f"it cannot be read ({error})", error=error)
-    lacking = missing_part(Path(found))
+    folder = Path(found)
+    lacking = missing_part(folder)
     if lacking:
-        return Outcome(place, f"the snapshot {Path(found).name} is incomplete: {lacking}")
-    return Outcome(place, "found", folder=Path(found))
+        return Outcome(place, f"the snapshot {folder.name} is incomplete: {lacking}")
+    if (folder / _MODULES).is_file() or _has_no_modules(model, folder.name):
+        return Outcome(place, "found", folder=folder)
+    result = f"the snapshot {folder.name} may lack {_MODULES}"
+    return Outcome(place, result, folder=folder, is_undecided=True)
+
+
+def complete_cached(model: str, revision: str | None, cached: Outcome) -> Outcome:
+    """Fetch what an undecided snapshot may lack; where that fails, take it as it is and warn."""
+    folder = cached.folder
+    if folder is None or folder in _guessed:
+        return cached
+    reason = "the hub is not asked: offline mode is on"
+    if not is_offline():
+        # Its own commit, not the newest: the same name keeps giving the same vectors.
+        fetched = download(model, folder.name)
+        if fetched.folder is not None:
+            return fetched
+        now = find_cached(model, revision)
+        if not now.is_undecided:  # modules.json came, and perhaps not all that it names
+            return now
+        reason = f"{fetched.place}: {fetched.result}"
+    option = "" if revision is None else f" --revision {revision}"
+    warn_user(
+        f"The snapshot {folder.name} of {model!r} in the hub's cache has no {_MODULES}, and "
+        f"nothing tells whether the repository has one ({reason}). If it does, pooling and "
+        "normalisation are guessed here, and vectors differ from the model's own. Complete the "
+        f"snapshot with `hf download {model}{option}`, or set pooling and normalize and ignore "
+        "this warning.",
+        SkembedWarning,
+    )
+    _guessed.add(folder)
+    return cached
 
 
 def download(model: str, revision: str | None) -> Outcome:
@@ -138,10 +181,42 @@ def download(model: str, revision: str | None) -> Outcome:
         # reported with the other places and chained to the final error.
         result, is_unreachable = _explain(model, revision, error)
         return Outcome(place, result, error=error, is_unreachable=is_unreachable)
-    lacking = missing_part(Path(found))
+    folder = Path(found)
+    lacking = missing_part(folder)
     if lacking:
         return Outcome(place, f"the download is incomplete: {lacking}")
-    return Outcome(place, "found", folder=Path(found))
+    # A branch may have moved on between the two requests.
+    if _MODULES not in names and info.sha == folder.name:
+        write_fact(_NO_MODULES, json.dumps([model, folder.name]), "true")
+    return Outcome(place, "found", folder=folder)
+
+
+def _has_no_modules(model: str, commit: str) -> bool:
+    """Return whether it is known that a repository has no modules.json at a commit."""
+    from huggingface_hub import _CACHED_NO_EXIST, try_to_load_from_cache
+
+    if try_to_load_from_cache(model, _MODULES, revision=commit) is _CACHED_NO_EXIST:
+        return True
+    if read_fact(_NO_MODULES, json.dumps([model, commit])) is not None:
+        return True
+    listed = _listed_files(model, commit)
+    return listed is not None and _MODULES not in listed
+
+
+def _listed_files(model: str, commit: str) -> set[str] | None:
+    """Return the files of a repository from the list in the hub's cache, if there is one."""
+    import huggingface_hub
+
+    # Versions that have no such function keep no lists.
+    get_tree = getattr(huggingface_hub, "get_cached_repo_tree", None)
+    if get_tree is None:
+        return None
+    from huggingface_hub.errors import CachedRepoTreeNotFoundError
+
+    try:
+        return {file.path for file in get_tree(model, revision=commit)}
+    except CachedRepoTreeNotFoundError:
+        return None
 
 
 def _spell(model: str, revision: str | None) -> str:

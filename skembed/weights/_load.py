@@ -107,10 +107,19 @@ def check_weights(folder: str | Path) -> list[Path]:
     UnsafeModelError
         A file is a pickle of more than tensors: reading it would run code of its own choice.
     UnsupportedModelError
-        There are no weights that skembed reads, or some are missing or damaged; the message says
-        what is there.
+        There are no weights that skembed reads, or some are missing or damaged, or an adapter
+        stands beside them; the message says what is there.
     """
-    files = find_weights(Path(folder))
+    folder = Path(folder)
+    files = find_weights(folder)
+    # transformers takes the adapter where peft is installed and leaves it where it is not: the
+    # same files would give two different models.
+    if (folder / "adapter_config.json").exists():
+        raise UnsupportedModelError(
+            f"{folder} holds an adapter (adapter_config.json) beside whole weights, and skembed "
+            "applies none. Merge it into the model (peft's `merge_and_unload`) and save that; or, "
+            "if the adapter is not wanted, remove adapter_config.json."
+        )
     for path in files:
         # Files older than torch 1.6 are no zip archives; torch refuses them at load time if unsafe.
         if path.suffix in _TORCH_KINDS and zipfile.is_zipfile(path):

@@ -14,7 +14,14 @@ from typing import Literal
 
 from skembed.exceptions import InvalidParameterError, ModelNotFoundError
 from skembed.weights._files import describe_folder, is_model_folder
-from skembed.weights._hub import Outcome, download, find_cached, is_offline, why_not_an_id
+from skembed.weights._hub import (
+    Outcome,
+    complete_cached,
+    download,
+    find_cached,
+    is_offline,
+    why_not_an_id,
+)
 from skembed.weights._packages import PACKAGES, check_package, find_package
 
 __all__ = ["ModelSource", "resolve_model"]
@@ -54,7 +61,9 @@ def resolve_model(name: str | os.PathLike[str], *, revision: str | None = None) 
     "sentence-transformers/all-MiniLM-L6-v2".
 
     A complete snapshot in the cache is used without asking the hub whether there is a newer one:
-    the same name keeps giving the same vectors. Pin `revision` to choose another.
+    the same name keeps giving the same vectors. Pin `revision` to choose another. A snapshot that
+    may lack its modules.json, as other libraries leave it, is first completed from the hub; where
+    that cannot be, it is used with a warning.
 
     Parameters
     ----------
@@ -77,6 +86,11 @@ def resolve_model(name: str | os.PathLike[str], *, revision: str | None = None) 
         No such model; the message lists what was tried, in order.
     UnsupportedModelError
         The hub has the model, but not in a form that skembed reads.
+
+    Warns
+    -----
+    SkembedWarning
+        A cached snapshot may lack its modules.json; once per process and snapshot.
 
     Notes
     -----
@@ -191,6 +205,8 @@ def _from_hub(
 ) -> ModelSource | None:
     for model in ids:
         tried.append(find_cached(model, revision))
+        if tried[-1].is_undecided:
+            tried.append(complete_cached(model, revision, tried[-1]))
         if tried[-1].folder is not None:
             return _hub_source(name, tried[-1].folder)
     if is_offline():

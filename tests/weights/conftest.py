@@ -11,7 +11,7 @@ import torch
 from huggingface_hub import constants
 from safetensors.torch import save_file
 
-from skembed.weights import _digest, _models, _remember
+from skembed.weights import _digest, _hub, _models, _remember
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 OLD_COMMIT = "f" * 40
@@ -21,6 +21,7 @@ OLD_COMMIT = "f" * 40
 def private_caches(tmp_path, monkeypatch):
     monkeypatch.setenv("SKEMBED_HOME", str(tmp_path / "home"))
     monkeypatch.setattr(_remember, "_facts", {})
+    monkeypatch.setattr(_hub, "_guessed", set())
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_PROGRESS_BARS", True)
@@ -57,13 +58,19 @@ def write_model():
 
 @pytest.fixture
 def write_snapshot(tmp_path, write_model):
-    """Lay out a model in the hub's cache as huggingface_hub does; returns the snapshot."""
+    """Lay out a model in the hub's cache as huggingface_hub does; returns the snapshot.
 
-    def write(model, commit=COMMIT, ref="main"):
+    Unless `is_undecided`, the cache knows that the repository has no modules.json.
+    """
+
+    def write(model, commit=COMMIT, ref="main", is_undecided=False):
         store = tmp_path / "hub" / f"models--{model.replace('/', '--')}"
         if ref:
             (store / "refs").mkdir(parents=True, exist_ok=True)
             (store / "refs" / ref).write_text(commit)
+        if not is_undecided:
+            (store / ".no_exist" / commit).mkdir(parents=True)
+            (store / ".no_exist" / commit / "modules.json").touch()
         return write_model(store / "snapshots" / commit)
 
     return write
@@ -127,7 +134,9 @@ def _make_handler(hub):
                 )
             if hub.is_gated:
                 return self.reply(403, X_Error_Code="GatedRepo")
-            body = files["/".join(rest[2:])]
+            body = files.get("/".join(rest[2:]))
+            if body is None:
+                return self.reply(404, X_Error_Code="EntryNotFound", X_Repo_Commit=commit)
             etag = '"' + hashlib.sha1(body).hexdigest() + '"'
             return self.reply(200, body, ETag=etag, X_Repo_Commit=commit)
 

@@ -3,10 +3,10 @@
 import hashlib
 import os
 import shutil
+import time
 
 import pytest
 
-from skembed.exceptions import InvalidParameterError
 from skembed.weights import _digest, _remember, file_sha256, folder_digest
 
 MIB = 1 << 20
@@ -146,16 +146,89 @@ def test_every_change_of_a_model_changes_the_digest(tmp_path, write_model, chang
     assert folder_digest(folder) != digest
 
 
-def test_the_digest_of_named_files_is_of_those_alone(tmp_path, write_model):
+def test_the_digest_of_a_folder_is_of_names_and_contents(tmp_path):
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / "vocab.txt").write_bytes(b"a")
+    (tmp_path / "config.json").write_bytes(b"{}")
+    lines = [
+        f'["{name}", "{hashlib.sha256(content).hexdigest()}"]\n'
+        for name, content in (("config.json", b"{}"), ("sub/vocab.txt", b"a"))
+    ]
+    expected = hashlib.blake2b(
+        "".join(lines).encode(), digest_size=16, person=b"skembed.folder"
+    ).digest()
+    assert folder_digest(tmp_path) == expected
+
+
+@pytest.fixture
+def n_asked(monkeypatch):
+    """Count the files whose own digest is asked for."""
+    count = []
+    true_digest = _digest.file_sha256
+    monkeypatch.setattr(
+        _digest, "file_sha256", lambda path: count.append(path) or true_digest(path)
+    )
+    return lambda: len(count)
+
+
+def test_a_folder_that_has_not_changed_is_only_looked_at(tmp_path, write_model, later, n_asked):
     folder = write_model(tmp_path)
-    digest = folder_digest(folder, ["config.json"])
-    assert folder_digest(folder, iter(["./config.json"])) == digest
-    (folder / "model.safetensors").unlink()
-    assert folder_digest(folder, ["config.json"]) == digest
-    assert folder_digest(folder, []) != digest
+    digest = folder_digest(folder)
+    assert n_asked() == 2
+    assert folder_digest(folder) == digest
+    assert n_asked() == 2
 
 
-@pytest.mark.parametrize("name", ["../x.json", "/x.json"])
-def test_named_files_may_not_lead_out_of_the_folder(tmp_path, name):
-    with pytest.raises(InvalidParameterError, match="stay in it"):
-        folder_digest(tmp_path, [name])
+def test_the_digest_of_a_folder_written_just_now_is_not_remembered(tmp_path, write_model, n_asked):
+    folder = write_model(tmp_path)
+    assert folder_digest(folder) == folder_digest(folder)
+    assert n_asked() == 4
+
+
+def test_a_folder_that_changes_while_it_is_read_is_not_remembered(
+    tmp_path, write_model, later, monkeypatch
+):
+    folder = write_model(tmp_path)
+    true_digest = _digest.file_sha256
+
+    def change_meanwhile(path):
+        digest = true_digest(path)
+        (folder / "config.json").write_text('{"model_type": "roberta"}')
+        return digest
+
+    monkeypatch.setattr(_digest, "file_sha256", change_meanwhile)
+    before = folder_digest(folder)
+    monkeypatch.setattr(_digest, "file_sha256", true_digest)
+    assert folder_digest(folder) != before
+
+
+@pytest.mark.parametrize("change", ["content", "times kept", "other link", "new", "gone"])
+def test_a_remembered_folder_is_read_again_after_every_change(tmp_path, write_model, later, change):
+    folder = write_model(tmp_path / "model")
+    blobs = [tmp_path / name for name in "ab"]
+    for blob in blobs:
+        blob.write_text(f"a file {blob.name}")
+    (folder / "vocab.txt").symlink_to(blobs[0])
+    digest, stat = folder_digest(folder), blobs[0].stat()
+    time.sleep(0.05)  # file systems' clocks tick every few milliseconds
+    if change == "new":
+        (folder / "sub").mkdir()
+        (folder / "sub" / "vocab.txt").write_text("a")
+    elif change == "other link":
+        (folder / "vocab.txt").unlink()
+        (folder / "vocab.txt").symlink_to(blobs[1])
+    elif change == "gone":
+        (folder / "vocab.txt").unlink()
+    else:
+        blobs[0].write_text("b file a")
+        if change == "times kept":
+            os.utime(blobs[0], ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert folder_digest(folder) != digest
+
+
+def test_only_so_many_folders_are_remembered(tmp_path, write_model, later, monkeypatch):
+    monkeypatch.setattr(_digest, "_folders", {})
+    monkeypatch.setattr(_digest, "_N_FOLDERS", 2)
+    folders = [write_model(tmp_path / name) for name in "abc"]
+    assert len({folder_digest(folder) for folder in folders}) == 1
+    assert len(_digest._folders) <= 2

@@ -2,12 +2,14 @@
 
 import re
 import shutil
+import warnings
 
+import huggingface_hub
 import pytest
-from huggingface_hub import constants
+from huggingface_hub import HfApi, constants, hf_hub_download, snapshot_download
 
-from skembed.exceptions import ModelNotFoundError, UnsupportedModelError
-from skembed.weights import resolve_model
+from skembed.exceptions import ModelNotFoundError, SkembedWarning, UnsupportedModelError
+from skembed.weights import _hub, _remember, folder_digest, resolve_model
 
 from .conftest import COMMIT, OLD_COMMIT
 
@@ -213,3 +215,179 @@ def test_a_cache_that_is_not_a_folder_is_reported(tmp_path):
     with pytest.raises(ModelNotFoundError, match=r"hub cache \S+, 'org/model': "):
         resolve_model("org/model")
     shutil.rmtree(tmp_path / "hub", ignore_errors=True)
+
+
+MODULES = (
+    '[{"type": "sentence_transformers.models.Transformer", "path": ""},'
+    ' {"type": "sentence_transformers.models.Pooling", "path": "1_Pooling"}]'
+)
+
+
+@pytest.fixture
+def origin(tmp_path, write_model, hub):
+    """A repository with a modules.json."""
+    origin = write_model(tmp_path / "origin")
+    (origin / "1_Pooling").mkdir()
+    (origin / "1_Pooling" / "config.json").write_text("{} ")
+    (origin / "modules.json").write_text(MODULES)
+    hub.add("org/model", origin)
+    return origin
+
+
+def fetch_as_transformers(model, revision="main"):
+    """Fill the cache as AutoModel.from_pretrained does."""
+    for name in ("config.json", "model.safetensors"):
+        hf_hub_download(model, name, revision=revision)
+
+
+@pytest.fixture
+def unlisted(monkeypatch):
+    """Let huggingface_hub keep no lists of files, as its older versions."""
+    monkeypatch.setattr(_hub, "_listed_files", lambda model, commit: None)
+    reader = "huggingface_hub._snapshot_download.read_tree_cache"
+    monkeypatch.setattr(reader, lambda folder, commit: None, raising=False)
+
+
+@pytest.fixture
+def offline(monkeypatch):
+    return lambda: monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+
+
+def test_a_snapshot_that_transformers_left_is_completed(origin, hub):
+    fetch_as_transformers("org/model")
+    source = resolve_model("org/model")
+    assert (source.origin, source.revision) == ("hub", COMMIT)
+    assert folder_digest(source.folder) == folder_digest(origin)
+    n_requests = len(hub.requests)
+    assert resolve_model("org/model") == source
+    assert len(hub.requests) == n_requests
+
+
+def test_a_snapshot_is_completed_at_its_own_commit(origin, hub):
+    """The newest may be another model, and its weights another download."""
+    fetch_as_transformers("org/model")
+    hub.refs["main"] = OLD_COMMIT
+    source = resolve_model("org/model")
+    assert source.revision == COMMIT
+    assert (source.folder / "modules.json").is_file()
+    assert hub.downloaded().count("model.safetensors") == 1
+    assert resolve_model("org/model").revision == COMMIT
+
+
+def test_an_undecided_snapshot_is_used_offline_with_one_warning(origin, hub, offline):
+    fetch_as_transformers("org/model", revision="old")
+    offline()
+    advice = r"has no modules\.json.*offline mode.*`hf download org/model --revision old`"
+    with pytest.warns(SkembedWarning, match=advice) as caught:
+        source = resolve_model("org/model", revision="old")
+    assert caught[0].filename == __file__
+    assert source.revision == OLD_COMMIT
+    assert resolve_model("org/model", revision="old") == source  # warns no more
+
+
+def test_an_undecided_snapshot_warns_again_until_the_warning_was_let_pass(write_snapshot):
+    write_snapshot("org/model", is_undecided=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for _ in range(2):
+            with pytest.raises(SkembedWarning, match=r"`hf download org/model`, or set pooling"):
+                resolve_model("org/model")
+
+
+def test_an_undecided_snapshot_is_used_where_the_hub_cannot_be_reached(
+    write_snapshot, hub, monkeypatch
+):
+    snapshot = write_snapshot("org/model", is_undecided=True)
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    with pytest.warns(SkembedWarning, match="could not be reached"):
+        assert resolve_model("org/model").folder == snapshot
+    monkeypatch.setattr(_hub, "download", None)  # asked once in a process
+    assert resolve_model("org/model").folder == snapshot
+
+
+def test_an_undecided_snapshot_is_used_where_the_hub_does_not_know_it(write_snapshot, hub):
+    snapshot = write_snapshot("org/model", is_undecided=True)
+    with pytest.warns(SkembedWarning, match="no such model"):
+        assert resolve_model("org/model").folder == snapshot
+
+
+def test_a_snapshot_that_could_only_be_completed_in_part_is_not_used(
+    write_snapshot, origin, hub, monkeypatch
+):
+    snapshot = write_snapshot("org/model", is_undecided=True)
+
+    def break_off(model, revision):
+        shutil.copy(origin / "modules.json", snapshot)
+        return _hub.Outcome("hub", "could not be reached", is_unreachable=True)
+
+    monkeypatch.setattr("skembed.weights._resolve.download", break_off)
+    monkeypatch.setattr(_hub, "download", break_off)
+    with pytest.raises(ModelNotFoundError, match=r"1_Pooling/config\.json is missing"):
+        resolve_model("org/model")
+
+
+@pytest.mark.parametrize("revision", [None, "old"])
+def test_a_download_without_modules_is_known_as_whole(
+    tmp_path, write_model, hub, unlisted, offline, monkeypatch, revision
+):
+    hub.add("org/model", write_model(tmp_path / "origin"))
+    source = resolve_model("org/model", revision=revision)
+    n_requests = len(hub.requests)
+    assert resolve_model("org/model", revision=revision) == source
+    assert len(hub.requests) == n_requests
+    offline()
+    assert resolve_model("org/model", revision=revision) == source
+    monkeypatch.setattr(_remember, "_facts", {})  # another process
+    assert resolve_model("org/model", revision=revision) == source
+
+
+def test_a_snapshot_that_transformers_left_without_modules_is_asked_for_once(
+    tmp_path, write_model, hub, unlisted, offline
+):
+    hub.add("org/model", write_model(tmp_path / "origin"))
+    fetch_as_transformers("org/model")
+    source = resolve_model("org/model")
+    n_requests = len(hub.requests)
+    assert resolve_model("org/model") == source
+    assert len(hub.requests) == n_requests
+    offline()
+    assert resolve_model("org/model") == source
+
+
+def test_what_the_hub_once_denied_is_known(tmp_path, write_model, hub, offline):
+    """As sentence-transformers asks for modules.json of every model."""
+    hub.add("org/model", write_model(tmp_path / "origin"))
+    fetch_as_transformers("org/model")
+    with pytest.raises(Exception, match="404"):
+        hf_hub_download("org/model", "modules.json")
+    offline()
+    assert resolve_model("org/model").revision == COMMIT
+
+
+def test_a_whole_download_by_huggingface_hub_is_known(tmp_path, write_model, hub, offline):
+    if not hasattr(huggingface_hub, "get_cached_repo_tree"):
+        pytest.skip("this version keeps no lists of files")
+    hub.add("org/model", write_model(tmp_path / "origin"))
+    snapshot_download("org/model")
+    offline()
+    assert resolve_model("org/model").revision == COMMIT
+
+
+def test_the_files_of_one_commit_tell_nothing_of_the_next(
+    tmp_path, write_model, hub, unlisted, monkeypatch
+):
+    """A branch may move on between the list of its files and their download."""
+    origin = write_model(tmp_path / "origin")
+    hub.add("org/model", origin)
+    true_info = HfApi.model_info
+
+    def push_meanwhile(self, *args, **kwargs):
+        info = true_info(self, *args, **kwargs)
+        (origin / "modules.json").write_text("[]")
+        hub.add("org/model", origin)
+        hub.refs["main"] = OLD_COMMIT
+        return info
+
+    monkeypatch.setattr(HfApi, "model_info", push_meanwhile)
+    resolve_model("org/model")
+    assert (resolve_model("org/model").folder / "modules.json").is_file()

@@ -4,13 +4,22 @@ import json
 import pickle
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 import pytest
 
 from skembed.exceptions import InvalidParameterError, ModelNotFoundError
-from skembed.weights import PACKAGES, _packages, _resolve, file_sha256, resolve_model
+from skembed.weights import (
+    PACKAGES,
+    _digest,
+    _packages,
+    _resolve,
+    file_sha256,
+    folder_digest,
+    resolve_model,
+)
 
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"
 
@@ -141,6 +150,32 @@ def test_a_package_with_another_content_is_refused_with_both_hashes(install):
         resolve_model("packaged")
     assert expected in str(caught.value)
     assert file_sha256(config) in str(caught.value)
+
+
+def test_a_package_that_passed_is_only_looked_at(install, later, monkeypatch):
+    folder = install()
+    assert folder_digest(resolve_model("packaged").folder) == folder_digest(folder)
+    asked = []
+    for module in (_digest, _packages):
+        monkeypatch.setattr(module, "file_sha256", asked.append)
+    assert resolve_model("packaged").folder == folder
+    folder_digest(folder)
+    assert asked == []
+
+
+@pytest.mark.parametrize("change", ["content", "new", "gone"])
+def test_a_package_that_changes_after_it_passed_is_refused(install, later, change):
+    folder = install()
+    assert resolve_model("packaged").folder == folder
+    time.sleep(0.05)  # file systems' clocks tick every few milliseconds
+    if change == "content":
+        (folder / "config.json").write_text('{"model_type": "BERT"}')
+    elif change == "new":
+        (folder / "vocab.txt").write_text("")
+    else:
+        (folder / "config.json").unlink()
+    with pytest.raises(ModelNotFoundError, match=r"packaged-model==1\.0: refused"):
+        resolve_model("packaged")
 
 
 def test_a_package_with_a_file_too_many_or_too_few_is_refused(install):
