@@ -88,11 +88,11 @@ class Environment:
         is_readonly: bool = False,
     ) -> None:
         self.path = path
+        self.is_readonly = is_readonly
         self._data = path / "data.mdb"
         self._names = names
         self._gate = gate
         self._is_durable = is_durable
-        self._is_readonly = is_readonly
         self._mutex = threading.Lock()
         self._is_resting = False
         self._is_closed = False
@@ -205,7 +205,7 @@ class Environment:
             env = self._open_handle()
             try:
                 tables = self._open_tables(env)
-                if not self._is_readonly:
+                if not self.is_readonly:
                     env.reader_check()
                 status = self._data.stat()
             except BaseException:
@@ -218,7 +218,7 @@ class Environment:
         for _ in range(_N_TRIES):
             try:
                 return {
-                    name: env.open_db(name, create=not self._is_readonly) for name in self._names
+                    name: env.open_db(name, create=not self.is_readonly) for name in self._names
                 }
             except lmdb.MapResizedError:
                 # Grown by another process since the handle was opened a moment ago.
@@ -236,7 +236,7 @@ class Environment:
             "readahead": False,
             "mode": 0o777,
         }
-        if self._is_readonly:
+        if self.is_readonly:
             try:
                 return lmdb.open(str(self.path), readonly=True, **settings)
             except (lmdb.Error, OSError):

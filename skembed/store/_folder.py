@@ -21,15 +21,22 @@ from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 from uuid import uuid4
 
-import lmdb
-
 from skembed.store._claims import TABLE, SharedClaims
 from skembed.store._environment import Environment, StaleError
 from skembed.store._fork import watch_forks
 from skembed.store._locks import Gate, is_held, lock_new_file
+from skembed.store._trouble import TROUBLE
 from skembed.store._vectors import TABLES, Vectors
 
-__all__ = ["Folder", "Seat", "close_folders", "has_life", "leave_folder", "open_folder"]
+__all__ = [
+    "Folder",
+    "Seat",
+    "close_folders",
+    "close_unused_folders",
+    "has_life",
+    "leave_folder",
+    "open_folder",
+]
 
 _GATE = "gate"
 _ALIVE = "alive"
@@ -67,6 +74,9 @@ class Folder:
         self.token = b""
         self._lock: int | None = None
         self._is_closed = False
+        # Held while the sign of life comes or goes: a thread that still uses a folder that another
+        # closes must not put it up again, since nobody would take it down.
+        self._sign_lock = threading.Lock()
         self.is_readonly = not _is_writable(path)
         if not self.is_readonly:
             with _enter_gate(path):
@@ -98,24 +108,35 @@ class Folder:
             if not self._own_file().exists():
                 raise StaleError(f"{self.path} was taken away")
         elif is_write:
-            with _enter_gate(self.path):
+            with _enter_gate(self.path), self._sign_lock:
+                if self._is_closed:
+                    raise StaleError(f"{self.path} was closed")
                 if not self.token:
                     self._appear()
 
     def is_alive(self, token: bytes) -> bool:
         """Say whether the process with `token` still lives."""
-        return token == self.token or is_held(self.path / _ALIVE / token.hex())
+        # A thread that claims while another resigns does so without a name.
+        return token != b"" and (token == self.token or is_held(self.path / _ALIVE / token.hex()))
 
     def resign(self) -> None:
         """Let every claim of this process lapse, whether or not it can still be deleted."""
-        self._disappear()
+        with self._sign_lock:
+            self._disappear()
 
     def close(self) -> None:
-        """Close the files; for when the last user has gone."""
+        """Write down the uses that were noted and close the files; the last user has gone.
+
+        A thread that is at work in the folder finishes its transaction, and then meets
+        `StaleError`.
+        """
+        self._flush()
         self._is_closed = True
-        self._disappear()
         self.vectors.environment.close()
         self.claims.environment.close()
+        # Last, so that nobody claims in the name of a process that gave up its name.
+        with self._sign_lock:
+            self._disappear()
 
     def before_fork(self) -> None:
         """Nothing to bring to rest: the environments do."""
@@ -124,6 +145,7 @@ class Folder:
         """Become another process among the holders; the parent keeps its own sign of life."""
         if not in_child:
             return
+        self._sign_lock = threading.Lock()
         self.vectors.after_fork_in_child()
         if self._lock is not None:
             # Locks are not inherited, so this closes a descriptor and no more.
@@ -131,6 +153,15 @@ class Folder:
             self._lock = None
         # Its own sign of life may have to be waited for; that is left to the first use.
         self.token = b""
+
+    def _flush(self) -> None:
+        if not self.vectors.has_notes:
+            return
+        # A lost note of use costs little and is not worth a warning. A folder that was taken away
+        # is not written to: what stands in its place may be open in this process already.
+        with suppress(*TROUBLE):
+            self.check(is_write=True)
+            self.vectors.flush()
 
     def _gate(self) -> AbstractContextManager[None]:
         return nullcontext() if self.is_readonly else _enter_gate(self.path)
@@ -151,7 +182,9 @@ class Folder:
     def _disappear(self) -> None:
         lock, self._lock = self._lock, None
         if lock is not None:
-            self._own_file().unlink(missing_ok=True)
+            # The folder may be gone, or something else in its place.
+            with suppress(OSError):
+                self._own_file().unlink()
             os.close(lock)
         self.token = b""
 
@@ -203,13 +236,16 @@ def leave_folder(folder: Folder, user: Seat) -> None:
         _close_unused()
 
 
+def close_unused_folders() -> None:
+    """Close the folders whose users have left or are gone."""
+    with _open.lock:
+        _close_unused()
+
+
 def close_folders() -> None:
     """Close every folder; for the end of the process."""
     with _open.lock:
         for folder in _open.by_place.values():
-            # At the end of a process there is nobody left to tell of a lost note of use.
-            with suppress(lmdb.Error, OSError):
-                folder.vectors.flush()
             folder.close()
         _open.by_place.clear()
 

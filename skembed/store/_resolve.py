@@ -1,19 +1,28 @@
 """Which store an embedder's `cache` means.
 
-Owns the store of the run. Must not know what a store does.
+Owns the store of the run, and how many stores that were named by a folder stay open. Must not know
+what a store does.
 """
 
 from __future__ import annotations
 
 import os
+import threading
+import weakref
+from collections import OrderedDict
 from collections.abc import Callable
 
 from skembed.exceptions import InvalidParameterError
-from skembed.store._folder import Folder, has_life, open_folder
+from skembed.store._environment import StaleError
+from skembed.store._folder import Folder, close_unused_folders, has_life, open_folder
+from skembed.store._fork import watch_forks
 from skembed.store._run import create_run_folder, run_folder, run_limit, sweep_runs
 from skembed.store._store import EmbeddingStore
 
 __all__ = ["resolve_store"]
+
+# Each keeps seven files open, and up to 128 MiB in memory.
+_N_RECENT = 8
 
 
 class _RunStore(EmbeddingStore):
@@ -21,10 +30,16 @@ class _RunStore(EmbeddingStore):
 
     def __init__(self) -> None:
         super().__init__(run_folder())
+        self._has_begun = False
 
     def _find_folder(self) -> Folder:
         assert self.path is not None
         is_new = not self.path.exists()
+        if is_new and self._has_begun:
+            # Its owner has exited or it was swept: a folder made now would have nobody to remove
+            # it.
+            self._is_off = True
+            raise StaleError(f"{self.path} was taken away")
         create_run_folder(self.path)
         if is_new:
             sweep_runs(has_life)
@@ -32,12 +47,8 @@ class _RunStore(EmbeddingStore):
         folder = open_folder(self.path, self._seat, is_durable=False)
         if self.max_bytes is None:
             self.max_bytes = run_limit(self.path)
+        self._has_begun = True
         return folder
-
-    def _lose_folder(self, folder: Folder) -> None:
-        # Its owner has exited or it was swept: a folder made now would have nobody to remove it.
-        super()._lose_folder(folder)
-        self._is_off = True
 
     def __repr__(self) -> str:
         return f"<store of this run at {self.path}>"
@@ -47,8 +58,51 @@ class _RunStore(EmbeddingStore):
         return resolve_store, ("run",)
 
 
-# Kept, so that each call of an estimator meets what the last one left in memory.
-_stores: dict[str, EmbeddingStore] = {}
+class _NamedStores:
+    """The stores that were named by a folder: those in use, and the last few.
+
+    Kept, so that each call of an estimator meets what the last one left in memory. One that is no
+    longer among the last is not closed under whoever uses it: it goes when its last user does, and
+    its folder is closed at the next occasion.
+    """
+
+    def __init__(self) -> None:
+        self._in_use: weakref.WeakValueDictionary[str, EmbeddingStore] = (
+            weakref.WeakValueDictionary()
+        )
+        self._recent: OrderedDict[str, EmbeddingStore] = OrderedDict()  # oldest first
+        self._lock = threading.Lock()
+        watch_forks(self)
+
+    def find(self, name: str | os.PathLike[str]) -> EmbeddingStore:
+        """Return the one store of the folder called `name`."""
+        # Made before the lock is taken, which a fork waits for: making waits for a fork.
+        new = EmbeddingStore(name)
+        path = str(new.path)
+        dropped: list[tuple[str, EmbeddingStore]] = []
+        with self._lock:
+            store = self._in_use.setdefault(path, new)
+            self._recent[path] = store
+            self._recent.move_to_end(path)
+            if len(self._recent) > _N_RECENT:
+                dropped.append(self._recent.popitem(last=False))
+        if dropped:
+            dropped.clear()
+            close_unused_folders()
+        return store
+
+    def before_fork(self) -> None:
+        """Come to rest. The lock is held for microseconds only and nothing is taken inside it."""
+        self._lock.acquire()
+
+    def after_fork(self, *, in_child: bool) -> None:
+        """Go on; a child keeps the stores, which follow the fork themselves."""
+        self._lock.release()
+
+
+_named = _NamedStores()
+# One at most; a dictionary lets the first of several threads win.
+_runs: dict[str, EmbeddingStore] = {}
 
 
 def resolve_store(cache: object) -> EmbeddingStore | None:
@@ -58,7 +112,8 @@ def resolve_store(cache: object) -> EmbeddingStore | None:
     ----------
     cache : {"run"}, str, path-like, EmbeddingStore or None
         ``"run"`` is the store of this run, shared with its workers; any other string and a path
-        name a folder (a folder called run is ``"./run"``); None is no store.
+        name a folder (a folder called run is ``"./run"``); None is no store. The last eight folders
+        that were named stay open.
 
     Returns
     -------
@@ -85,6 +140,5 @@ def resolve_store(cache: object) -> EmbeddingStore | None:
             f"{cache!r} of type {type(cache).__name__}."
         )
     if cache == "run":
-        return _stores.get("run") or _stores.setdefault("run", _RunStore())
-    store = EmbeddingStore(cache)
-    return _stores.setdefault(str(store.path), store)
+        return _runs.get("run") or _runs.setdefault("run", _RunStore())
+    return _named.find(cache)

@@ -9,10 +9,10 @@ from __future__ import annotations
 import atexit
 import os
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import TypeVar
 
-from skembed.exceptions import InvalidParameterError, StoreWarning, warn_user
+from skembed.exceptions import StoreWarning, warn_user
+from skembed.store._check import check_bound, check_path
 from skembed.store._claims import claims_of
 from skembed.store._environment import StaleError
 from skembed.store._folder import Folder, Seat, close_folders, leave_folder, open_folder
@@ -75,8 +75,8 @@ class EmbeddingStore:
     def __init__(
         self, path: str | os.PathLike[str] | None = None, *, max_bytes: int | None = None
     ) -> None:
-        self.path = _checked_path(path)
-        self.max_bytes = _checked_bound(max_bytes)
+        self.path = check_path(path)
+        self.max_bytes = check_bound(max_bytes)
         if self.path is None:
             self.max_bytes = self.max_bytes or _MEMORY_ONLY_BYTES
             in_memory = self.max_bytes
@@ -104,6 +104,8 @@ class EmbeddingStore:
         values : list of bytes or None
         """
         found = self._memory.get_many(keys)
+        if (folder := self._folder) is not None:
+            folder.vectors.note_hits(keys, found, self.max_bytes)
         missing = [row for row, value in enumerate(found) if value is None]
         if missing:
             asked = [keys[row] for row in missing]
@@ -240,31 +242,31 @@ class EmbeddingStore:
     def close(self) -> None:
         """Close the files and forget what is in memory; the next use opens the folder again."""
         self._memory.clear()
-        if self._folder is not None:
-            self._on_disk(lambda folder: folder.vectors.flush(), is_write=True)
-            folder, self._folder = self._folder, None
+        folder, self._folder = self._folder, None
+        if folder is not None:
             leave_folder(folder, self._seat)
         self._tell()
 
     def _find_folder(self) -> Folder:
-        """Open the folder; raise one of `TROUBLE` if that cannot be done."""
+        """Open the folder; raise one of `TROUBLE` or `StaleError` if that cannot be done."""
         assert self.path is not None
         self.path.mkdir(parents=True, exist_ok=True)
         return open_folder(self.path, self._seat, is_durable=True)
 
     def _lose_folder(self, folder: Folder) -> None:
-        """Leave a folder that is gone; the next use makes it again."""
+        """Leave a folder that is gone or closed; the next use makes or opens it again."""
+        # Another thread may have done so already, and opened the next one.
         if self._folder is folder:
             self._folder = None
-            leave_folder(folder, self._seat)
+        leave_folder(folder, self._seat)
 
     def _on_disk(self, work: Callable[[Folder], T], *, is_write: bool = False) -> T | None:
         """Return ``work(folder)``; None if there is no folder that can do it."""
         for _ in range(2):
             if self._is_off or (is_write and self._is_full):
                 return None
+            folder = self._folder
             try:
-                folder = self._folder
                 if folder is None:
                     folder = self._folder = self._find_folder()
                 folder.check(is_write=is_write)
@@ -273,18 +275,18 @@ class EmbeddingStore:
                     return None
                 return work(folder)
             except StaleError:
-                if self._folder is not None:
-                    self._lose_folder(self._folder)
+                if folder is not None:
+                    self._lose_folder(folder)
             except TROUBLE as error:
-                self._give_up(error)
+                self._give_up(folder, error)
                 return None
         return None
 
-    def _give_up(self, error: Exception) -> None:
+    def _give_up(self, folder: Folder | None, error: Exception) -> None:
         """Go on without the folder, or without writing if it is only full."""
-        if self._folder is not None:
+        if folder is not None:
             # Claims that can no longer be given back must not be waited for.
-            self._folder.resign()
+            folder.resign()
         if is_full(self.path, error):
             self._is_full = True
         else:
@@ -381,28 +383,6 @@ def _restore(path: str | None, max_bytes: int | None) -> EmbeddingStore:
 
 def _drop_shared(folder: Folder, keys: Sequence[bytes]) -> None:
     folder.claims.drop(keys, folder.token)
-
-
-def _checked_path(path: object) -> Path | None:
-    if path is None:
-        return None
-    if not isinstance(path, (str, os.PathLike)) or not os.fspath(path):
-        raise InvalidParameterError(
-            f"path must be None or the name of a folder; got {path!r} of type "
-            f"{type(path).__name__}."
-        )
-    # Absolute, so that a worker that starts elsewhere finds the same folder.
-    return Path(os.fsdecode(path)).expanduser().absolute()
-
-
-def _checked_bound(max_bytes: object) -> int | None:
-    if max_bytes is None:
-        return None
-    if isinstance(max_bytes, bool) or not isinstance(max_bytes, int) or max_bytes <= 0:
-        raise InvalidParameterError(
-            f"max_bytes must be None or a positive number of bytes; got {max_bytes!r}."
-        )
-    return max_bytes
 
 
 atexit.register(close_folders)

@@ -1,6 +1,8 @@
 import signal
 import threading
+import time
 from collections import Counter
+from pathlib import Path
 
 import pytest
 
@@ -185,12 +187,18 @@ def test_claims_reach_loky_workers_only_through_the_store(tmp_path):
 
     store = EmbeddingStore(tmp_path / "x")
     store.claim(KEYS[:5])
-    taken = Parallel(n_jobs=2)(delayed(_claim_in_worker)(store) for _ in range(2))
+    signs = [tmp_path / "first", tmp_path / "second"]
+    taken = Parallel(n_jobs=2)(delayed(_claim_in_worker)(store, signs, mine) for mine in range(2))
     assert taken[0][:5] == taken[1][:5] == [False] * 5
     assert [a + b for a, b in zip(taken[0][5:], taken[1][5:], strict=True)] == [1] * 15
 
 
-def _claim_in_worker(store: EmbeddingStore) -> list[bool]:
+def _claim_in_worker(store: EmbeddingStore, signs: list[Path], mine: int) -> list[bool]:
+    # Until both are here: else one worker could do both tasks, one after the other.
+    signs[mine].touch()
+    deadline = time.monotonic() + 60
+    while not all(sign.exists() for sign in signs) and time.monotonic() < deadline:
+        time.sleep(0.01)
     return store.claim(KEYS)
 
 

@@ -5,20 +5,14 @@ import threading
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from sklearn.base import BaseEstimator, clone
 
 import skembed.store
 from skembed.exceptions import InvalidParameterError
-from skembed.store import EmbeddingStore, StoreInfo, content_key, resolve_store
+from skembed.store import EmbeddingStore, StoreInfo, resolve_store
 from skembed.store import _environment as environment_module
 from tests.store._processes import TOO_LONG, finish, run, start
-
-
-def make(n, size=100, salt=b""):
-    keys = [content_key(salt, str(i).encode()) for i in range(n)]
-    return keys, [bytes([i % 256]) * size for i in range(n)]
+from tests.store._rows import make
 
 
 @pytest.fixture(params=["memory", "folder"])
@@ -160,47 +154,6 @@ def test_the_data_file_is_never_shorter_than_its_pages(tmp_path):
         environment_module._check_file(tmp_path / "x" / "vectors" / "data.mdb")
 
 
-def oldest_kept(store, keys):
-    return [value is not None for value in store._folder.vectors.get_many(keys, None)[0]]
-
-
-def test_beyond_its_bound_a_folder_drops_the_least_recently_used(tmp_path):
-    store = EmbeddingStore(tmp_path / "x", max_bytes=1000)
-    keys, values = make(12)
-    store.put_many(keys[:10], values[:10])
-    store._memory.clear()
-    store.get_many(keys[:2])
-    store.put_many(keys[10:], values[10:])
-    assert oldest_kept(store, keys) == [True, True, False, False] + [True] * 8
-    info = store.info()
-    assert (info.n_entries, info.n_bytes, info.n_evicted) == (10, 1000, 2)
-
-
-def test_uses_are_remembered_by_the_next_process(tmp_path):
-    keys, values = make(12)
-    code = """
-        import sys
-        from skembed.store import EmbeddingStore, content_key
-        keys = [content_key(b"", str(i).encode()) for i in range(2)]
-        store = EmbeddingStore(sys.argv[1], max_bytes=1000)
-        assert None not in store.get_many(keys)
-    """
-    store = EmbeddingStore(tmp_path / "x", max_bytes=1000)
-    store.put_many(keys[:10], values[:10])
-    run(code, tmp_path / "x")
-    store.put_many(keys[10:], values[10:])
-    assert oldest_kept(store, keys) == [True, True, False, False] + [True] * 8
-
-
-def test_a_bound_applies_to_what_was_put_without_one(tmp_path):
-    keys, values = make(20)
-    EmbeddingStore(tmp_path / "x").put_many(keys, values)
-    store = EmbeddingStore(tmp_path / "x", max_bytes=500)
-    store.put_many([b"k" * 16], [b"x" * 100])
-    assert oldest_kept(store, keys) == [False] * 16 + [True] * 4
-    assert store.info().n_bytes == 500
-
-
 def test_memory_only_drops_the_least_recently_used():
     store = EmbeddingStore(max_bytes=1000)
     keys, values = make(12)
@@ -210,37 +163,6 @@ def test_memory_only_drops_the_least_recently_used():
     kept = [value is not None for value in store.get_many(keys)]
     assert kept == [True, True, False, False] + [True] * 8
     assert store.info().n_evicted == 2
-
-
-actions = st.lists(
-    st.tuples(st.sampled_from(["put", "get"]), st.integers(0, 7), st.integers(0, 300)), max_size=25
-)
-
-
-@settings(max_examples=25, deadline=None)
-@given(actions=actions)
-def test_a_folder_agrees_with_a_model_of_it(actions, tmp_path_factory):
-    """The order of use is exact in a process that reads nothing from memory."""
-    store = EmbeddingStore(tmp_path_factory.mktemp("store") / "x", max_bytes=600)
-    model: dict[bytes, bytes] = {}  # oldest first
-    for kind, number, size in actions:
-        key = content_key(b"", str(number).encode())
-        store._memory.clear()
-        if kind == "put":
-            value = bytes([number]) * size
-            store.put_many([key], [value])
-            model.pop(key, None)
-            model[key] = value
-            while sum(map(len, model.values())) > 600:
-                model.pop(next(iter(model)))
-        else:
-            is_noted = 2 * sum(map(len, model.values())) > 600
-            assert store.get_many([key]) == [model.get(key)]
-            if key in model and is_noted:
-                model[key] = model.pop(key)
-        assert store.info().n_bytes == sum(map(len, model.values()))
-    store.close()
-    assert store.get_many(list(model)) == list(model.values())
 
 
 class Estimator(BaseEstimator):
