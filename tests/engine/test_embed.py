@@ -13,6 +13,7 @@ from skembed.engine._rows import keys_of
 from skembed.engine._run import Job
 from skembed.exceptions import MemoryWarning, StoreWarning
 from skembed.store import EmbeddingStore
+from skembed.weights import shared_model
 from tests.engine.letters import LetterEncoder, letter_counts
 
 WORDS = st.lists(st.text("abcz", max_size=30), max_size=60)
@@ -142,6 +143,30 @@ def test_an_error_keeps_the_batches_that_had_run(monkeypatch, n_running):
     result = embed(encoder, texts, store=store)
     np.testing.assert_array_equal(result.vectors, expected(texts))
     assert sorted(encoder.encoded) == sorted(texts)
+
+
+def test_memory_that_ran_out_is_sought_among_other_models():
+    encoder = LetterEncoder(fits=3)
+    other, own = (shared_model(key, object, lambda: 0) for key in (b"other", encoder.model_key))
+    with pytest.warns(MemoryWarning, match="going on with half"):
+        embed(encoder, ["ab", "cd"])
+    assert shared_model(encoder.model_key, object, lambda: 0) is own
+    assert shared_model(b"other", object, lambda: 0) is not other
+
+
+@pytest.mark.parametrize("bad", ["!", "zzzzz?"])
+def test_a_row_with_a_fault_is_let_go_while_the_others_run(bad):
+    encoder, store = LetterEncoder(budget=6), EmbeddingStore()
+    key = keys_of(encoder, [bad])[0].tobytes()
+    was_free = []
+
+    def ask():
+        was_free.extend(store.claim([key]))
+        store.release([key])
+
+    encoder.before_batch = ask
+    embed(encoder, [bad, "abcde", "fghij"], store=store)
+    assert was_free[-2:] == [True, True]
 
 
 def test_a_row_that_does_not_fit_alone_is_an_error():
