@@ -68,6 +68,20 @@ def test_another_activation_stays_as_it_is(rows):
     assert isinstance(net.gelu, nn.ReLU)
 
 
+@needs_operators
+def test_a_gelu_that_takes_other_things_too_stays(rows):
+    class Mixed(Net):
+        def forward(self, x):
+            return super().forward(self.gelu(x))
+
+    net = Mixed(nn.GELU())
+    is_packed, change = pack(net, rows)
+    assert is_packed
+    assert change < 0.02
+    assert isinstance(net.first, PackedLinear)
+    assert isinstance(net.gelu, nn.GELU)
+
+
 def test_an_output_that_is_used_elsewhere_too_undoes_everything(rows):
     net = Net(nn.GELU(), residual=True)
     is_packed, change = pack(net, rows)
