@@ -1,5 +1,7 @@
 """Devices and precision."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -22,15 +24,32 @@ def test_a_device_that_is_not_there_is_named():
         resolve_device("cuda")
 
 
-@pytest.mark.parametrize(("gain", "dtype"), [(2.0, torch.bfloat16), (1.1, torch.float32)])
+def set_clock(monkeypatch, gain):
+    """Let a layer take `gain` seconds in float32, and then one second in bfloat16."""
+    ticks = [tick for seconds in (gain, 1.0) for _ in range(6) for tick in (0.0, seconds)]
+    monkeypatch.setattr(_devices, "time", SimpleNamespace(perf_counter=iter(ticks).__next__))
+
+
+@pytest.mark.parametrize(("gain", "dtype"), [(1.4, torch.bfloat16), (1.2, torch.float32)])
 def test_bfloat16_is_chosen_where_the_probe_finds_it_faster(monkeypatch, tmp_path, gain, dtype):
     monkeypatch.setenv("SKEMBED_HOME", str(tmp_path))
-    monkeypatch.setattr(torch, "__version__", f"test-{gain}")
-    monkeypatch.setattr(_devices, "_probe_bfloat16", lambda: "faster" if gain > 1.3 else "slower")
+    set_clock(monkeypatch, gain)
     assert resolve_dtype("auto", CPU) is dtype
     # The machine's answer holds: another process, or a noisy second probe, gives the same.
-    monkeypatch.setattr(_devices, "_probe_bfloat16", lambda: "neither")
+    set_clock(monkeypatch, 1 / gain)
     assert resolve_dtype("auto", CPU) is dtype
+
+
+@pytest.mark.parametrize(
+    "place", ["torch.__version__", "torch.backends.cpu.get_cpu_capability", "platform.node"]
+)
+def test_another_torch_or_machine_is_probed_anew(monkeypatch, tmp_path, place):
+    monkeypatch.setenv("SKEMBED_HOME", str(tmp_path))
+    set_clock(monkeypatch, 2.0)
+    assert resolve_dtype("auto", CPU) is torch.bfloat16
+    set_clock(monkeypatch, 0.5)
+    monkeypatch.setattr(place, "other" if place.endswith("version__") else lambda: "other")
+    assert resolve_dtype("auto", CPU) is torch.float32
 
 
 def test_the_probe_leaves_the_number_of_threads_as_it_was():
