@@ -19,6 +19,7 @@ from sklearn.compose import ColumnTransformer
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
+from sklearn.utils import get_tags
 
 from skembed import EmbeddingStore, TextEmbedder
 from skembed.exceptions import (
@@ -240,6 +241,16 @@ class TestEstimator:
         np.testing.assert_array_equal(
             TextEmbedder(folder).transform(SHORT), fitted.transform(SHORT)
         )
+
+    @pytest.mark.parametrize("on_error", ["raise", "nan"])
+    def test_tags_say_what_scikit_learn_may_expect(self, on_error):
+        tags = get_tags(TextEmbedder(on_error=on_error))
+        assert not tags.requires_fit
+        assert not tags.target_tags.required
+        assert tags.transformer_tags.preserves_dtype == []  # float32, whatever comes in
+        inputs = tags.input_tags
+        assert (inputs.one_d_array, inputs.two_d_array, inputs.string) == (True, False, True)
+        assert inputs.allow_nan is (on_error == "nan")
 
     def test_fitted_attributes_follow_the_parameters(self, folder):
         embedder = TextEmbedder(folder)
