@@ -104,6 +104,26 @@ class TestRows:
         assert embedder.transform([]).shape == (0, 32)
         assert embedder.transform(pd.Series([], dtype=object)).shape == (0, 32)
 
+    def test_rows_that_fail_at_either_step_keep_their_numbers(self, folder, tmp_path):
+        copied = shutil.copytree(folder, tmp_path / "model")
+        tokenizer = json.loads((copied / "tokenizer.json").read_text())
+        tokenizer["post_processor"] = None  # no special tokens: an empty text has none at all
+        (copied / "tokenizer.json").write_text(json.dumps(tokenizer))
+        rows = [None, "", "gradient descent", 3, ""]
+        embedder = TextEmbedder(copied, dtype="float32", on_error="nan", cache=None)
+        with pytest.warns(InvalidRowsWarning, match="4 of 5 rows cannot be embedded"):
+            vectors = embedder.transform(rows)
+        assert np.isnan(vectors).all(axis=1).tolist() == [True, True, False, True, True]
+        faults = embedder.report_.faults
+        assert sorted(faults) == [0, 1, 3, 4]
+        assert (
+            faults[1]
+            == faults[4]
+            == ("no tokens: the model's tokenizer makes nothing of this text")
+        )
+        with pytest.raises(InvalidRowsError, match=r"2 of 3 rows .*\n.*row 0: no tokens"):
+            embedder.set_params(on_error="raise").transform(["", "gradient descent", ""])
+
     def test_a_str_subclass_is_a_text(self, embedder):
         rows = np.array(["gaussian kernel"])
         np.testing.assert_array_equal(embedder.transform([rows[0]]), embedder.transform(rows))
