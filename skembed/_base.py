@@ -16,9 +16,9 @@ from sklearn.exceptions import NotFittedError
 from sklearn.utils import Tags
 from sklearn.utils._param_validation import validate_parameter_constraints
 
-from skembed._callbacks import CallbackSupportMixin, fit_task, with_callbacks
 from skembed._encoder import Encoder
 from skembed._inputs import CheckedRows
+from skembed._sklearn import CallbackSupportMixin, fit_task, with_callbacks, with_index
 from skembed.engine import Embedded, embed
 from skembed.exceptions import (
     InvalidParameterError,
@@ -174,7 +174,8 @@ class BaseEmbedder(CallbackSupportMixin, TransformerMixin, BaseEstimator):
             sizes[rows.positions] = embedded.sizes
         self.report_ = self._make_report(encoder, rows, embedded, sizes, faults)
         self._refuse_or_warn(faults, rows.n_rows)
-        return vectors
+        wrapped: NDArray[np.float32] = with_index(self, vectors, X)
+        return wrapped
 
     def get_feature_names_out(self, input_features: Any = None) -> NDArray[np.object_]:
         """Return the names of the output features: the class in lower case and a number.
@@ -273,7 +274,9 @@ class BaseEmbedder(CallbackSupportMixin, TransformerMixin, BaseEstimator):
         found = f"{len(faults):,} of {n_rows:,} rows cannot be embedded:{describe_rows(faults)}"
         if self.on_error == "raise":
             raise InvalidRowsError(
-                f"{found}\nMend or drop them, or set on_error='nan' for rows of NaN.", faults
+                f"{found}\nMend or drop them (all are in this error's `faults`), or set "
+                "on_error='nan' for rows of NaN.",
+                faults,
             )
         warn_user(f"{found}\nTheir vectors are NaN.", InvalidRowsWarning)
 

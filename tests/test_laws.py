@@ -17,7 +17,7 @@ ORDER = [
     "_optional",
     "_encoder",
     "_inputs",
-    "_callbacks",
+    "_sklearn",
     "store",
     "weights",
     "engine",

@@ -46,8 +46,9 @@ class EmbeddingStore:
         vectors in the memory of this process only.
     max_bytes : int, default=None
         Keep at most so many bytes of vectors, and drop the least recently used beyond. The folder
-        itself is larger by about a half: pages are partly filled. None is no bound for a
-        folder, and 1 GiB in memory.
+        itself is two to three times as large (pages are partly filled, and a write needs fresh ones
+        before the old are free), and several times if the bound is a few MB. None is no bound for
+        a folder, and 1 GiB in memory.
 
     Attributes
     ----------

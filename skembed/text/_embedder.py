@@ -96,7 +96,8 @@ class TextEmbedder(BaseEmbedder):
         encoded). "mean_of_chunks" embeds such a row in chunks of `max_length` tokens and takes
         their mean, weighted by tokens.
     device : str, default="auto"
-        "auto" is the first CUDA GPU, else Apple's GPU, else the CPU. Or a torch device.
+        "auto" is the first CUDA GPU, else Apple's GPU, else the CPU. Or torch's name of a device
+        ("cuda:1").
     dtype : {"auto", "float32", "bfloat16", "float16"}, default="auto"
         Format the model computes in. "auto" is bfloat16 on GPUs that have it and on CPUs where a
         short probe finds it faster, else float32. The output is float32 always. On MiniLM, vectors
@@ -256,7 +257,8 @@ class TextEmbedder(BaseEmbedder):
     def _warn_of_truncation(self, rows: CheckedRows, sizes: NDArray[np.int64], limit: int) -> None:
         cut = np.flatnonzero(sizes > limit)
         if len(cut):
-            share = 1 - limit * len(cut) / sizes[cut].sum()
+            # Never "100%": something of each row was read.
+            share = min(0.99, 1 - limit * len(cut) / sizes[cut].sum())
             shown = ", ".join(str(int(rows.positions[i])) for i in cut[:5])
             more = ", ..." if len(cut) > 5 else ""
             warn_user(

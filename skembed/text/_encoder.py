@@ -167,7 +167,7 @@ class TextEncoder(Encoder):
 
     def content(self, item: str) -> bytes:
         """Return the text in UTF-8."""
-        return item.encode("utf-8", "surrogatepass")
+        return item.encode()
 
     def prepare(self, items: Sequence[str]) -> list[Prepared | Fault]:
         """Tokenise texts; a part is an array of token ids."""

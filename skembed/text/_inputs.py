@@ -37,10 +37,12 @@ def check_texts(X: Any) -> CheckedRows:
     items: list[str] = []
     faults: dict[int, str] = {}
     for row, value in enumerate(column):
-        if type(value) is str:
-            items.append(value)
-        elif isinstance(value, str):
-            items.append(str.__str__(value))  # the text of an enum's member, not its name
+        if isinstance(value, str):
+            text = str.__str__(value)  # of an enum's member its text, not its name
+            if text.isascii() or _is_unicode(text):
+                items.append(text)
+            else:
+                faults[row] = "not valid Unicode: it holds half of a surrogate pair"
         elif is_missing(value):
             faults[row] = f"missing ({value!r})"
         else:
@@ -50,3 +52,11 @@ def check_texts(X: Any) -> CheckedRows:
     if faults:
         positions = np.delete(positions, list(faults))
     return CheckedRows(items, positions, len(column), faults)
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

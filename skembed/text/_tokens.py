@@ -132,7 +132,7 @@ class TextTokenizer:
         if self._capacity is not None and self._capacity <= len(self._prompt_ids):
             raise InvalidParameterError(
                 f"max_length={max_length} leaves no room for text: the model adds {n_special} "
-                f"special tokens and the prompt {prompt!r} has {len(self._prompt_ids)}."
+                f"special tokens and the prompt {prompt!r:.60} has {len(self._prompt_ids)}."
             )
 
     def n_prompt_tokens(self) -> int:
@@ -141,12 +141,7 @@ class TextTokenizer:
 
     def prepare(self, texts: Sequence[str]) -> list[Prepared | Fault]:
         """Tokenise texts; parts are arrays of token ids, sizes count all tokens of a text."""
-        return [
-            Fault("not valid Unicode: it holds half of a surrogate pair")
-            if ids is None
-            else self._prepared(ids)
-            for ids in self._encode(texts)
-        ]
+        return [self._prepared(ids) for ids in self._encode(texts)]
 
     def _special_tokens(self) -> tuple[list[int], list[int]]:
         """Return the ids that the tokenizer puts before and after a text."""
@@ -157,24 +152,15 @@ class TextTokenizer:
                 return whole[:start], whole[start + len(bare) :]
         raise UnsupportedModelError("The model's tokenizer changes a text to add special tokens.")
 
-    def _encode(self, texts: Sequence[str]) -> Iterator[list[int] | None]:
-        """Yield the ids of each prompted text, without special tokens; None for what is no text."""
+    def _encode(self, texts: Sequence[str]) -> Iterator[list[int]]:
+        """Yield the ids of each prompted text, without special tokens."""
         for start in range(0, len(texts), _TEXTS_AT_ONCE):
             some = [self._prompt + text for text in texts[start : start + _TEXTS_AT_ONCE]]
             if self._is_parallel:
-                try:
-                    encodings = self._backend.encode_batch(some, add_special_tokens=False)
-                except (TypeError, UnicodeEncodeError):
-                    pass  # one of them is no text: find it below
-                else:
-                    yield from (encoding.ids for encoding in encodings)
-                    continue
-            for text in some:
-                try:
-                    ids: list[int] | None = self._backend.encode(text, add_special_tokens=False).ids
-                except (TypeError, UnicodeEncodeError):
-                    ids = None
-                yield ids
+                encodings = self._backend.encode_batch(some, add_special_tokens=False)
+            else:
+                encodings = (self._backend.encode(text, add_special_tokens=False) for text in some)
+            yield from (encoding.ids for encoding in encodings)
 
     def _prepared(self, ids: list[int]) -> Prepared | Fault:
         size = len(self._before) + len(ids) + len(self._after)

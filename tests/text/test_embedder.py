@@ -96,8 +96,10 @@ class TestRows:
         assert embedder.report_.n_tokens.tolist() == [3, 0, 0, 3]
 
     def test_text_that_is_not_unicode_is_a_bad_row(self, embedder):
-        with pytest.raises(InvalidRowsError, match="row 1: not valid Unicode"):
-            embedder.transform(["fine", "half a pair: \ud83d"])
+        with pytest.raises(InvalidRowsError, match=r"2 of 4 rows(.|\n)*row 1: not valid Unicode"):
+            embedder.transform(["fine", "half a pair: \ud83d", "schön \U0001f600", None])
+        with pytest.raises(InvalidRowsError, match="row 0: not valid Unicode"):
+            embedder.fit(["half a pair: \ud83d"])
 
     def test_one_row_and_zero_rows(self, embedder):
         assert embedder.transform(["a"]).shape == (1, 32)

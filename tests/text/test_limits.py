@@ -89,6 +89,15 @@ class TestLongTexts:
         encoder = embedder.fit(["a"]).encoder_
         return encoder.encode(encoder.collate([np.array([2, *ids, 3])])).numpy()
 
+    def test_a_cut_row_and_its_chunks_are_stored_apart(self, folder):
+        store = EmbeddingStore()
+        cut, whole = (
+            TextEmbedder(folder, max_length=10, on_truncate=how, cache=store).transform([self.LONG])
+            for how in ("ignore", "mean_of_chunks")
+        )
+        assert store.info().n_entries == 2
+        assert abs(cut - whole).max() > 1e-3
+
     def test_every_chunk_gets_the_prompt(self, folder):
         settings = {"dtype": "float32", "max_length": 12, "cache": None}
         chunked = TextEmbedder(folder, prompt="find: ", on_truncate="mean_of_chunks", **settings)

@@ -197,8 +197,10 @@ def test_a_package_that_is_refused_gives_way_to_the_hub(install, write_snapshot)
 
 def test_a_package_is_not_used_for_a_pinned_revision(install):
     install()
-    with pytest.raises(ModelNotFoundError, match="not used, as a revision is asked for"):
+    with pytest.raises(ModelNotFoundError, match="not used, as a revision is asked for") as e:
         resolve_model("packaged", revision="main")
+    assert "leave revision=None to use the installed package" in str(e.value)
+    assert "brings this model" not in str(e.value)
 
 
 def test_a_package_that_is_not_installed_is_advised(monkeypatch):

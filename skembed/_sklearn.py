@@ -1,4 +1,4 @@
-"""scikit-learn's callbacks (1.9 and later), and nothing where it has none."""
+"""What differs between releases of scikit-learn: callbacks (1.9), the index of a Series (1.7)."""
 
 from __future__ import annotations
 
@@ -6,12 +6,17 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
+import sklearn
+from sklearn.utils._set_output import _get_output_config
+
 try:
     from sklearn import callback as _callback
 except ImportError:  # scikit-learn before 1.9
     _callback = None
 
-__all__ = ["CallbackSupportMixin", "fit_task", "with_callbacks"]
+__all__ = ["CallbackSupportMixin", "fit_task", "with_callbacks", "with_index"]
+
+_KEEPS_INDEX = tuple(map(int, sklearn.__version__.split(".")[:2])) >= (1, 7)
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -43,3 +48,15 @@ def fit_task(estimator: Any, X: Any, y: Any) -> Iterator[None]:
     context.call_on_fit_task_begin(estimator=estimator, X=X, y=y)
     yield
     context.call_on_fit_task_end(estimator=estimator, X=X, y=y, reconstruction_attributes={})
+
+
+def with_index(estimator: Any, vectors: Any, X: Any) -> Any:
+    """Give vectors the index of a pandas Series, where the output is to be a frame of pandas.
+
+    scikit-learn before 1.7 takes over the index of frames only.
+    """
+    if _KEEPS_INDEX or _get_output_config("transform", estimator)["dense"] != "pandas":
+        return vectors
+    import pandas as pd
+
+    return pd.DataFrame(vectors, index=X.index) if isinstance(X, pd.Series) else vectors
