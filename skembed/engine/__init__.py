@@ -8,6 +8,7 @@ from skembed.engine._devices import (
     tokens_per_batch,
 )
 from skembed.engine._embed import Embedded, embed, measure_sizes
+from skembed.engine._heap import keep_freed_memory
 from skembed.engine._linear import pack_linear_layers
 from skembed.engine._packed import PACKED, Rows, packed_rows, register_packed_attention
 from skembed.engine._pooling import POOLINGS, pool
@@ -20,6 +21,7 @@ __all__ = [
     "Rows",
     "embed",
     "is_out_of_memory",
+    "keep_freed_memory",
     "measure_sizes",
     "pack_linear_layers",
     "packed_rows",

@@ -24,6 +24,7 @@ from skembed.engine import (
     PACKED,
     Rows,
     is_out_of_memory,
+    keep_freed_memory,
     pack_linear_layers,
     packed_rows,
     register_packed_attention,
@@ -149,6 +150,8 @@ def load_transformer(
     the fastest layout whose hidden states agree is taken (in float32 where the model is small
     enough, before it is converted).
     """
+    if device.type == "cpu":
+        keep_freed_memory()
     # transformers' loading settings and torch's random state belong to the process.
     with _one_at_a_time.hold("transformers"):
         module = _load_module(folder, config, dtype, trust_remote_code)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from skembed.engine import Rows, packed_rows, pool
+from skembed.engine import Rows, _packed, packed_rows, pool
 from skembed.engine._packed import _packed_attention
 
 LENGTHS = [9, 5, 5, 5, 2, 1]
@@ -25,7 +25,13 @@ def attention_of_a_row(q, k, v, scale, is_causal, window):
 @pytest.mark.parametrize("is_causal", [False, True])
 @pytest.mark.parametrize("window", [None, 1, 3])
 @pytest.mark.parametrize("n_key_heads", [HEADS, 2])
-def test_packed_attention_is_attention_row_by_row(is_causal, window, n_key_heads):
+@pytest.mark.parametrize("most_length", [0, 5, 256])
+def test_packed_attention_is_attention_row_by_row(
+    is_causal, window, n_key_heads, most_length, monkeypatch
+):
+    # Rows up to this length are attended by products, two rows of five at once.
+    monkeypatch.setattr(_packed, "_MOST_LENGTH", most_length)
+    monkeypatch.setattr(_packed, "_SCORES_AT_ONCE", 2 * HEADS * 5 * 5)
     rng = np.random.default_rng(0)
     n = sum(LENGTHS)
     q = rng.normal(size=(HEADS, n, WIDTH))
