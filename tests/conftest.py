@@ -1,4 +1,4 @@
-"""What every test starts from: no hub, a cache folder of its own, and GPU tests only on a GPU."""
+"""What every test starts from: no hub, an own cache folder, no test of what the machine lacks."""
 
 import os
 import tempfile
@@ -13,11 +13,16 @@ os.environ["SKEMBED_HOME"] = tempfile.mkdtemp(prefix="skembed-tests-")
 def pytest_collection_modifyitems(config, items):
     import torch
 
-    if torch.cuda.is_available():
-        return
+    from skembed.engine._devices import has_int8
+
+    missing = {
+        "gpu": None if torch.cuda.is_available() else "needs a CUDA device",
+        "int8": None if has_int8() else "needs a processor with int8 products",
+    }
     for item in items:
-        if "gpu" in item.keywords:
-            item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+        for marker, reason in missing.items():
+            if reason is not None and marker in item.keywords:
+                item.add_marker(pytest.mark.skip(reason=reason))
 
 
 def pytest_unconfigure(config):

@@ -9,6 +9,7 @@ from skembed.engine._devices import (
 )
 from skembed.engine._embed import Embedded, embed, measure_sizes
 from skembed.engine._heap import keep_freed_memory
+from skembed.engine._int8 import quantize_linear_layers
 from skembed.engine._linear import pack_linear_layers
 from skembed.engine._packed import PACKED, Rows, packed_rows, register_packed_attention
 from skembed.engine._pooling import POOLINGS, pool
@@ -26,6 +27,7 @@ __all__ = [
     "pack_linear_layers",
     "packed_rows",
     "pool",
+    "quantize_linear_layers",
     "register_packed_attention",
     "resolve_device",
     "resolve_dtype",

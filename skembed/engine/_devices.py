@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = ["DTYPES", "is_out_of_memory", "resolve_device", "resolve_dtype", "tokens_per_batch"]
 
-DTYPES = ("auto", "float32", "bfloat16", "float16")
+DTYPES = ("auto", "float32", "bfloat16", "float16", "int8")
 
 _LEAST_GAIN = 1.3
 """bfloat16 must be this many times faster than float32 on a CPU before it is chosen."""
@@ -79,12 +79,22 @@ def resolve_dtype(dtype: str, device: torch.device) -> torch.dtype:
 
     "auto" is bfloat16 on CUDA GPUs that compute in it (compute capability 8.0 and later), and on a
     CPU where a short probe finds it at least 1.3 times faster than float32; float32 elsewhere.
+
+    Raises
+    ------
+    InvalidParameterError
+        If the name is none of `DTYPES`, or int8 is asked for where nothing computes in it.
     """
     import torch
 
     if dtype not in DTYPES:
         raise InvalidParameterError(
             f"dtype={dtype!r} is not one of {', '.join(map(repr, DTYPES))}."
+        )
+    if dtype == "int8" and not (device.type == "cpu" and has_int8()):
+        raise InvalidParameterError(
+            f"dtype='int8' needs a CPU with instructions for it (x86-64 with VNNI), and skembed "
+            f"knows of none on {str(device)!r}. Use dtype='auto'."
         )
     if dtype != "auto":
         resolved: torch.dtype = getattr(torch, dtype)
@@ -133,6 +143,19 @@ def _probe_bfloat16() -> str:
         torch.set_num_threads(n_threads)
     is_faster = seconds[torch.float32] > _LEAST_GAIN * seconds[torch.bfloat16]
     return "faster" if is_faster else "slower"
+
+
+def has_int8() -> bool:
+    """Return whether this CPU multiplies 8-bit numbers and this torch can ask it to."""
+    import torch
+
+    is_supported = getattr(torch.cpu, "_is_vnni_supported", None)
+    return (
+        is_supported is not None
+        and bool(is_supported())
+        and torch.backends.mkldnn.is_available()
+        and hasattr(torch.ops.onednn, "qlinear_pointwise")
+    )
 
 
 def tokens_per_batch(device: torch.device) -> int:

@@ -20,8 +20,8 @@ def keep_freed_memory() -> None:
     A model frees and asks for the same few large tensors in every layer. By default glibc gives
     such memory back to the system each time and pays a page fault for every 4 KiB it gets again:
     11,000 for a batch of 4,096 tokens through MiniLM, 7 to 9% of its time. Freeing one block of
-    32 MiB, which is never written to, raises the size that it keeps (`M_MMAP_THRESHOLD` in mallopt(3)).
-    Has no effect with other allocators, nor where the user has set that size.
+    32 MiB, which is never written to, raises the size that it keeps (`M_MMAP_THRESHOLD` in
+    mallopt(3)). Has no effect with other allocators, nor where the user has set that size.
     """
     import torch
 

@@ -10,19 +10,18 @@ modules and tensors, not what they are for.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
 
+from skembed.engine._passes import find_gelus, gelu_kind, replace_modules
+
 __all__ = ["pack_linear_layers"]
 
 _TOKENS = 4096
 """Rows of the products that the layout is chosen for."""
-
-_GELUS = {"GELUActivation": "none", "GELUTanh": "tanh", "PytorchGELUTanh": "tanh"}
-"""GELU modules of transformers, and how each approximates."""
 
 
 class PackedLinear(nn.Module):
@@ -72,81 +71,19 @@ def pack_linear_layers(
     -------
     is_packed : bool
     """
-    undo: list[tuple[nn.Module, str, nn.Module]] = []
-    try:
-        with torch.inference_mode():
-            gelu_after = _find_gelus(module, run)
-            fused = set(gelu_after.values())
-            for parent, name, child in list(_children(module)):
-                new: nn.Module | None = None
-                if _is_packable(child):
-                    gelu = gelu_after.get(child)
-                    new = PackedLinear(child, None if gelu is None else _approximation(gelu))
-                elif child in fused:
-                    new = nn.Identity()
-                if new is not None:
-                    undo.append((parent, name, child))
-                    setattr(parent, name, new)
-        if undo and agrees():
-            return True
-    except (AttributeError, NotImplementedError, RuntimeError):
-        pass  # this torch or this processor has no such operators
-    for parent, name, child in undo:
-        setattr(parent, name, child)
-    return False
+
+    def make() -> dict[nn.Module, nn.Module]:
+        gelu_after = find_gelus(module, run, _is_packable)
+        new: dict[nn.Module, nn.Module] = {gelu: nn.Identity() for gelu in gelu_after.values()}
+        for child in module.modules():
+            if _is_packable(child):
+                gelu = gelu_after.get(child)
+                new[child] = PackedLinear(child, None if gelu is None else gelu_kind(gelu))
+        return new
+
+    return replace_modules(module, make, agrees)
 
 
 def _is_packable(module: nn.Module) -> TypeGuard[nn.Linear]:
     # Subclasses may compute something else.
     return type(module) is nn.Linear and module.weight.dtype is torch.bfloat16
-
-
-def _children(module: nn.Module) -> Iterator[tuple[nn.Module, str, nn.Module]]:
-    """Yield every (parent, name, child) of a model, once for each place a child stands in."""
-    for parent in module.modules():
-        for name, child in parent.named_children():
-            yield parent, name, child
-
-
-def _approximation(module: nn.Module) -> str | None:
-    """Return how a GELU approximates, or None if the module is no GELU."""
-    if isinstance(module, nn.GELU):
-        return str(module.approximate)
-    return _GELUS.get(type(module).__name__)
-
-
-def _find_gelus(module: nn.Module, run: Callable[[], Any]) -> dict[nn.Module, nn.Module]:
-    """Return the GELU that takes the output of each linear layer, where all it takes are such.
-
-    Whether something else takes that output too is not seen here: that is for the proof after it.
-    """
-    made_by: dict[
-        int, tuple[nn.Module, Tensor]
-    ] = {}  # the tensors are kept: ids must not be reused
-    taken_from: dict[nn.Module, list[nn.Module | None]] = {}
-
-    def note_output(layer: nn.Module, _: Any, output: Tensor) -> None:
-        made_by[id(output)] = (layer, output)
-
-    def note_input(gelu: nn.Module, inputs: tuple[Any, ...]) -> None:
-        maker = made_by.get(id(inputs[0]))
-        taken_from.setdefault(gelu, []).append(None if maker is None else maker[0])
-
-    hooks = []
-    for child in module.modules():
-        if _is_packable(child):
-            hooks.append(child.register_forward_hook(note_output))
-        elif _approximation(child) is not None:
-            hooks.append(child.register_forward_pre_hook(note_input))
-    try:
-        run()
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return {
-        layer: gelu
-        for gelu, layers in taken_from.items()
-        if None not in layers
-        for layer in layers
-        if layer is not None
-    }

@@ -164,9 +164,7 @@ def _attend_by_length(
     return out
 
 
-def _attend_by_products(
-    q: Tensor, k: Tensor, v: Tensor, scale: float | None, out: Tensor
-) -> None:
+def _attend_by_products(q: Tensor, k: Tensor, v: Tensor, scale: float | None, out: Tensor) -> None:
     """Attend with two batched matrix products, all tensors of shape (rows, heads, length, d).
 
     The fused kernel runs head by head; for rows this short its calls cost more than they compute.
@@ -179,7 +177,7 @@ def _attend_by_products(
         q_some, k_some, v_some = (t[some].reshape(-1, length, t.shape[-1]) for t in (q, k, v))
         none = q.new_empty(1, 1, 1)
         scores = torch.baddbmm(none, q_some, k_some.transpose(1, 2), beta=0, alpha=scale)
-        # In bfloat16 torch's softmax takes three times as long where lengths are not multiples of 32.
+        # torch's softmax in bfloat16 takes three times as long off multiples of 32.
         wide = torch.float32 if scores.dtype is torch.bfloat16 else scores.dtype
         weights = torch.softmax(scores, -1, dtype=wide).to(q.dtype)
         out_some = out[some]

@@ -98,10 +98,13 @@ class TextEmbedder(BaseEmbedder):
     device : str, default="auto"
         "auto" is the first CUDA GPU, else Apple's GPU, else the CPU. Or torch's name of a device
         ("cuda:1").
-    dtype : {"auto", "float32", "bfloat16", "float16"}, default="auto"
+    dtype : {"auto", "float32", "bfloat16", "float16", "int8"}, default="auto"
         Format the model computes in. "auto" is bfloat16 on GPUs that have it and on CPUs where a
         short probe finds it faster, else float32. The output is float32 always. On MiniLM, vectors
-        in bfloat16 have a cosine of 0.9999 to those in float32.
+        in bfloat16 have a cosine of 0.9998 or more to those in float32. "int8" runs the linear
+        layers in 8-bit integers, on x86-64 CPUs with VNNI: faster again and less exact (on MiniLM a
+        cosine of 0.998 in the mean and 0.989 at least); a model that would lose too much is
+        refused.
     batch_size : int or "auto", default="auto"
         Most rows at once. "auto" plans by tokens (4,096 on a CPU).
     cache : "run", path, EmbeddingStore or None, default="run"

@@ -142,7 +142,7 @@ class TextEncoder(Encoder):
                 "format": _FORMAT,
                 "libraries": _libraries(),
                 "files": files_digest,
-                "dtype": self.dtype,
+                "dtype": self._number_formats(),
                 "pooling": list(self.poolings),
                 "normalize": self.normalize,
                 "prompt": self.prompt,
@@ -206,6 +206,7 @@ class TextEncoder(Encoder):
             device=self.torch_device,
             dtype=self.torch_dtype,
             pad_token_id=self._pad_token_id(),
+            special_token_ids=self._tokens.special_token_ids,
             trust_remote_code=self._trust_remote_code,
         )
         self._refuse_other_files()
@@ -245,6 +246,12 @@ class TextEncoder(Encoder):
         while head and head[-1].kind == "Normalize":
             head = head[:-1]
         return head
+
+    def _number_formats(self) -> str:
+        """Return what the model computes in; beside int8 layers, what the machine is fastest in."""
+        if self.dtype != "int8":
+            return self.dtype
+        return f"int8 and {resolve_dtype('auto', self.torch_device)}"
 
     def _pad_token_id(self) -> int:
         for name in (self._tokenizer.pad_token_id, getattr(self.config, "pad_token_id", None)):

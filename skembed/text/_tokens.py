@@ -139,6 +139,11 @@ class TextTokenizer:
         """Return how many tokens of a row precede its text: leading special tokens and prompt."""
         return len(self._before) + len(self._prompt_ids)
 
+    @property
+    def special_token_ids(self) -> tuple[list[int], list[int]]:
+        """What the tokenizer puts before and after a text."""
+        return self._before, self._after
+
     def prepare(self, texts: Sequence[str]) -> list[Prepared | Fault]:
         """Tokenise texts; parts are arrays of token ids, sizes count all tokens of a text."""
         return [self._prepared(ids) for ids in self._encode(texts)]

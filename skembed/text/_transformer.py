@@ -27,7 +27,9 @@ from skembed.engine import (
     keep_freed_memory,
     pack_linear_layers,
     packed_rows,
+    quantize_linear_layers,
     register_packed_attention,
+    resolve_dtype,
 )
 from skembed.exceptions import UnsafeModelError, UnsupportedModelError
 from skembed.weights import KeyLocks, check_weights
@@ -39,7 +41,9 @@ _T5_FAMILY = ("t5", "mt5", "umt5")
 _UNUSED = "pooler."
 _MAX_PARAMETERS_PROBED_IN_FLOAT32 = 500_000_000
 _LEAST_COSINE = {torch.float32: 0.999_999, torch.bfloat16: 0.999, torch.float16: 0.9999}
+_LEAST_MEAN_COSINE_IN_INT8 = 0.95
 _PROBE_LENGTHS = (11, 7, 7, 3)
+_CALIBRATION_LENGTHS = tuple(range(64, 2, -3))
 
 _one_at_a_time = KeyLocks()
 
@@ -142,9 +146,12 @@ def load_transformer(
     device: torch.device,
     dtype: torch.dtype,
     pad_token_id: int,
+    special_token_ids: tuple[Sequence[int], Sequence[int]],
     trust_remote_code: bool,
 ) -> TextTransformer:
     """Load a transformer and find its layout.
+
+    `special_token_ids` are what the tokenizer puts before and after a text.
 
     The layout is proven, not assumed: a few rows of different lengths run together and alone, and
     the fastest layout whose hidden states agree is taken (in float32 where the model is small
@@ -153,19 +160,22 @@ def load_transformer(
     if device.type == "cpu":
         keep_freed_memory()
     # transformers' loading settings and torch's random state belong to the process.
+    is_int8 = dtype is torch.int8
+    if is_int8:
+        dtype = resolve_dtype("auto", device)  # of all that is no linear layer
     with _one_at_a_time.hold("transformers"):
         module = _load_module(folder, config, dtype, trust_remote_code)
     module = module.eval().requires_grad_(False).to(device)
     loaded_as = next(module.parameters()).dtype
     implementation: str = module.config._attn_implementation  # type: ignore[union-attr,assignment]
     found = _find_layout(module, device, pad_token_id, implementation)
-    # Parameters only: buffers (rotary frequencies) stay in float32, as transformers keeps them.
-    for parameter in module.parameters():
-        parameter.data = parameter.data.to(dtype)
+    if is_int8:
+        _quantize_linear_layers(found, device, dtype, special_token_ids)
+    _convert(module, dtype)
     if found.layout == "packed" and device.type == "cuda" and dtype is not loaded_as:
         # Another kernel than the one just proven.
         found = _find_layout(module, device, pad_token_id, implementation)
-    if device.type == "cpu" and dtype is torch.bfloat16:
+    if device.type == "cpu" and dtype is torch.bfloat16 and not is_int8:
         _pack_linear_layers(found, device)
     return found
 
@@ -255,6 +265,12 @@ def _quiet_transformers() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
+def _convert(module: nn.Module, dtype: torch.dtype) -> None:
+    """Convert parameters only: buffers (rotary frequencies) stay in float32, as they were made."""
+    for parameter in module.parameters():
+        parameter.data = parameter.data.to(dtype)
+
+
 @torch.inference_mode()
 def _pack_linear_layers(transformer: TextTransformer, device: torch.device) -> None:
     """Speed up the linear layers, if the hidden states stay what they are."""
@@ -266,6 +282,54 @@ def _pack_linear_layers(transformer: TextTransformer, device: torch.device) -> N
 
     expected = run()
     pack_linear_layers(transformer.module, run, lambda: _are_alike(run(), expected))
+
+
+@torch.inference_mode()
+def _quantize_linear_layers(
+    transformer: TextTransformer,
+    device: torch.device,
+    dtype: torch.dtype,
+    special_token_ids: tuple[Sequence[int], Sequence[int]],
+) -> None:
+    """Put int8 layers in the place of the linear ones.
+
+    Raises
+    ------
+    UnsupportedModelError
+        If the hidden states lose too much, or no layer could be replaced.
+    """
+    module: Any = transformer.module
+    cosines: list[float] = []
+    before, after = (np.array(ids, dtype=np.int64) for ids in special_token_ids)
+    # Learned positions may start behind the padding token's.
+    room = _n_positions(module) - len(before) - len(after) - transformer.pad_token_id - 1
+    lengths = sorted({max(1, min(length, room)) for length in _CALIBRATION_LENGTHS}, reverse=True)
+    sequences = [
+        np.concatenate([before, ids, after])
+        for ids in _random_sequences(module, lengths, transformer.pad_token_id)
+    ]
+
+    def run() -> Tensor:
+        # The lengths all differ: where rows of one length share a batch, each is alone.
+        groups = [sequences] if transformer.layout != "equal" else [[ids] for ids in sequences]
+        return torch.cat(
+            [transformer.hidden(transformer.collate(group, device)).float() for group in groups]
+        )
+
+    def agrees() -> bool:
+        _convert(module, dtype)
+        cosines.append(float(nn.functional.cosine_similarity(run(), expected).mean()))
+        return cosines[-1] >= _LEAST_MEAN_COSINE_IN_INT8
+
+    expected = run()
+    if not quantize_linear_layers(module, run, agrees, dtype=dtype):
+        why = "none of its layers can be replaced"
+        if cosines:
+            why = (
+                f"its states have a mean cosine of {max(cosines):.3f} to exact ones, where "
+                f"{_LEAST_MEAN_COSINE_IN_INT8} is the least"
+            )
+        raise UnsupportedModelError(f"This model cannot run in int8: {why}. Use dtype='auto'.")
 
 
 def _are_alike(hidden: Tensor, expected: Tensor) -> bool:
@@ -310,12 +374,25 @@ def _probe_sequences(module: nn.Module, pad_token_id: int) -> list[NDArray[np.in
     """Return token ids of a few rows, one longer than the attention's window if it has one."""
     config: Any = module.config
     window = getattr(config, "sliding_window", None) or 0
-    limit = getattr(config, "max_position_embeddings", None) or 512
+    limit = _n_positions(module)
     lengths = [min(int(window) + 5, limit)] if 0 < window < limit else []
+    return _random_sequences(module, (*lengths, *_PROBE_LENGTHS), pad_token_id)
+
+
+def _n_positions(module: nn.Module) -> int:
+    config: Any = module.config
+    return getattr(config, "max_position_embeddings", None) or 512
+
+
+def _random_sequences(
+    module: nn.Module, lengths: Sequence[int], pad_token_id: int
+) -> list[NDArray[np.int64]]:
+    """Return rows of random token ids, always the same, without the padding token."""
     generator = torch.Generator().manual_seed(0)
+    config: Any = module.config
     n_tokens = config.get_text_config().vocab_size
     sequences = []
-    for length in (*lengths, *_PROBE_LENGTHS):
+    for length in lengths:
         ids = torch.randint(0, n_tokens, (length,), generator=generator)
         ids[ids == pad_token_id] = (pad_token_id + 1) % n_tokens
         sequences.append(ids.numpy())

@@ -64,6 +64,16 @@ def test_a_dtype_that_is_asked_for_is_used():
         resolve_dtype("int4", CPU)
 
 
+def test_int8_is_refused_where_nothing_computes_in_it(monkeypatch):
+    with pytest.raises(InvalidParameterError, match=r"dtype='int8' needs a CPU .* 'cuda:0'"):
+        resolve_dtype("int8", torch.device("cuda", 0))
+    monkeypatch.setattr(_devices, "has_int8", lambda: False)
+    with pytest.raises(InvalidParameterError, match=r"dtype='int8' needs a CPU .* 'cpu'"):
+        resolve_dtype("int8", CPU)
+    monkeypatch.setattr(_devices, "has_int8", lambda: True)
+    assert resolve_dtype("int8", CPU) is torch.int8
+
+
 @pytest.mark.parametrize(
     ("error", "expected"),
     [

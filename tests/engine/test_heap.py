@@ -14,15 +14,16 @@ from skembed.engine import keep_freed_memory
 torch.set_num_threads(1)
 
 def count_faults():
-    for _ in range(3):  # the allocator learns from what is freed
-        torch.ones(20 << 18)
+    def use():  # 48 MiB in all
+        tensors = [torch.ones(12 << 18) for _ in range(4)]
+
+    use()
+    use()  # the allocator learns from what is freed
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     for _ in range(10):
-        a, b = torch.ones(20 << 18), torch.ones(20 << 18)  # 20 MiB each
-        del a, b
+        use()
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
-print(count_faults())
 keep_freed_memory()
 print(count_faults())
 """
@@ -35,6 +36,5 @@ def test_freed_memory_is_used_again():
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT], capture_output=True, text=True, check=True
     )
-    by_default, kept = map(int, done.stdout.split())
-    assert by_default > 10 * 5000  # 5,120 pages of 4 KiB for one of the two, each time
-    assert kept < 0.2 * by_default
+    # By default 122,560 here, all pages of 4 KiB anew each time, unless something lies behind them.
+    assert int(done.stdout) < 1000

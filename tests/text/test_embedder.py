@@ -159,6 +159,7 @@ class TestParameters:
             {"max_length": 5},
             {"n_components": 8},
             {"dtype": "bfloat16"},
+            pytest.param({"dtype": "int8"}, marks=pytest.mark.int8),
             {"max_length": 5, "on_truncate": "mean_of_chunks"},
         ],
     )

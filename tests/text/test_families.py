@@ -6,6 +6,8 @@ import torch
 
 from skembed import TextEmbedder
 from skembed.engine import POOLINGS
+from skembed.exceptions import UnsupportedModelError
+from skembed.text import _transformer
 from tests.text.checkpoints import FAMILIES, TEXTS, write_checkpoint
 from tests.text.reference import embeddings
 
@@ -54,6 +56,25 @@ def test_bfloat16_stays_close_to_float32(family):
     cosine = (exact * fast).sum(1) / np.linalg.norm(exact, axis=1) / np.linalg.norm(fast, axis=1)
     assert fast.dtype == np.float32
     assert cosine.min() > 0.99
+
+
+@pytest.mark.int8
+def test_int8_stays_near_float32_and_does_not_depend_on_neighbours(family):
+    _, folder = family
+    exact = embedder(folder).transform(TEXTS)
+    fast = embedder(folder, dtype="int8").transform(TEXTS)
+    alone = np.vstack([embedder(folder, dtype="int8").transform([text]) for text in TEXTS])
+    cosine = (exact * fast).sum(1) / np.linalg.norm(exact, axis=1) / np.linalg.norm(fast, axis=1)
+    assert cosine.min() > 0.97
+    assert abs(exact - fast).max() > 1e-4
+    np.testing.assert_allclose(alone, fast, atol=0.02 * abs(fast).max(), rtol=0)
+
+
+@pytest.mark.int8
+def test_a_model_that_int8_would_spoil_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(_transformer, "_LEAST_MEAN_COSINE_IN_INT8", 1.1)
+    with pytest.raises(UnsupportedModelError, match=r"cannot run in int8: .* mean cosine of "):
+        embedder(write_checkpoint(tmp_path / "bert"), dtype="int8").transform(TEXTS)
 
 
 @pytest.mark.gpu

@@ -8,7 +8,9 @@ from skembed import TextEmbedder
 from tests.materials import material
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize(
+    "dtype", ["float32", "bfloat16", pytest.param("int8", marks=pytest.mark.int8)]
+)
 def test_documents_are_as_similar_as_people_find_them(dtype):
     # Lee, Pincombe and Welsh, 2005: 50 news texts, each pair judged by about ten people. Two
     # people agree to about 0.6; latent semantic analysis reached 0.6 at best.

@@ -1,0 +1,133 @@
+"""Passes over a model's modules: which layer feeds which activation, and replacement with a proof.
+
+Knows modules and what goes in and out of them, not what they are for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["children_of", "find_gelus", "find_takers", "gelu_kind", "replace_modules"]
+
+_GELUS = {"GELUActivation": "none", "GELUTanh": "tanh", "PytorchGELUTanh": "tanh"}
+"""GELU modules of transformers, and how each approximates."""
+
+
+def children_of(module: nn.Module) -> Iterator[tuple[nn.Module, str, nn.Module]]:
+    """Yield every (parent, name, child) of a model, once for each place a child stands in."""
+    for parent in module.modules():
+        for name, child in parent.named_children():
+            yield parent, name, child
+
+
+def gelu_kind(module: nn.Module) -> str | None:
+    """Return how a GELU approximates, or None if the module is no GELU."""
+    if isinstance(module, nn.GELU):
+        return str(module.approximate)
+    return _GELUS.get(type(module).__name__)
+
+
+def find_gelus(
+    module: nn.Module, run: Callable[[], Any], is_maker: Callable[[nn.Module], bool]
+) -> dict[nn.Module, nn.Module]:
+    """Return the GELU that takes the output of each maker, where all it takes are such."""
+    return find_takers(
+        module, run, is_maker=is_maker, is_taker=lambda child: gelu_kind(child) is not None
+    )
+
+
+def find_takers(
+    module: nn.Module,
+    run: Callable[[], Any],
+    *,
+    is_maker: Callable[[nn.Module], bool],
+    is_taker: Callable[[nn.Module], bool],
+) -> dict[nn.Module, nn.Module]:
+    """Return which taker takes the output of each maker, where all it takes come from makers.
+
+    Whether something else takes that output too is not seen here: that is for a proof after it.
+
+    Parameters
+    ----------
+    module : Module
+        The model.
+    run : callable
+        Runs it on a few rows.
+    is_maker, is_taker : callable
+        Which of its modules to look at.
+
+    Returns
+    -------
+    taker_of : dict of Module to Module
+    """
+    # The tensors are kept: ids must not be used again.
+    made_by: dict[int, tuple[nn.Module, Tensor]] = {}
+    taken_from: dict[nn.Module, list[nn.Module | None]] = {}
+
+    def note_output(maker: nn.Module, _: Any, output: Tensor) -> None:
+        made_by[id(output)] = (maker, output)
+
+    def note_input(taker: nn.Module, inputs: tuple[Any, ...]) -> None:
+        made = made_by.get(id(inputs[0])) if inputs else None
+        taken_from.setdefault(taker, []).append(None if made is None else made[0])
+
+    hooks = []
+    for child in module.modules():
+        if is_maker(child):
+            hooks.append(child.register_forward_hook(note_output))
+        if is_taker(child):
+            hooks.append(child.register_forward_pre_hook(note_input))
+    try:
+        run()
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return {
+        maker: taker
+        for taker, makers in taken_from.items()
+        if None not in makers
+        for maker in makers
+        if maker is not None
+    }
+
+
+def replace_modules(
+    module: nn.Module,
+    make: Callable[[], Mapping[nn.Module, nn.Module]],
+    agrees: Callable[[], bool],
+) -> bool:
+    """Replace modules of a model, if that proves to change nothing.
+
+    Parameters
+    ----------
+    module : Module
+        Changed in place, or left as it was.
+    make : callable
+        Returns what to put in the place of which module.
+    agrees : callable
+        Returns whether the model still gives what it gave before.
+
+    Returns
+    -------
+    is_replaced : bool
+        False as well if an operator is missing or refuses: then everything is as before.
+    """
+    undo: list[tuple[nn.Module, str, nn.Module]] = []
+    try:
+        with torch.inference_mode():
+            new = make()
+            for parent, name, child in list(children_of(module)):
+                if child in new:
+                    undo.append((parent, name, child))
+                    setattr(parent, name, new[child])
+        if undo and agrees():
+            return True
+    except (AttributeError, NotImplementedError, RuntimeError):
+        pass  # this torch or this processor has no such operators
+    for parent, name, child in undo:
+        setattr(parent, name, child)
+    return False
