@@ -12,14 +12,22 @@ Knows modules and tensors, not what they are for.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
 
-from skembed.engine._passes import find_gelus, find_takers, gelu_kind, replace_modules
+from skembed.engine._linear import can_join, join_layers
+from skembed.engine._passes import (
+    find_companions,
+    find_gelus,
+    find_takers,
+    gelu_kind,
+    replace_modules,
+)
 
 __all__ = ["quantize_linear_layers"]
 
@@ -33,26 +41,17 @@ the other 1,532 less than 4."""
 
 @dataclass(frozen=True)
 class _Range:
-    """What a layer was seen to take in.
-
-    Parameters
-    ----------
-    least, most : Tensor of shape (in_features,)
-        Of every feature.
-    beside : list of Linear
-        The layers that took the same tensor, itself included.
-    """
+    """What a layer was seen to take in: least and most of every feature, shape (in_features,)."""
 
     least: Tensor
     most: Tensor
-    beside: list[nn.Linear]
 
     @property
     def size(self) -> Tensor:
         return torch.maximum(self.least.abs(), self.most.abs()).clamp(min=1e-5)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class _Rounding:
     """How 16- or 32-bit numbers become uint8: round(x * rate) + zero, cut to 0 ... 255.
 
@@ -68,14 +67,10 @@ class _Rounding:
     zero: int
 
     def apply(self, x: Tensor) -> Tensor:
-        """Round x of shape (..., in_features); layers that take the same tensor share the work."""
-        last, rounded = getattr(x, "rounded", (None, None))
-        if last is not self or rounded is None:
-            # Signed first: bfloat16 has all integers to 256, but no halves above 128.
-            signed = (x * self.rate).round_().clamp_(-128, 127).to(torch.int8)
-            rounded = signed.view(torch.uint8).bitwise_xor_(128)
-            x.rounded = (self, rounded)  # type: ignore[attr-defined]
-        return rounded
+        """Round x of shape (..., in_features)."""
+        # Signed first: bfloat16 has all integers to 256, but no halves above 128.
+        signed = (x * self.rate).round_().clamp_(-128, 127).to(torch.int8)
+        return signed.view(torch.uint8).bitwise_xor_(128)
 
 
 class _Beside(nn.Module):
@@ -213,37 +208,44 @@ def quantize_linear_layers(
         next_to = find_takers(
             module, run, is_maker=lambda m: m in set(gelu_after.values()), is_taker=_is_linear
         )
+        companions = find_companions(module, run, _is_linear)
+
+    def make(next_to: Mapping[nn.Module, nn.Module]) -> dict[nn.Module, nn.Module]:
+        pairs = _make_pairs(ranges, gelu_after, next_to, dtype)
+        new: dict[nn.Module, nn.Module] = {gelu: nn.Identity() for gelu in gelu_after.values()}
+        for layers in companions:
+            if can_join(layers, gelu_after):
+                quantize = functools.partial(_make_layer, seen=ranges[layers[0]], dtype=dtype)
+                new.update(zip(layers, join_layers(layers, quantize), strict=True))
+                continue
+            for layer in layers:
+                gelu = gelu_after.get(layer)
+                kind = None if gelu is None else gelu_kind(gelu)
+                new[layer] = _make_layer(layer, ranges[layer], dtype, kind, pairs)
+        return new
+
     # First with 8-bit numbers handed on, then without: something else may take them as well.
     return any(
-        replace_modules(
-            module,
-            lambda followed=followed: _make_layers(ranges, gelu_after, followed, dtype),  # type: ignore[misc]
-            agrees,
-        )
+        replace_modules(module, functools.partial(make, followed), agrees)
         for followed in (next_to, {})
     )
 
 
-def _is_linear(module: nn.Module) -> bool:
+def _is_linear(module: nn.Module) -> TypeGuard[nn.Linear]:
     # Subclasses may compute something else.
     return type(module) is nn.Linear
 
 
-def _find_ranges(module: nn.Module, run: Callable[[], Any]) -> dict[nn.Linear, _Range]:
+def _find_ranges(module: nn.Module, run: Callable[[], Any]) -> dict[nn.Module, _Range]:
     """Return what goes into every linear layer that is run."""
-    ranges: dict[nn.Linear, _Range] = {}
-    # The tensors are kept: ids must not be used again.
-    took: dict[int, tuple[Tensor, list[nn.Linear]]] = {}
+    ranges: dict[nn.Module, _Range] = {}
 
-    def note(layer: Any, inputs: tuple[Tensor, ...]) -> None:
+    def note(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         x = inputs[0].flatten(0, -2).float()
         least, most = x.amin(0), x.amax(0)
-        _, beside = took.setdefault(id(inputs[0]), (inputs[0], []))
-        beside.append(layer)
         if (seen := ranges.get(layer)) is not None:
             least, most = torch.minimum(least, seen.least), torch.maximum(most, seen.most)
-            beside = seen.beside
-        ranges[layer] = _Range(least, most, beside)
+        ranges[layer] = _Range(least, most)
 
     hooks = [m.register_forward_pre_hook(note) for m in module.modules() if _is_linear(m)]
     try:
@@ -254,51 +256,60 @@ def _find_ranges(module: nn.Module, run: Callable[[], Any]) -> dict[nn.Linear, _
     return ranges
 
 
-def _make_layers(
-    ranges: Mapping[nn.Linear, _Range],
+@dataclass(frozen=True)
+class _Pair:
+    """Two layers with a GELU between them, of which the first hands 8-bit numbers to the second."""
+
+    first: nn.Linear
+    second: nn.Linear
+    rounding: _Rounding
+    beside: _Beside
+
+
+def _make_pairs(
+    ranges: Mapping[nn.Module, _Range],
     gelu_after: Mapping[nn.Module, nn.Module],
     next_to: Mapping[nn.Module, nn.Module],
     dtype: torch.dtype,
-) -> dict[nn.Module, nn.Module]:
-    """Return the int8 layer for every linear one, and nothing in the place of GELUs they apply."""
-    new: dict[nn.Module, nn.Module] = {gelu: nn.Identity() for gelu in gelu_after.values()}
-    roundings: dict[nn.Linear, _Rounding] = {}
-    for seen in ranges.values():
-        if seen.beside[0] not in roundings:
-            roundings.update(dict.fromkeys(seen.beside, _round_by_feature(seen, dtype)))
-    gives: dict[nn.Module, _Beside] = {}
-    takes: dict[nn.Module, _Beside] = {}
-    followers = list(next_to.values())
-    for layer in ranges:
-        follower = next_to.get(gelu_after.get(layer))  # type: ignore[arg-type]
-        # A follower of several would need one scale for all that comes in.
-        if not isinstance(follower, nn.Linear) or followers.count(follower) > 1:
-            continue
-        beside = ranges[follower].size.topk(min(_N_BESIDE, follower.in_features // 2)).indices
-        roundings[follower] = _round_alike(ranges[follower], beside)
-        gives[layer] = takes[follower] = _Beside(layer, follower, beside, dtype)
-    for layer in ranges:
-        gelu = gelu_after.get(layer)
-        next_rounding = None
-        if layer in gives:
-            follower = next_to[gelu]  # type: ignore[index]
-            next_rounding = roundings[follower]  # type: ignore[index]
-        new[layer] = Int8Linear(
-            layer,
-            roundings[layer],
-            dtype=dtype,
-            gelu=None if gelu is None else gelu_kind(gelu),
-            next_rounding=next_rounding,
-            gives=gives.get(layer),
-            takes=takes.get(layer),
-        )
-    return new
+) -> list[_Pair]:
+    pairs = []
+    for first, gelu in gelu_after.items():
+        second = next_to.get(gelu)
+        # A layer that follows several would need one scale for all that comes in.
+        is_only = list(next_to.values()).count(second) == 1  # type: ignore[arg-type]
+        if _is_linear(first) and second is not None and _is_linear(second) and is_only:
+            seen = ranges[second]
+            features = seen.size.topk(min(_N_BESIDE, second.in_features // 2)).indices
+            beside = _Beside(first, second, features, dtype)
+            pairs.append(_Pair(first, second, _round_alike(seen, features), beside))
+    return pairs
 
 
-def _round_by_feature(seen: _Range, dtype: torch.dtype) -> _Rounding:
+def _make_layer(
+    layer: nn.Linear,
+    seen: _Range,
+    dtype: torch.dtype,
+    gelu: str | None = None,
+    pairs: Sequence[_Pair] = (),
+) -> Int8Linear:
+    """Return the int8 layer for a linear one."""
+    first_of = next((pair for pair in pairs if pair.first is layer), None)
+    second_of = next((pair for pair in pairs if pair.second is layer), None)
+    rounding = _round_by_feature(layer, seen, dtype) if second_of is None else second_of.rounding
+    return Int8Linear(
+        layer,
+        rounding,
+        dtype=dtype,
+        gelu=gelu,
+        next_rounding=None if first_of is None else first_of.rounding,
+        gives=None if first_of is None else first_of.beside,
+        takes=None if second_of is None else second_of.beside,
+    )
+
+
+def _round_by_feature(layer: nn.Linear, seen: _Range, dtype: torch.dtype) -> _Rounding:
     """Return a scale for every input feature, which takes part of its size into the weights."""
-    sizes = [layer.weight.detach().float().abs().amax(0) for layer in seen.beside]
-    weight = torch.stack(sizes).amax(0).clamp(min=1e-5)
+    weight = layer.weight.detach().float().abs().amax(0).clamp(min=1e-5)
     smoothing = seen.size**_MIGRATION / weight ** (1 - _MIGRATION)
     rate = 127 / (smoothing * (seen.size / smoothing).max())
     return _Rounding(rate.to(dtype), 128)

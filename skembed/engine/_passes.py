@@ -6,12 +6,21 @@ Knows modules and what goes in and out of them, not what they are for.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, TypeGuard, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-__all__ = ["children_of", "find_gelus", "find_takers", "gelu_kind", "replace_modules"]
+__all__ = [
+    "children_of",
+    "find_companions",
+    "find_gelus",
+    "find_takers",
+    "gelu_kind",
+    "replace_modules",
+]
+
+M = TypeVar("M", bound=nn.Module)
 
 _GELUS = {"GELUActivation": "none", "GELUTanh": "tanh", "PytorchGELUTanh": "tanh"}
 """GELU modules of transformers, and how each approximates."""
@@ -93,6 +102,27 @@ def find_takers(
         for maker in makers
         if maker is not None
     }
+
+
+def find_companions(
+    module: nn.Module, run: Callable[[], Any], is_taker: Callable[[nn.Module], TypeGuard[M]]
+) -> list[list[M]]:
+    """Return the takers, those together that always take the very same tensor."""
+    taken: dict[M, list[Tensor]] = {}
+
+    def note_input(taker: Any, inputs: tuple[Any, ...]) -> None:
+        taken.setdefault(taker, []).append(inputs[0])
+
+    hooks = [m.register_forward_pre_hook(note_input) for m in module.modules() if is_taker(m)]
+    try:
+        run()
+    finally:
+        for hook in hooks:
+            hook.remove()
+    companions: dict[tuple[int, ...], list[M]] = {}
+    for taker, tensors in taken.items():
+        companions.setdefault(tuple(map(id, tensors)), []).append(taker)
+    return list(companions.values())
 
 
 def replace_modules(

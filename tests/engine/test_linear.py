@@ -59,6 +59,45 @@ def test_layers_and_the_gelu_between_them_become_one_product(rows, approximate):
     assert isinstance(net.gelu, nn.Identity)
 
 
+class Heads(nn.Module):
+    """Three layers of one input, and one of another."""
+
+    def __init__(self, *, has_bias=(True, True, True)):
+        super().__init__()
+        self.query, self.key, self.value = (
+            nn.Linear(32, n_out, bias=bias)
+            for n_out, bias in zip((16, 8, 8), has_bias, strict=True)
+        )
+        self.last = nn.Linear(32, 4)
+
+    def forward(self, x):
+        return torch.cat([self.query(x), self.key(x), self.value(x), self.last(x + 1)], -1)
+
+
+@needs_operators
+def test_layers_of_the_same_input_run_as_one(rows):
+    net = Heads()
+    is_packed, change = pack(net, rows)
+    assert is_packed
+    assert change < 0.02
+    assert net.query._whole is net.key._whole is net.value._whole
+    assert isinstance(net.last, PackedLinear)
+    calls = []
+    net.query._whole.register_forward_hook(lambda *_: calls.append(1))
+    two = [net(rows[:, :5].clone()), net(rows[:, 5:].clone())]
+    assert len(calls) == 2
+    torch.testing.assert_close(torch.cat(two, 1), net(rows), atol=0.02, rtol=0)
+
+
+@needs_operators
+def test_layers_with_and_without_a_bias_run_apart(rows):
+    net = Heads(has_bias=(True, False, True))
+    is_packed, change = pack(net, rows)
+    assert is_packed
+    assert change < 0.02
+    assert isinstance(net.query, PackedLinear)
+
+
 @needs_operators
 def test_another_activation_stays_as_it_is(rows):
     net = Net(nn.ReLU())
