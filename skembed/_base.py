@@ -236,9 +236,10 @@ class BaseEmbedder(CallbackSupportMixin, TransformerMixin, BaseEstimator):
         return params
 
     def _encoder(self) -> Encoder:
-        self._validate_parameters()
+        params = self._params()
+        self._validate_parameters(params)
         encoder = self._make_encoder()
-        present = (self._params(), encoder)
+        present = (params, encoder)
         if self.__dict__.get("_present") != present:
             self._present = present
         return encoder
@@ -280,10 +281,10 @@ class BaseEmbedder(CallbackSupportMixin, TransformerMixin, BaseEstimator):
             )
         warn_user(f"{found}\nTheir vectors are NaN.", InvalidRowsWarning)
 
-    def _validate_parameters(self) -> None:
+    def _validate_parameters(self, params: dict[str, Any]) -> None:
         """Check every parameter against its constraints and report all that fail."""
         faults = []
-        for name, value in self._params().items():
+        for name, value in params.items():
             constraints = self._parameter_constraints.get(name)
             if constraints is None:
                 continue
