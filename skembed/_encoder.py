@@ -7,17 +7,22 @@ only through this class; whatever it needs from a modality stands here.
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
+
+from skembed.exceptions import InvalidParameterError
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["Encoder", "Fault", "Prepared"]
+__all__ = ["Encoder", "Fault", "Prepared", "join_replicas"]
+
+E = TypeVar("E", bound="Encoder")
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +65,8 @@ class Encoder(ABC):
     model_key : bytes
         Key of the loaded model in the process; kept when others are dropped for memory.
     device, dtype : str
-        Where batches run and in which format, as torch spells them ("cuda:0", "bfloat16").
+        Where batches run and in which format, as torch spells them ("cuda:0", "bfloat16");
+        several devices with commas between them.
     budget : int
         The cost of a batch that keeps the device busy, in the unit of `cost`. The engine lowers it
         when memory runs out.
@@ -68,6 +74,9 @@ class Encoder(ABC):
         Which parts may share a batch: any, those of near-equal cost, or those of the same cost.
     window : int
         Most rows that are prepared ahead of the model; bounds the memory of prepared rows.
+    replicas : tuple of Encoder
+        Encoders with the same digest, each on its own device, among which the engine divides the
+        batches. Empty: the encoder runs them all itself.
     """
 
     digest: bytes
@@ -78,6 +87,7 @@ class Encoder(ABC):
     budget: int
     layout: Literal["packed", "padded", "equal"] = "packed"
     window: int = 2048
+    replicas: tuple[Encoder, ...] = ()
 
     @abstractmethod
     def content(self, item: Any) -> bytes:
@@ -105,3 +115,30 @@ class Encoder(ABC):
         The default is the mean weighted by cost. Rows of one part are never merged.
         """
         return np.average(vectors, axis=0, weights=costs).astype(np.float32)
+
+
+def join_replicas(replicas: Sequence[E]) -> E:
+    """Return an encoder that divides its batches among replicas; a single one as it is.
+
+    Parameters
+    ----------
+    replicas : sequence of Encoder
+        The same model and settings on one or more devices; the first prepares rows for all.
+
+    Raises
+    ------
+    InvalidParameterError
+        If their vectors are not the same, because the devices compute in different formats.
+    """
+    if len(replicas) == 1:
+        return replicas[0]
+    joined = copy.copy(replicas[0])
+    joined.replicas = tuple(replicas)
+    joined.device = ", ".join(replica.device for replica in replicas)
+    if any(replica.digest != joined.digest for replica in replicas):
+        formats = ", ".join(f"{replica.dtype} on {replica.device}" for replica in replicas)
+        raise InvalidParameterError(
+            f"device: expected devices that give the same vectors, got {formats}. Set dtype to a "
+            "format that all of them compute in, or name devices of one make."
+        )
+    return joined

@@ -21,8 +21,10 @@ Every error that a user can meet is a `SkembedError` and also the built-in that 
 from __future__ import annotations
 
 import sys
+import threading
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 
 __all__ = [
     "InvalidInputError",
@@ -40,6 +42,7 @@ __all__ = [
     "UnsupportedModelError",
     "describe_rows",
     "warn_user",
+    "warnings_sent_to",
 ]
 
 _N_NAMED = 10
@@ -127,14 +130,35 @@ def describe_rows(faults: Mapping[int, str]) -> str:
 
 _LIBRARY_ROOTS = ("skembed", "sklearn", "joblib")
 
+_of_thread = threading.local()
+
 
 def warn_user(message: str, category: type[SkembedWarning]) -> None:
     """Issue a warning that points at the user's own line, past the frames of libraries."""
+    send: Callable[[str, type[SkembedWarning]], object] | None
+    send = getattr(_of_thread, "send", None)
+    if send is not None:
+        send(message, category)
+        return
     level, frame = 1, sys._getframe(0)
     while frame.f_back is not None and _is_library(frame.f_globals.get("__name__", "")):
         frame = frame.f_back
         level += 1
     warnings.warn(message, category, stacklevel=level)
+
+
+@contextmanager
+def warnings_sent_to(send: Callable[[str, type[SkembedWarning]], object]) -> Iterator[None]:
+    """Hand this thread's `warn_user` calls to `send`, to be made again in the user's thread.
+
+    In a thread of the library's own no frame leads to the user's line, and a warning that is an
+    error would be raised where nobody waits for it.
+    """
+    _of_thread.send = send
+    try:
+        yield
+    finally:
+        del _of_thread.send
 
 
 def _is_library(module: str) -> bool:

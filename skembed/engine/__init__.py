@@ -4,6 +4,7 @@ from skembed.engine._devices import (
     DTYPES,
     is_out_of_memory,
     resolve_device,
+    resolve_devices,
     resolve_dtype,
     tokens_per_batch,
 )
@@ -30,6 +31,7 @@ __all__ = [
     "quantize_linear_layers",
     "register_packed_attention",
     "resolve_device",
+    "resolve_devices",
     "resolve_dtype",
     "tokens_per_batch",
 ]

@@ -1,16 +1,18 @@
-"""Prepare what comes next while the present batch runs.
+"""Work in threads: what comes next while the present batch runs, or several devices at once.
 
-Knows iterables and threads, nothing else.
+Knows iterables and threads, and that warnings belong to the user's own thread; nothing else.
 """
 
 from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Iterator
-from typing import TypeVar
+from collections.abc import Generator, Iterator
+from typing import Generic, TypeVar
 
-__all__ = ["run_ahead"]
+from skembed.exceptions import SkembedWarning, warn_user, warnings_sent_to
+
+__all__ = ["TakenInTurn", "run_ahead"]
 
 T = TypeVar("T")
 
@@ -18,22 +20,46 @@ _POLL_SECONDS = 0.05
 
 
 class _End:
-    """What the thread leaves behind: the exception that ended it, or None."""
+    """What a thread leaves behind: the exception that ended it, or None."""
 
     def __init__(self, error: BaseException | None) -> None:
         self.error = error
 
 
-def run_ahead(source: Iterator[T], depth: int = 2) -> Iterator[T]:
-    """Yield from `source`, which runs in a thread of its own up to `depth` items ahead.
+class _Warning:
+    """A warning of a thread, to be issued by the consumer."""
 
-    The thread ends with the generator: exhausted, closed, or left by an exception. An exception of
-    `source` is raised here, after the items that came before it.
+    def __init__(self, message: str, category: type[SkembedWarning]) -> None:
+        self.message, self.category = message, category
+
+
+class TakenInTurn(Generic[T]):
+    """An iterator from which several threads take; each item goes to one of them."""
+
+    def __init__(self, source: Iterator[T]) -> None:
+        self._source = source
+        self._lock = threading.Lock()
+
+    def __iter__(self) -> Iterator[T]:
+        return self
+
+    def __next__(self) -> T:
+        with self._lock:
+            return next(self._source)
+
+
+def run_ahead(*sources: Iterator[T], depth: int = 2, name: str = "skembed-prepare") -> Iterator[T]:
+    """Yield from `sources`, each of which runs in a thread of its own, as items become ready.
+
+    Up to `depth` items wait to be taken. The threads end with the generator: exhausted, closed, or
+    left by an exception; a source that is a generator is then closed in its thread. An exception of
+    a source is raised here, after the items that came before it, and ends the other sources at
+    their next item.
     """
-    ready: queue.Queue[T | _End] = queue.Queue(maxsize=depth)
+    ready: queue.Queue[T | _Warning | _End] = queue.Queue(maxsize=depth)
     is_over = threading.Event()
 
-    def offer(item: T | _End) -> bool:
+    def offer(item: T | _Warning | _End) -> bool:
         while not is_over.is_set():
             try:
                 ready.put(item, timeout=_POLL_SECONDS)
@@ -42,27 +68,38 @@ def run_ahead(source: Iterator[T], depth: int = 2) -> Iterator[T]:
             return True
         return False
 
-    def work() -> None:
+    def work(source: Iterator[T]) -> None:
         end = _End(None)
-        try:
-            for item in source:
-                if not offer(item):
-                    return
-        except BaseException as error:  # handed to the consumer, who raises it
-            end = _End(error)
+        with warnings_sent_to(lambda *warning: offer(_Warning(*warning))):
+            try:
+                for item in source:
+                    if not offer(item):
+                        if isinstance(source, Generator):
+                            source.close()
+                        return
+            except BaseException as error:  # handed to the consumer, who raises it
+                end = _End(error)
         offer(end)
 
-    thread = threading.Thread(target=work, name="skembed-prepare", daemon=True)
+    threads = [
+        threading.Thread(target=work, args=(source,), name=name, daemon=True) for source in sources
+    ]
     try:
-        thread.start()  # inside: an interrupt while it starts must end it too
-        while True:
+        for thread in threads:
+            thread.start()  # inside: an interrupt while it starts must end it too
+        n_running = len(threads)
+        while n_running:
             item = ready.get()
-            if isinstance(item, _End):
-                if item.error is not None:
-                    raise item.error
-                return
-            yield item
+            if isinstance(item, _Warning):
+                warn_user(item.message, item.category)
+            elif not isinstance(item, _End):
+                yield item
+            elif item.error is not None:
+                raise item.error
+            else:
+                n_running -= 1
     finally:
         is_over.set()
-        if thread.ident is not None:
-            thread.join()
+        for thread in threads:
+            if thread.ident is not None:
+                thread.join()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import platform
 import time
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from skembed.exceptions import InvalidParameterError
@@ -15,7 +16,14 @@ from skembed.weights import remembered
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["DTYPES", "is_out_of_memory", "resolve_device", "resolve_dtype", "tokens_per_batch"]
+__all__ = [
+    "DTYPES",
+    "is_out_of_memory",
+    "resolve_device",
+    "resolve_devices",
+    "resolve_dtype",
+    "tokens_per_batch",
+]
 
 DTYPES = ("auto", "float32", "bfloat16", "float16", "int8")
 
@@ -71,6 +79,42 @@ def resolve_device(device: str) -> torch.device:
         return torch.device("cuda", index)
     if resolved.type == "mps" and not torch.backends.mps.is_available():
         raise InvalidParameterError("device='mps': torch sees no Apple GPU here; use 'auto'.")
+    return resolved
+
+
+def resolve_devices(device: str | Sequence[str]) -> tuple[torch.device, ...]:
+    """Resolve a device's name, or the names of several that share the work.
+
+    Raises
+    ------
+    InvalidParameterError
+        If there is no name or one that `resolve_device` refuses, if the devices are of different
+        kinds, or if a GPU is named twice. (The CPU may be: its replicas share the model.)
+    """
+    if isinstance(device, str):
+        return (resolve_device(device),)
+    others = [name for name in device if not isinstance(name, str)]
+    if others or not device:
+        found = ", ".join(f"{type(name).__name__} {name!r}" for name in others) or "an empty list"
+        raise InvalidParameterError(
+            f"device={device!r}: expected a device's name or a list of such names, got {found}. "
+            "Use 'auto', 'cuda:1' or ['cuda:0', 'cuda:1']."
+        )
+    resolved = tuple(resolve_device(name) for name in device)
+    kinds = sorted({each.type for each in resolved})
+    if len(kinds) > 1:
+        raise InvalidParameterError(
+            f"device={device!r}: expected devices of one kind, got {' and '.join(kinds)}, which "
+            "compute in different formats. Name devices of one kind only."
+        )
+    if kinds != ["cpu"]:
+        names = [str(each) for each in resolved]
+        repeated = sorted({name for name in names if names.count(name) > 1})
+        if repeated:
+            raise InvalidParameterError(
+                f"device={device!r}: expected each device once, got {', '.join(repeated)} more "
+                "than once, which would hold the model twice and be no faster. Name it once."
+            )
     return resolved
 
 

@@ -2,7 +2,8 @@
 
 Missing rows are taken in shares. A share is claimed in the store (so that processes which embed the
 same rows divide them), prepared and planned in a thread ahead of the model, and its vectors are
-stored after every batch. What another process has claimed is put off to the end and then fetched.
+stored after every batch. Replicas of the model on several devices take the batches in turn, each in
+a thread of its own. What another process has claimed is put off to the end and then fetched.
 """
 
 from __future__ import annotations
@@ -22,12 +23,12 @@ from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
 from skembed._encoder import Encoder, Fault, Prepared
-from skembed.engine._ahead import run_ahead
+from skembed.engine._ahead import TakenInTurn, run_ahead
+from skembed.engine._batch import begin_to_fetch, encode_batch
 from skembed.engine._devices import is_out_of_memory
 from skembed.engine._plan import plan_batches
-from skembed.exceptions import MemoryWarning, StoreWarning, warn_user
+from skembed.exceptions import StoreWarning, warn_user
 from skembed.store import EmbeddingStore
-from skembed.weights import free_memory
 
 if TYPE_CHECKING:
     import torch
@@ -106,7 +107,7 @@ class Job:
 
 @dataclass(slots=True)
 class _Batch:
-    """Parts of rows, assembled: part `i` belongs to row `rows[i]`."""
+    """Parts of rows, assembled or not: part `i` belongs to row `rows[i]`."""
 
     share: _Share
     parts: list[Any]
@@ -126,7 +127,6 @@ class _Share:
 
 def run_missing(job: Job, missing: NDArray[np.int64]) -> int:
     """Embed the rows at positions `missing`; return how many the model ran on."""
-    _stay_safe_after_fork()
     if job.progress is None:
         bar = None
     else:
@@ -155,34 +155,18 @@ def _runs_beside_host(vectors: torch.Tensor) -> int:
     return 0 if vectors.device.type == "cpu" else 1
 
 
-def _begin_to_fetch(vectors: torch.Tensor) -> Callable[[], NDArray[np.float32]]:
-    """Begin to copy vectors to the host; return what waits for the copy and gives it."""
-    import torch
-
-    if vectors.device.type != "cuda":
-        return lambda: vectors.cpu().numpy()
-    # Queued before the next batch, whose end a plain copy made later would wait for.
-    on_host = torch.empty(vectors.shape, dtype=vectors.dtype, pin_memory=True)
-    on_host.copy_(vectors, non_blocking=True)
-    copied = torch.cuda.current_stream(vectors.device).record_event()
-
-    def fetch() -> NDArray[np.float32]:
-        copied.synchronize()
-        return on_host.numpy()
-
-    return fetch
-
-
 class _Runner:
     """Runs one job. Claimed rows are stored or released however the run ends."""
 
     def __init__(self, job: Job, bar: tqdm | None) -> None:
         self.job = job
         self.bar = bar
+        self.replicas = job.encoder.replicas or (job.encoder,)
         self.deferred: list[NDArray[np.int64]] = []
         self.unfinished: dict[int, None] = {}
         self.n_encoded = 0
         self.lock = threading.Lock()
+        self.scattering = threading.Lock()
         self.is_over = False
         self.waiting_since = time.monotonic()
         self.has_warned = False
@@ -205,27 +189,44 @@ class _Runner:
         n_rows = int(np.clip(-(-len(rows) // _SHARES), _MIN_SHARE, self.job.encoder.window))
         batches: Iterator[_Batch] = self._batches(rows, n_rows)
         if len(rows) > n_rows:
-            batches = run_ahead(batches)
+            batches = run_ahead(batches, depth=1 + len(self.replicas))
         with closing(batches):  # type: ignore[type-var]
-            self._run_batches(batches)
+            replicas = self.replicas[: len(rows)]  # a row alone is done before threads have begun
+            if len(replicas) == 1:
+                done: Iterator[None] = self._run_batches(replicas[0], batches)
+            else:
+                shared = TakenInTurn(batches)
+                done = run_ahead(
+                    *(self._run_batches(replica, shared) for replica in replicas),
+                    name="skembed-replica",
+                )
+            with closing(done):  # type: ignore[type-var]
+                for _ in done:
+                    pass
 
-    def _run_batches(self, batches: Iterator[_Batch]) -> None:
-        """Run batches in turn; on a GPU each is fetched while the next one runs."""
+    def _run_batches(self, encoder: Encoder, batches: Iterator[_Batch]) -> Iterator[None]:
+        """Run batches in turn; on a GPU each is fetched while the next one runs.
+
+        Yields after each batch, so that it can be stopped there.
+        """
+        _stay_safe_after_fork()  # here: OpenMP's settings are those of the calling thread
+        keep = [replica.model_key for replica in self.replicas]
         running: deque[tuple[_Batch, Callable[[], NDArray[np.float32]]]] = deque()
         try:
             for batch in batches:
-                vectors = self._encode(batch.parts, batch.tensors)
-                running.append((batch, _begin_to_fetch(vectors)))
+                vectors = encode_batch(encoder, batch.parts, batch.tensors, keep)
+                running.append((batch, begin_to_fetch(vectors)))
                 while len(running) > _runs_beside_host(vectors):
-                    self._scatter(*running.popleft())
+                    self._take(*running.popleft())
+                yield
         except BaseException:
-            # Batches that had run are not lost to a later one's error.
+            # Batches that had run are not lost to a later one's error, nor to a stop.
             with suppress(Exception):
                 while running:
-                    self._scatter(*running.popleft())
+                    self._take(*running.popleft())
             raise
         while running:
-            self._scatter(*running.popleft())
+            self._take(*running.popleft())
 
     def _batches(self, rows: NDArray[np.int64], n_rows: int) -> Iterator[_Batch]:
         """Claim, prepare, plan and assemble share after share; runs ahead of the model."""
@@ -266,57 +267,36 @@ class _Runner:
         self._end(failed)
         costs = np.fromiter((encoder.cost(part) for part in parts), np.int64, len(parts))
         plan = plan_batches(
-            costs, budget=encoder.budget, layout=encoder.layout, max_parts=job.batch_size
+            costs,
+            budget=max(replica.budget for replica in self.replicas),
+            layout=encoder.layout,
+            max_parts=job.batch_size,
         )
         for chosen in plan:
             batch_parts = [parts[i] for i in chosen]
-            try:
-                tensors = encoder.collate(batch_parts)
-            except Exception as error:
-                if not is_out_of_memory(error):
-                    raise
-                tensors = None  # assembled again, in halves if need be, when its turn comes
+            tensors = self._collate(batch_parts)
             yield _Batch(share, batch_parts, [rows[i] for i in chosen], costs[chosen], tensors)
 
-    def _encode(self, parts: list[Any], tensors: Any) -> torch.Tensor:
-        """Run one batch, assembled or not; when memory runs out, run it in smaller ones."""
-        import torch
+    def _collate(self, parts: list[Any]) -> Any:
+        """Assemble a batch ahead of its turn, or return None to have it assembled then."""
+        if len(self.replicas) > 1:
+            return None  # which device will take it is not known yet
+        try:
+            return self.job.encoder.collate(parts)
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            return None  # in halves if need be
 
-        encoder = self.job.encoder
-        costs = np.fromiter((encoder.cost(part) for part in parts), np.int64, len(parts))
-        # Batches that were planned before memory ran out are not tried at their old size.
-        if len(self._pieces(costs)) == 1:
-            try:
-                with torch.inference_mode():
-                    return encoder.encode(encoder.collate(parts) if tensors is None else tensors)
-            except Exception as error:
-                if not is_out_of_memory(error) or len(parts) == 1:
-                    raise
-            # Out of the handler, so that the failed batch's tensors are gone.
-            del tensors
-            free_memory(keep=encoder.model_key)
-            if torch.cuda.is_initialized():
-                torch.cuda.empty_cache()
-            encoder.budget = min(encoder.budget, int(costs.sum()) // 2)
-            warn_user(
-                f"Memory ran out on {encoder.device} with {len(parts)} rows at once (cost "
-                f"{costs.sum()}); going on with half. Smaller batches from the start: set "
-                f"batch_size below {len(parts)}.",
-                MemoryWarning,
-            )
-        return torch.cat(
-            [self._encode([parts[i] for i in piece], None) for piece in self._pieces(costs)]
-        )
+    def _take(self, batch: _Batch, fetch: Callable[[], NDArray[np.float32]]) -> None:
+        """Wait for the vectors of a batch, and scatter them, one thread at a time."""
+        values = fetch()
+        with self.scattering:
+            self._scatter(batch, values)
 
-    def _pieces(self, costs: NDArray[np.int64]) -> list[NDArray[np.int64]]:
-        """Plan the parts of a batch anew, by the present budget; their order stays."""
-        encoder = self.job.encoder
-        return plan_batches(costs, budget=encoder.budget, layout=encoder.layout)
-
-    def _scatter(self, batch: _Batch, fetch: Callable[[], NDArray[np.float32]]) -> None:
+    def _scatter(self, batch: _Batch, values: NDArray[np.float32]) -> None:
         """Put the vectors of a batch where their rows are, and rows that are whole in the store."""
         job, share = self.job, batch.share
-        values = fetch()
         done: list[int] = []
         for i, row in enumerate(batch.rows):
             share.n_parts_left[row] -= 1

@@ -14,7 +14,7 @@ from sklearn.utils._param_validation import Interval, StrOptions
 
 from skembed._base import BaseEmbedder, EmbeddingReport
 from skembed._inputs import CheckedRows
-from skembed.engine import DTYPES, POOLINGS, Embedded, measure_sizes
+from skembed.engine import DTYPES, POOLINGS, Embedded, measure_sizes, resolve_devices
 from skembed.exceptions import TruncatedRowsError, TruncationWarning, describe_rows, warn_user
 from skembed.store import EmbeddingStore, resolve_store
 from skembed.text._encoder import TextEncoder, TextSettings, make_text_encoder
@@ -95,9 +95,10 @@ class TextEmbedder(BaseEmbedder):
         `TruncationWarning`, in silence, or not at all (`TruncatedRowsError` before anything is
         encoded). "mean_of_chunks" embeds such a row in chunks of `max_length` tokens and takes
         their mean, weighted by tokens.
-    device : str, default="auto"
+    device : str or list of str, default="auto"
         "auto" is the first CUDA GPU, else Apple's GPU, else the CPU. Or torch's name of a device
-        ("cuda:1").
+        ("cuda:1"). Or a list of names (["cuda:0", "cuda:1"]), all of one kind: each holds a copy of
+        the model, and they divide the batches among them.
     dtype : {"auto", "float32", "bfloat16", "float16", "int8"}, default="auto"
         Format the model computes in. "auto" is bfloat16 on GPUs that have it and on CPUs where a
         short probe finds it faster, else float32. The output is float32 always. On MiniLM, vectors
@@ -129,7 +130,7 @@ class TextEmbedder(BaseEmbedder):
     n_features_out_ : int
         Number of output features.
     device_, dtype_ : str
-        Where the model runs, in which format.
+        Where the model runs ("cuda:0, cuda:1" for several devices), in which format.
     report_ : TextReport
         What the last `transform` did: rows, distinct rows, rows encoded, tokens of each row,
         truncated rows, bad rows. Not part of pickles.
@@ -169,7 +170,7 @@ class TextEmbedder(BaseEmbedder):
         "max_length": [Interval(Integral, 1, None, closed="left"), None],
         "n_components": [Interval(Integral, 1, None, closed="left"), None],
         "on_truncate": [StrOptions({"warn", "ignore", "raise", "mean_of_chunks"})],
-        "device": [str],
+        "device": [str, list, tuple],
         "dtype": [StrOptions(set(DTYPES))],
         "batch_size": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"})],
         "cache": [str, os.PathLike, EmbeddingStore, None],
@@ -189,7 +190,7 @@ class TextEmbedder(BaseEmbedder):
         max_length: int | None = None,
         n_components: int | None = None,
         on_truncate: str = "warn",
-        device: str = "auto",
+        device: str | list[str] | tuple[str, ...] = "auto",
         dtype: str = "auto",
         batch_size: int | str = "auto",
         cache: str | os.PathLike[str] | EmbeddingStore | None = "run",
@@ -230,7 +231,11 @@ class TextEmbedder(BaseEmbedder):
                 max_length=None if self.max_length is None else int(self.max_length),
                 n_components=None if self.n_components is None else int(self.n_components),
                 in_chunks=self.on_truncate == "mean_of_chunks",
-                device=_plain(self.device),
+                device=(
+                    _plain(self.device)
+                    if isinstance(self.device, str)
+                    else tuple(map(str, resolve_devices(self.device)))
+                ),
                 dtype=_plain(self.dtype),
                 trust_remote_code=bool(self.trust_remote_code),
             )

@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from skembed._encoder import Encoder, Fault, Prepared
-from skembed.engine import POOLINGS, pool, resolve_device, resolve_dtype, tokens_per_batch
+from skembed._encoder import Encoder, Fault, Prepared, join_replicas
+from skembed.engine import POOLINGS, pool, resolve_devices, resolve_dtype, tokens_per_batch
 from skembed.exceptions import InvalidParameterError, UnsupportedModelError
 from skembed.store import digest_of
 from skembed.text._folder import HeadModule, read_folder, refuse_code_from_elsewhere
@@ -64,7 +65,7 @@ class TextSettings:
     max_length: int | None
     n_components: int | None
     in_chunks: bool
-    device: str
+    device: str | tuple[str, ...]
     dtype: str
     trust_remote_code: bool
 
@@ -76,7 +77,12 @@ def make_text_encoder(settings: TextSettings) -> TextEncoder:
     digest = folder_digest(source.folder)
     place = {"kind": "text encoder", "files": digest, "folder": str(source.folder)}
     key = digest_of({**place, **asdict(settings)})
-    return kept_recent(key, lambda: TextEncoder(settings, source, digest))
+
+    def make() -> TextEncoder:
+        devices = resolve_devices(settings.device)
+        return join_replicas([TextEncoder(settings, source, digest, each) for each in devices])
+
+    return kept_recent(key, make)
 
 
 class TextEncoder(Encoder):
@@ -90,9 +96,17 @@ class TextEncoder(Encoder):
         Where the model's files are.
     files_digest : bytes
         Digest of the files' content.
+    device : device
+        Where it runs.
     """
 
-    def __init__(self, settings: TextSettings, source: ModelSource, files_digest: bytes) -> None:
+    def __init__(
+        self,
+        settings: TextSettings,
+        source: ModelSource,
+        files_digest: bytes,
+        device: torch.device,
+    ) -> None:
         self.source = source
         self.folder = read_folder(source.folder)
         check_weights(self.folder.transformer)
@@ -102,7 +116,7 @@ class TextEncoder(Encoder):
         self.config = load_config(
             self.folder.transformer, trust_remote_code=settings.trust_remote_code
         )
-        self.torch_device = resolve_device(settings.device)
+        self.torch_device = device
         self.torch_dtype = resolve_dtype(settings.dtype, self.torch_device)
         self.device = str(self.torch_device)
         self.dtype = str(self.torch_dtype).removeprefix("torch.")

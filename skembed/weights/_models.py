@@ -107,13 +107,13 @@ def unload_models() -> int:
     return _release(dropped)
 
 
-def free_memory(keep: bytes | None = None) -> int:
-    """Drop every model but one, because memory ran out.
+def free_memory(*keep: bytes) -> int:
+    """Drop every model but those in use, because memory ran out.
 
     Parameters
     ----------
-    keep : bytes, optional
-        The key of the model that is in use.
+    *keep : bytes
+        The keys of the models that are in use.
 
     Returns
     -------
@@ -121,7 +121,7 @@ def free_memory(keep: bytes | None = None) -> int:
         How many models were dropped.
     """
     with _guard:
-        dropped = [_drop(key) for key in list(_models) if key != keep]
+        dropped = [_drop(key) for key in list(_models) if key not in keep]
     return _release(dropped)
 
 

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from skembed.engine import _devices, resolve_device, resolve_dtype
+from skembed.engine import _devices, resolve_device, resolve_devices, resolve_dtype
 from skembed.engine._devices import is_out_of_memory
 from skembed.exceptions import InvalidParameterError
 
@@ -22,6 +22,42 @@ def test_a_device_that_is_not_there_is_named():
     assert resolve_device("auto").type in ("cpu", "mps")
     with pytest.raises(InvalidParameterError, match="no CUDA device here"):
         resolve_device("cuda")
+
+
+@pytest.fixture
+def two_gpus(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+
+
+@pytest.mark.parametrize(
+    ("device", "names"),
+    [
+        ("cuda:1", ["cuda:1"]),
+        (["cuda"], ["cuda:0"]),
+        (["cuda", "cuda:1"], ["cuda:0", "cuda:1"]),
+        (("cuda:1", "cuda:0"), ["cuda:1", "cuda:0"]),
+        (["cpu", "cpu"], ["cpu", "cpu"]),
+    ],
+)
+def test_one_name_or_a_list_of_names_is_resolved_in_order(two_gpus, device, names):
+    assert [str(each) for each in resolve_devices(device)] == names
+
+
+@pytest.mark.parametrize(
+    ("device", "message"),
+    [
+        ([], r"device=\[\]: expected a device's name or a list .*, got an empty list"),
+        (["cuda:0", 1, None], "expected .* a list of such names, got int 1, NoneType None"),
+        (["cpu", "cuda:0"], "expected devices of one kind, got cpu and cuda"),
+        (["cuda", "cuda:1", "cuda:0"], "expected each device once, got cuda:0 more than once"),
+        (["cuda:0", "abacus"], "'abacus' is not a device"),
+        (["cuda:0", "cuda:2"], r"has 2 CUDA device\(s\)"),
+    ],
+)
+def test_a_list_that_cannot_share_the_work_is_refused(two_gpus, device, message):
+    with pytest.raises(InvalidParameterError, match=message):
+        resolve_devices(device)
 
 
 def set_clock(monkeypatch, gain):

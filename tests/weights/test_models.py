@@ -148,10 +148,10 @@ def test_where_memory_is_unknown_nothing_is_dropped(monkeypatch):
 def test_freeing_memory_keeps_the_model_in_use():
     for key in (b"a", b"b", b"c"):
         shared_model(key, Model, lambda: 0)
-    assert free_memory(keep=b"b") == 2
+    assert free_memory(b"b") == 2
     assert list(_models._models) == [b"b"]
     assert free_memory() == 1
-    assert free_memory(keep=b"absent") == 0
+    assert free_memory(b"absent") == 0
 
 
 def test_a_dropped_model_that_is_held_elsewhere_is_not_loaded_twice():
