@@ -36,5 +36,5 @@ def test_freed_memory_is_used_again():
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT], capture_output=True, text=True, check=True
     )
-    # By default 122,560 here, all pages of 4 KiB anew each time, unless something lies behind them.
-    assert int(done.stdout) < 1000
+    # By default 122,560 here, all pages of 4 KiB anew each time (3,072 are one of 40 tensors).
+    assert int(done.stdout) < 10_000
