@@ -14,9 +14,9 @@ import platform
 import resource
 import statistics
 import sys
-import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.metadata import PackageNotFoundError, version
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -75,38 +75,18 @@ def peak_rss_bytes() -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
-def measure_matrix_peak(n_repeats: int = 40) -> dict[str, float]:
-    """Return the GFLOP/s of this machine's matrix product, by number format.
-
-    The shapes are those of MiniLM's widest layer, (tokens, 384) x (384, 1536), for batches of 512
-    to 8,192 tokens; the best of all repeats counts.
-    """
-    import torch
-
-    peaks = {"float32": 0.0, "bfloat16": 0.0}
-    for n_tokens in (512, 1024, 2048, 4096, 8192):
-        for name in peaks:
-            rows = torch.randn(n_tokens, 384).to(getattr(torch, name))
-            weight = torch.randn(1536, 384).to(getattr(torch, name))
-            for _ in range(n_repeats):
-                started = time.perf_counter()
-                torch.nn.functional.linear(rows, weight)
-                seconds = time.perf_counter() - started
-                peaks[name] = max(peaks[name], 2e-9 * n_tokens * 384 * 1536 / seconds)
-    return peaks
+def call_apart(function: Callable[..., Any], *args: Any) -> Any:
+    """Call a function in a fresh process, so that this one stays as it is."""
+    with get_context("spawn").Pool(1) as pool:
+        return pool.apply(function, args)
 
 
-def count_flops(n_tokens: Sequence[int], config: dict[str, Any]) -> float:
-    """Return the floating-point operations of a BERT-like model on rows of these lengths.
-
-    Two for every weight of a linear layer and token, and the two products of attention, which grow
-    with the square of the row's length.
-    """
-    width, inner = config["hidden_size"], config["intermediate_size"]
-    lengths = np.asarray(n_tokens, dtype=float)
-    weights = 4 * width * width + 2 * width * inner
-    attention = 4 * width * (lengths**2).sum()
-    return float(config["num_hidden_layers"] * (2 * weights * lengths.sum() + attention))
+def read_config() -> dict[str, Any]:
+    """Return the configuration of the packaged MiniLM."""
+    config: dict[str, Any] = json.loads(
+        (minilm_folder() / "config.json").read_text(encoding="utf-8")
+    )
+    return config
 
 
 def least_cosine(vectors: np.ndarray, reference: np.ndarray) -> float:

@@ -36,20 +36,18 @@ def read_docstrings() -> dict[str, str]:
     return {name: text for text, name in found.items()}
 
 
-def cut_texts(lengths: np.ndarray, tokenizer_folder: Path) -> list[str]:
+def cut_texts(lengths: np.ndarray, tokenizer_folder: Path, *, is_exact: bool = False) -> list[str]:
     """Cut distinct texts of these lengths, in tokens with the two special ones, from docstrings.
+
+    A text ends with the word that reaches its length, and may have some tokens more; if `is_exact`,
+    words that would go beyond it are left out.
 
     Raises
     ------
     SystemExit
         If the docstrings do not have so many words.
     """
-    from tokenizers import Tokenizer
-
-    tokenizer = Tokenizer.from_file(str(tokenizer_folder / "tokenizer.json"))
-    tokenizer.no_padding()
-    tokenizer.no_truncation()
-    runs = _runs_of_words(tokenizer)
+    runs = _runs_of_words(_load_tokenizer(tokenizer_folder))
     texts: dict[str, None] = {}
     for length in lengths:
         text = None
@@ -60,11 +58,49 @@ def cut_texts(lengths: np.ndarray, tokenizer_folder: Path) -> list[str]:
                     word, n = next(runs)
                 except StopIteration:
                     raise SystemExit(f"{len(lengths)} texts are more than there are") from None
+                if is_exact and n_tokens + n > length:
+                    continue
                 words.append(word)
                 n_tokens += n
             text = " ".join(words)
         texts[text] = None
     return list(texts)
+
+
+def draw_texts(n_rows: int, n_tokens: int, tokenizer_folder: Path) -> list[str]:
+    """Draw distinct texts of exactly so many tokens: words of the docstrings in random order.
+
+    There are as many as one likes, for what embeds more than the docstrings have.
+    """
+    runs = dict(_runs_of_words(_load_tokenizer(tokenizer_folder)))
+    words, sizes = np.array(list(runs), dtype=object), np.array(list(runs.values()))
+    generator = np.random.default_rng(n_tokens)
+    texts: dict[str, None] = {}
+    while len(texts) < n_rows:
+        left, chosen = n_tokens - 2, []
+        for i in generator.integers(len(words), size=4 * n_tokens):
+            if sizes[i] <= left:
+                chosen.append(words[i])
+                left -= sizes[i]
+                if not left:
+                    texts[" ".join(chosen)] = None
+                    break
+    return list(texts)
+
+
+def count_tokens(texts: list[str], tokenizer_folder: Path) -> list[int]:
+    """Return the tokens of each text, special ones included."""
+    return [len(x.ids) for x in _load_tokenizer(tokenizer_folder).encode_batch(texts)]
+
+
+def _load_tokenizer(folder: Path) -> Any:
+    """Return the tokenizer of a folder, without padding or truncation."""
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    return tokenizer
 
 
 def _runs_of_words(tokenizer: Any) -> Iterator[tuple[str, int]]:

@@ -2,227 +2,103 @@
 
 Every way of embedding lives in a process of its own with the same MiniLM, and all of them embed the
 same distinct texts in turn (A B C A B C ...), with nothing cached. Before anything is timed the
-vectors are compared with those of sentence-transformers in float32; a way whose vectors differ gets
-no time. Ratios are taken within a round. The operations per second are set beside the best that a
-matrix product of the model's own shape reaches on this machine, in the same number format.
+vectors are compared with those of sentence-transformers in float32, and the accuracy of a
+classifier on them with that on the reference's; a way that differs gets no time. Ratios are taken
+within a round. Every time is set beside the floor that this machine's own measured peaks put under
+it (`_floor.py` says what is counted), and skembed's forward pass is taken apart by operator.
 
     python benchmarks/text_throughput.py --rows 4000 --out benchmarks/results/text_throughput.json
 """
 
 from __future__ import annotations
 
-import json
 import os
 import statistics
 import sys
-import time
-import warnings
-from collections.abc import Callable
-from multiprocessing import get_context
 from typing import Any
-
-import numpy as np
-from _common import (
-    count_flops,
-    least_cosine,
-    make_parser,
-    measure_matrix_peak,
-    minilm_folder,
-    peak_rss_bytes,
-    summarize,
-    write_results,
-)
-from _data import cut_texts, document_lengths, short_lengths
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+os.environ.setdefault("KINETO_LOG_LEVEL", "5")  # torch's profiler, of every start
 
-REFERENCE = "sentence-transformers"
-LEAST_COSINE = {"float32": 0.99999, "bfloat16": 0.9995}
-LEAST_BFLOAT16_GAIN = 1.3
+import numpy as np
+from _common import call_apart, make_parser, minilm_folder, read_config, summarize, write_results
+from _data import count_tokens, cut_texts, document_lengths, labelled_texts, short_lengths
+from _floor import (
+    Peaks,
+    best_of_kinds,
+    best_peaks,
+    count_flops,
+    find_floor,
+    find_floor_of_one_row,
+    has_bfloat16_gain,
+    measure_bandwidth,
+    measure_matrix_peaks,
+)
+from _ways import REFERENCE, WAYS, Way, check_parity, start_ways
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import cross_val_score
 
-Embed = Callable[[list[str]], np.ndarray]
-
-
-# The ways of embedding; each runs in a process of its own ---------------------------------------
-
-
-def skembed_auto() -> tuple[Embed, str]:
-    """Make skembed as installed, without its store."""
-    from skembed import TextEmbedder
-
-    embedder = TextEmbedder(minilm_folder(), cache=None).fit(["a text"])
-    return embedder.transform, embedder.dtype_
-
-
-def skembed_float32() -> tuple[Embed, str]:
-    """Make skembed in float32, without its store."""
-    from skembed import TextEmbedder
-
-    embedder = TextEmbedder(minilm_folder(), cache=None, dtype="float32")
-    return embedder.transform, "float32"
-
-
-def sentence_transformers_float32() -> tuple[Embed, str]:
-    """Make sentence-transformers as installed: float32, batches of 32."""
-    from sentence_transformers import SentenceTransformer
-
-    model = SentenceTransformer(str(minilm_folder()), device="cpu")
-    return lambda texts: model.encode(texts, show_progress_bar=False), "float32"
+N_LABELLED, N_WORDS = 446, 40
+ACCURACY_TOLERANCE = 0.005
+EXPECTED = ("skembed", "skembed float32")
+GOAL_KIND, GOAL = "64 tokens", 0.5
+"""Of the peak on packed weights, for rows of 64 tokens."""
 
 
-def sentence_transformers_bfloat16() -> tuple[Embed, str]:
-    """Make sentence-transformers with its weights in bfloat16."""
-    import torch
-    from sentence_transformers import SentenceTransformer
-
-    model = SentenceTransformer(
-        str(minilm_folder()), device="cpu", model_kwargs={"dtype": torch.bfloat16}
-    )
-    return lambda texts: model.encode(texts, show_progress_bar=False), "bfloat16"
+# Parity on a task -------------------------------------------------------------------------------
 
 
-def openvino_bfloat16() -> tuple[Embed, str]:
-    """Make OpenVINO in bfloat16: batches of 32 sorted by length, mean pooling in NumPy."""
-    import openvino
-    from transformers import AutoModel, AutoTokenizer
-
-    warnings.simplefilter("ignore")  # the tracer's, on transformers' masks; parity is checked
-    tokenizer = AutoTokenizer.from_pretrained(minilm_folder())
-    model = AutoModel.from_pretrained(minilm_folder()).eval()
-    example = dict(tokenizer(["a text", "another, longer"], padding=True, return_tensors="pt"))
-    converted = openvino.convert_model(model, example_input=example)
-    run = openvino.Core().compile_model(converted, "CPU", {"INFERENCE_PRECISION_HINT": "bf16"})
-
-    def embed(texts: list[str]) -> np.ndarray:
-        tokens = tokenizer(texts, truncation=True, max_length=256)["input_ids"]
-        order = sorted(range(len(texts)), key=lambda row: -len(tokens[row]))
-        vectors = np.empty((len(texts), 384), dtype=np.float32)
-        for start in range(0, len(order), 32):
-            rows = order[start : start + 32]
-            batch = tokenizer.pad({"input_ids": [tokens[row] for row in rows]}, return_tensors="np")
-            batch["token_type_ids"] = np.zeros_like(batch["input_ids"])
-            states = run({name: batch[name] for name in example})[0]
-            mask = batch["attention_mask"][..., None]
-            vectors[rows] = (states * mask).sum(1) / mask.sum(1)
-        return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
-
-    return embed, "bfloat16"
-
-
-WAYS: dict[str, Callable[[], tuple[Embed, str]]] = {
-    REFERENCE: sentence_transformers_float32,
-    "sentence-transformers bfloat16": sentence_transformers_bfloat16,
-    "OpenVINO bfloat16": openvino_bfloat16,
-    "skembed float32": skembed_float32,
-    "skembed": skembed_auto,
-}
-
-
-# One process for each ---------------------------------------------------------------------------
-
-
-def serve(name: str, pipe: Any) -> None:
-    """Embed what comes through the pipe and send back vectors and seconds, until None comes."""
-    try:
-        from transformers.utils.logging import disable_progress_bar
-
-        disable_progress_bar()
-        embed, dtype = WAYS[name]()
-        embed(["a text to load the weights with", "and another one"])
-        pipe.send((dtype, None))
-    except Exception as error:  # a peer that cannot run is left out, and said to be
-        pipe.send((None, f"{type(error).__name__}: {error}"))
-        return
-    while (request := pipe.recv()) is not None:
-        texts, wants_vectors = request
-        started = time.perf_counter()
-        vectors = embed(texts)
-        seconds = time.perf_counter() - started
-        pipe.send((vectors if wants_vectors else None, seconds, peak_rss_bytes()))
-
-
-class Way:
-    """A way of embedding, in its process."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-        context = get_context("spawn")
-        self.pipe, theirs = context.Pipe()
-        self.process = context.Process(target=serve, args=(name, theirs), daemon=True)
-        self.process.start()
-        theirs.close()
-        self.dtype, self.trouble = self.pipe.recv()
-        self.peak_rss = 0
-
-    def embed(self, texts: list[str], *, wants_vectors: bool = False) -> tuple[Any, float]:
-        """Return the vectors, if they are wanted, and the seconds it took to make them."""
-        self.pipe.send((texts, wants_vectors))
-        vectors, seconds, self.peak_rss = self.pipe.recv()
-        return vectors, seconds
-
-    def stop(self) -> None:
-        """End the process."""
-        if self.process.is_alive():
-            self.pipe.send(None)
-        self.process.join()
-
-
-def measure_peak_apart() -> dict[str, float]:
-    """Measure the matrix product in a process of its own, so that this one stays without torch."""
-    with get_context("spawn").Pool(1) as pool:
-        return pool.apply(measure_matrix_peak)
-
-
-def start_ways(peaks: dict[str, float]) -> list[Way]:
-    """Start every way that this machine can run, and say why the others are left out."""
-    has_bfloat16 = peaks["bfloat16"] > LEAST_BFLOAT16_GAIN * peaks["float32"]
-    ways = []
-    for name in WAYS:
-        if name.endswith("bfloat16") and not has_bfloat16:
-            print(f"{name}: left out, this processor is not faster in bfloat16")
-            continue
-        way = Way(name)
-        if way.trouble:
-            print(f"{name}: left out, {way.trouble}")
-            continue
-        ways.append(way)
-    return ways
+def check_accuracy(ways: list[Way]) -> tuple[list[Way], dict[str, float]]:
+    """Return the ways on whose vectors a classifier does as well, and its accuracy on each."""
+    texts, labels = labelled_texts(N_LABELLED, N_WORDS)
+    classifier = LogisticRegression(max_iter=1000)
+    accuracies = {
+        way.name: float(
+            cross_val_score(classifier, way.vectors(texts.tolist()), labels, cv=5).mean()
+        )
+        for way in ways
+    }
+    print(f"accuracy on {len(texts)} labelled docstrings, 5 folds:")
+    equal = []
+    for way in ways:
+        difference = accuracies[way.name] - accuracies[ways[0].name]
+        is_equal = abs(difference) <= ACCURACY_TOLERANCE
+        verdict = "" if is_equal else "  NOT TIMED"
+        print(f"  {way.name:<31} {accuracies[way.name]:.2%} ({100 * difference:+.2f}){verdict}")
+        if is_equal:
+            equal.append(way)
+    return equal, accuracies
 
 
 # Measuring --------------------------------------------------------------------------------------
 
 
-def check_parity(ways: list[Way], texts: list[str]) -> tuple[list[Way], dict[str, float]]:
-    """Return the ways whose vectors agree with the reference's, and the least cosine of each."""
-    reference, _ = ways[0].embed(texts, wants_vectors=True)
-    cosines = {}
-    for way in ways:
-        vectors, _ = way.embed(texts, wants_vectors=True)
-        cosines[way.name] = least_cosine(vectors, reference)
-    equal = [way for way in ways if cosines[way.name] >= LEAST_COSINE[way.dtype]]
-    for way in ways:
-        if way not in equal:
-            print(f"{way.name}: NOT TIMED, least cosine {cosines[way.name]:.6f}")
-    return equal, cosines
-
-
 def measure(
-    ways: list[Way], texts: list[str], n_tokens: list[int], n_rounds: int, peaks: dict[str, float]
+    ways: list[Way],
+    texts: list[str],
+    n_tokens: list[int],
+    n_rounds: int,
+    peaks: Peaks,
+    bandwidth: dict[str, float],
 ) -> dict[str, Any]:
-    """Time the ways in turn; return what was found for each."""
+    """Time the ways in turn; return what was found for each, and the floors."""
     ways, cosines = check_parity(ways, texts)
     seconds: dict[str, list[float]] = {way.name: [] for way in ways}
     for _ in range(n_rounds):
         for way in ways:
-            seconds[way.name].append(way.embed(texts)[1])
-    latencies = {w.name: [w.embed([text])[1] for text in texts[:20]] for w in ways}
-    config = json.loads((minilm_folder() / "config.json").read_text(encoding="utf-8"))
-    gflop = count_flops(n_tokens, config) / 1e9
-    found: dict[str, Any] = {"least_cosine": cosines}
+            seconds[way.name].append(way.seconds(texts))
+    one_row = {way.name: way.seconds_of_each([[text] for text in texts[:20]]) for way in ways}
+    floors = find_floors({way.dtype for way in ways}, n_tokens, peaks, bandwidth)
+    gflop = sum(count_flops(n_tokens, read_config()).values()) / 1e9
+    best = best_peaks(peaks)
+    found: dict[str, Any] = {}
     for way in ways:
         typical = statistics.median(seconds[way.name])
         ratios = [a / b for a, b in zip(seconds[REFERENCE], seconds[way.name], strict=True)]
+        floor, row_floor = floors[way.dtype], floors[way.dtype]["one_row"]
+        one_row_ms = 1e3 * statistics.median(one_row[way.name])
+        packed = best_of_kinds(peaks[way.dtype]).get("packed")
         found[way.name] = {
             "dtype": way.dtype,
             "seconds": seconds[way.name],
@@ -230,68 +106,150 @@ def measure(
             "tokens_per_second": sum(n_tokens) / typical,
             "times_reference": summarize(ratios),
             "gflops": gflop / typical,
-            "share_of_peak": gflop / typical / peaks[way.dtype],
-            "one_row_milliseconds": 1e3 * statistics.median(latencies[way.name]),
-            "peak_rss_mib": way.peak_rss / 2**20,
+            "share_of_peak": gflop / typical / best[way.dtype],
+            "share_of_packed_peak": gflop / typical / packed if packed else None,
+            "share_of_floor": sum(n_tokens) / typical / floor["tokens_per_second"],
+            "one_row_milliseconds": one_row_ms,
+            "one_row_share_of_floor": max(row_floor["milliseconds"].values()) / one_row_ms,
+            "peak_rss_mib": way.peak_rss() / 2**20,
         }
-    return found
+    return {"least_cosine": cosines, "floors": floors, "ways": found}
+
+
+def find_floors(
+    dtypes: set[str], n_tokens: list[int], peaks: Peaks, bandwidth: dict[str, float]
+) -> dict[str, Any]:
+    """Return the floor in each number format, for all rows and for one."""
+    given = (best_peaks(peaks), bandwidth)
+    one_row = float(np.median(n_tokens[:20]))
+    return {
+        dtype: {
+            **find_floor(n_tokens, read_config(), dtype, *given),
+            "one_row": find_floor_of_one_row(one_row, read_config(), dtype, *given),
+        }
+        for dtype in sorted(dtypes)
+    }
+
+
+# Showing ----------------------------------------------------------------------------------------
+
+
+def show_peaks(peaks: Peaks, bandwidth: dict[str, float]) -> None:
+    """Print what the machine reaches."""
+    print("peaks, GFLOP/s:")
+    for dtype, found in peaks.items():
+        kinds = ", ".join(f"{kind} {peak:.0f}" for kind, peak in best_of_kinds(found).items())
+        print(f"  {dtype:<9} {best_peaks(peaks)[dtype]:6.0f}  ({kinds})")
+    kinds = ", ".join(f"{kind} {speed:.1f}" for kind, speed in bandwidth.items())
+    print(f"  memory    {max(bandwidth.values()):6.1f} GB/s  ({kinds})")
 
 
 def show(title: str, found: dict[str, Any]) -> None:
-    """Print the table of one kind of texts."""
+    """Print the tables of one kind of texts."""
     print(f"\n{title}")
     print(
         f"{'':<31} {'rows/s':>7} {'tokens/s':>9}  {'times reference':<18} {'GFLOP/s':>8} "
-        f"{'of peak':>7} {'1 row ms':>9} {'MiB':>6}  least cosine"
+        f"{'of peak':>7} {'of floor':>8} {'1 row ms':>9} {'of floor':>8} {'MiB':>6}  least cosine"
     )
-    for name, line in found.items():
-        if name == "least_cosine":
-            continue
+    for name, line in found["ways"].items():
         r = line["times_reference"]
         times = f"{r['median']:.2f} ({r['min']:.2f}-{r['max']:.2f})"
         print(
             f"{name:<31} {line['rows_per_second']:7.0f} {line['tokens_per_second']:9.0f}  "
             f"{times:<18} {line['gflops']:8.0f} {line['share_of_peak']:7.0%} "
-            f"{line['one_row_milliseconds']:9.1f} {line['peak_rss_mib']:6.0f}  "
+            f"{line['share_of_floor']:8.0%} {line['one_row_milliseconds']:9.1f} "
+            f"{line['one_row_share_of_floor']:8.0%} {line['peak_rss_mib']:6.0f}  "
             f"{found['least_cosine'][name]:.6f}"
         )
+    for dtype, floor in found["floors"].items():
+        show_floor(dtype, floor)
+
+
+def show_floor(dtype: str, floor: dict[str, Any]) -> None:
+    """Print the floor in one number format, and how it comes about."""
+    times, flops = floor["microseconds_per_token"], floor["flops_per_token"]
+    n_bytes, row = floor["bytes_per_token"], floor["one_row"]
+    print(
+        f"floor, {dtype}: {floor['tokens_per_second']:,.0f} tokens/s, bound by "
+        f"{floor['bound_by']}. A token: {times['compute']:.1f} us by compute "
+        f"({flops['linear'] / 1e6:.1f} + {flops['attention'] / 1e6:.1f} MFLOP: linear layers, "
+        f"attention), {times['bytes']:.1f} us by bytes ({n_bytes['weights'] / 1e3:.1f} + "
+        f"{n_bytes['activations'] / 1e3:.1f} kB: weights, activations)\n"
+        f"  one row of {row['tokens']:.0f} tokens: {row['milliseconds']['compute']:.2f} ms by "
+        f"compute, {row['milliseconds']['bytes']:.2f} ms by bytes"
+    )
+
+
+def show_profiles(kind: str, profiles: dict[str, Any]) -> None:
+    """Print where forward passes on one kind of texts spend their time."""
+    for name, found in profiles.items():
+        shares = ", ".join(f"{kind} {share:.0%}" for kind, share in found["shares"].items())
+        largest = ", ".join(f"{op} {share:.1%}" for op, share in found["largest_others"].items())
+        print(
+            f"{name}, {kind}, a batch of {found['tokens']:,} tokens in {found['rows']} rows, "
+            f"{found['milliseconds']:.1f} ms: {shares}\n  other operators: {largest}"
+        )
+
+
+def show_goal(found: dict[str, Any]) -> None:
+    """Print how near skembed is to the goal that is set for rows of 64 tokens."""
+    for name, line in found["ways"].items():
+        if name.startswith("skembed") and line["share_of_packed_peak"] is not None:
+            print(
+                f"goal, {GOAL:.0%} of the peak on packed weights: {name} "
+                f"{line['share_of_packed_peak']:.0%}"
+            )
 
 
 def main() -> None:
     """Run the benchmark."""
     parser = make_parser(__doc__)
-    parser.add_argument("--rows", type=int, default=4000, help="short rows; documents: a quarter")
+    parser.add_argument(
+        "--rows", type=int, default=4000, help="short rows; of documents and of 64 tokens a quarter"
+    )
     args = parser.parse_args()
-    n_rounds = args.rounds or 5
+    n_rounds, n_long, folder = args.rounds or 5, max(1, args.rows // 4), minilm_folder()
     kinds = {
-        "short rows": cut_texts(short_lengths(args.rows), minilm_folder()),
-        "documents": cut_texts(document_lengths(max(1, args.rows // 4)), minilm_folder()),
+        "short rows": cut_texts(short_lengths(args.rows), folder),
+        "documents": cut_texts(document_lengths(n_long), folder),
+        GOAL_KIND: cut_texts(np.full(n_long, 64), folder, is_exact=True),
     }
-    peaks = measure_peak_apart()
-    print("peak, GFLOP/s:", ", ".join(f"{name} {peak:.0f}" for name, peak in peaks.items()))
-    ways = start_ways(peaks)
-    results: dict[str, Any] = {"rounds": n_rounds, "peak_gflops": peaks}
+    peaks, bandwidth = call_apart(measure_matrix_peaks), call_apart(measure_bandwidth)
+    show_peaks(peaks, bandwidth)
+    best = best_peaks(peaks)
+    ways = start_ways(WAYS, has_bfloat16=has_bfloat16_gain(best))
+    results: dict[str, Any] = {
+        "rounds": n_rounds,
+        "peak_gflops": best,
+        "peak_gflops_by_kind_and_shape": peaks,
+        "memory_gb_per_second": bandwidth,
+    }
+    equal, results["accuracy"] = check_accuracy(ways)
     for kind, texts in kinds.items():
-        n_tokens = count_tokens(texts)
-        title = f"{len(texts):,} {kind}, {np.mean(n_tokens):.1f} tokens each, {n_rounds} rounds"
-        results[kind] = {"rows": len(texts), "mean_tokens": float(np.mean(n_tokens))}
-        results[kind].update(measure(ways, texts, n_tokens, n_rounds, peaks))
-        show(title, {k: v for k, v in results[kind].items() if k not in ("rows", "mean_tokens")})
+        n_tokens = count_tokens(texts, folder)
+        found = measure(equal, texts, n_tokens, n_rounds, peaks, bandwidth)
+        title = (
+            f"{len(texts):,} rows, {kind}: {np.mean(n_tokens):.1f} tokens each, {n_rounds} rounds"
+        )
+        show(title, found)
+        results[kind] = {
+            "rows": len(texts),
+            "mean_tokens": float(np.mean(n_tokens)),
+            **{name: part for name, part in found.items() if name != "ways"},
+            **found["ways"],
+        }
+        if kind == GOAL_KIND:
+            show_goal(found)
+    print("\nwhere the time of a forward pass goes:")
+    for kind, texts in kinds.items():  # last: the profiler takes memory
+        profiles = {way.name: way.profile(texts) for way in equal if way.is_skembed}
+        results[kind]["profiles"] = profiles
+        show_profiles(kind, profiles)
     for way in ways:
         way.stop()
     write_results(args.out, results)
-    if any(name not in results[kind] for kind in kinds for name in ("skembed", "skembed float32")):
-        sys.exit("skembed's vectors differ from sentence-transformers'")
-
-
-def count_tokens(texts: list[str]) -> list[int]:
-    """Return the tokens of each text, special ones included."""
-    from tokenizers import Tokenizer
-
-    tokenizer = Tokenizer.from_file(str(minilm_folder() / "tokenizer.json"))
-    tokenizer.no_padding()
-    tokenizer.no_truncation()
-    return [len(encoding.ids) for encoding in tokenizer.encode_batch(texts)]
+    if any(name not in results[kind] for kind in kinds for name in EXPECTED):
+        sys.exit("skembed's vectors, or the accuracy on them, are not sentence-transformers'")
 
 
 if __name__ == "__main__":
