@@ -27,6 +27,7 @@ _KINDS = {
         *("aten::_to_copy", "aten::reshape"),
     ),
     "additions": ("aten::add",),
+    "rounding to int8": ("aten::round", "aten::clamp", "aten::mul", "aten::bitwise_xor"),
 }
 _CLAIMING = ("linear layers", "attention", "layer norm")
 """Kinds whose callees count with them."""
