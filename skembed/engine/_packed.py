@@ -27,12 +27,13 @@ __all__ = ["PACKED", "Rows", "packed_rows", "register_packed_attention"]
 
 PACKED = "skembed_packed"
 
-# The longest rows for which batched products attend faster than torch's fused kernel on a CPU, and
-# the scores that are in the cache together. Length alone decides, so that a row is computed the
-# same way in every batch. 12 heads of 32, 4,096 tokens on 2 Zen 4 cores, milliseconds in
-# bfloat16 (float32): 16 tokens a row 9.3 and 4.5 (10.6, 5.0), 61 tokens 12.1 and 6.3 (12.2, 8.1),
-# 256 tokens 17.3 and 14.5 (25.3, 21.2), 512 tokens 33 and 36 (32, 38).
-_MOST_LENGTH, _SCORES_AT_ONCE = 256, 1 << 20
+# The longest rows for which batched products in float32 attend faster than torch's fused kernel on
+# a CPU, and the scores that are in the cache together. Length alone decides, so that a row is
+# computed the same way in every batch. 12 heads of 32 in bfloat16, 4,096 tokens on 2 Zen 4 cores:
+# 17 tokens a row 5.6 for 8.1 ms, 61 tokens 8.2 for 11.1, 128 tokens 9.8 for 13.1, 256 tokens 16.6
+# for 16.8. Products in bfloat16 would take 3.4, 7.1 and 9.2 ms, but oneDNN compiles them anew for
+# every number of rows and length, 2 ms and 1.4 MiB each time.
+_MOST_LENGTH, _SCORES_AT_ONCE = 128, 1 << 19
 
 _now = threading.local()
 
@@ -148,7 +149,7 @@ def _attend_by_length(
         )
         mask = _window_mask(length, window, is_causal, q.device)
         is_plain = mask is None and not is_causal and q.shape[1] == k.shape[1]
-        if is_plain and q.device.type == "cpu" and length <= _MOST_LENGTH:
+        if is_plain and _has_batched_products(q) and length <= _MOST_LENGTH:
             _attend_by_products(q_here, k_here, v_here, scale, out_here)
             continue
         attended = F.scaled_dot_product_attention(
@@ -164,6 +165,11 @@ def _attend_by_length(
     return out
 
 
+def _has_batched_products(q: Tensor) -> bool:
+    """Return whether many small products are fast here: MKL has them, others loop."""
+    return q.device.type == "cpu" and torch.backends.mkl.is_available()
+
+
 def _attend_by_products(q: Tensor, k: Tensor, v: Tensor, scale: float | None, out: Tensor) -> None:
     """Attend with two batched matrix products, all tensors of shape (rows, heads, length, d).
 
@@ -171,17 +177,19 @@ def _attend_by_products(q: Tensor, k: Tensor, v: Tensor, scale: float | None, ou
     """
     n_heads, length, width = q.shape[1:]
     scale = width**-0.5 if scale is None else scale
+    dtype = torch.float64 if q.dtype is torch.float64 else torch.float32
     n_at_once = max(1, _SCORES_AT_ONCE // (n_heads * length * length))
     for start in range(0, len(q), n_at_once):
         some = slice(start, start + n_at_once)
-        q_some, k_some, v_some = (t[some].reshape(-1, length, t.shape[-1]) for t in (q, k, v))
-        none = q.new_empty(1, 1, 1)
+        # One pass over each: head by head, in the format of the products.
+        q_some, k_some, v_some = (
+            torch.empty(t[some].shape, dtype=dtype).copy_(t[some]).flatten(0, 1) for t in (q, k, v)
+        )
+        none = q_some.new_empty(1, 1, 1)
         scores = torch.baddbmm(none, q_some, k_some.transpose(1, 2), beta=0, alpha=scale)
-        # torch's softmax in bfloat16 takes three times as long off multiples of 32.
-        wide = torch.float32 if scores.dtype is torch.bfloat16 else scores.dtype
-        weights = torch.softmax(scores, -1, dtype=wide).to(q.dtype)
+        torch.softmax(scores, -1, out=scores)
         out_some = out[some]
-        out_some.copy_(torch.bmm(weights, v_some).view(out_some.shape))
+        out_some.copy_(torch.bmm(scores, v_some).view(out_some.shape))
 
 
 def _window_mask(
