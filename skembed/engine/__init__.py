@@ -11,7 +11,7 @@ from skembed.engine._devices import (
 from skembed.engine._embed import Embedded, embed, measure_sizes
 from skembed.engine._heap import keep_freed_memory
 from skembed.engine._int8 import quantize_linear_layers
-from skembed.engine._linear import pack_linear_layers
+from skembed.engine._linear import pack_linear_layers, steady_size
 from skembed.engine._packed import PACKED, Rows, packed_rows, register_packed_attention
 from skembed.engine._pooling import POOLINGS, pool
 
@@ -33,5 +33,6 @@ __all__ = [
     "resolve_device",
     "resolve_devices",
     "resolve_dtype",
+    "steady_size",
     "tokens_per_batch",
 ]

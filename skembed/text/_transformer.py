@@ -11,7 +11,7 @@ import inspect
 import pickle
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -30,6 +30,7 @@ from skembed.engine import (
     quantize_linear_layers,
     register_packed_attention,
     resolve_dtype,
+    steady_size,
 )
 from skembed.exceptions import UnsafeModelError, UnsupportedModelError
 from skembed.weights import KeyLocks, check_weights
@@ -62,23 +63,31 @@ class TextTransformer:
         Number of the first position, for packed rows.
     pad_token_id : int
         Fills padded rows.
+    is_steady : bool
+        Whether packed batches are filled up to a few sizes, for which kernels are compiled.
     """
 
     module: nn.Module
     layout: Literal["packed", "padded", "equal"]
     position_offset: int = 0
     pad_token_id: int = 0
+    is_steady: bool = False
 
     def collate(
         self, sequences: Sequence[NDArray[np.int64]], device: torch.device
     ) -> dict[str, Any]:
-        """Assemble token ids, longest first, into the model's arguments (and "rows")."""
-        rows = Rows([len(ids) for ids in sequences])
+        """Assemble token ids, longest first, into the model's arguments (and their rows)."""
+        rows = packed = Rows([len(ids) for ids in sequences])
         if self.layout == "packed":
+            n_tokens = sum(rows.lengths)
+            if self.is_steady and (n_more := steady_size(n_tokens) - n_tokens):
+                # Rows of one token at the end, which nobody looks at.
+                packed = Rows([*rows.lengths, *[1] * n_more])
+                sequences = [*sequences, np.full(n_more, self.pad_token_id)]
             flat = torch.from_numpy(np.concatenate(sequences))
             batch = {
                 "input_ids": flat[None],
-                "position_ids": rows.positions(flat.device, self.position_offset)[None],
+                "position_ids": packed.positions(flat.device, self.position_offset)[None],
             }
         else:
             ids = torch.full((len(sequences), max(rows.lengths)), self.pad_token_id)
@@ -90,15 +99,15 @@ class TextTransformer:
         if device.type == "cuda":
             batch = {name: t.pin_memory() for name, t in batch.items()}
         moved: dict[str, Any] = {name: t.to(device, non_blocking=True) for name, t in batch.items()}
-        return {**moved, "rows": rows}
+        return {**moved, "rows": rows, "packed": packed}
 
     def hidden(self, batch: dict[str, Any]) -> Tensor:
         """Run the model; return hidden states end to end, shape (tokens, d)."""
-        arguments = {name: value for name, value in batch.items() if name != "rows"}
+        arguments = {name: batch[name] for name in batch if name not in ("rows", "packed")}
         if self.layout == "packed":
-            with packed_rows(batch["rows"]):
+            with packed_rows(batch["packed"]):
                 hidden: Tensor = self.module(**arguments).last_hidden_state
-            return hidden[0]
+            return hidden[0, : sum(batch["rows"].lengths)]
         hidden = self.module(**arguments).last_hidden_state
         mask = arguments["attention_mask"]
         if self.layout == "equal":
@@ -177,7 +186,8 @@ def load_transformer(
         found = _find_layout(module, device, pad_token_id, implementation)
     if device.type == "cpu" and dtype is torch.bfloat16 and not is_int8:
         _pack_linear_layers(found, device)
-    return found
+    is_steady = device.type == "cpu" and (is_int8 or dtype is not torch.float32)
+    return replace(found, is_steady=is_steady)
 
 
 def _load_module(

@@ -1,10 +1,12 @@
 """Packed linear layers give what the plain ones gave, or are not used."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
 
-from skembed.engine import _linear, pack_linear_layers
+from skembed.engine import _linear, pack_linear_layers, steady_size
 from skembed.engine._linear import PackedLinear
 
 
@@ -147,3 +149,36 @@ def test_float32_layers_are_left_alone():
     rows = torch.zeros(1, 3, 32)
     assert not pack_linear_layers(net, lambda: net(rows), lambda: True)
     assert type(net.first) is nn.Linear
+
+
+@needs_operators
+@pytest.mark.parametrize("shape", [(1, 1, 32), (2, 9, 32), (33, 32), (3, 0, 32)])
+def test_packed_layers_run_with_any_number_of_rows(shape):
+    rows = torch.randn(shape, generator=torch.Generator().manual_seed(0)).bfloat16()
+    layer = nn.Linear(32, 16, dtype=torch.bfloat16).requires_grad_(False)
+    out = PackedLinear(layer)(rows)
+    assert out.shape == (*shape[:-1], 16)
+    torch.testing.assert_close(out, layer(rows), atol=0.02, rtol=0)
+
+
+@needs_operators
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs Linux's /proc")
+def test_memory_does_not_grow_with_the_number_of_batch_sizes():
+    layer = PackedLinear(nn.Linear(64, 512, dtype=torch.bfloat16).requires_grad_(False))
+
+    def resident():
+        return int(Path("/proc/self/statm").read_text().split()[1]) * 4 / 1024
+
+    layer(torch.zeros(8192, 64, dtype=torch.bfloat16))
+    before = resident()
+    for n_rows in range(7200, 8190, 10):  # each would keep 7 to 8 MiB
+        layer(torch.zeros(n_rows, 64, dtype=torch.bfloat16))
+    assert resident() - before < 200
+
+
+def test_steady_sizes_are_few_and_near():
+    sizes = [steady_size(n) for n in range(1, 4097)]
+    assert all(n <= size <= 1.125 * n for n, size in enumerate(sizes, 1))
+    assert len(set(sizes)) == 80
+    assert all(steady_size(size) == size for size in sizes)
+    assert steady_size(0) == 0

@@ -119,3 +119,12 @@ def test_a_model_whose_padding_leaks_falls_back_to_equal_lengths(tmp_path, monke
     alone = np.vstack([fitted.transform([text]) for text in TEXTS])
     assert fitted.encoder_.layout == "equal"
     np.testing.assert_allclose(alone, together, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(("dtype", "n_tokens"), [("float32", 41), ("bfloat16", 44)])
+def test_packed_batches_have_few_sizes_where_kernels_are_compiled(tmp_path, dtype, n_tokens):
+    fitted = embedder(write_checkpoint(tmp_path / "bert"), dtype=dtype, device="cpu").fit(TEXTS)
+    encoder = fitted.encoder_
+    batch = encoder.collate([np.full(length, 5) for length in (20, 20, 1)])
+    assert batch["input_ids"].shape == (1, n_tokens)
+    assert encoder.encode(batch).shape == (3, 32)
