@@ -24,9 +24,10 @@ from skembed.exceptions import InvalidParameterError, UnsupportedModelError
 from skembed.store import digest_of
 from skembed.text._folder import HeadModule, read_folder, refuse_code_from_elsewhere
 from skembed.text._head import Head, build_head, check_head, head_width
+from skembed.text._layout import TextTransformer
 from skembed.text._models import TEXT_MODELS
 from skembed.text._tokens import Ids, TextTokenizer, load_tokenizer
-from skembed.text._transformer import TextTransformer, load_config, load_transformer
+from skembed.text._transformer import load_config, load_transformer
 from skembed.weights import (
     ModelSource,
     check_weights,

@@ -1,0 +1,234 @@
+"""The fastest way to run a transformer that is proven to give the same hidden states.
+
+A few rows of random tokens run in every way that is tried, and their states are compared: layouts
+of rows of different length, packed linear layers, linear layers in int8.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from skembed.engine import (
+    PACKED,
+    Rows,
+    pack_linear_layers,
+    packed_rows,
+    quantize_linear_layers,
+    register_packed_attention,
+    steady_size,
+)
+from skembed.exceptions import UnsupportedModelError
+
+__all__ = ["TextTransformer", "convert", "find_layout", "pack_layers", "quantize_layers"]
+
+_LEAST_COSINE = {torch.float32: 0.999_999, torch.bfloat16: 0.999, torch.float16: 0.9999}
+_LEAST_MEAN_COSINE_IN_INT8 = 0.95
+_PROBE_LENGTHS = (11, 7, 7, 3)
+_CALIBRATION_LENGTHS = tuple(range(64, 2, -3))
+
+
+@dataclass(frozen=True)
+class TextTransformer:
+    """A loaded transformer.
+
+    Parameters
+    ----------
+    module : Module
+        The model, in evaluation mode, on its device.
+    layout : {"packed", "padded", "equal"}
+        How rows of different length share a batch.
+    position_offset : int
+        Number of the first position, for packed rows.
+    pad_token_id : int
+        Fills padded rows.
+    is_steady : bool
+        Whether packed batches are filled up to a few sizes, for which kernels are compiled.
+    """
+
+    module: nn.Module
+    layout: Literal["packed", "padded", "equal"]
+    position_offset: int = 0
+    pad_token_id: int = 0
+    is_steady: bool = False
+
+    def collate(
+        self, sequences: Sequence[NDArray[np.int64]], device: torch.device
+    ) -> dict[str, Any]:
+        """Assemble token ids, longest first, into the model's arguments (and their rows)."""
+        rows = packed = Rows([len(ids) for ids in sequences])
+        if self.layout == "packed":
+            n_tokens = sum(rows.lengths)
+            if self.is_steady and (n_more := steady_size(n_tokens) - n_tokens):
+                # Rows of one token at the end, which nobody looks at.
+                packed = Rows([*rows.lengths, *[1] * n_more])
+                sequences = [*sequences, np.full(n_more, self.pad_token_id)]
+            flat = torch.from_numpy(np.concatenate(sequences))
+            batch = {
+                "input_ids": flat[None],
+                "position_ids": packed.positions(flat.device, self.position_offset)[None],
+            }
+        else:
+            ids = torch.full((len(sequences), max(rows.lengths)), self.pad_token_id)
+            mask = torch.zeros_like(ids)
+            for row, sequence in enumerate(sequences):
+                ids[row, : len(sequence)] = torch.from_numpy(sequence)
+                mask[row, : len(sequence)] = 1
+            batch = {"input_ids": ids, "attention_mask": mask}
+        if device.type == "cuda":
+            batch = {name: t.pin_memory() for name, t in batch.items()}
+        moved: dict[str, Any] = {name: t.to(device, non_blocking=True) for name, t in batch.items()}
+        return {**moved, "rows": rows, "packed": packed}
+
+    def hidden(self, batch: dict[str, Any]) -> Tensor:
+        """Run the model; return hidden states end to end, shape (tokens, d)."""
+        arguments = {name: batch[name] for name in batch if name not in ("rows", "packed")}
+        if self.layout == "packed":
+            with packed_rows(batch["packed"]):
+                hidden: Tensor = self.module(**arguments).last_hidden_state
+            return hidden[0, : sum(batch["rows"].lengths)]
+        hidden = self.module(**arguments).last_hidden_state
+        mask = arguments["attention_mask"]
+        if self.layout == "equal":
+            return hidden.flatten(0, 1)
+        return hidden[mask.bool()]
+
+
+def convert(module: nn.Module, dtype: torch.dtype) -> None:
+    """Convert parameters only: buffers (rotary frequencies) stay in float32, as they were made."""
+    for parameter in module.parameters():
+        parameter.data = parameter.data.to(dtype)
+
+
+@torch.inference_mode()
+def pack_layers(transformer: TextTransformer, device: torch.device) -> None:
+    """Speed up the linear layers, if the hidden states stay what they are."""
+    sequences = _probe_sequences(transformer.module, transformer.pad_token_id)
+    by_length = sequences if transformer.layout != "equal" else sequences[:1]
+
+    def run() -> Tensor:
+        return transformer.hidden(transformer.collate(by_length, device))
+
+    expected = run()
+    pack_linear_layers(transformer.module, run, lambda: _are_alike(run(), expected))
+
+
+@torch.inference_mode()
+def quantize_layers(
+    transformer: TextTransformer,
+    device: torch.device,
+    dtype: torch.dtype,
+    special_token_ids: tuple[Sequence[int], Sequence[int]],
+) -> None:
+    """Put int8 layers in the place of the linear ones.
+
+    Raises
+    ------
+    UnsupportedModelError
+        If the hidden states lose too much, or no layer could be replaced.
+    """
+    module: Any = transformer.module
+    cosines: list[float] = []
+    before, after = (np.array(ids, dtype=np.int64) for ids in special_token_ids)
+    # RoBERTa and its kin have two positions that no token takes.
+    room = _n_positions(module) - len(before) - len(after) - 2
+    lengths = sorted({max(1, min(length, room)) for length in _CALIBRATION_LENGTHS}, reverse=True)
+    sequences = [
+        np.concatenate([before, ids, after])
+        for ids in _random_sequences(module, lengths, transformer.pad_token_id)
+    ]
+
+    def run() -> Tensor:
+        # The lengths all differ: where rows of one length share a batch, each is alone.
+        groups = [sequences] if transformer.layout != "equal" else [[ids] for ids in sequences]
+        return torch.cat(
+            [transformer.hidden(transformer.collate(group, device)).float() for group in groups]
+        )
+
+    def agrees() -> bool:
+        convert(module, dtype)
+        cosines.append(float(nn.functional.cosine_similarity(run(), expected).mean()))
+        return cosines[-1] >= _LEAST_MEAN_COSINE_IN_INT8
+
+    expected = run()
+    if not quantize_linear_layers(module, run, agrees, dtype=dtype):
+        why = "none of its layers can be replaced"
+        if cosines:
+            why = (
+                f"its states have a mean cosine of {max(cosines):.3f} to exact ones, where "
+                f"{_LEAST_MEAN_COSINE_IN_INT8} is the least"
+            )
+        raise UnsupportedModelError(f"This model cannot run in int8: {why}. Use dtype='auto'.")
+
+
+def _are_alike(hidden: Tensor, expected: Tensor) -> bool:
+    """Return whether each token's states point the same way, as near as the format tells."""
+    cosine = nn.functional.cosine_similarity(hidden.float(), expected.float())
+    return bool((cosine >= _LEAST_COSINE[hidden.dtype]).all())
+
+
+@torch.inference_mode()
+def find_layout(
+    module: nn.Module, device: torch.device, pad_token_id: int, implementation: str
+) -> TextTransformer:
+    """Return the fastest layout whose hidden states are those of each row alone.
+
+    `implementation` is the attention that transformers chose for the model.
+    """
+    module.set_attn_implementation(implementation)  # type: ignore[operator]
+    sequences = _probe_sequences(module, pad_token_id)
+    alone = TextTransformer(module, "equal", pad_token_id=pad_token_id)
+    expected = torch.cat([alone.hidden(alone.collate([ids], device)) for ids in sequences])
+
+    def agrees(candidate: TextTransformer) -> bool:
+        return _are_alike(candidate.hidden(candidate.collate(sequences, device)), expected)
+
+    if getattr(module, "_supports_attention_backend", False):
+        register_packed_attention()
+        module.set_attn_implementation(PACKED)  # type: ignore[operator]
+        # RoBERTa and its kin number positions from the padding token's id + 1.
+        for offset in (0, pad_token_id + 1):
+            candidate = TextTransformer(module, "packed", offset, pad_token_id)
+            try:
+                if agrees(candidate):
+                    return candidate
+            except (NotImplementedError, RuntimeError, IndexError, TypeError, ValueError):
+                continue  # this architecture cannot be packed: that is what the probe is for
+        module.set_attn_implementation(implementation)  # type: ignore[operator]
+    padded = TextTransformer(module, "padded", pad_token_id=pad_token_id)
+    return padded if agrees(padded) else alone
+
+
+def _probe_sequences(module: nn.Module, pad_token_id: int) -> list[NDArray[np.int64]]:
+    """Return token ids of a few rows, one longer than the attention's window if it has one."""
+    config: Any = module.config
+    window = getattr(config, "sliding_window", None) or 0
+    limit = _n_positions(module)
+    lengths = [min(int(window) + 5, limit)] if 0 < window < limit else []
+    return _random_sequences(module, (*lengths, *_PROBE_LENGTHS), pad_token_id)
+
+
+def _n_positions(module: nn.Module) -> int:
+    config: Any = module.config
+    return getattr(config, "max_position_embeddings", None) or 512
+
+
+def _random_sequences(
+    module: nn.Module, lengths: Sequence[int], pad_token_id: int
+) -> list[NDArray[np.int64]]:
+    """Return rows of random token ids, always the same, without the padding token."""
+    generator = torch.Generator().manual_seed(0)
+    config: Any = module.config
+    n_tokens = config.get_text_config().vocab_size
+    sequences = []
+    for length in lengths:
+        ids = torch.randint(0, n_tokens, (length,), generator=generator)
+        ids[ids == pad_token_id] = (pad_token_id + 1) % n_tokens
+        sequences.append(ids.numpy())
+    return sequences
