@@ -18,9 +18,10 @@ from dataclasses import dataclass
 from typing import Any, TypeGuard
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from skembed.engine._linear import can_join, join_layers
+from skembed.engine._linear import can_join, join_layers, run_steadily
 from skembed.engine._passes import (
     find_companions,
     find_gelus,
@@ -164,16 +165,14 @@ class Int8Linear(nn.Module):
             *self._after,
         )
         if self._gives is not None:
-            out.beside = torch.ops.mkldnn._linear_pointwise(  # type: ignore[attr-defined]
-                x, self._gives.into, self._gives.bias, *self._after
-            )
+            beside = F.linear(x, self._gives.into, self._gives.bias)
+            out.beside = F.gelu(beside, approximate=self._after[2])  # type: ignore[attr-defined]
         if self._takes is not None:
-            out = torch.ops.mkldnn._linear_pointwise.binary(
+            weight = self._takes.out
+            out = run_steadily(
+                lambda *rows: torch.ops.mkldnn._linear_pointwise.binary(*rows, weight, None, "add"),
                 x.beside,  # type: ignore[attr-defined]
                 out,
-                self._takes.out,
-                None,
-                "add",
             )
         return out
 

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from skembed.engine._passes import find_companions, find_gelus, gelu_kind, replace_modules
 
-__all__ = ["can_join", "join_layers", "pack_linear_layers", "steady_size"]
+__all__ = ["can_join", "join_layers", "pack_linear_layers", "run_steadily", "steady_size"]
 
 _TOKENS = 4096
 """Rows of the products that the layout is chosen for."""
@@ -40,6 +40,21 @@ def steady_size(n: int) -> int:
     """
     step = 1 << max(0, (n - 1).bit_length() - 1 - (_SIZES_PER_OCTAVE.bit_length() - 1))
     return -(-n // step) * step
+
+
+def run_steadily(run: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
+    """Run a product on inputs of shape (..., features), filled up to a steady number of rows.
+
+    Returns what came out for the rows that came in, shape (..., features out).
+    """
+    shape = inputs[0].shape[:-1]
+    n_rows = shape.numel()
+    n_more = steady_size(n_rows) - n_rows
+    rows = [x.reshape(n_rows, x.shape[-1]).contiguous() for x in inputs]
+    if n_more:
+        rows = [F.pad(x, (0, 0, 0, n_more)) for x in rows]
+    out = run(*rows)[:n_rows]
+    return out.view(*shape, out.shape[-1])
 
 
 class PackedLinear(nn.Module):
@@ -65,14 +80,12 @@ class PackedLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map x of shape (..., in_features) to (..., out_features)."""
-        rows = x.reshape(-1, self.in_features)
-        n_rows, size = len(rows), steady_size(len(rows))
-        if size > n_rows:
-            rows = F.pad(rows, (0, 0, 0, size - n_rows))
-        out: Tensor = torch.ops.mkldnn._linear_pointwise(
-            rows.contiguous(), self.weight, self.bias, *self._after
+        return run_steadily(
+            lambda rows: torch.ops.mkldnn._linear_pointwise(
+                rows, self.weight, self.bias, *self._after
+            ),
+            x,
         )
-        return out[:n_rows].view(*x.shape[:-1], self.out_features)
 
 
 class JointLinear(nn.Module):
