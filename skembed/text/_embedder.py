@@ -104,7 +104,7 @@ class TextEmbedder(BaseEmbedder):
         short probe finds it faster, else float32. The output is float32 always. On MiniLM, vectors
         in bfloat16 have a cosine of 0.9998 or more to those in float32. "int8" runs the linear
         layers in 8-bit integers, on x86-64 CPUs with VNNI: faster again and less exact (on MiniLM a
-        cosine of 0.998 in the mean and 0.989 at least); a model that would lose too much is
+        cosine of 0.998 in the mean and 0.985 at least); a model that would lose too much is
         refused.
     batch_size : int or "auto", default="auto"
         Most rows at once. "auto" plans by tokens (4,096 on a CPU).
