@@ -6,6 +6,7 @@ here. Estimators hold no weights: an encoder is looked up for the present parame
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, TypeVar
 
@@ -27,11 +28,13 @@ from skembed.exceptions import (
     describe_rows,
     warn_user,
 )
-from skembed.store import resolve_store
+from skembed.store import EmbeddingStore, resolve_store
 
 __all__ = ["BaseEmbedder", "EmbeddingReport"]
 
 Self = TypeVar("Self", bound="BaseEmbedder")
+
+_COMPARABLE = (str, bool, int, float, os.PathLike, EmbeddingStore)
 
 
 @dataclass(frozen=True)
@@ -207,7 +210,7 @@ class BaseEmbedder(CallbackSupportMixin, TransformerMixin, BaseEstimator):
     def encoder_(self) -> Encoder:
         """The encoder of the present parameters, once `fit` or `transform` has made it."""
         params, encoder = self.__dict__.get("_present", (None, None))
-        if not isinstance(encoder, Encoder) or params != self._params():
+        if not isinstance(encoder, Encoder) or params != _snapshot(self._params()):
             raise AttributeError(
                 f"This {type(self).__name__} has not made its encoder for its present parameters; "
                 "call fit or transform first."
@@ -239,7 +242,7 @@ class BaseEmbedder(CallbackSupportMixin, TransformerMixin, BaseEstimator):
         params = self._params()
         self._validate_parameters(params)
         encoder = self._make_encoder()
-        present = (params, encoder)
+        present = (_snapshot(params), encoder)
         if self.__dict__.get("_present") != present:
             self._present = present
         return encoder
@@ -312,3 +315,11 @@ class BaseEmbedder(CallbackSupportMixin, TransformerMixin, BaseEstimator):
         tags.input_tags.allow_nan = self.on_error == "nan"
         tags.transformer_tags.preserves_dtype = []
         return tags
+
+
+def _snapshot(params: dict[str, Any]) -> dict[str, Any]:
+    """Return parameters that can be compared, and stay as they are when a list is changed."""
+    return {
+        name: value if isinstance(value, _COMPARABLE) or value is None else repr(value)
+        for name, value in params.items()
+    }

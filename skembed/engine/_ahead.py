@@ -100,6 +100,12 @@ def run_ahead(*sources: Iterator[T], depth: int = 2, name: str = "skembed-prepar
                 n_running -= 1
     finally:
         is_over.set()
+        interrupt: KeyboardInterrupt | None = None
         for thread in threads:
-            if thread.ident is not None:
-                thread.join()
+            while thread.is_alive():  # a second interrupt must not leave it behind
+                try:
+                    thread.join()
+                except KeyboardInterrupt as error:
+                    interrupt = error
+        if interrupt is not None:
+            raise interrupt

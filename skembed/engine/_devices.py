@@ -64,6 +64,8 @@ def resolve_device(device: str) -> torch.device:
         raise InvalidParameterError(
             f"device={device!r}: skembed runs on 'cpu', 'cuda' and 'mps' devices."
         )
+    if resolved.type == "cpu":
+        return torch.device("cpu")  # torch has one, by any number
     if resolved.type == "cuda":
         n_devices = torch.cuda.device_count()
         if n_devices == 0:

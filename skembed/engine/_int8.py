@@ -61,7 +61,7 @@ class _Rounding:
     rate : Tensor of shape (in_features,) or ()
         Of each feature, or of all.
     zero : int
-        128 for each feature.
+        What 0 becomes; 128 where `apply` rounds.
     """
 
     rate: Tensor
@@ -213,6 +213,8 @@ def quantize_linear_layers(
         pairs = _make_pairs(ranges, gelu_after, next_to, dtype)
         new: dict[nn.Module, nn.Module] = {gelu: nn.Identity() for gelu in gelu_after.values()}
         for layers in companions:
+            if layers[0] not in ranges:
+                continue
             if can_join(layers, gelu_after):
                 quantize = functools.partial(_make_layer, seen=ranges[layers[0]], dtype=dtype)
                 new.update(zip(layers, join_layers(layers, quantize), strict=True))
@@ -240,6 +242,8 @@ def _find_ranges(module: nn.Module, run: Callable[[], Any]) -> dict[nn.Module, _
     ranges: dict[nn.Module, _Range] = {}
 
     def note(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        if not inputs or inputs[0].dim() < 2:
+            return  # stays as it is
         x = inputs[0].flatten(0, -2).float()
         least, most = x.amin(0), x.amax(0)
         if (seen := ranges.get(layer)) is not None:

@@ -113,6 +113,9 @@ class JointLinear(nn.Module):
         if last is not self._whole or outputs is None:
             outputs = self._whole(x).split(self._sizes, -1)
             x.joint_outputs = (self._whole, outputs)  # type: ignore[attr-defined]
+        if self._place == len(self._sizes) - 1:
+            # The input may live longer than what waits for them.
+            del x.joint_outputs  # type: ignore[attr-defined]
         out: Tensor = outputs[self._place]
         return out
 

@@ -11,6 +11,10 @@ from typing import Any, TypeGuard, TypeVar
 import torch
 from torch import Tensor, nn
 
+from skembed.engine._devices import is_out_of_memory
+
+_REFUSALS = (AttributeError, NotImplementedError, RuntimeError)
+
 __all__ = [
     "children_of",
     "find_companions",
@@ -111,7 +115,8 @@ def find_companions(
     taken: dict[M, list[Tensor]] = {}
 
     def note_input(taker: Any, inputs: tuple[Any, ...]) -> None:
-        taken.setdefault(taker, []).append(inputs[0])
+        if inputs:  # else by keyword, which hooks do not see
+            taken.setdefault(taker, []).append(inputs[0])
 
     hooks = [m.register_forward_pre_hook(note_input) for m in module.modules() if is_taker(m)]
     try:
@@ -156,8 +161,16 @@ def replace_modules(
                     setattr(parent, name, new[child])
         if undo and agrees():
             return True
-    except (AttributeError, NotImplementedError, RuntimeError):
-        pass  # this torch or this processor has no such operators
-    for parent, name, child in undo:
-        setattr(parent, name, child)
+    except Exception as error:
+        _undo(undo)
+        # Else: this torch or this processor has no such operators.
+        if is_out_of_memory(error) or not isinstance(error, _REFUSALS):
+            raise
+        return False
+    _undo(undo)
     return False
+
+
+def _undo(replaced: list[tuple[nn.Module, str, nn.Module]]) -> None:
+    for parent, name, child in replaced:
+        setattr(parent, name, child)

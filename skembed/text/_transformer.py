@@ -103,14 +103,16 @@ def load_transformer(
     implementation: str = module.config._attn_implementation  # type: ignore[union-attr,assignment]
     found = find_layout(module, device, pad_token_id, implementation)
     if is_int8:
+        found = replace(found, is_steady=True)
         quantize_layers(found, device, dtype, special_token_ids)
     convert(module, dtype)
     if found.layout == "packed" and device.type == "cuda" and dtype is not loaded_as:
         # Another kernel than the one just proven.
         found = find_layout(module, device, pad_token_id, implementation)
     if device.type == "cpu" and not is_int8:
-        pack_layers(found, device)
-    return replace(found, is_steady=device.type == "cpu")
+        steady = replace(found, is_steady=True)
+        found = steady if pack_layers(steady, device) else found
+    return found
 
 
 def _load_module(

@@ -72,8 +72,8 @@ def test_int8_stays_near_float32_and_does_not_depend_on_neighbours(family):
 
 @pytest.mark.int8
 def test_a_model_that_int8_would_spoil_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(_layout, "_LEAST_MEAN_COSINE_IN_INT8", 1.1)
-    with pytest.raises(UnsupportedModelError, match=r"cannot run in int8: .* mean cosine of "):
+    monkeypatch.setattr(_layout, "_LEAST_COSINE_IN_INT8", 1.1)
+    with pytest.raises(UnsupportedModelError, match=r"cannot run in int8: .* cosine of "):
         embedder(write_checkpoint(tmp_path / "bert"), dtype="int8").transform(TEXTS)
 
 
