@@ -203,7 +203,7 @@ def quantize_linear_layers(
     """
     with torch.inference_mode():
         ranges = _find_ranges(module, run)
-        gelu_after = find_gelus(module, run, _is_linear)
+        gelu_after = find_gelus(module, run, lambda layer: layer in ranges)
         next_to = find_takers(
             module, run, is_maker=lambda m: m in set(gelu_after.values()), is_taker=_is_linear
         )

@@ -142,9 +142,11 @@ def pack_linear_layers(
     """
 
     def make() -> dict[nn.Module, nn.Module]:
-        gelu_after = find_gelus(module, run, _is_packable)
+        companions = find_companions(module, run, _is_packable)
+        seen = {layer for layers in companions for layer in layers}
+        gelu_after = find_gelus(module, run, lambda layer: layer in seen)
         new: dict[nn.Module, nn.Module] = {gelu: nn.Identity() for gelu in gelu_after.values()}
-        for layers in find_companions(module, run, _is_packable):
+        for layers in companions:
             if can_join(layers, gelu_after):
                 new.update(zip(layers, join_layers(layers, PackedLinear), strict=True))
                 continue

@@ -97,8 +97,8 @@ class TextEmbedder(BaseEmbedder):
         their mean, weighted by tokens.
     device : str or list of str, default="auto"
         "auto" is the first CUDA GPU, else Apple's GPU, else the CPU. Or torch's name of a device
-        ("cuda:1"). Or a list of names (["cuda:0", "cuda:1"]), all of one kind: each holds a copy of
-        the model, and they divide the batches among them.
+        ("cuda:1"). Or a list of names (["cuda:0", "cuda:1"]), all of one kind: each GPU holds a
+        copy of the model, and they divide the batches among them.
     dtype : {"auto", "float32", "bfloat16", "float16", "int8"}, default="auto"
         Format the model computes in. "auto" is bfloat16 on GPUs that have it and on CPUs where a
         short probe finds it faster, else float32. The output is float32 always. On MiniLM, vectors
@@ -143,7 +143,7 @@ class TextEmbedder(BaseEmbedder):
     Notes
     -----
     Vectors are equal for any batch size, order and duplication of rows to 1e-5 in float32; in
-    bfloat16 to 0.02 in any component of a unit vector.
+    bfloat16 and int8 to 0.02 in any component of a unit vector.
 
     References
     ----------

@@ -37,7 +37,7 @@ _PROBE_LENGTHS = (11, 7, 7, 3)
 _CALIBRATION_LENGTHS = tuple(range(64, 2, -3))
 """Some 700 tokens: on MiniLM the scales found on them lose as little as those of real texts."""
 
-_JUDGED_LENGTHS = (96, 47, 33, 18, 10, 5)
+_JUDGED_LENGTHS = (96, 47, 33, 18, 11, 5)
 
 
 @dataclass(frozen=True)

@@ -113,3 +113,29 @@ def test_a_warning_that_is_an_error_is_raised_by_the_consumer():
     with pytest.raises(SkembedWarning, match="told"):
         list(run_ahead(source()))
     assert n_threads() == 0
+
+
+def test_a_second_interrupt_leaves_no_thread_behind(monkeypatch):
+    join, n_interrupts = threading.Thread.join, []
+
+    def interrupted(thread, timeout=None):
+        if thread.name == "skembed-prepare" and len(n_interrupts) < 2:
+            n_interrupts.append(1)
+            raise KeyboardInterrupt
+        join(thread, timeout)
+
+    monkeypatch.setattr(threading.Thread, "join", interrupted)
+    release = threading.Event()
+
+    def source():
+        yield 1
+        release.wait(10)
+        yield 2
+
+    items = run_ahead(source())
+    assert next(items) == 1
+    threading.Timer(0.2, release.set).start()
+    with pytest.raises(KeyboardInterrupt):
+        items.close()
+    assert len(n_interrupts) == 2
+    assert not [t for t in threading.enumerate() if t.name == "skembed-prepare"]

@@ -122,3 +122,7 @@ def test_int8_is_refused_where_nothing_computes_in_it(monkeypatch):
 )
 def test_memory_errors_are_told_from_others(error, expected):
     assert is_out_of_memory(error) is expected
+
+
+def test_a_cpu_is_one_device_by_any_number():
+    assert resolve_device("cpu:7") == resolve_device("cpu") == torch.device("cpu")

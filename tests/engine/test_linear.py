@@ -182,3 +182,39 @@ def test_steady_sizes_are_few_and_near():
     assert len(set(sizes)) == 80
     assert all(steady_size(size) == size for size in sizes)
     assert steady_size(0) == 0
+
+
+@needs_operators
+def test_layers_called_by_keyword_stay_as_they_are(rows):
+    class Keyword(Net):
+        def forward(self, x):
+            return self.second(self.gelu(self.first(input=x)))
+
+    net = Keyword(nn.GELU())
+    is_packed, change = pack(net, rows)
+    assert is_packed
+    assert change < (0.02 if rows.dtype is torch.bfloat16 else 1e-5)
+    assert type(net.first) is nn.Linear
+    assert isinstance(net.second, PackedLinear)
+
+
+def test_memory_that_runs_out_is_not_taken_for_a_missing_operator(rows, monkeypatch):
+    def exhausted(*args):
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+
+    monkeypatch.setattr(_linear, "PackedLinear", exhausted)
+    net = Net(nn.GELU())
+    with pytest.raises(RuntimeError, match="can't allocate memory"):
+        pack(net, rows)
+    assert type(net.first) is nn.Linear
+
+
+@needs_operators
+def test_outputs_of_joint_layers_do_not_outlive_the_last_of_them(rows):
+    net = Heads()
+    pack(net, rows)
+    x = rows.clone()
+    net.query(x)
+    assert hasattr(x, "joint_outputs")
+    net.value(x)
+    assert not hasattr(x, "joint_outputs")

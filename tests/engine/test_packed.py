@@ -86,3 +86,19 @@ def test_skipped_tokens_do_not_take_part():
     pooled = pool(hidden, Rows([3, 1]), ["mean", "weighted_mean"], n_skipped=1)
     assert pooled[0].tolist() == pytest.approx([7.0, (2 * 5 + 3 * 9) / 5])
     assert pooled[1].tolist() == [2.0, 2.0]
+
+
+@pytest.mark.skipif(not torch.backends.mkl.is_available(), reason="needs MKL's batched products")
+@pytest.mark.parametrize(("length", "n_calls"), [(128, 1), (129, 0)])
+def test_short_rows_are_attended_by_products(monkeypatch, length, n_calls):
+    calls = []
+    attend = _packed._attend_by_products
+    monkeypatch.setattr(
+        _packed, "_attend_by_products", lambda *args: (calls.append(1), attend(*args))
+    )
+    q, k, v = torch.randn(3, 1, HEADS, length, WIDTH, generator=torch.Generator().manual_seed(0))
+    with packed_rows(Rows([length])):
+        out, _ = _packed_attention(torch.nn.Identity(), q, k, v)
+    expected = torch.nn.functional.scaled_dot_product_attention(q, k, v)  # scaled by 1/sqrt(d)
+    torch.testing.assert_close(out, expected.transpose(1, 2), atol=1e-5, rtol=0)
+    assert len(calls) == n_calls

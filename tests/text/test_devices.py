@@ -133,3 +133,12 @@ def test_two_gpus_give_the_vectors_of_one(dtype):
     )
     assert min(n_batches) >= 1
     assert both.device_ == "cuda:0, cuda:1"
+
+
+def test_a_list_that_changes_after_fit_is_seen(folder):
+    embedder = TextEmbedder(folder, device=["cpu"]).fit(SHORT)
+    assert embedder.device_ == "cpu"
+    embedder.device.append("cpu")
+    assert not hasattr(embedder, "encoder_")
+    embedder.set_params(device=np.array(["cpu"]))
+    assert not hasattr(embedder, "encoder_")

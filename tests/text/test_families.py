@@ -1,5 +1,7 @@
 """Every encoder family against the plain padded forward pass of transformers."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -127,3 +129,47 @@ def test_packed_batches_have_few_sizes_where_kernels_are_compiled(tmp_path):
     batch = encoder.collate([np.full(length, 5) for length in (20, 20, 1)])
     assert batch["input_ids"].shape == (1, 44)
     assert encoder.encode(batch).shape == (3, 32)
+
+
+def test_a_padding_token_that_the_model_does_not_have_is_not_looked_up(tmp_path):
+    fitted = embedder(write_checkpoint(tmp_path / "bert"), device="cpu").fit(TEXTS)
+    transformer = replace(fitted.encoder_._transformer(), pad_token_id=10**6)
+    batch = transformer.collate([np.full(41, 5)], torch.device("cpu"))
+    assert batch["input_ids"].shape == (1, 44)
+    assert transformer.hidden(batch).shape == (41, 32)
+
+
+def test_batches_are_filled_up_only_where_products_are_packed(tmp_path, monkeypatch):
+    monkeypatch.setattr(_layout, "pack_linear_layers", lambda *_: False)
+    fitted = embedder(write_checkpoint(tmp_path / "bert"), device="cpu").fit(TEXTS)
+    batch = fitted.encoder_.collate([np.full(41, 5)])
+    assert batch["input_ids"].shape == (1, 41)
+
+
+@pytest.mark.parametrize("change", [1.001, -1.0])
+def test_states_of_another_length_or_direction_are_not_alike(change):
+    states = torch.randn(5, 8, generator=torch.Generator().manual_seed(0))
+    assert _layout._are_alike(states.clone(), states)
+    states_of_one = states.clone()
+    states_of_one[3] *= change
+    assert not _layout._are_alike(states_of_one, states)
+
+
+@pytest.mark.int8
+def test_int8_is_judged_on_other_rows_than_its_scales_are_found_on(tmp_path, monkeypatch):
+    runs = []
+    collate = _layout.TextTransformer.collate
+
+    def note(transformer, sequences, device):
+        runs.append([len(ids) for ids in sequences])
+        return collate(transformer, sequences, device)
+
+    fitted = embedder(write_checkpoint(tmp_path / "bert"), dtype="int8").fit(TEXTS)
+    monkeypatch.setattr(_layout.TextTransformer, "collate", note)
+    fitted.encoder_._transformer()
+    special = 2
+    calibration = [n + special for n in _layout._CALIBRATION_LENGTHS]
+    judged = [n + special for n in _layout._JUDGED_LENGTHS]
+    assert calibration in runs
+    assert runs[-1] == judged  # the last run is the proof's
+    assert not set(calibration) & set(judged)
