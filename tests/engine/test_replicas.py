@@ -170,9 +170,17 @@ def test_an_error_while_rows_are_prepared_arrives():
             embed(encoder, texts, store=EmbeddingStore())
 
 
+@pytest.fixture
+def can_interrupt():
+    """Let SIGINT raise KeyboardInterrupt, also where tests run in the background and ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="needs POSIX signals")
 @pytest.mark.parametrize("n_texts", [60, 3000])
-def test_an_interrupt_of_the_caller_keeps_the_rows_already_embedded(n_texts):
+def test_an_interrupt_of_the_caller_keeps_the_rows_already_embedded(n_texts, can_interrupt):
     encoder, first, second = make_pair(budget=12)
     store = EmbeddingStore()
     main = threading.main_thread()
