@@ -5,6 +5,7 @@ Every decision about where a model runs and in which number format is made here.
 
 from __future__ import annotations
 
+import functools
 import platform
 import time
 from collections.abc import Sequence
@@ -148,13 +149,14 @@ def resolve_dtype(dtype: str, device: torch.device) -> torch.dtype:
     if device.type == "cuda":
         is_accelerated = torch.cuda.get_device_capability(device) >= (8, 0)
     elif device.type == "cpu":
-        is_accelerated = _is_bfloat16_faster_on_cpu()
+        is_accelerated = is_bfloat16_faster_on_cpu()
     else:
         is_accelerated = False
     return torch.bfloat16 if is_accelerated else torch.float32
 
 
-def _is_bfloat16_faster_on_cpu() -> bool:
+@functools.cache
+def is_bfloat16_faster_on_cpu() -> bool:
     """Return whether this CPU runs linear layers faster in bfloat16.
 
     The answer is remembered per machine, torch release and instruction set: it is part of every

@@ -19,21 +19,17 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
+
+from skembed.engine._products import ProductPlan, most_length
 
 __all__ = ["PACKED", "Rows", "packed_rows", "register_packed_attention"]
 
 PACKED = "skembed_packed"
-
-# The longest rows for which batched products in float32 attend faster than torch's fused kernel on
-# a CPU, and the scores that are in the cache together. Length alone decides, so that a row is
-# computed the same way in every batch. 12 heads of 32 in bfloat16, 4,096 tokens on 2 Zen 4 cores:
-# 17 tokens a row 5.6 for 8.1 ms, 61 tokens 8.2 for 11.1, 128 tokens 9.8 for 13.1, 256 tokens 16.6
-# for 16.8. Products in bfloat16 would take 3.4, 7.1 and 9.2 ms, but oneDNN compiles them anew for
-# every number of rows and length, 2 ms and 1.4 MiB each time.
-_MOST_LENGTH, _SCORES_AT_ONCE = 128, 1 << 19
 
 _now = threading.local()
 
@@ -47,9 +43,12 @@ class Rows:
     lengths : sequence of int
         Tokens of each row, in order. Rows of equal length should be neighbours: they share one
         attention call.
+    n_more : int, default=0
+        Tokens after the last row that nobody looks at.
     """
 
     lengths: Sequence[int]
+    n_more: int = 0
 
     @functools.cached_property
     def groups(self) -> list[tuple[int, int, int]]:
@@ -61,19 +60,30 @@ class Rows:
             start += n_rows * length
         return groups
 
-    def positions(self, device: torch.device, offset: int = 0) -> Tensor:
+    @functools.cached_property
+    def starts(self) -> NDArray[np.int64]:
+        """First token of each row and the end, shape (rows + 1,)."""
+        return np.concatenate([[0], np.cumsum(self.lengths, dtype=np.int64)])
+
+    @property
+    def n_tokens(self) -> int:
+        """Tokens of all rows."""
+        return int(self.starts[-1])
+
+    def positions(self, offset: int = 0) -> NDArray[np.int64]:
         """Return each token's position in its row, shape (tokens,), counted from `offset`."""
-        parts = [
-            torch.arange(offset, offset + length).repeat(n_rows)
-            for _, n_rows, length in self.groups
-        ]
-        return torch.cat(parts).to(device)
+        own = np.arange(self.n_tokens) - np.repeat(self.starts[:-1], self.lengths)
+        return np.concatenate([own, np.zeros(self.n_more, np.int64)]) + offset
 
     @functools.cached_property
     def boundaries(self) -> Tensor:
         """First token of each row and the end, shape (rows + 1,), int32, on the CPU."""
-        ends = torch.tensor([0, *self.lengths]).cumsum(0)
-        return ends.to(torch.int32)
+        return torch.from_numpy(self.starts).to(torch.int32)
+
+    @functools.cached_property
+    def plans(self) -> dict[Any, ProductPlan | None]:
+        """How products attend the rows, by what that depends on."""
+        return {}
 
 
 @contextmanager
@@ -126,9 +136,53 @@ def _packed_attention(
     if is_causal is None:
         is_causal = bool(getattr(module, "is_causal", False))
     run = _attend_varlen if _has_varlen(query) else _attend_by_length
+    if query.device.type == "cpu":
+        run = _attend_on_cpu
     # (tokens, heads, d): how the projections lie in memory, so that slices of rows are views.
     q, k, v = (t[0].transpose(0, 1) for t in (query, key, value))
     return run(_now.rows, q, k, v, scaling, is_causal, sliding_window).unsqueeze(0), None
+
+
+def _attend_on_cpu(
+    rows: Rows,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    scale: float | None,
+    is_causal: bool,
+    window: int | None,
+) -> Tensor:
+    """Attend with products where they are faster, else with one call for each length."""
+    key = (q.shape[1], q.dtype, is_causal, window)
+    if key not in rows.plans:
+        rows.plans[key] = _plan_products(rows, q, is_causal, window)
+    plan = rows.plans[key]
+    if plan is None:
+        return _attend_by_length(rows, q, k, v, scale, is_causal, window)
+    out = plan.attend(q, k, v, scale)
+    if max(rows.lengths) > (most := most_length(q.dtype)):
+        _attend_by_length(rows, q, k, v, scale, is_causal, window, out, more_than=most)
+    return out
+
+
+def _plan_products(
+    rows: Rows, q: Tensor, is_causal: bool, window: int | None
+) -> ProductPlan | None:
+    most = most_length(q.dtype)
+    lengths = np.array(rows.lengths)
+    few = lengths <= most
+    if not few.any():
+        return None
+
+    def seen(length: int) -> Tensor | None:
+        mask = _window_mask(length, window, is_causal, q.device)
+        if mask is None and is_causal:
+            return torch.ones(length, length, dtype=torch.bool).tril_()
+        return mask
+
+    return ProductPlan(
+        rows.starts[:-1][few], lengths[few], len(q), n_heads=q.shape[1], dtype=q.dtype, seen=seen
+    )
 
 
 def _attend_by_length(
@@ -139,19 +193,23 @@ def _attend_by_length(
     scale: float | None,
     is_causal: bool,
     window: int | None,
+    out: Tensor | None = None,
+    more_than: int = 0,
 ) -> Tensor:
-    """Attend with one call for each run of rows of equal length."""
-    out = torch.empty(q.shape[0], q.shape[1], v.shape[2], dtype=q.dtype, device=q.device)
+    """Attend with one call for each run of rows of equal length, if they have `more_than` tokens.
+
+    Writes to `out`, if there is one.
+    """
+    if out is None:
+        out = q.new_zeros(q.shape[0], q.shape[1], v.shape[2])
     for start, n_rows, length in rows.groups:
+        if length <= more_than:
+            continue
         here = slice(start, start + n_rows * length)
         q_here, k_here, v_here, out_here = (
             t[here].unflatten(0, (n_rows, length)).transpose(1, 2) for t in (q, k, v, out)
         )
         mask = _window_mask(length, window, is_causal, q.device)
-        is_plain = mask is None and not is_causal and q.shape[1] == k.shape[1]
-        if is_plain and _has_batched_products(q) and length <= _MOST_LENGTH:
-            _attend_by_products(q_here, k_here, v_here, scale, out_here)
-            continue
         attended = F.scaled_dot_product_attention(
             q_here,
             k_here,
@@ -163,33 +221,6 @@ def _attend_by_length(
         )
         out_here.copy_(attended)
     return out
-
-
-def _has_batched_products(q: Tensor) -> bool:
-    """Return whether many small products are fast here: MKL has them, others loop."""
-    return q.device.type == "cpu" and torch.backends.mkl.is_available()
-
-
-def _attend_by_products(q: Tensor, k: Tensor, v: Tensor, scale: float | None, out: Tensor) -> None:
-    """Attend with two batched matrix products, all tensors of shape (rows, heads, length, d).
-
-    The fused kernel runs head by head; for rows this short its calls cost more than they compute.
-    """
-    n_heads, length, width = q.shape[1:]
-    scale = width**-0.5 if scale is None else scale
-    dtype = torch.float64 if q.dtype is torch.float64 else torch.float32
-    n_at_once = max(1, _SCORES_AT_ONCE // (n_heads * length * length))
-    for start in range(0, len(q), n_at_once):
-        some = slice(start, start + n_at_once)
-        # One pass over each: head by head, in the format of the products.
-        q_some, k_some, v_some = (
-            torch.empty(t[some].shape, dtype=dtype).copy_(t[some]).flatten(0, 1) for t in (q, k, v)
-        )
-        none = q_some.new_empty(1, 1, 1)
-        scores = torch.baddbmm(none, q_some, k_some.transpose(1, 2), beta=0, alpha=scale)
-        torch.softmax(scores, -1, out=scores)
-        out_some = out[some]
-        out_some.copy_(torch.bmm(scores, v_some).view(out_some.shape))
 
 
 def _window_mask(

@@ -39,7 +39,7 @@ from skembed.weights import (
 
 __all__ = ["TextEncoder", "TextSettings", "make_text_encoder"]
 
-_FORMAT = 2
+_FORMAT = 3
 """Raised when a change to skembed changes vectors, so that stored ones are not served."""
 
 # Learned positions that start after the padding token's: two of them never hold a token.

@@ -7,7 +7,7 @@ of rows of different length, packed linear layers, linear layers in int8.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -68,19 +68,15 @@ class TextTransformer:
         self, sequences: Sequence[NDArray[np.int64]], device: torch.device
     ) -> dict[str, Any]:
         """Assemble token ids, longest first, into the model's arguments (and their rows)."""
-        rows = packed = Rows([len(ids) for ids in sequences])
+        rows = Rows([len(ids) for ids in sequences])
         if self.layout == "packed":
-            n_tokens = sum(rows.lengths)
-            if self.is_steady and (n_more := steady_size(n_tokens) - n_tokens):
-                # Rows of one token at the end, which nobody looks at. Not the padding token: some
-                # models name one that they do not have.
-                packed = Rows([*rows.lengths, *[1] * n_more])
-                sequences = [*sequences, sequences[-1][:1].repeat(n_more)]
-            flat = torch.from_numpy(np.concatenate(sequences))
-            batch = {
-                "input_ids": flat[None],
-                "position_ids": packed.positions(flat.device, self.position_offset)[None],
-            }
+            if self.is_steady:
+                rows = replace(rows, n_more=steady_size(rows.n_tokens) - rows.n_tokens)
+            # Not the padding token: some models name one that they do not have.
+            more = np.repeat(sequences[-1][:1], rows.n_more)
+            ids = torch.from_numpy(np.concatenate([*sequences, more]))
+            positions = torch.from_numpy(rows.positions(self.position_offset))
+            batch = {"input_ids": ids[None], "position_ids": positions[None]}
         else:
             ids = torch.full((len(sequences), max(rows.lengths)), self.pad_token_id)
             mask = torch.zeros_like(ids)
@@ -91,15 +87,15 @@ class TextTransformer:
         if device.type == "cuda":
             batch = {name: t.pin_memory() for name, t in batch.items()}
         moved: dict[str, Any] = {name: t.to(device, non_blocking=True) for name, t in batch.items()}
-        return {**moved, "rows": rows, "packed": packed}
+        return {**moved, "rows": rows}
 
     def hidden(self, batch: dict[str, Any]) -> Tensor:
         """Run the model; return hidden states end to end, shape (tokens, d)."""
-        arguments = {name: batch[name] for name in batch if name not in ("rows", "packed")}
+        arguments = {name: batch[name] for name in batch if name != "rows"}
         if self.layout == "packed":
-            with packed_rows(batch["packed"]):
+            with packed_rows(batch["rows"]):
                 hidden: Tensor = self.module(**arguments).last_hidden_state
-            return hidden[0, : sum(batch["rows"].lengths)]
+            return hidden[0, : batch["rows"].n_tokens]
         hidden = self.module(**arguments).last_hidden_state
         mask = arguments["attention_mask"]
         if self.layout == "equal":

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from skembed.engine import Rows, _packed, packed_rows, pool
+from skembed.engine import Rows, _products, packed_rows, pool
 from skembed.engine._packed import _packed_attention
 
 LENGTHS = [9, 5, 5, 5, 2, 1]
@@ -30,8 +30,10 @@ def test_packed_attention_is_attention_row_by_row(
     is_causal, window, n_key_heads, most_length, monkeypatch
 ):
     # Rows up to this length are attended by products, two rows of five at once.
-    monkeypatch.setattr(_packed, "_MOST_LENGTH", most_length)
-    monkeypatch.setattr(_packed, "_SCORES_AT_ONCE", 2 * HEADS * 5 * 5)
+    monkeypatch.setattr(
+        _products, "_MOST_LENGTH", dict.fromkeys(_products._MOST_LENGTH, most_length)
+    )
+    monkeypatch.setattr(_products, "_SCORES_AT_ONCE", 2 * HEADS * 16 * 16)
     rng = np.random.default_rng(0)
     n = sum(LENGTHS)
     q = rng.normal(size=(HEADS, n, WIDTH))
@@ -64,7 +66,7 @@ def test_what_packed_attention_does_not_know_it_refuses(name):
 
 
 def test_positions_restart_with_every_row():
-    assert Rows([3, 2, 2]).positions(torch.device("cpu"), offset=2).tolist() == [
+    assert Rows([3, 2, 2]).positions(offset=2).tolist() == [
         2,
         3,
         4,
@@ -88,17 +90,81 @@ def test_skipped_tokens_do_not_take_part():
     assert pooled[1].tolist() == [2.0, 2.0]
 
 
-@pytest.mark.skipif(not torch.backends.mkl.is_available(), reason="needs MKL's batched products")
-@pytest.mark.parametrize(("length", "n_calls"), [(128, 1), (129, 0)])
+def test_what_follows_the_last_row_changes_nothing():
+    q, k, v = torch.randn(3, 1, HEADS, 40, WIDTH, generator=torch.Generator().manual_seed(0))
+    outs = []
+    for rows, n in ((Rows([20, 9]), 29), (Rows([20, 9], n_more=11), 40)):
+        with packed_rows(rows):
+            out, _ = _packed_attention(torch.nn.Identity(), q[:, :, :n], k[:, :, :n], v[:, :, :n])
+        assert out.shape == (1, n, HEADS, WIDTH)
+        assert out.isfinite().all()
+        outs.append(out[:, :29])
+    assert torch.equal(*outs)
+
+
+needs_products = pytest.mark.skipif(
+    not torch.backends.mkl.is_available(), reason="needs MKL's batched products"
+)
+
+
+@needs_products
+@pytest.mark.parametrize(("length", "n_calls"), [(128, 0), (129, 1)])
 def test_short_rows_are_attended_by_products(monkeypatch, length, n_calls):
     calls = []
-    attend = _packed._attend_by_products
+    attend = torch.nn.functional.scaled_dot_product_attention
     monkeypatch.setattr(
-        _packed, "_attend_by_products", lambda *args: (calls.append(1), attend(*args))
+        torch.nn.functional,
+        "scaled_dot_product_attention",
+        lambda *args, **options: (calls.append(1), attend(*args, **options))[1],
     )
     q, k, v = torch.randn(3, 1, HEADS, length, WIDTH, generator=torch.Generator().manual_seed(0))
     with packed_rows(Rows([length])):
         out, _ = _packed_attention(torch.nn.Identity(), q, k, v)
-    expected = torch.nn.functional.scaled_dot_product_attention(q, k, v)  # scaled by 1/sqrt(d)
-    torch.testing.assert_close(out, expected.transpose(1, 2), atol=1e-5, rtol=0)
     assert len(calls) == n_calls
+    expected = attend(q, k, v)  # scaled by 1/sqrt(d)
+    torch.testing.assert_close(out, expected.transpose(1, 2), atol=1e-5, rtol=0)
+
+
+@needs_products
+@pytest.mark.parametrize("is_causal", [False, True])
+def test_products_in_bfloat16_are_as_near_as_its_rounding(monkeypatch, is_causal):
+    monkeypatch.setattr(_products, "is_bfloat16_faster_on_cpu", lambda: True)
+    lengths = [600, 300, 64, 50, 33, 17, 16, 3]
+    generator = torch.Generator().manual_seed(0)
+    q, k, v = torch.randn(3, 1, HEADS, sum(lengths), WIDTH, generator=generator).bfloat16()
+    with packed_rows(Rows(lengths)):
+        out, _ = _packed_attention(torch.nn.Identity(), q, k, v, is_causal=is_causal)
+    start = 0
+    for length in lengths:
+        here = slice(start, start + length)
+        expected = torch.nn.functional.scaled_dot_product_attention(
+            *(t[:, :, here].double() for t in (q, k, v)), is_causal=is_causal
+        )
+        torch.testing.assert_close(
+            out[:, here].transpose(1, 2).double(), expected, atol=0.02, rtol=0.02
+        )
+        with packed_rows(Rows([length])):
+            alone, _ = _packed_attention(
+                torch.nn.Identity(), *(t[:, :, here] for t in (q, k, v)), is_causal=is_causal
+            )
+        assert torch.equal(out[:, here], alone)
+        start += length
+
+
+@needs_products
+def test_few_shapes_of_bfloat16_products_are_compiled(monkeypatch):
+    monkeypatch.setattr(_products, "is_bfloat16_faster_on_cpu", lambda: True)
+    shapes = set()
+    multiply = torch.baddbmm
+    monkeypatch.setattr(
+        torch,
+        "baddbmm",
+        lambda _, a, b, **options: (shapes.add(a.shape), multiply(_, a, b, **options))[1],
+    )
+    for n_rows in range(1, 40):
+        q, k, v = torch.zeros(3, 1, HEADS, n_rows * 40, WIDTH, dtype=torch.bfloat16)
+        with packed_rows(Rows([40] * n_rows)):
+            _packed_attention(torch.nn.Identity(), q, k, v)
+    assert {(n_rows, length) for n_rows, length, _ in shapes} == {
+        (HEADS << i, 64) for i in range(6)
+    }
