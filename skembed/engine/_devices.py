@@ -5,7 +5,6 @@ Every decision about where a model runs and in which number format is made here.
 
 from __future__ import annotations
 
-import functools
 import platform
 import time
 from collections.abc import Sequence
@@ -155,7 +154,6 @@ def resolve_dtype(dtype: str, device: torch.device) -> torch.dtype:
     return torch.bfloat16 if is_accelerated else torch.float32
 
 
-@functools.cache
 def is_bfloat16_faster_on_cpu() -> bool:
     """Return whether this CPU runs linear layers faster in bfloat16.
 

@@ -128,7 +128,7 @@ def test_short_rows_are_attended_by_products(monkeypatch, length, n_calls):
 @needs_products
 @pytest.mark.parametrize("is_causal", [False, True])
 def test_products_in_bfloat16_are_as_near_as_its_rounding(monkeypatch, is_causal):
-    monkeypatch.setattr(_products, "is_bfloat16_faster_on_cpu", lambda: True)
+    monkeypatch.setattr(_products, "_has_bfloat16", lambda: True)
     lengths = [600, 300, 64, 50, 33, 17, 16, 3]
     generator = torch.Generator().manual_seed(0)
     q, k, v = torch.randn(3, 1, HEADS, sum(lengths), WIDTH, generator=generator).bfloat16()
@@ -153,7 +153,7 @@ def test_products_in_bfloat16_are_as_near_as_its_rounding(monkeypatch, is_causal
 
 @needs_products
 def test_few_shapes_of_bfloat16_products_are_compiled(monkeypatch):
-    monkeypatch.setattr(_products, "is_bfloat16_faster_on_cpu", lambda: True)
+    monkeypatch.setattr(_products, "_has_bfloat16", lambda: True)
     shapes = set()
     multiply = torch.baddbmm
     monkeypatch.setattr(
