@@ -78,7 +78,7 @@ def sentence_transformers_bfloat16() -> Made:
 
 
 def openvino_bfloat16() -> Made:
-    """Make OpenVINO in bfloat16: batches of 32 sorted by length, mean pooling in NumPy."""
+    """Make OpenVINO in bfloat16."""
     import openvino
     from transformers import AutoModel, AutoTokenizer
 
@@ -89,6 +89,36 @@ def openvino_bfloat16() -> Made:
     converted = openvino.convert_model(model, example_input=example)
     run = openvino.Core().compile_model(converted, "CPU", {"INFERENCE_PRECISION_HINT": "bf16"})
 
+    def states_of(batch: dict[str, np.ndarray]) -> np.ndarray:
+        return run({name: batch[name] for name in example})[0]
+
+    return Made(embed_sorted(tokenizer, states_of), "bfloat16")
+
+
+def compiled_bfloat16() -> Made:
+    """Make transformers in bfloat16 through torch.compile, weights frozen, for any shape."""
+    import torch
+    import torch._inductor.config
+    from transformers import AutoModel, AutoTokenizer
+
+    torch._inductor.config.freezing = True  # lays weights out once, as skembed does
+    tokenizer = AutoTokenizer.from_pretrained(minilm_folder())
+    model = AutoModel.from_pretrained(
+        minilm_folder(), dtype=torch.bfloat16, add_pooling_layer=False
+    )
+    run = torch.compile(model.eval(), dynamic=True)
+
+    @torch.no_grad()
+    def states_of(batch: dict[str, np.ndarray]) -> np.ndarray:
+        states = run(**{name: torch.from_numpy(array) for name, array in batch.items()})
+        return states.last_hidden_state.float().numpy()
+
+    return Made(embed_sorted(tokenizer, states_of), "bfloat16")
+
+
+def embed_sorted(tokenizer: Any, states_of: Callable[[dict[str, np.ndarray]], np.ndarray]) -> Embed:
+    """Return what embeds batches of 32, sorted by length, with mean pooling in NumPy."""
+
     def embed(texts: list[str]) -> np.ndarray:
         tokens = tokenizer(texts, truncation=True, max_length=256)["input_ids"]
         order = sorted(range(len(texts)), key=lambda row: -len(tokens[row]))
@@ -97,18 +127,19 @@ def openvino_bfloat16() -> Made:
             rows = order[start : start + 32]
             batch = tokenizer.pad({"input_ids": [tokens[row] for row in rows]}, return_tensors="np")
             batch["token_type_ids"] = np.zeros_like(batch["input_ids"])
-            states = run({name: batch[name] for name in example})[0]
+            states = states_of(dict(batch))
             mask = batch["attention_mask"][..., None]
             vectors[rows] = (states * mask).sum(1) / mask.sum(1)
         return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
-    return Made(embed, "bfloat16")
+    return embed
 
 
 WAYS: dict[str, Callable[[], Made]] = {
     REFERENCE: sentence_transformers_float32,
     "sentence-transformers bfloat16": sentence_transformers_bfloat16,
     "OpenVINO bfloat16": openvino_bfloat16,
+    "torch.compile bfloat16": compiled_bfloat16,
     "skembed float32": skembed_float32,
     "skembed": skembed_auto,
     "skembed int8": skembed_int8,
