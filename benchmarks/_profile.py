@@ -24,7 +24,7 @@ _KINDS = {
     "activations": ("aten::gelu", "aten::relu", "aten::tanh"),
     "copies": (
         *("aten::copy_", "aten::contiguous", "aten::clone", "aten::cat", "aten::to"),
-        *("aten::_to_copy", "aten::reshape"),
+        *("aten::_to_copy", "aten::reshape", "aten::index_select"),
     ),
     "additions": ("aten::add",),
     "rounding to int8": ("aten::round", "aten::clamp", "aten::mul", "aten::bitwise_xor"),

@@ -6,7 +6,7 @@ and all their heads share one product. A row's own length alone decides how it i
 its vector does not depend on its neighbours.
 
 12 heads of 32 in bfloat16, 4,096 tokens on 2 Zen 5 cores, fused kernel and products: 32 tokens a
-row 3.9 and 1.7 ms, 64 tokens 6.1 and 2.2, 128 tokens 10.6 and 4.1, 512 tokens 26 and 13.
+row 3.9 and 1.7 ms, 64 tokens 6.1 and 2.6, 128 tokens 10.6 and 4.1, 512 tokens 24 and 12.
 """
 
 from __future__ import annotations
@@ -27,6 +27,9 @@ __all__ = ["ProductPlan", "most_length"]
 
 _STEP = 16
 """Rows are filled up to multiples: softmax meets whole vectors, and products few shapes."""
+
+_FEW = 8
+"""Up to so many tokens a row is not filled up: copying more takes longer than odd lengths do."""
 
 _SCORES_AT_ONCE = 1 << 20
 """Of all heads, so that they are in the cache from the first product to the second."""
@@ -59,7 +62,7 @@ def _format(length: int, dtype: torch.dtype) -> tuple[int, torch.dtype]:
         # The softmax of bfloat16 is three times slower off multiples of 32.
         return -(-length // (2 * _STEP)) * 2 * _STEP, torch.bfloat16
     wide = torch.float64 if dtype is torch.float64 else torch.float32
-    return -(-length // _STEP) * _STEP, wide
+    return length if length <= _FEW else -(-length // _STEP) * _STEP, wide
 
 
 @dataclass(frozen=True)
@@ -70,8 +73,10 @@ class _Block:
     ----------
     tokens : ndarray of shape (rows, length)
         Which token stands where; a row's last one again where it is filled up.
-    mask : Tensor of shape (rows * heads, 1 or length, length) or None
-        What is added to the scores.
+    key_mask : Tensor of shape (rows * heads, 1, length) or None
+        What is added to the scores of each key.
+    pair_mask : Tensor of shape (length, length) or None
+        What is added to the scores of each query and key.
     dtype : dtype
         What the products run in.
     slots : slice
@@ -79,7 +84,8 @@ class _Block:
     """
 
     tokens: _Index
-    mask: Tensor | None
+    key_mask: Tensor | None
+    pair_mask: Tensor | None
     dtype: torch.dtype
     slots: slice
 
@@ -100,7 +106,6 @@ class ProductPlan:
     seen : callable
         Takes a length; returns which tokens see which, booleans of shape (length, length), or None
         where all see all.
-
     """
 
     def __init__(
@@ -126,8 +131,12 @@ class ProductPlan:
             is_own = place < own
             at = starts[rows][:, None] + np.minimum(place, own - 1)
             end = n_slots + at.size * n_heads
-            mask = _mask(is_own, n_heads, products, seen(length))
-            self._blocks.append(_Block(at, mask, products, slice(n_slots, end)))
+            pairs = seen(length)
+            # Where tokens see none that follow, they do not see what was added.
+            hides_added = is_own.all() or (pairs is not None and not pairs.triu(1).any())
+            keys = None if hides_added else torch.from_numpy(is_own.repeat(n_heads, 0))[:, None]
+            masks = (_mask(keys, products), _mask(pairs, products))
+            self._blocks.append(_Block(at, *masks, products, slice(n_slots, end)))
             # Slots are ordered by row, head, place.
             row = np.arange(len(at))[:, None]
             slot = n_slots + row * n_heads * length + place
@@ -138,21 +147,23 @@ class ProductPlan:
     def attend(self, q: Tensor, k: Tensor, v: Tensor, scale: float | None) -> Tensor:
         """Attend; all shapes are (tokens of the sequence, heads, d).
 
-        What comes out for tokens of no row here means nothing, but is finite.
+        What comes out for tokens of no row here is some other token's.
         """
         scale = q.shape[-1] ** -0.5 if scale is None else scale
         n_features = v.shape[-1]
         slots = q.new_empty(self._n_slots, n_features)
         parts = zip(self._blocks, *(self._gather(t) for t in (q, k, v)), strict=True)
         for block, q_here, k_here, v_here in parts:
-            none = q_here.new_empty(1, 1, 1)
+            masks = [mask for mask in (block.key_mask, block.pair_mask) if mask is not None]
             scores = torch.baddbmm(
-                none if block.mask is None else block.mask,
+                masks[0] if masks else q_here.new_empty(1),
                 q_here,
                 k_here.transpose(1, 2),
-                beta=0 if block.mask is None else 1,
+                beta=1 if masks else 0,
                 alpha=scale,
             )
+            for mask in masks[1:]:
+                scores += mask
             torch.softmax(scores, -1, out=scores)
             out = slots[block.slots].view(v_here.shape)
             if block.dtype is q.dtype:
@@ -202,16 +213,8 @@ def _chunks(formats: Sequence[tuple[int, torch.dtype]], n_heads: int) -> Iterato
             start += n_rows
 
 
-def _mask(
-    is_own: NDArray[np.bool_], n_heads: int, dtype: torch.dtype, seen: Tensor | None
-) -> Tensor | None:
-    """Return what to add to the scores of a block, or None if all tokens see all."""
-    n_rows, length = is_own.shape
-    if seen is None and is_own.all():
+def _mask(is_seen: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+    """Return what to add to the scores, so that only what is seen counts."""
+    if is_seen is None:
         return None
-    is_seen = torch.from_numpy(is_own)[:, None, None]
-    if seen is not None:
-        # What was added must see something: NaN takes long to compute.
-        is_seen = (is_seen & seen) | torch.eye(length, dtype=torch.bool)
-    mask = torch.zeros(is_seen.shape, dtype=dtype).masked_fill_(~is_seen, -torch.inf)
-    return mask.expand(-1, n_heads, -1, -1).reshape(n_rows * n_heads, -1, length)
+    return torch.zeros(is_seen.shape, dtype=dtype).masked_fill_(~is_seen, -torch.inf)

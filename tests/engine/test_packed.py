@@ -7,7 +7,7 @@ import torch
 from skembed.engine import Rows, _products, packed_rows, pool
 from skembed.engine._packed import _packed_attention
 
-LENGTHS = [9, 5, 5, 5, 2, 1]
+LENGTHS = [19, 11, 9, 5, 5, 5, 2, 1]
 HEADS, WIDTH = 4, 8
 
 
