@@ -1,4 +1,4 @@
-"""Rows per second on short and on mixed texts: skembed beside sentence-transformers and OpenVINO.
+"""Rows per second on short and on mixed texts: skembed beside its peers.
 
 Every way of embedding lives in a process of its own with the same MiniLM, and all of them embed the
 same distinct texts in turn (A B C A B C ...), with nothing cached. Before anything is timed the

@@ -41,14 +41,17 @@ class Rows:
     Parameters
     ----------
     lengths : sequence of int
-        Tokens of each row, in order. Rows of equal length should be neighbours: they share one
-        attention call.
+        Tokens of each row, in order. Rows of like length should be neighbours: they share attention
+        calls.
     n_more : int, default=0
         Tokens after the last row that nobody looks at.
+    is_exact : bool, default=False
+        Whether attention keeps its scores in float32, which is slower in bfloat16 on CPUs.
     """
 
     lengths: Sequence[int]
     n_more: int = 0
+    is_exact: bool = False
 
     @functools.cached_property
     def groups(self) -> list[tuple[int, int, int]]:
@@ -153,22 +156,23 @@ def _attend_on_cpu(
     window: int | None,
 ) -> Tensor:
     """Attend with products where they are faster, else with one call for each length."""
-    key = (q.shape[1], q.dtype, is_causal, window)
+    most = 0 if rows.is_exact and q.dtype is torch.bfloat16 else most_length(q, k)
+    key = (most, *q.shape[1:], q.dtype, is_causal, window)
     if key not in rows.plans:
-        rows.plans[key] = _plan_products(rows, q, is_causal, window)
+        rows.plans[key] = _plan_products(rows, q, most, is_causal, window)
     plan = rows.plans[key]
     if plan is None:
         return _attend_by_length(rows, q, k, v, scale, is_causal, window)
     out = plan.attend(q, k, v, scale)
-    if max(rows.lengths) > (most := most_length(q.dtype)):
+    if max(rows.lengths) > most:
         _attend_by_length(rows, q, k, v, scale, is_causal, window, out, more_than=most)
     return out
 
 
 def _plan_products(
-    rows: Rows, q: Tensor, is_causal: bool, window: int | None
+    rows: Rows, q: Tensor, most: int, is_causal: bool, window: int | None
 ) -> ProductPlan | None:
-    most = most_length(q.dtype)
+    """Plan products for the rows of at most so many tokens; None if there are none."""
     lengths = np.array(rows.lengths)
     few = lengths <= most
     if not few.any():
@@ -181,7 +185,13 @@ def _plan_products(
         return mask
 
     return ProductPlan(
-        rows.starts[:-1][few], lengths[few], len(q), n_heads=q.shape[1], dtype=q.dtype, seen=seen
+        rows.starts[:-1][few],
+        lengths[few],
+        len(q),
+        n_heads=q.shape[1],
+        width=q.shape[2],
+        dtype=q.dtype,
+        seen=seen,
     )
 
 

@@ -31,8 +31,12 @@ _STEP = 16
 _FEW = 8
 """Up to so many tokens a row is not filled up: copying more takes longer than odd lengths do."""
 
-_SCORES_AT_ONCE = 1 << 20
-"""Of all heads, so that they are in the cache from the first product to the second."""
+_NUMBERS_AT_ONCE = 1 << 20
+"""Scores of all heads, or features of their queries if those are more. They stay in the cache from
+the first product to the second, unless one row alone has more."""
+
+_LEAST_WIDTH = 16
+"""Of heads: MKL computes narrower and odd ones otherwise in every batch."""
 
 _MOST_LENGTH = {torch.float32: 128, torch.bfloat16: 512}
 """Longest rows for which products are faster than the fused kernel, by the products' format."""
@@ -40,11 +44,17 @@ _MOST_LENGTH = {torch.float32: 128, torch.bfloat16: 512}
 _Index = NDArray[np.int64]
 
 
-def most_length(dtype: torch.dtype) -> int:
-    """Return the most tokens of a row that products attend faster; 0 if they never do."""
-    if not torch.backends.mkl.is_available():
+def most_length(q: Tensor, k: Tensor) -> int:
+    """Return the most tokens of a row that products attend faster; 0 if they never do.
+
+    Shapes: (tokens, heads, d).
+    """
+    if not torch.backends.mkl.is_available() or q.shape[-1] < _LEAST_WIDTH:
         return 0  # other libraries loop over small products
-    return _MOST_LENGTH[torch.bfloat16 if _is_fast_bfloat16(dtype) else torch.float32]
+    if _is_fast_bfloat16(q.dtype):
+        return _MOST_LENGTH[torch.bfloat16]
+    # A key for each query's head costs more in float32 than it gains.
+    return _MOST_LENGTH[torch.float32] if q.shape[1] == k.shape[1] else 0
 
 
 def _is_fast_bfloat16(dtype: torch.dtype) -> bool:
@@ -56,13 +66,15 @@ def _has_bfloat16() -> bool:
     return is_bfloat16_faster_on_cpu()
 
 
-def _format(length: int, dtype: torch.dtype) -> tuple[int, torch.dtype]:
+def _format(length: int, dtype: torch.dtype, n_heads: int) -> tuple[int, torch.dtype]:
     """Return up to how many tokens a row is filled, and what its products run in."""
     if _is_fast_bfloat16(dtype) and length > _STEP:
         # The softmax of bfloat16 is three times slower off multiples of 32.
         return -(-length // (2 * _STEP)) * 2 * _STEP, torch.bfloat16
     wide = torch.float64 if dtype is torch.float64 else torch.float32
-    return length if length <= _FEW else -(-length // _STEP) * _STEP, wide
+    # One product alone is computed otherwise than many, unless it is filled up.
+    is_odd = length <= _FEW and n_heads > 1
+    return length if is_odd else -(-length // _STEP) * _STEP, wide
 
 
 @dataclass(frozen=True)
@@ -101,6 +113,8 @@ class ProductPlan:
         Tokens of the whole sequence.
     n_heads : int
         Heads of the query.
+    width : int
+        Features of a head.
     dtype : dtype
         Of query, key and value.
     seen : callable
@@ -115,6 +129,7 @@ class ProductPlan:
         n_tokens: int,
         *,
         n_heads: int,
+        width: int,
         dtype: torch.dtype,
         seen: Callable[[int], Tensor | None],
     ) -> None:
@@ -123,8 +138,8 @@ class ProductPlan:
         self._indices: dict[tuple[int, ...], list[Tensor]] = {}
         n_slots, heads = 0, np.arange(n_heads)
         back = np.zeros((n_tokens, n_heads), dtype=np.int64)
-        formats = [_format(length, dtype) for length in lengths.tolist()]
-        for rows in _chunks(formats, n_heads):
+        formats = [_format(length, dtype, n_heads) for length in lengths.tolist()]
+        for rows in _chunks(formats, n_heads, width):
             length, products = formats[rows.start]
             own = lengths[rows][:, None]
             place = np.arange(length)
@@ -198,12 +213,14 @@ class ProductPlan:
         return self._indices[key]
 
 
-def _chunks(formats: Sequence[tuple[int, torch.dtype]], n_heads: int) -> Iterator[slice]:
+def _chunks(
+    formats: Sequence[tuple[int, torch.dtype]], n_heads: int, width: int
+) -> Iterator[slice]:
     """Yield runs of rows of one format, not more at once than the cache takes."""
     start = 0
     for (length, dtype), run in groupby(formats):
         end = start + sum(1 for _ in run)
-        most = max(1, _SCORES_AT_ONCE // (n_heads * length * length))
+        most = max(1, _NUMBERS_AT_ONCE // (n_heads * length * max(length, width)))
         while start < end:
             n_rows = min(most, end - start)
             if dtype is torch.bfloat16:

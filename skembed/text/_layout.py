@@ -26,13 +26,23 @@ from skembed.engine import (
 )
 from skembed.exceptions import UnsupportedModelError
 
-__all__ = ["TextTransformer", "convert", "find_layout", "pack_layers", "quantize_layers"]
+__all__ = [
+    "TextTransformer",
+    "choose_attention",
+    "convert",
+    "find_layout",
+    "pack_layers",
+    "quantize_layers",
+]
 
 _MOST_CHANGE = {torch.float32: 1e-4, torch.bfloat16: 0.06, torch.float16: 0.015}
 """Of a token's state, as a share of its length: rounding in as many layers as models have."""
 
 _LEAST_COSINE_IN_INT8 = 0.95
 _PROBE_LENGTHS = (11, 7, 7, 3)
+
+_ATTENDED_LENGTH = 96
+"""Of the row on which attention with rounded scores is compared with the exact one."""
 
 _CALIBRATION_LENGTHS = tuple(range(64, 2, -3))
 """Some 700 tokens: on MiniLM the scales found on them lose as little as those of real texts."""
@@ -56,6 +66,8 @@ class TextTransformer:
         Fills padded rows.
     is_steady : bool
         Whether packed batches are filled up to a few sizes, for which kernels are compiled.
+    is_exact : bool
+        Whether packed attention keeps its scores in float32.
     """
 
     module: nn.Module
@@ -63,12 +75,13 @@ class TextTransformer:
     position_offset: int = 0
     pad_token_id: int = 0
     is_steady: bool = False
+    is_exact: bool = False
 
     def collate(
         self, sequences: Sequence[NDArray[np.int64]], device: torch.device
     ) -> dict[str, Any]:
         """Assemble token ids, longest first, into the model's arguments (and their rows)."""
-        rows = Rows([len(ids) for ids in sequences])
+        rows = Rows([len(ids) for ids in sequences], is_exact=self.is_exact)
         if self.layout == "packed":
             if self.is_steady:
                 rows = replace(rows, n_more=steady_size(rows.n_tokens) - rows.n_tokens)
@@ -107,6 +120,16 @@ def convert(module: nn.Module, dtype: torch.dtype) -> None:
     """Convert parameters only: buffers (rotary frequencies) stay in float32, as they were made."""
     for parameter in module.parameters():
         parameter.data = parameter.data.to(dtype)
+
+
+@torch.inference_mode()
+def choose_attention(transformer: TextTransformer, device: torch.device) -> TextTransformer:
+    """Return the transformer with the fastest packed attention that is near enough to the exact."""
+    exact = replace(transformer, is_exact=True)
+    lengths = (min(_ATTENDED_LENGTH, _n_positions(transformer.module) - 2),)
+    sequences = _random_sequences(transformer.module, lengths, transformer.pad_token_id)
+    states = [each.hidden(each.collate(sequences, device)) for each in (transformer, exact)]
+    return transformer if _are_alike(*states) else exact
 
 
 @torch.inference_mode()

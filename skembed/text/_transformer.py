@@ -22,6 +22,7 @@ from skembed.engine import is_out_of_memory, keep_freed_memory, resolve_dtype
 from skembed.exceptions import UnsafeModelError, UnsupportedModelError
 from skembed.text._layout import (
     TextTransformer,
+    choose_attention,
     convert,
     find_layout,
     pack_layers,
@@ -109,6 +110,8 @@ def load_transformer(
     if found.layout == "packed" and device.type == "cuda" and dtype is not loaded_as:
         # Another kernel than the one just proven.
         found = find_layout(module, device, pad_token_id, implementation)
+    if found.layout == "packed" and device.type == "cpu" and dtype is torch.bfloat16:
+        found = choose_attention(found, device)
     if device.type == "cpu" and not is_int8:
         steady = replace(found, is_steady=True)
         found = steady if pack_layers(steady, device) else found

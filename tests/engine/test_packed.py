@@ -8,7 +8,7 @@ from skembed.engine import Rows, _products, packed_rows, pool
 from skembed.engine._packed import _packed_attention
 
 LENGTHS = [19, 11, 9, 5, 5, 5, 2, 1]
-HEADS, WIDTH = 4, 8
+HEADS, WIDTH = 4, 16
 
 
 def attention_of_a_row(q, k, v, scale, is_causal, window):
@@ -33,7 +33,7 @@ def test_packed_attention_is_attention_row_by_row(
     monkeypatch.setattr(
         _products, "_MOST_LENGTH", dict.fromkeys(_products._MOST_LENGTH, most_length)
     )
-    monkeypatch.setattr(_products, "_SCORES_AT_ONCE", 2 * HEADS * 16 * 16)
+    monkeypatch.setattr(_products, "_NUMBERS_AT_ONCE", 2 * HEADS * 16 * 16)
     rng = np.random.default_rng(0)
     n = sum(LENGTHS)
     q = rng.normal(size=(HEADS, n, WIDTH))
@@ -125,30 +125,62 @@ def test_short_rows_are_attended_by_products(monkeypatch, length, n_calls):
     torch.testing.assert_close(out, expected.transpose(1, 2), atol=1e-5, rtol=0)
 
 
+def attend(rows, q, k, v, **options):
+    with packed_rows(rows):
+        return _packed_attention(torch.nn.Identity(), q, k, v, **options)[0]
+
+
+def joint_views(n_tokens, dtype, n_key_heads=HEADS):
+    """Return query, key and value that lie side by side, as one projection gives them."""
+    generator = torch.Generator().manual_seed(0)
+    sizes = [HEADS * WIDTH, n_key_heads * WIDTH, n_key_heads * WIDTH]
+    joint = torch.randn(n_tokens, sum(sizes), generator=generator).to(dtype)
+    return [t.view(1, n_tokens, -1, WIDTH).transpose(1, 2) for t in joint.split(sizes, 1)]
+
+
+LONG = [600, 300, 64, 50, 33, 17, 16, 9, 8, 5, 3]
+
+
 @needs_products
 @pytest.mark.parametrize("is_causal", [False, True])
-def test_products_in_bfloat16_are_as_near_as_its_rounding(monkeypatch, is_causal):
+@pytest.mark.parametrize("window", [None, 4])
+@pytest.mark.parametrize("n_key_heads", [HEADS, 2])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_every_row_is_attended_as_if_alone(monkeypatch, is_causal, window, n_key_heads, dtype):
     monkeypatch.setattr(_products, "_has_bfloat16", lambda: True)
-    lengths = [600, 300, 64, 50, 33, 17, 16, 3]
-    generator = torch.Generator().manual_seed(0)
-    q, k, v = torch.randn(3, 1, HEADS, sum(lengths), WIDTH, generator=generator).bfloat16()
-    with packed_rows(Rows(lengths)):
-        out, _ = _packed_attention(torch.nn.Identity(), q, k, v, is_causal=is_causal)
+    q, k, v = joint_views(sum(LONG), dtype, n_key_heads)
+    options = {"is_causal": is_causal, "sliding_window": window}
+    out = attend(Rows(LONG), q, k, v, **options)
+    exact = attend(Rows(LONG), *(t.double() for t in (q, k, v)), **options)
+    most = 0.03 if dtype is torch.bfloat16 else 1e-5
+    torch.testing.assert_close(out.double(), exact, atol=most, rtol=0)
     start = 0
-    for length in lengths:
+    for length in LONG:
         here = slice(start, start + length)
-        expected = torch.nn.functional.scaled_dot_product_attention(
-            *(t[:, :, here].double() for t in (q, k, v)), is_causal=is_causal
-        )
-        torch.testing.assert_close(
-            out[:, here].transpose(1, 2).double(), expected, atol=0.02, rtol=0.02
-        )
-        with packed_rows(Rows([length])):
-            alone, _ = _packed_attention(
-                torch.nn.Identity(), *(t[:, :, here] for t in (q, k, v)), is_causal=is_causal
-            )
-        assert torch.equal(out[:, here], alone)
+        alone = attend(Rows([length]), *(t[:, :, here] for t in (q, k, v)), **options)
+        assert torch.equal(out[:, here], alone), length
         start += length
+
+
+@needs_products
+def test_one_head_too_is_attended_as_if_alone():
+    q, k, v = torch.randn(3, 1, 1, 17 * 9 + 7, 32, generator=torch.Generator().manual_seed(0))
+    out = attend(Rows([17] * 9 + [7]), q, k, v)
+    alone = attend(Rows([7]), *(t[:, :, -7:] for t in (q, k, v)))
+    assert torch.equal(out[:, -7:], alone)
+
+
+@needs_products
+def test_exact_rows_keep_scores_of_bfloat16_in_float32(monkeypatch):
+    monkeypatch.setattr(_products, "_has_bfloat16", lambda: True)
+    q, k, v = joint_views(100, torch.bfloat16)
+    exact = attend(Rows([100]), *(t.double() for t in (q, k, v)), scaling=8.0)
+
+    def change(rows):
+        return (attend(rows, q, k, v, scaling=8.0).double() - exact).norm() / exact.norm()
+
+    assert change(Rows([100], is_exact=True)) < 0.004
+    assert change(Rows([100])) > 0.01
 
 
 @needs_products
