@@ -170,6 +170,5 @@ def test_int8_is_judged_on_other_rows_than_its_scales_are_found_on(tmp_path, mon
     special = 2
     calibration = [n + special for n in _layout._CALIBRATION_LENGTHS]
     judged = [n + special for n in _layout._JUDGED_LENGTHS]
-    assert calibration in runs
-    assert runs[-1] == judged  # the last run is the proof's
+    assert judged in runs[runs.index(calibration) :]  # the proof comes after
     assert not set(calibration) & set(judged)
