@@ -29,7 +29,7 @@ def attention_of_a_row(q, k, v, scale, is_causal, window):
 def test_packed_attention_is_attention_row_by_row(
     is_causal, window, n_key_heads, most_length, monkeypatch
 ):
-    # Rows up to this length are attended by products, two rows of five at once.
+    # Rows up to this length are attended by products, few at once.
     monkeypatch.setattr(
         _products, "_MOST_LENGTH", dict.fromkeys(_products._MOST_LENGTH, most_length)
     )
