@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from skembed.exceptions import InvalidParameterError
-from skembed.weights import remembered
+from skembed.weights import is_out_of_memory, remembered
 
 if TYPE_CHECKING:
     import torch
@@ -207,15 +207,3 @@ def has_int8() -> bool:
 def tokens_per_batch(device: torch.device) -> int:
     """Return how many tokens keep a device busy."""
     return _TOKENS_PER_BATCH[device.type]
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Return whether an error says that the device's or the machine's memory ran out."""
-    import torch
-
-    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
-        return True
-    text = str(error)
-    return isinstance(error, RuntimeError) and (
-        "out of memory" in text or "can't allocate memory" in text
-    )

@@ -27,12 +27,13 @@ from skembed.text._head import Head, build_head, check_head, head_width
 from skembed.text._layout import TextTransformer
 from skembed.text._models import TEXT_MODELS
 from skembed.text._tokens import Ids, TextTokenizer, load_tokenizer
-from skembed.text._transformer import load_config, load_transformer
+from skembed.text._transformer import load_transformer
 from skembed.weights import (
     ModelSource,
     check_weights,
     folder_digest,
     kept_recent,
+    load_config,
     resolve_model,
     shared_model,
 )

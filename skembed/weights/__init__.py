@@ -11,8 +11,10 @@ from skembed.weights._digest import file_sha256, folder_digest
 from skembed.weights._files import read_modules
 from skembed.weights._load import check_weights, load_state
 from skembed.weights._locks import KeyLocks
+from skembed.weights._memory import is_out_of_memory
 from skembed.weights._models import free_memory, shared_model, unload_models
 from skembed.weights._packages import PACKAGES, WeightPackage
+from skembed.weights._pretrained import load_config, load_pretrained, quiet_transformers
 from skembed.weights._recent import kept_recent
 from skembed.weights._remember import remembered, user_cache_folder
 from skembed.weights._resolve import ModelSource, resolve_model
@@ -26,8 +28,12 @@ __all__ = [
     "file_sha256",
     "folder_digest",
     "free_memory",
+    "is_out_of_memory",
     "kept_recent",
+    "load_config",
+    "load_pretrained",
     "load_state",
+    "quiet_transformers",
     "read_modules",
     "remembered",
     "resolve_model",

@@ -1,4 +1,4 @@
-"""How much memory this process may still take.
+"""How much memory this process may still take, and which errors say that there is none.
 
 Owns the reading of the system's and the container's accounts (Linux). Must not know what the memory
 is for.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-__all__ = ["available_memory"]
+__all__ = ["available_memory", "is_out_of_memory"]
 
 _PROC = Path("/proc")
 _CGROUPS = Path("/sys/fs/cgroup")
@@ -63,3 +63,15 @@ def _of_group(group: Path, is_v1: bool) -> int | None:
         return max(0, ceiling - taken + int(counts.get(inactive, 0)))
     except (OSError, ValueError):
         return None
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether an error says that the device's or the machine's memory ran out."""
+    import torch
+
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return True
+    text = str(error)
+    return isinstance(error, RuntimeError) and (
+        "out of memory" in text or "can't allocate memory" in text
+    )

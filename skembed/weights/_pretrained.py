@@ -1,0 +1,176 @@
+"""Load models of transformers: configuration and weights, safely and without side effects.
+
+Loads safetensors, or pickles restricted to tensors; never changes the global random state, and
+refuses checkpoints that leave weights uninitialised. Must not know what the models are for.
+torch and transformers are imported when the first model is loaded.
+"""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from skembed.exceptions import UnsafeModelError, UnsupportedModelError
+from skembed.weights._load import check_weights
+from skembed.weights._locks import KeyLocks
+from skembed.weights._memory import is_out_of_memory
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["load_config", "load_pretrained", "quiet_transformers"]
+
+# transformers' loading settings and torch's random state belong to the process.
+_one_at_a_time = KeyLocks()
+
+
+def load_config(folder: Path, *, trust_remote_code: bool) -> Any:
+    """Read a model's configuration.
+
+    Raises
+    ------
+    UnsafeModelError
+        If the model needs code of its own and the user did not allow that.
+    UnsupportedModelError
+        If transformers does not know the architecture, or the weights are quantised.
+    """
+    from transformers import AutoConfig
+
+    try:
+        config = AutoConfig.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=trust_remote_code
+        )
+    except Exception as error:
+        if "trust_remote_code" in str(error):
+            raise UnsafeModelError(
+                f"The model in {folder} comes with Python code of its own, which skembed does not "
+                "run. If you have read that code and trust it, set trust_remote_code=True."
+            ) from error
+        raise UnsupportedModelError(
+            f"transformers cannot read the configuration in {folder}: {error}"
+        ) from error
+    if getattr(config, "quantization_config", None):
+        raise UnsupportedModelError(
+            f"The weights in {folder} are quantised, which skembed does not run: they would be "
+            "taken for plain numbers. Use the model's float32, bfloat16 or float16 weights."
+        )
+    return config
+
+
+def load_pretrained(
+    folder: Path,
+    config: Any,
+    *,
+    auto: Any,
+    dtype: torch.dtype,
+    trust_remote_code: bool,
+    is_unused: Callable[[str], bool] = lambda name: False,
+    **arguments: Any,
+) -> Any:
+    """Load a model's weights, on the CPU.
+
+    Parameters
+    ----------
+    folder : Path
+        A folder as `save_pretrained` writes it.
+    config : configuration
+        From `load_config`; not changed.
+    auto : class
+        What loads it: one of transformers' Auto classes, or a model's own class.
+    dtype : torch.dtype
+        Format of the parameters.
+    trust_remote_code : bool
+        Whether code in the folder may run.
+    is_unused : callable
+        Tells by its name whether a weight is not run, so that a checkpoint may lack it.
+    **arguments
+        For the model's `__init__`.
+
+    Returns
+    -------
+    PreTrainedModel
+
+    Raises
+    ------
+    UnsafeModelError
+        The weights are a pickle of more than tensors.
+    UnsupportedModelError
+        They cannot be loaded, or some are missing or of another shape.
+    """
+    weights = check_weights(folder)
+    with _one_at_a_time.hold("transformers"), quiet_transformers(), _own_random_state():
+        try:
+            module, info = auto.from_pretrained(
+                folder,
+                config=copy.deepcopy(config),
+                dtype=dtype,
+                local_files_only=True,
+                use_safetensors=any(path.suffix == ".safetensors" for path in weights),
+                trust_remote_code=trust_remote_code,
+                ignore_mismatched_sizes=True,  # reported below, by name
+                output_loading_info=True,
+                **arguments,
+            )
+        except Exception as error:
+            raise _loading_error(folder, error) from error
+    _refuse_random_weights(folder, info, is_unused)
+    return module
+
+
+def _own_random_state() -> Any:
+    import torch
+
+    return torch.random.fork_rng(devices=[])
+
+
+def _loading_error(folder: Path, error: Exception) -> Exception:
+    """Return the error to raise for one that transformers raised."""
+    if is_out_of_memory(error):
+        return error
+    if isinstance(error, pickle.UnpicklingError):
+        return UnsafeModelError(
+            f"The weights in {folder} are a pickle that is damaged or holds more than tensors, "
+            "which loading would run. Ask for safetensors, or convert them where you trust them."
+        )
+    return UnsupportedModelError(
+        f"transformers cannot load the weights in {folder}: {type(error).__name__}: {error}"
+    )
+
+
+def _refuse_random_weights(
+    folder: Path, info: dict[str, Any], is_unused: Callable[[str], bool]
+) -> None:
+    """Refuse a checkpoint of which some weights stayed as they were initialised."""
+    faults = [f"{key} is missing" for key in info["missing_keys"] if not is_unused(key)]
+    faults += [
+        f"{key} has shape {tuple(found)} where {tuple(expected)} is expected"
+        for key, found, expected in info["mismatched_keys"]
+        if not is_unused(key)
+    ]
+    if faults:
+        more = f" and {len(faults) - 5} more" if len(faults) > 5 else ""
+        raise UnsupportedModelError(
+            f"The checkpoint in {folder} lacks {len(faults)} weights of its own architecture: "
+            f"{'; '.join(sorted(faults)[:5])}{more}. They would be random, and so the vectors."
+        )
+
+
+@contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """Keep the loading report and bar of transformers to itself; faults are raised instead."""
+    from transformers.utils import logging
+
+    verbosity = logging.get_verbosity()
+    had_bar = logging.is_progress_bar_enabled()
+    logging.set_verbosity(logging.CRITICAL)
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if had_bar:
+            logging.enable_progress_bar()
