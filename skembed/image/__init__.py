@@ -1,0 +1,1 @@
+"""Images: `ImageEmbedder` and what it is made of."""
