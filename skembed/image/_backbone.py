@@ -85,6 +85,7 @@ class Backbone(ABC):
     def n_bytes(self) -> int:
         """Return the size of the weights in bytes, 0 if unknown."""
 
+    @abstractmethod
     def refuse_other_files(self) -> None:
         """Refuse weights that are not those of the digest, under which vectors are stored.
 
