@@ -12,11 +12,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from skembed.engine import keep_freed_memory, resolve_dtype
+from skembed.engine import convert, keep_freed_memory, resolve_dtype
 from skembed.text._layout import (
     TextTransformer,
     choose_attention,
-    convert,
     find_layout,
     pack_layers,
     quantize_layers,

@@ -5,7 +5,8 @@ import torch
 from transformers import BertConfig, BertModel
 
 from skembed.engine import _products
-from skembed.text._layout import choose_attention, convert, find_layout
+from skembed.engine import convert
+from skembed.text._layout import choose_attention, find_layout
 
 CPU = torch.device("cpu")
 
