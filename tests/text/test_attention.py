@@ -4,8 +4,7 @@ import pytest
 import torch
 from transformers import BertConfig, BertModel
 
-from skembed.engine import _products
-from skembed.engine import convert
+from skembed.engine import _products, convert
 from skembed.text._layout import choose_attention, find_layout
 
 CPU = torch.device("cpu")
