@@ -175,6 +175,9 @@ def count_prefix(module: nn.Module) -> tuple[int, bool]:
     Class, distillation and register tokens are parameters of the model, of shape (1, tokens, d),
     or (d,) for one token.
     """
+    config: Any = module.config
+    if config.model_type == "dinov3_convnext":
+        return 1, True  # the mean of its map, put before it
     n_prefix, has_class = 0, False
     for name, parameter in module.named_parameters():
         last = name.rsplit(".", 1)[-1]
@@ -199,6 +202,8 @@ def find_unused(states: VisionStates, pixels: Tensor) -> frozenset[str]:
         for parameter in named.values():
             parameter.requires_grad_(True)
         out = states(pixels)
+        if not out.requires_grad:  # the pixels themselves
+            return frozenset(named)
         gradients = torch.autograd.grad(out.sum(), list(named.values()), allow_unused=True)
     unused = {name for name, found in zip(named, gradients, strict=True) if found is None}
     owners = {name.rpartition(".")[0] for name in unused}

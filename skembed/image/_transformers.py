@@ -146,9 +146,9 @@ class TransformersBackbone(Backbone):
         output = self._plan.output
         if output == "image_features":
             drop_unused(module, self._plan.unused)
-        layer = self._settings.layer
+        pixels = torch.rand(self._shape(), generator=torch.Generator().manual_seed(0))
         with torch.inference_mode():
-            states = make_states(module, output, layer, torch.rand(self._shape()), self.name)
+            states = make_states(module, output, self._settings.layer, pixels, self.name)
         return nn.Sequential(states, copy.deepcopy(self._plan.pool)).eval()
 
     def n_bytes(self) -> int:

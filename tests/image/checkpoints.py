@@ -187,6 +187,11 @@ def write_checkpoint(folder: Path, family: str, **changes: object) -> Path:
 
 def stir(model: torch.nn.Module) -> None:
     """Move every weight away from where it does nothing: biases, scales, running statistics."""
+    for module in model.modules():
+        if isinstance(module, torch.nn.Conv2d):
+            torch.nn.init.kaiming_normal_(module.weight)
+        if isinstance(module, torch.nn.BatchNorm2d):  # or pictures would fade from layer to layer
+            torch.nn.init.uniform_(module.weight, 1.0, 2.0)
     for name, parameter in model.named_parameters():
         if parameter.ndim == 1 or "token" in name or "lambda" in name:
             parameter.data += 0.1 * torch.randn_like(parameter)

@@ -36,6 +36,12 @@ PREFIXES = {
     "ijepa": 0,
 }
 CLASS_TOKEN = ("vit", "deit", "dinov2", "dinov2-registers", "dinov3-vit", "dinov3-convnext")
+SMALL = {
+    "hidden_size": 16,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "intermediate_size": 16,
+}
 DUAL = ("clip", "siglip", "chinese-clip")
 
 
@@ -97,8 +103,8 @@ def own_vector(family, out):
         return out.image_embeds
     if family in (*CLASS_TOKEN, "vit-mae"):
         return out.last_hidden_state[:, 0]
-    if family == "ijepa":
-        return out.last_hidden_state.mean(1)
+    if family in ("ijepa", "data2vec"):  # no pooler of their own
+        return out.last_hidden_state[:, PREFIXES[family] :].mean(1)
     return out.pooler_output.flatten(1)
 
 
@@ -110,7 +116,7 @@ def assert_close(found, expected, atol=1e-5):
 def test_vectors_equal_the_models_own(family, folders):
     folder, images = folders(family), pictures()
     expected = own_vector(family, reference(folder, images))
-    assert expected.std(0).min() > 1e-5  # pictures do matter
+    assert expected.std(0).max() > 0.01  # pictures do matter
     assert_close(vectors(backbone(folder), images), expected)
 
 
@@ -125,9 +131,12 @@ def test_a_picture_alone_is_prepared_as_by_the_processor(family, folders):
 
 
 def test_common_processors_keep_pictures_in_uint8(folders):
-    ways = {family: backbone(folders(family))._processor.way for family in FAMILIES}
-    assert {ways[f] for f in ("vit", "deit", "dinov2", "clip", "siglip", "swin")} == {"steps"}
-    assert {ways[f] for f in ("convnext", "beit", "mobilenet-v2")} == {"halves"}
+    ways = {
+        family: backbone(folders(family))._processor.way
+        for family in ("vit", "dinov2", "clip", "siglip", "convnext", "beit", "dinov3-vit")
+    }
+    assert {ways[f] for f in ("vit", "dinov2", "clip", "siglip")} == {"steps"}
+    assert {ways[f] for f in ("convnext", "beit")} == {"halves"}
     assert ways["dinov3-vit"] == "whole"  # it resizes what it has rescaled
 
 
@@ -162,8 +171,11 @@ def test_a_feature_map_is_averaged(folders):
     assert_close(vectors(backbone(folder, pooling="mean"), images), expected)
 
 
-@pytest.mark.parametrize("layer", [0, 1, -1])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(
+    ("family", "layer"),
+    [(family, 1) for family in FAMILIES]
+    + [(family, layer) for layer in (0, -1) for family in ("vit", "clip", "dinov2", "convnext")],
+)
 def test_a_layers_states_are_those_of_the_whole_pass(family, layer, folders):
     folder, images = folders(family), pictures()
     states = reference(folder, images, output_hidden_states=True).hidden_states[layer]
@@ -236,8 +248,8 @@ def test_a_pooler_that_is_not_run_is_not_missed(tmp_path):
     assert_close(vectors(backbone(folder), images), expected)
 
 
-def test_a_missing_pooler_of_an_unknown_kind_gives_the_mean(tmp_path):
-    folder, images = broken(tmp_path, "data2vec", "pooler."), pictures()
+def test_a_missing_pooler_gives_the_mean(tmp_path):
+    folder, images = broken(tmp_path, "beit", "pooler."), pictures()
     expected = reference(folder, images).last_hidden_state[:, 1:].mean(1)
     assert_close(vectors(backbone(folder), images), expected)
 
@@ -281,14 +293,12 @@ def test_a_processor_nested_in_processor_config_is_read(tmp_path):
 
 
 def test_models_of_other_rows_are_refused(tmp_path):
-    bert = tf.BertModel(tf.BertConfig(16, 8, 1, 1, 8, max_position_embeddings=8))
+    bert = tf.BertModel(tf.BertConfig(**SMALL, vocab_size=16))
     bert.save_pretrained(tmp_path / "bert")
     tf.ViTImageProcessor().save_pretrained(tmp_path / "bert")
     with pytest.raises(UnsupportedModelError, match=r"reads text, .*TextEmbedder embeds it"):
         backbone(tmp_path / "bert")
-    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
-    config = tf.Wav2Vec2Config(**sizes, intermediate_size=16)
-    tf.Wav2Vec2Model(config).save_pretrained(tmp_path / "sound")
+    tf.Wav2Vec2Model(tf.Wav2Vec2Config(**SMALL)).save_pretrained(tmp_path / "sound")
     with pytest.raises(UnsupportedModelError, match="reads sound, not pictures"):
         backbone(tmp_path / "sound", has_transform=True)
 
