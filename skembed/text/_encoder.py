@@ -22,7 +22,7 @@ from skembed._encoder import Encoder, Fault, Prepared, join_replicas
 from skembed.engine import POOLINGS, pool, resolve_devices, resolve_dtype, tokens_per_batch
 from skembed.exceptions import InvalidParameterError, UnsupportedModelError
 from skembed.store import digest_of
-from skembed.text._folder import HeadModule, read_folder, refuse_code_from_elsewhere
+from skembed.text._folder import HeadModule, read_folder
 from skembed.text._head import Head, build_head, check_head, head_width
 from skembed.text._layout import TextTransformer
 from skembed.text._models import TEXT_MODELS
@@ -34,6 +34,8 @@ from skembed.weights import (
     folder_digest,
     kept_recent,
     load_config,
+    refuse_code_from_elsewhere,
+    releases_of,
     resolve_model,
     shared_model,
 )
@@ -156,7 +158,7 @@ class TextEncoder(Encoder):
         self.digest = digest_of(
             {
                 "format": _FORMAT,
-                "libraries": _libraries(),
+                "libraries": releases_of("transformers", "tokenizers"),
                 "files": files_digest,
                 "dtype": self._number_formats(),
                 "pooling": list(self.poolings),
@@ -364,12 +366,3 @@ def _position_limit(config: Any) -> int | None:
         if parameters.get("rope_type") == "longrope":
             limit = min(limit, int(parameters["original_max_position_embeddings"]))
     return limit - 2 if config.model_type in _OFFSET_POSITIONS else limit
-
-
-def _libraries() -> dict[str, str]:
-    """Return the libraries whose code decides a vector, and their releases without fixes."""
-    import tokenizers
-    import transformers
-
-    releases = {"transformers": transformers.__version__, "tokenizers": tokenizers.__version__}
-    return {name: ".".join(release.split(".")[:2]) for name, release in releases.items()}
