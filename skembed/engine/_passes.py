@@ -36,7 +36,7 @@ _GELUS = {"GELUActivation": "none", "GELUTanh": "tanh", "PytorchGELUTanh": "tanh
 
 
 def are_alike(vectors: Tensor, expected: Tensor) -> bool:
-    """Return whether the vectors (..., d) of a model are the same, as near as their format tells."""
+    """Return whether vectors (..., d) are the same, as near as their format tells."""
     change = (vectors.float() - expected.float()).norm(dim=-1)
     return bool((change <= _MOST_CHANGE[vectors.dtype] * expected.float().norm(dim=-1)).all())
 

@@ -62,7 +62,7 @@ def find_backbone(
         kind, folder = read_modules(source.folder)[0]
         if kind == _CLIP_MODULE:
             source = replace(source, folder=folder)
-    return TransformersBackbone(source, settings)
+    return TransformersBackbone(source, settings, has_transform=transform is not None)
 
 
 def _is_place(name: str) -> bool:
