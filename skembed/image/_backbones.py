@@ -24,7 +24,7 @@ _CLIP_MODULE = "sentence_transformers.models.CLIPModel"
 
 
 def find_backbone(
-    model: Any, transform: Callable[..., Any] | None, settings: BackboneSettings
+    model: Any, preprocess: Callable[..., Any] | None, settings: BackboneSettings
 ) -> Backbone:
     """Return the backbone for a model of any kind.
 
@@ -33,7 +33,7 @@ def find_backbone(
     model : Module, path or str
         A module; a folder; the name of a torchvision model ("resnet50"); the id of a model on the
         hub ("facebook/dinov2-small"); or "timm:" and the name of one of timm's.
-    transform : callable or None
+    preprocess : callable or None
         What the user prepares pictures with.
     settings : BackboneSettings
         What the user asked of it.
@@ -48,7 +48,7 @@ def find_backbone(
         If it cannot be run.
     """
     if isinstance(model, nn.Module):
-        return ModuleBackbone(model, transform, settings)
+        return ModuleBackbone(model, preprocess, settings)
     name = os.fspath(model)
     scheme, colon, rest = name.partition(":")
     if scheme == "timm" and colon and not isinstance(model, os.PathLike):
@@ -62,7 +62,7 @@ def find_backbone(
         kind, folder = read_modules(source.folder)[0]
         if kind == _CLIP_MODULE:
             source = replace(source, folder=folder)
-    return TransformersBackbone(source, settings, has_transform=transform is not None)
+    return TransformersBackbone(source, settings, has_preprocess=preprocess is not None)
 
 
 def _is_place(name: str) -> bool:

@@ -39,7 +39,7 @@ _FORMAT = 1
 
 _PROBE_SIZE = (320, 240)
 
-Transform = Callable[[Image.Image], Tensor]
+Preprocess = Callable[[Image.Image], Tensor]
 
 
 @dataclass(frozen=True)
@@ -50,14 +50,14 @@ class ImageSettings:
     backbone: BackboneSettings
     normalize: bool = False
     n_components: int | None = None
-    transform: Transform | None = None
+    preprocess: Preprocess | None = None
     device: str | tuple[str, ...] = "auto"
     dtype: str = "auto"
 
 
 def make_image_encoder(settings: ImageSettings) -> ImageEncoder:
     """Return the encoder for these settings, with a replica for each device."""
-    backbone = find_backbone(settings.model, settings.transform, settings.backbone)
+    backbone = find_backbone(settings.model, settings.preprocess, settings.backbone)
     devices = resolve_devices(settings.device)
     return join_replicas([ImageEncoder(settings, backbone, each) for each in devices])
 
@@ -96,7 +96,7 @@ class ImageEncoder(Encoder):
         self.budget = pixels_per_batch(device)
         self.normalize = settings.normalize
         self.n_components = settings.n_components
-        self._transform = settings.transform
+        self._preprocess = settings.preprocess
         self.width = self._choose_width(settings.n_components)
         place = {"kind": "image backbone", "backbone": backbone.digest}
         self.model_key = digest_of({**place, "device": self.device, "dtype": self.dtype})
@@ -105,7 +105,7 @@ class ImageEncoder(Encoder):
                 "format": _FORMAT,
                 "Pillow": ".".join(PIL.__version__.split(".")[:2]),
                 "backbone": backbone.digest,
-                "transform": None if self._transform is None else fingerprint(self._transform),
+                "preprocess": None if self._preprocess is None else fingerprint(self._preprocess),
                 "dtype": self.dtype,
                 "normalize": self.normalize,
                 "n_components": self.n_components,
@@ -157,7 +157,7 @@ class ImageEncoder(Encoder):
         return finish(features, self.n_components, self.normalize)
 
     def _pixels(self, stack: Tensor) -> Tensor:
-        pixels = self.backbone.scale(stack) if self._transform is None else stack
+        pixels = self.backbone.scale(stack) if self._preprocess is None else stack
         return pixels.to(self.torch_dtype).contiguous(memory_format=torch.channels_last)
 
     def _prepare_one(self, item: Picture) -> Prepared | Fault:
@@ -166,23 +166,23 @@ class ImageEncoder(Encoder):
         except UnreadablePicture as error:
             return Fault(str(error))
         size = max(1, image.width * image.height)
-        if self._transform is not None:
-            return self._apply_transform(self._transform, image, size)
+        if self._preprocess is not None:
+            return self._apply_preprocess(self._preprocess, image, size)
         try:
             return Prepared((self.backbone.prepare(image),), size)
         except ValueError as error:
             return Fault(f"cannot be prepared for {self.backbone.name}: {error}")
 
-    def _apply_transform(
-        self, transform: Transform, image: Image.Image, size: int
+    def _apply_preprocess(
+        self, preprocess: Preprocess, image: Image.Image, size: int
     ) -> Prepared | Fault:
-        """Run the user's transform; what it raises is a fault of the row."""
+        """Run the user's preprocessing; what it raises is a fault of the row."""
         try:
-            pixels = transform(image)
+            pixels = preprocess(image)
         except Exception as error:
             if is_out_of_memory(error):
                 raise
-            return Fault(f"the transform raised {type(error).__name__}: {error}")
+            return Fault(f"preprocess raised {type(error).__name__}: {error}")
         return Prepared((_checked_pixels(pixels),), size)
 
     def _network(self) -> nn.Module:
@@ -191,7 +191,7 @@ class ImageEncoder(Encoder):
 
     def _load_network(self) -> nn.Module:
         probe = Image.new("RGB", _PROBE_SIZE, (128, 128, 128))
-        size = (self._transform or self.backbone.prepare)(probe).shape
+        size = (self._preprocess or self.backbone.prepare)(probe).shape
 
         def load() -> nn.Module:
             module = self.backbone.load()
@@ -212,13 +212,13 @@ class ImageEncoder(Encoder):
 
 
 def _checked_pixels(pixels: Any) -> Tensor:
-    """Return what a transform gave, if it is a picture that a model takes."""
+    """Return what a user's preprocessing gave, if it is a picture that a model takes."""
     if not isinstance(pixels, Tensor) or pixels.ndim != 3 or not pixels.is_floating_point():
         found = type(pixels).__name__
         if isinstance(pixels, Tensor):
             found = f"a tensor of shape {tuple(pixels.shape)}, {pixels.dtype}"
         raise InvalidParameterError(
-            "transform: expected it to turn a PIL image into a float tensor of shape (channels, "
+            "preprocess: expected it to turn a PIL image into a float tensor of shape (channels, "
             f"height, width), got {found}. torchvision.transforms.v2 has ToImage and ToDtype."
         )
     return pixels

@@ -77,8 +77,8 @@ class TransformersBackbone(Backbone):
     settings : BackboneSettings
         `layer` is the number of a hidden state (0 is what enters the first layer, -1 the last) or
         the name of a submodule.
-    has_transform : bool, default=False
-        Whether pictures are prepared by a transform of the user, so that `prepare` is not called
+    has_preprocess : bool, default=False
+        Whether pictures are prepared by a function of the user, so that `prepare` is not called
         and the folder need not have an image processor.
 
     Raises
@@ -92,7 +92,7 @@ class TransformersBackbone(Backbone):
     """
 
     def __init__(
-        self, source: ModelSource, settings: BackboneSettings, *, has_transform: bool = False
+        self, source: ModelSource, settings: BackboneSettings, *, has_preprocess: bool = False
     ) -> None:
         self.name = source.name
         self.source = source
@@ -103,7 +103,7 @@ class TransformersBackbone(Backbone):
         if settings.trust_remote_code:
             refuse_code_from_elsewhere(source.folder)
         config = load_config(source.folder, trust_remote_code=settings.trust_remote_code)
-        self._processor = None if has_transform else self._load_processor()
+        self._processor = None if has_preprocess else self._load_processor()
         self._auto, self._config, self._vector = find_tower(config)
         self._plan = self._make_plan()
         self.width = self._plan.width
@@ -125,7 +125,7 @@ class TransformersBackbone(Backbone):
     def prepare(self, image: Image) -> Tensor:
         """Turn a picture in mode RGB into a tensor (3, height, width), uint8 or float32."""
         if self._processor is None:
-            raise RuntimeError("made for a transform of the user, not to prepare pictures")
+            raise RuntimeError("made for preprocessing of the user, not to prepare pictures")
         return self._processor.prepare(image)
 
     def scale(self, pixels: Tensor) -> Tensor:
@@ -169,7 +169,7 @@ class TransformersBackbone(Backbone):
             raise UnsupportedModelError(
                 f"{folder} does not say how the model's pictures are prepared: it has no "
                 "preprocessor_config.json. Save the model's image processor there "
-                "(`processor.save_pretrained(folder)`), or set transform= to a callable that "
+                "(`processor.save_pretrained(folder)`), or set preprocess= to a callable that "
                 "turns a PIL image into a tensor."
             )
         trusted = self._settings.trust_remote_code
