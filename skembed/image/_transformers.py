@@ -25,6 +25,7 @@ from skembed.weights import (
     ModelSource,
     check_weights,
     folder_digest,
+    kept_recent,
     load_config,
     load_pretrained,
     refuse_code_from_elsewhere,
@@ -106,8 +107,6 @@ class TransformersBackbone(Backbone):
         config = load_config(source.folder, trust_remote_code=settings.trust_remote_code)
         self._processor = None if has_transform else self._load_processor()
         self._auto, self._config, self._vector = find_tower(config)
-        self._plan = self._make_plan()
-        self.width = self._plan.width
         self.digest = digest_of(
             {
                 "kind": "vision model of transformers",
@@ -119,6 +118,9 @@ class TransformersBackbone(Backbone):
                 "trust_remote_code": settings.trust_remote_code,
             }
         )
+        place = {"backbone": self.digest, "has_transform": has_transform}
+        self._plan = kept_recent(digest_of({"kind": "vision plan", **place}), self._make_plan)
+        self.width = self._plan.width
 
     def __repr__(self) -> str:
         return f"TransformersBackbone({self.name!r}, width={self.width})"

@@ -12,12 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from skembed.engine import keep_freed_memory, resolve_dtype
+from skembed.engine import convert, keep_freed_memory, resolve_dtype
 from skembed.text._config import TextTower
 from skembed.text._layout import (
     TextTransformer,
     choose_attention,
-    convert,
     find_layout,
     pack_layers,
     quantize_layers,

@@ -1,5 +1,7 @@
 """Models of pictures and texts, as text models: the space that they share with pictures."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -186,3 +188,11 @@ def test_a_missing_projection_is_refused(tmp_path):
 def test_texts_and_pictures_share_a_width(tower):
     fitted = embedder(tower).fit(TEXTS)
     assert fitted.n_features_out_ == features(tower, ["a"]).shape[1]
+
+
+def test_a_clip_folder_of_sentence_transformers_is_read(tmp_path):
+    part = write_tower(tmp_path / "whole" / "clip", "clip")
+    row = {"idx": 0, "name": "0", "path": "clip", "type": "sentence_transformers.models.CLIPModel"}
+    (tmp_path / "whole" / "modules.json").write_text(json.dumps([row]))
+    vectors = embedder(tmp_path / "whole").transform(TEXTS)
+    np.testing.assert_allclose(vectors, features(part, TEXTS), atol=1e-5, rtol=1e-5)
