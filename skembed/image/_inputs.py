@@ -137,7 +137,7 @@ def _as_stack(X: Any, shape: tuple[int, ...] | None) -> NDArray[Any] | None:
             "which may be one image or a stack of gray ones. Put a single image in a list; make a "
             "stack of gray images (n, 1, height, width), with X.unsqueeze(1)."
         )
-    if array.ndim == 3 and array.shape[2] in (3, 4):
+    if array.ndim == 3 and len(array) and array.shape[2] in (3, 4):
         raise InvalidInputError(
             f"Expected a list or a stack of images, got an array of shape {array.shape}, a single "
             "image as it seems. Put it in a list."
