@@ -87,7 +87,13 @@ class ImageEncoder(Encoder):
     # Prepared pictures take 150 to 600 KiB each.
     window = 128
 
-    def __init__(self, settings: ImageSettings, backbone: Backbone, device: torch.device) -> None:
+    def __init__(
+        self,
+        settings: ImageSettings,
+        backbone: Backbone,
+        preprocess: Preprocess | None,
+        device: torch.device,
+    ) -> None:
         self.backbone = backbone
         self.torch_device = device
         self.torch_dtype = resolve_dtype(settings.dtype, device)
