@@ -13,7 +13,7 @@ from typing import Any
 
 import PIL
 import torch
-from PIL import Image
+from PIL.Image import Image
 from torch import Tensor, nn
 
 from skembed._encoder import Encoder, Fault, Prepared, join_replicas
@@ -29,17 +29,14 @@ from skembed.image._backbone import Backbone, BackboneSettings
 from skembed.image._backbones import find_backbone
 from skembed.image._network import load_network
 from skembed.image._pictures import Picture, UnreadablePicture
+from skembed.image._preprocess import Preprocess, probe_picture
 from skembed.store import digest_of
-from skembed.weights import fingerprint, shared_model
+from skembed.weights import shared_model
 
 __all__ = ["ImageEncoder", "ImageSettings", "make_image_encoder"]
 
 _FORMAT = 1
 """Raised when a change to skembed changes vectors, so that stored ones are not served."""
-
-_PROBE_SIZE = (320, 240)
-
-Preprocess = Callable[[Image.Image], Tensor]
 
 
 @dataclass(frozen=True)
@@ -50,16 +47,17 @@ class ImageSettings:
     backbone: BackboneSettings
     normalize: bool = False
     n_components: int | None = None
-    preprocess: Preprocess | None = None
+    preprocess: Callable[[Image], Any] | None = None
     device: str | tuple[str, ...] = "auto"
     dtype: str = "auto"
 
 
 def make_image_encoder(settings: ImageSettings) -> ImageEncoder:
     """Return the encoder for these settings, with a replica for each device."""
-    backbone = find_backbone(settings.model, settings.preprocess, settings.backbone)
+    preprocess = None if settings.preprocess is None else Preprocess(settings.preprocess)
+    backbone = find_backbone(settings.model, preprocess, settings.backbone)
     devices = resolve_devices(settings.device)
-    return join_replicas([ImageEncoder(settings, backbone, each) for each in devices])
+    return join_replicas([ImageEncoder(settings, backbone, preprocess, each) for each in devices])
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +77,8 @@ class ImageEncoder(Encoder):
         What the user asked for.
     backbone : Backbone
         The model.
+    preprocess : Preprocess or None
+        What prepares pictures in place of the backbone.
     device : device
         Where it runs.
     """
@@ -87,7 +87,13 @@ class ImageEncoder(Encoder):
     # Prepared pictures take 150 to 600 KiB each.
     window = 128
 
-    def __init__(self, settings: ImageSettings, backbone: Backbone, device: torch.device) -> None:
+    def __init__(
+        self,
+        settings: ImageSettings,
+        backbone: Backbone,
+        preprocess: Preprocess | None,
+        device: torch.device,
+    ) -> None:
         self.backbone = backbone
         self.torch_device = device
         self.torch_dtype = resolve_dtype(settings.dtype, device)
@@ -96,7 +102,7 @@ class ImageEncoder(Encoder):
         self.budget = pixels_per_batch(device)
         self.normalize = settings.normalize
         self.n_components = settings.n_components
-        self._preprocess = settings.preprocess
+        self._preprocess = preprocess
         self.width = self._choose_width(settings.n_components)
         place = {"kind": "image backbone", "backbone": backbone.digest}
         self.model_key = digest_of({**place, "device": self.device, "dtype": self.dtype})
@@ -105,7 +111,7 @@ class ImageEncoder(Encoder):
                 "format": _FORMAT,
                 "Pillow": ".".join(PIL.__version__.split(".")[:2]),
                 "backbone": backbone.digest,
-                "preprocess": None if self._preprocess is None else fingerprint(self._preprocess),
+                "preprocess": None if preprocess is None else preprocess.digest,
                 "dtype": self.dtype,
                 "normalize": self.normalize,
                 "n_components": self.n_components,
@@ -167,31 +173,33 @@ class ImageEncoder(Encoder):
             return Fault(str(error))
         size = max(1, image.width * image.height)
         if self._preprocess is not None:
-            return self._apply_preprocess(self._preprocess, image, size)
+            return self._preprocess_one(image, size)
         try:
             return Prepared((self.backbone.prepare(image),), size)
         except ValueError as error:
             return Fault(f"cannot be prepared for {self.backbone.name}: {error}")
 
-    def _apply_preprocess(
-        self, preprocess: Preprocess, image: Image.Image, size: int
-    ) -> Prepared | Fault:
+    def _preprocess_one(self, image: Image, size: int) -> Prepared | Fault:
         """Run the user's preprocessing; what it raises is a fault of the row."""
+        assert self._preprocess is not None
         try:
-            pixels = preprocess(image)
+            return Prepared((self._preprocess(image),), size)
+        except InvalidParameterError:
+            raise
         except Exception as error:
             if is_out_of_memory(error):
                 raise
             return Fault(f"preprocess raised {type(error).__name__}: {error}")
-        return Prepared((_checked_pixels(pixels),), size)
 
     def _network(self) -> nn.Module:
         """Return the model, loading it once per process for all settings that can share it."""
         return shared_model(self.model_key, self._load_network, n_bytes=self.backbone.n_bytes)
 
     def _load_network(self) -> nn.Module:
-        probe = Image.new("RGB", _PROBE_SIZE, (128, 128, 128))
-        size = (self._preprocess or self.backbone.prepare)(probe).shape
+        if self._preprocess is None:
+            size = self.backbone.prepare(probe_picture()).shape
+        else:
+            size = self._preprocess.probe.shape
 
         def load() -> nn.Module:
             module = self.backbone.load()
@@ -209,16 +217,3 @@ class ImageEncoder(Encoder):
                 f"n_components={n_components}, but {self.backbone.name} gives {width} features."
             )
         return n_components
-
-
-def _checked_pixels(pixels: Any) -> Tensor:
-    """Return what a user's preprocessing gave, if it is a picture that a model takes."""
-    if not isinstance(pixels, Tensor) or pixels.ndim != 3 or not pixels.is_floating_point():
-        found = type(pixels).__name__
-        if isinstance(pixels, Tensor):
-            found = f"a tensor of shape {tuple(pixels.shape)}, {pixels.dtype}"
-        raise InvalidParameterError(
-            "preprocess: expected it to turn a PIL image into a float tensor of shape (channels, "
-            f"height, width), got {found}. torchvision.transforms.v2 has ToImage and ToDtype."
-        )
-    return pixels

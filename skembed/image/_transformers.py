@@ -118,7 +118,7 @@ class TransformersBackbone(Backbone):
                 "trust_remote_code": settings.trust_remote_code,
             }
         )
-        place = {"backbone": self.digest, "has_transform": has_transform}
+        place = {"backbone": self.digest, "has_preprocess": has_preprocess}
         self._plan = kept_recent(digest_of({"kind": "vision plan", **place}), self._make_plan)
         self.width = self._plan.width
 
