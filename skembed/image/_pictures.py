@@ -197,7 +197,8 @@ def to_8_bits(pixels: NDArray[Any], value_range: Range) -> NDArray[np.uint8]:
     if pixels.dtype.kind == "u" and pixels.dtype.itemsize <= 2 and pixels.size > _N_TABLE:
         table = np.arange(256**pixels.dtype.itemsize, dtype=pixels.dtype.newbyteorder("="))
         is_within = (table >= low) & (table <= high)
-        return _scaled(np.where(is_within, table, low), low, high)[pixels]
+        rounded: NDArray[np.uint8] = _scaled(np.where(is_within, table, low), low, high)[pixels]
+        return rounded
     rounded = np.empty(pixels.shape, np.uint8)
     step = max(1, _N_SCALED_AT_ONCE // max(1, pixels[:1].size))
     for start in range(0, len(pixels), step):
@@ -340,6 +341,8 @@ def _from_numbers(image: Image.Image, value_range: Range | None) -> Image.Image:
     pixels = np.asarray(image)
     expected = value_range or ((0, 1) if image.mode == "F" else (0, 65535))
     low, high = (float(pixels.min()), float(pixels.max())) if pixels.size else expected
+    if np.isnan(low):
+        raise UnreadablePicture(f"some of its pixels (mode {image.mode}) are NaN")
     if not (expected[0] <= low <= high <= expected[1]):
         raise UnreadablePicture(
             f"its pixels (mode {image.mode}) are numbers from {low:g} to {high:g}, expected "

@@ -7,6 +7,8 @@ import zlib
 import numpy as np
 from PIL import Image
 
+from skembed.image._inputs import check_images
+
 
 def rgb_pixels(height=5, width=7, seed=0):
     """Return random 8-bit pixels of shape (height, width, 3)."""
@@ -45,3 +47,16 @@ def pixels_of(image):
     """Return the pixels of an opened picture, which must be RGB."""
     assert image.mode == "RGB"
     return np.asarray(image)
+
+
+def opened(rows):
+    """Return the pixels of rows that must all be good."""
+    assert rows.faults == {}
+    return [pixels_of(item.open()) for item in rows.items]
+
+
+def digests(X, **settings):
+    """Return the digests of rows that must all be good."""
+    rows = check_images(X, **settings)
+    assert rows.faults == {}
+    return [item.digest for item in rows.items]

@@ -14,22 +14,18 @@ from PIL import Image, ImageFile, ImageOps
 from skembed.image import _pictures
 from skembed.image._inputs import check_images
 from skembed.image._pictures import Picture, UnreadablePicture, decode, to_8_bits
-from tests.image.pictures import encode, pixels_of, png_file, rgb_pixels
+from tests.image.pictures import digests, encode, opened, pixels_of, png_file, rgb_pixels
 
 RGB = rgb_pixels()
 
 
 def open_row(value, **settings):
     """Return the pixels of one row that must be good."""
-    rows = check_images([value], **settings)
-    assert rows.faults == {}
-    return pixels_of(rows.items[0].open())
+    return opened(check_images([value], **settings))[0]
 
 
 def digest_of_row(value, **settings):
-    rows = check_images([value], **settings)
-    assert rows.faults == {}
-    return rows.items[0].digest
+    return digests([value], **settings)[0]
 
 
 def over_white(colour, alpha):
@@ -168,7 +164,7 @@ def test_float_images_go_by_the_range():
 
 def test_float_images_with_nan_are_a_fault():
     image = Image.fromarray(np.array([[0, np.nan]], np.float32))
-    assert "nan" in check_images([image]).faults[0]
+    assert check_images([image]).faults == {0: "a PIL image: some of its pixels (mode F) are NaN"}
 
 
 def test_a_file_has_another_key_under_another_range():
