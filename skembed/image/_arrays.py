@@ -36,11 +36,23 @@ def is_tensor(value: Any) -> bool:
 
 
 def as_numpy(tensor: Any) -> NDArray[Any]:
-    """Return a tensor as an array; formats that NumPy lacks become float32."""
-    tensor = tensor.detach().cpu()
-    if tensor.dtype.is_floating_point and tensor.dtype.itemsize < 4:
-        tensor = tensor.float()
-    array: NDArray[Any] = tensor.numpy()
+    """Return a tensor as an array; formats that NumPy lacks become float32.
+
+    Raises
+    ------
+    TypeError
+        If it is none that NumPy can hold (sparse, quantized, without data, ...).
+    """
+    try:
+        tensor = tensor.detach().cpu()
+        if tensor.dtype.is_floating_point and tensor.dtype.itemsize < 4:
+            tensor = tensor.float()
+        array: NDArray[Any] = tensor.numpy()
+    except (TypeError, RuntimeError) as error:  # torch's NotImplementedError is one
+        raise TypeError(
+            f"a tensor that cannot become an array (layout {tensor.layout}, device "
+            f"{tensor.device}, {tensor.dtype}): {error}"
+        ) from error
     return array
 
 
@@ -116,8 +128,11 @@ def check_values(stack: NDArray[Any], expected: Range) -> dict[int, str]:
 
 def _describe(low: float, high: float, dtype: np.dtype[Any], expected: Range) -> str:
     if np.isnan(low):
-        return "some of its pixels are NaN"
+        return (
+            f"some of its pixels ({dtype}) are NaN, expected numbers from {expected[0]:g} to "
+            f"{expected[1]:g}; replace them"
+        )
     return (
         f"its pixels ({dtype}) are numbers from {low:g} to {high:g}, expected {expected[0]:g} to "
-        f"{expected[1]:g}; set value_range to the numbers that mean black and white"
+        f"{expected[1]:g}; set value_range to what means black and white, like value_range=(0, 16)"
     )

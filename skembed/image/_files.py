@@ -25,6 +25,9 @@ _MOST_BYTES = 1 << 30
 # File systems keep times of change this coarse: a file changed lately may change again unseen.
 _RACY_SECONDS = 2.0
 _MOST_THREADS = 8
+_N_PER_TASK = 32
+
+_now = time.time
 
 _Identity = tuple[str, int, int, int, int, int]
 
@@ -44,17 +47,21 @@ if hasattr(os, "register_at_fork"):
 
 def digest_files(paths: list[str]) -> list[bytes | str]:
     """Return the digest of each file's bytes, or what is wrong with it."""
-    n_threads = min(len(paths), os.cpu_count() or 1, _MOST_THREADS)
+    tasks = [paths[i : i + _N_PER_TASK] for i in range(0, len(paths), _N_PER_TASK)]
+    n_threads = min(len(tasks), os.cpu_count() or 1, _MOST_THREADS)
     if n_threads < 2:
         return [_digest(path) for path in paths]
     with ThreadPoolExecutor(n_threads, thread_name_prefix="skembed-read") as pool:
-        return list(pool.map(_digest, paths, chunksize=1))
+        found = pool.map(lambda task: [_digest(path) for path in task], tasks)
+        return [each for task in found for each in task]
 
 
 def _digest(path: str) -> bytes | str:
     shown = repr(path) if len(path) <= 200 else f"{path[:200]!r}..."
     if not path:
-        return "an empty path"
+        return "an empty path, expected a file"
+    if path.startswith("file://"):
+        return f"a URL, expected a file; give its path without file://: {shown}"
     if re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", path):
         return f"a URL, expected a file; download it first: {shown}"
     if path.startswith("data:"):
@@ -77,7 +84,7 @@ def _digest(path: str) -> bytes | str:
     except OSError as error:
         if error.errno == errno.ENAMETOOLONG:
             return f"too long for a path: {shown}"
-        return f"cannot be read ({error.strerror}): {shown}"
+        return f"cannot be read ({error.strerror or error}): {shown}"
 
 
 def _digest_of_regular(path: str, found: os.stat_result) -> bytes:
@@ -90,7 +97,7 @@ def _digest_of_regular(path: str, found: os.stat_result) -> bytes:
     if digest is not None:
         return digest
     changed = max(found.st_mtime, found.st_ctime)
-    is_settled = time.time() - changed > _RACY_SECONDS
+    is_settled = _now() - changed > _RACY_SECONDS
     digest = digest_of_file(Path(path).read_bytes())
     if is_settled:
         with _guard:

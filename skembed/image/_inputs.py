@@ -37,6 +37,7 @@ from skembed.image._pictures import (
     UnreadablePicture,
     digest_of_file,
     digest_of_image,
+    is_short_of_memory,
     too_large,
     upright_rgb,
 )
@@ -104,11 +105,21 @@ def _refuse_single(X: Any) -> None:
 def _as_stack(X: Any, shape: tuple[int, ...] | None) -> NDArray[Any] | None:
     """Return images of one shape as an array (n, ...); None if X is a column of images."""
     if is_tensor(X):
-        array = as_numpy(X)
+        try:
+            array = as_numpy(X)
+        except TypeError as error:
+            raise InvalidInputError(f"Expected images, got {error}.") from error
     elif isinstance(X, np.ndarray):
         array = X
-    elif shape is not None and len(getattr(X, "shape", ())) == 2 and hasattr(X, "columns"):
+    elif len(getattr(X, "shape", ())) == 2 and hasattr(X, "columns"):
+        if shape is None and X.shape[1] == 1:
+            return None
         array = _matrix_of_frame(X)
+        if shape is not None and X.shape[1] > 1 and array.dtype.kind not in "biuf":
+            raise InvalidInputError(
+                f"Expected a frame of numbers, as image_shape={shape} is set, got one with columns "
+                "of other kinds. Choose the columns with the pixels."
+            )
     else:
         return None
     if array.dtype.kind == "S":
@@ -126,7 +137,7 @@ def _as_stack(X: Any, shape: tuple[int, ...] | None) -> NDArray[Any] | None:
             "which may be one image or a stack of gray ones. Put a single image in a list; make a "
             "stack of gray images (n, 1, height, width), with X.unsqueeze(1)."
         )
-    if array.ndim == 3 and array.shape[2] in (3, 4):
+    if array.ndim == 3 and len(array) and array.shape[2] in (3, 4):
         raise InvalidInputError(
             f"Expected a list or a stack of images, got an array of shape {array.shape}, a single "
             "image as it seems. Put it in a list."
@@ -139,12 +150,11 @@ def _as_stack(X: Any, shape: tuple[int, ...] | None) -> NDArray[Any] | None:
 
 
 def _matrix_of_frame(X: Any) -> NDArray[Any]:
-    convert = X if hasattr(X, "to_numpy") else X.to_pandas()
-    array: NDArray[Any] = convert.to_numpy()
-    if array.dtype == object and array.shape[1] > 1:
-        raise InvalidInputError(
-            "Expected a frame of numbers for image_shape, got columns of other kinds."
-        )
+    if not hasattr(X, "to_numpy"):  # Arrow
+        return np.column_stack([column.to_numpy() for column in X.columns])
+    array: NDArray[Any] = X.to_numpy()
+    if array.dtype == object and all(getattr(each, "kind", "O") in "biuf" for each in X.dtypes):
+        array = X.to_numpy(dtype=np.float64, na_value=np.nan)
     return array
 
 
@@ -159,8 +169,8 @@ def _reshape_matrix(array: NDArray[Any], shape: tuple[int, ...] | None) -> NDArr
         )
     if int(np.prod(shape)) != n_columns:
         raise InvalidInputError(
-            f"image_shape={shape} has {int(np.prod(shape)):,} pixels, but the rows of X have "
-            f"{n_columns:,} numbers."
+            f"Expected rows of {int(np.prod(shape)):,} numbers, as image_shape={shape} is set, got "
+            f"a matrix of {n_columns:,} columns. Correct image_shape or choose the columns."
         )
     return array.reshape(len(array), *shape)
 
@@ -236,7 +246,10 @@ def _check_row(
         path = os.fspath(value)
         return _Path(path if isinstance(path, str) else os.fsdecode(path))
     if isinstance(value, (bytes, bytearray, memoryview)):
-        return _check_bytes(bytes(value), value_range)
+        try:
+            return _check_bytes(bytes(value), value_range)
+        except ValueError as error:
+            return f"a {type(value).__name__} that cannot be read: {error}"
     if isinstance(value, Image.Image):
         return _check_loaded(value, value_range)
     if isinstance(value, np.ndarray) or is_tensor(value):
@@ -246,7 +259,10 @@ def _check_row(
     if callable(getattr(value, "read", None)):
         return _check_file_object(value, value_range)
     if isinstance(value, (list, tuple)) and shape is not None:
-        return _check_array(np.asarray(value), shape, value_range)
+        try:
+            return _check_array(np.asarray(value), shape, value_range)
+        except ValueError as error:  # of ragged lists
+            return f"a {type(value).__name__} that is no array: {error}"
     return (
         "expected a path, an encoded file, a PIL image, an array or a tensor, got "
         f"{type(value).__name__}: {value!r:.60}"
@@ -254,15 +270,17 @@ def _check_row(
 
 
 def _check_bytes(data: bytes, value_range: Range | None) -> Picture | str:
-    return BytesPicture(data, digest_of_file(data), value_range) if data else "empty bytes"
+    if not data:
+        return "empty bytes, expected an encoded file"
+    return BytesPicture(data, digest_of_file(data), value_range)
 
 
 def _check_file_object(file: Any, value_range: Range | None) -> Picture | str:
     """Read a file object from its start and leave it where it was."""
     kind = type(file).__name__
     try:
-        if not file.seekable():
-            return f"a {kind} that cannot be read twice; read it into bytes first"
+        if not hasattr(file, "seekable") or not file.seekable():
+            return f"a {kind} that cannot be read from its start; read it into bytes first"
         before = file.tell()
         file.seek(0)
         try:
@@ -284,7 +302,11 @@ def _check_loaded(image: Image.Image, value_range: Range | None) -> Picture | st
     try:
         return LoadedPicture(image, digest_of_image(upright_rgb(image, value_range)), value_range)
     except UnreadablePicture as error:
-        return str(error)
+        return f"a PIL image: {error}"
+    except MemoryError:
+        if is_short_of_memory():
+            raise
+        return f"a PIL image that asks for too much memory: {image.width:,} x {image.height:,}"
     except Exception as error:  # of a file that is closed, cut short or damaged
         return f"a PIL image that cannot be loaded: {type(error).__name__}: {error}"
 
@@ -292,19 +314,25 @@ def _check_loaded(image: Image.Image, value_range: Range | None) -> Picture | st
 def _check_array(
     value: Any, shape: tuple[int, ...] | None, value_range: Range | None
 ) -> Picture | str:
-    what = f"of shape {tuple(value.shape)}"
-    pixels = as_numpy(value) if is_tensor(value) else value
+    try:
+        pixels = as_numpy(value) if is_tensor(value) else value
+    except TypeError as error:
+        return str(error)
+    kind = "tensor" if is_tensor(value) else "array"
+    what = f"{kind} of shape {tuple(value.shape)}, {value.dtype}"
     if pixels.dtype.kind not in "biuf":
-        return f"expected numbers, got an array {what} of {pixels.dtype}"
-    if shape is not None and pixels.ndim == 1:
+        return f"{what}: expected numbers"
+    if pixels.ndim == 1:
+        if shape is None:
+            return f"{what}: expected (height, width), or set image_shape"
         if pixels.size != int(np.prod(shape)):
-            return f"an array of {pixels.size:,} numbers, expected image_shape={shape}"
+            return f"{what}: expected {int(np.prod(shape)):,} numbers for image_shape={shape}"
         pixels = pixels.reshape(shape)
     layout = find_layout(pixels.shape, prefers_first=is_tensor(value))
     if isinstance(layout, str):
-        return f"an array {what}: {layout}"
+        return f"{what}: {layout}"
     if layout == 0:
         pixels = np.moveaxis(pixels, 0, -1)
     expected = range_of(pixels.dtype, value_range)
     faults = check_values(pixels[None], expected)
-    return faults[0] if faults else PixelPicture(pixels, expected)
+    return f"{what}: {faults[0]}" if faults else PixelPicture(pixels, expected)

@@ -11,7 +11,6 @@ import io
 import struct
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +26,8 @@ __all__ = [
     "PixelPicture",
     "UnreadablePicture",
     "digest_of_file",
+    "digest_of_image",
+    "is_short_of_memory",
     "too_large",
     "upright_rgb",
 ]
@@ -46,7 +47,13 @@ _TURNS = {
 _FOREIGN_FORMATS = {"EPS", "WMF", "BUFR", "GRIB", "HDF5"}
 
 _WHITE = (255, 255, 255, 255)
-_MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
+_IF_TRUSTED = "If you trust it, raise PIL.Image.MAX_IMAGE_PIXELS."
+
+# Pixels that pass through float64 at once, and from how many on a table of all values is faster.
+_N_SCALED_AT_ONCE = 1 << 20
+_N_TABLE = 1 << 17
+
+_PLENTY = 64 << 20
 
 Range = tuple[float, float]
 
@@ -84,8 +91,13 @@ class FilePicture(Picture):
     """A file on disk, read when it is needed."""
 
     path: str
-    digest: bytes
+    digest_of_bytes: bytes
     value_range: Range | None = None
+
+    @property
+    def digest(self) -> bytes:  # type: ignore[override]
+        """Digest of the bytes, and of the range if there is one."""
+        return _with_range(self.digest_of_bytes, self.value_range)
 
     def open(self) -> Image.Image:
         """Read and decode the file."""
@@ -94,7 +106,7 @@ class FilePicture(Picture):
         except OSError as error:
             raise UnreadablePicture(f"{self.path!r} cannot be read: {error.strerror}") from error
         # A vector must never be stored under the key of another content.
-        if digest_of_file(data) != self.digest:
+        if digest_of_file(data) != self.digest_of_bytes:
             raise UnreadablePicture(f"{self.path!r} changed while it was being embedded")
         try:
             return decode(data, self.value_range)
@@ -107,8 +119,13 @@ class BytesPicture(Picture):
     """An encoded file in memory."""
 
     data: bytes
-    digest: bytes
+    digest_of_bytes: bytes
     value_range: Range | None = None
+
+    @property
+    def digest(self) -> bytes:  # type: ignore[override]
+        """Digest of the bytes, and of the range if there is one."""
+        return _with_range(self.digest_of_bytes, self.value_range)
 
     def open(self) -> Image.Image:
         """Decode the bytes."""
@@ -141,17 +158,35 @@ class PixelPicture(Picture):
     @property
     def digest(self) -> bytes:  # type: ignore[override]
         """Digest of the size and the 8-bit pixels."""
-        return digest_of_image(self.open())
+        height, width = self.pixels.shape[:2]
+        return _digest_of_pixels((width, height), self._rgb().tobytes())
 
     def open(self) -> Image.Image:
         """Round to 8 bits and make RGB of it."""
+        return Image.fromarray(self._rgb())
+
+    def _rgb(self) -> NDArray[np.uint8]:
         pixels = to_8_bits(self.pixels, self.value_range)
-        if pixels.ndim == 3 and pixels.shape[2] == 1:
-            pixels = pixels[:, :, 0]
-        n_channels = 1 if pixels.ndim == 2 else pixels.shape[2]
-        image = Image.fromarray(np.ascontiguousarray(pixels))
-        assert image.mode == _MODES[n_channels], image.mode
-        return upright_rgb(image)
+        if pixels.ndim == 2:
+            pixels = pixels[:, :, None]
+        n_channels = pixels.shape[2]
+        if n_channels == 1:
+            return np.repeat(pixels, 3, axis=2)
+        if n_channels == 3:
+            return np.ascontiguousarray(pixels)
+        # Pillow blends, so that a picture has the same pixels whatever it came as.
+        if n_channels == 2:
+            pixels = pixels[:, :, [0, 0, 0, 1]]
+        return np.asarray(upright_rgb(Image.fromarray(np.ascontiguousarray(pixels))))
+
+
+def _with_range(digest: bytes, value_range: Range | None) -> bytes:
+    """Return the digest of a file that is read by a range: its pixels may depend on it."""
+    if value_range is None:
+        return digest
+    mixed = hashlib.blake2b(digest, digest_size=16, person=b"skembed.range")
+    mixed.update(struct.pack("<2d", *value_range))
+    return mixed.digest()
 
 
 def to_8_bits(pixels: NDArray[Any], value_range: Range) -> NDArray[np.uint8]:
@@ -159,7 +194,19 @@ def to_8_bits(pixels: NDArray[Any], value_range: Range) -> NDArray[np.uint8]:
     low, high = value_range
     if pixels.dtype == np.uint8 and (low, high) == (0, 255):
         return pixels
-    scaled = (pixels.astype(np.float64) - low) * (255 / (high - low))
+    if pixels.dtype.kind == "u" and pixels.dtype.itemsize <= 2 and pixels.size > _N_TABLE:
+        table = np.arange(256**pixels.dtype.itemsize, dtype=pixels.dtype.newbyteorder("="))
+        is_within = (table >= low) & (table <= high)
+        return _scaled(np.where(is_within, table, low), low, high)[pixels]
+    rounded = np.empty(pixels.shape, np.uint8)
+    step = max(1, _N_SCALED_AT_ONCE // max(1, pixels[:1].size))
+    for start in range(0, len(pixels), step):
+        rounded[start : start + step] = _scaled(pixels[start : start + step], low, high)
+    return rounded
+
+
+def _scaled(numbers: NDArray[Any], low: float, high: float) -> NDArray[np.uint8]:
+    scaled = (numbers.astype(np.float64) - low) / (high - low) * 255
     return np.rint(scaled, out=scaled).astype(np.uint8)
 
 
@@ -170,9 +217,13 @@ def digest_of_file(data: bytes) -> bytes:
 
 def digest_of_image(image: Image.Image) -> bytes:
     """Return the digest of an image in RGB."""
+    return _digest_of_pixels(image.size, image.tobytes())
+
+
+def _digest_of_pixels(size: tuple[int, int], data: bytes) -> bytes:
     digest = hashlib.blake2b(digest_size=16, person=b"skembed.pixels")
-    digest.update(struct.pack("<2q", *image.size))
-    digest.update(image.tobytes())
+    digest.update(struct.pack("<2q", *size))
+    digest.update(data)
     return digest.digest()
 
 
@@ -183,9 +234,9 @@ def decode(data: bytes, value_range: Range | None = None) -> Image.Image:
     ------
     UnreadablePicture
         If it is no image, damaged, or too large.
+    MemoryError
+        If the machine is short of memory, whatever the picture.
     """
-    if not data:
-        raise UnreadablePicture("it is empty")
     try:
         with Image.open(io.BytesIO(data), formats=readable_formats()) as image:
             if reason := too_large(image):
@@ -194,11 +245,12 @@ def decode(data: bytes, value_range: Range | None = None) -> Image.Image:
     except UnreadablePicture:
         raise
     except UnidentifiedImageError as error:
-        raise UnreadablePicture("not an image that Pillow reads") from error
+        raise UnreadablePicture(_why_unidentified(data)) from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise UnreadablePicture(f"too large: {error}") from error
+        raise UnreadablePicture(f"too large: {error} {_IF_TRUSTED}") from error
     except MemoryError as error:
-        # Not the machine's fault as far as can be told: a header that lies asks for any amount.
+        if is_short_of_memory():
+            raise
         raise UnreadablePicture("damaged or too large: it asks for too much memory") from error
     except Exception as error:
         # Decoders raise whatever the damage leads them to: struct.error, KeyError, ...
@@ -206,11 +258,30 @@ def decode(data: bytes, value_range: Range | None = None) -> Image.Image:
         raise UnreadablePicture(f"damaged: {type(error).__name__}: {reason}") from error
 
 
-@cache
+def is_short_of_memory() -> bool:
+    """Return whether little memory is left, so that a MemoryError tells nothing of the picture.
+
+    A header that lies asks for any amount, and is refused while there is plenty.
+    """
+    try:
+        np.empty(_PLENTY, np.uint8)
+    except MemoryError:
+        return True
+    return False
+
+
 def readable_formats() -> tuple[str, ...]:
     """Return the formats that Pillow reads by itself, and those that the user has registered."""
     Image.init()
     return tuple(name for name in Image.ID if name not in _FOREIGN_FORMATS)
+
+
+def _why_unidentified(data: bytes) -> str:
+    for name in sorted(_FOREIGN_FORMATS):
+        accepts = Image.OPEN[name][1] if name in Image.OPEN else None
+        if accepts is not None and accepts(data[:16]):
+            return f"{name} files are not read, as other programs would have to; convert it first"
+    return "not an image that Pillow reads"
 
 
 def too_large(image: Image.Image) -> str | None:
@@ -219,8 +290,8 @@ def too_large(image: Image.Image) -> str | None:
     if limit is None or n_pixels <= limit:
         return None
     return (
-        f"too large: {image.width:,} x {image.height:,} pixels, more than Pillow takes for safe; "
-        "if you trust it, raise PIL.Image.MAX_IMAGE_PIXELS"
+        f"too large: {image.width:,} x {image.height:,} pixels, more than Pillow takes for safe. "
+        f"{_IF_TRUSTED}"
     )
 
 
@@ -236,8 +307,12 @@ def upright_rgb(image: Image.Image, value_range: Range | None = None) -> Image.I
         turn = None
     rgb = _to_rgb(image, value_range)
     if turn is not None:
-        return rgb.transpose(turn)
-    return rgb.copy() if rgb is image else rgb
+        rgb = rgb.transpose(turn)
+    elif rgb is image:
+        rgb = rgb.copy()
+    # Whoever reads the orientation again must not turn it twice.
+    rgb.info = {}
+    return rgb
 
 
 def _to_rgb(image: Image.Image, value_range: Range | None) -> Image.Image:
@@ -270,4 +345,8 @@ def _from_numbers(image: Image.Image, value_range: Range | None) -> Image.Image:
             f"its pixels (mode {image.mode}) are numbers from {low:g} to {high:g}, expected "
             f"{expected[0]:g} to {expected[1]:g}; set value_range to what means black and white"
         )
-    return Image.fromarray(to_8_bits(pixels, expected))
+    gray = to_8_bits(pixels, expected)
+    transparent = image.info.get("transparency")
+    if isinstance(transparent, int):
+        gray = np.where(pixels == transparent, np.uint8(255), gray)
+    return Image.fromarray(gray)
