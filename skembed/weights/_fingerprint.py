@@ -358,7 +358,7 @@ def _plain(value: Any) -> bytes | None:
     if isinstance(value, bytes) and kind is bytes:
         return b"b" + value
     if kind is bool or kind is int:
-        return kind.__name__[:1].encode() + b"%x" % value
+        return (b"t" if kind is bool else b"i") + b"%x" % value
     if kind is float:
         return b"d" + struct.pack("<d", value)
     if kind is complex:
