@@ -32,7 +32,8 @@ import numpy as np
 from _common import call_apart, least_cosine, make_parser, minilm_folder, summarize, write_results
 from _data import count_tokens, cut_texts, document_lengths, short_lengths
 from _floor import is_bfloat16_faster
-from _ways import LEAST_COSINE, REFERENCE, Way, check_parity, start_ways
+from _processes import Way, check_parity, start_ways
+from _ways import FIRST_ROWS, LEAST_COSINE, REFERENCE, WAYS
 
 NAMES = (
     *(REFERENCE, "sentence-transformers bfloat16", "OpenVINO bfloat16"),
@@ -61,10 +62,14 @@ def measure_small(n_calls: int, n_rounds: int) -> dict[str, Any]:
         "short rows": cut_texts(short_lengths(n_texts), folder),
         "documents": cut_texts(document_lengths(n_texts), folder),
     }
-    started = start_ways(NAMES, has_bfloat16=call_apart(is_bfloat16_faster))
+    started = start_ways(
+        {name: WAYS[name] for name in NAMES},
+        FIRST_ROWS,
+        has_bfloat16=call_apart(is_bfloat16_faster),
+    )
     found: dict[str, Any] = {}
     for kind, texts in kinds.items():
-        ways, cosines = check_parity(started, texts)
+        ways, cosines = check_parity(started, texts, LEAST_COSINE)
         n_tokens = float(np.mean(count_tokens(texts, folder)))
         found[kind] = {"mean_tokens": n_tokens, "least_cosine": cosines}
         for n_rows in N_ROWS:

@@ -35,7 +35,8 @@ from _floor import (
     measure_bandwidth,
     measure_matrix_peaks,
 )
-from _ways import REFERENCE, WAYS, Way, check_parity, start_ways
+from _processes import Way, check_parity, start_ways
+from _ways import FIRST_ROWS, LEAST_COSINE, REFERENCE, WAYS
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import cross_val_score
 
@@ -83,7 +84,7 @@ def measure(
     bandwidth: dict[str, float],
 ) -> dict[str, Any]:
     """Time the ways in turn; return what was found for each, and the floors."""
-    ways, cosines = check_parity(ways, texts)
+    ways, cosines = check_parity(ways, texts, LEAST_COSINE)
     seconds: dict[str, list[float]] = {way.name: [] for way in ways}
     for _ in range(n_rounds):
         for way in ways:
@@ -217,7 +218,7 @@ def main() -> None:
     peaks, bandwidth = call_apart(measure_matrix_peaks), call_apart(measure_bandwidth)
     show_peaks(peaks, bandwidth)
     best = best_peaks(peaks)
-    ways = start_ways(WAYS, has_bfloat16=has_bfloat16_gain(best))
+    ways = start_ways(WAYS, FIRST_ROWS, has_bfloat16=has_bfloat16_gain(best))
     results: dict[str, Any] = {
         "rounds": n_rounds,
         "peak_gflops": best,

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from skembed.store import announce_run
 
 if TYPE_CHECKING:
+    from skembed.image import ImageEmbedder
     from skembed.store import EmbeddingStore
     from skembed.text import TextEmbedder
     from skembed.weights import unload_models
@@ -19,6 +20,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "EmbeddingStore": "skembed.store",
+    "ImageEmbedder": "skembed.image",
     "TextEmbedder": "skembed.text",
     "unload_models": "skembed.weights",
 }
@@ -26,6 +28,7 @@ _MODULES = ("exceptions", "testing")
 
 __all__ = [
     "EmbeddingStore",
+    "ImageEmbedder",
     "TextEmbedder",
     "__version__",
     "exceptions",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, field
+from numbers import Integral
 from typing import Any, ClassVar, TypeVar
 
 import numpy as np
@@ -15,12 +16,16 @@ from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.exceptions import NotFittedError
 from sklearn.utils import Tags
-from sklearn.utils._param_validation import validate_parameter_constraints
+from sklearn.utils._param_validation import (
+    Interval,
+    StrOptions,
+    validate_parameter_constraints,
+)
 
 from skembed._encoder import Encoder
 from skembed._inputs import CheckedRows
 from skembed._sklearn import CallbackSupportMixin, fit_task, with_callbacks, with_index
-from skembed.engine import Embedded, embed
+from skembed.engine import Embedded, embed, resolve_devices
 from skembed.exceptions import (
     InvalidParameterError,
     InvalidRowsError,
@@ -30,7 +35,7 @@ from skembed.exceptions import (
 )
 from skembed.store import EmbeddingStore, resolve_store
 
-__all__ = ["BaseEmbedder", "EmbeddingReport"]
+__all__ = ["BaseEmbedder", "EmbeddingReport", "device_setting", "plain_text"]
 
 Self = TypeVar("Self", bound="BaseEmbedder")
 
@@ -92,10 +97,19 @@ class BaseEmbedder(CallbackSupportMixin, TransformerMixin, BaseEstimator):
     """Base class of embedders.
 
     A subclass declares its parameters and constraints and implements `_check_rows` and
-    `_make_encoder`. Its parameters include `cache`, `batch_size`, `on_error` and `verbose`.
+    `_make_encoder`. Its parameters include those that have constraints here.
     """
 
-    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {}
+    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
+        "n_components": [Interval(Integral, 1, None, closed="left"), None],
+        "device": [str, list, tuple],
+        "batch_size": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"})],
+        "cache": [str, os.PathLike, EmbeddingStore, None],
+        "on_error": [StrOptions({"raise", "nan"})],
+        "revision": [str, None],
+        "trust_remote_code": ["boolean"],
+        "verbose": ["verbose"],
+    }
     _is_private: ClassVar[tuple[str, ...]] = ("report_", "_present")
     """Attributes left out of pickles: the report of the last call, which grows with the rows, and
     the encoder last used, which any process finds again by the parameters."""
@@ -317,9 +331,28 @@ class BaseEmbedder(CallbackSupportMixin, TransformerMixin, BaseEstimator):
         return tags
 
 
+def plain_text(text: str) -> str:
+    """Return the text of a str of any kind, as grids of NumPy arrays and enums set them.
+
+    `str()` of an enum's member gives its name.
+    """
+    return str.__str__(text)
+
+
+def device_setting(device: Any) -> str | tuple[str, ...]:
+    """Return a device parameter as a setting that can be compared and stored."""
+    if isinstance(device, str):
+        return plain_text(device)
+    return tuple(map(str, resolve_devices(device)))
+
+
 def _snapshot(params: dict[str, Any]) -> dict[str, Any]:
     """Return parameters that can be compared, and stay as they are when a list is changed."""
-    return {
-        name: value if isinstance(value, _COMPARABLE) or value is None else repr(value)
-        for name, value in params.items()
-    }
+    return {name: _comparable(value) for name, value in params.items()}
+
+
+def _comparable(value: Any) -> Any:
+    if isinstance(value, _COMPARABLE) or value is None:
+        return value
+    # A model's repr is that of any other of the same architecture.
+    return repr(value) if isinstance(value, (list, tuple)) else (type(value), id(value))

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 __all__ = [
     "DTYPES",
     "is_out_of_memory",
+    "pixels_per_batch",
     "resolve_device",
     "resolve_devices",
     "resolve_dtype",
@@ -33,6 +34,9 @@ _LEAST_GAIN = 1.3
 _TOKENS_PER_BATCH = {"cpu": 4096, "cuda": 65_536, "mps": 8192}
 """Batch sizes that keep a device busy. CPU: measured on MiniLM, float32 and bfloat16 both peak
 between 2,048 and 8,192 tokens; the larger sizes fall out of the second-level cache."""
+
+_PIXELS_PER_BATCH = {"cpu": 8 * 224**2, "cuda": 256 * 224**2, "mps": 32 * 224**2}
+"""CPU: ResNet-50 in float32 runs as fast on 4 and on 8 pictures at once and slower on 32."""
 
 
 def resolve_device(device: str) -> torch.device:
@@ -207,3 +211,8 @@ def has_int8() -> bool:
 def tokens_per_batch(device: torch.device) -> int:
     """Return how many tokens keep a device busy."""
     return _TOKENS_PER_BATCH[device.type]
+
+
+def pixels_per_batch(device: torch.device) -> int:
+    """Return how many pixels keep a device busy."""
+    return _PIXELS_PER_BATCH[device.type]

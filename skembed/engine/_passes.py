@@ -16,7 +16,9 @@ from skembed.engine._devices import is_out_of_memory
 _REFUSALS = (AttributeError, NotImplementedError, RuntimeError)
 
 __all__ = [
+    "are_alike",
     "children_of",
+    "convert",
     "find_companions",
     "find_gelus",
     "find_takers",
@@ -26,8 +28,23 @@ __all__ = [
 
 M = TypeVar("M", bound=nn.Module)
 
+_MOST_CHANGE = {torch.float32: 1e-4, torch.bfloat16: 0.06, torch.float16: 0.015}
+"""Of a vector, as a share of its length: rounding in as many layers as models have."""
+
 _GELUS = {"GELUActivation": "none", "GELUTanh": "tanh", "PytorchGELUTanh": "tanh"}
 """GELU modules of transformers, and how each approximates."""
+
+
+def are_alike(vectors: Tensor, expected: Tensor) -> bool:
+    """Return whether vectors (..., d) are the same, as near as their format tells."""
+    change = (vectors.float() - expected.float()).norm(dim=-1)
+    return bool((change <= _MOST_CHANGE[vectors.dtype] * expected.float().norm(dim=-1)).all())
+
+
+def convert(module: nn.Module, dtype: torch.dtype) -> None:
+    """Convert parameters only: buffers (rotary frequencies) stay in float32, as they were made."""
+    for parameter in module.parameters():
+        parameter.data = parameter.data.to(dtype)
 
 
 def children_of(module: nn.Module) -> Iterator[tuple[nn.Module, str, nn.Module]]:

@@ -8,11 +8,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from skembed.engine._packed import Rows
 
-__all__ = ["POOLINGS", "pool"]
+__all__ = ["POOLINGS", "finish", "pool"]
 
 
 def _mean(tokens: Tensor, first: int) -> Tensor:
@@ -80,3 +81,19 @@ def pool(hidden: Tensor, rows: Rows, modes: Sequence[str], *, n_skipped: int = 0
         tokens = tokens[:, first:]
         pooled.append(torch.cat([POOLINGS[mode](tokens, first) for mode in modes], dim=-1))
     return torch.cat(pooled)
+
+
+def finish(vectors: Tensor, n_components: int | None, normalize: bool) -> Tensor:
+    """Keep the leading features, then scale rows to unit length if asked to.
+
+    Parameters
+    ----------
+    vectors : Tensor of shape (rows, width)
+        What a model gives.
+    n_components : int or None
+        Leading features to keep (Kusupati et al., 2022, arXiv:2205.13147).
+    normalize : bool
+        Whether rows end at unit length.
+    """
+    vectors = vectors[:, :n_components]
+    return F.normalize(vectors, p=2, dim=-1) if normalize else vectors

@@ -1,15 +1,14 @@
-"""Torch modules that the user hands over, with the transform that makes their input.
+"""Torch modules that the user hands over.
 
 Owns what a module of one's own may return and how its width is found. Must not know where modules
-come from, rows nor devices.
+come from, rows, devices, nor how pictures become pixels.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
@@ -26,16 +25,6 @@ __all__ = ["ModuleBackbone"]
 # What transformers' models and their like call the features, the most finished first.
 _OUTPUT_NAMES = ("image_embeds", "pooler_output", "last_hidden_state")
 
-# Height and width of the picture that transforms are tried on: not square, as most are not.
-_PROBE_SHAPE = (240, 320)
-# So often does a random transform have to give the same tensor by chance to pass for a fixed one.
-_N_TRIALS = 4
-
-_TRANSFORMS = (
-    "a callable from a PIL picture in mode RGB to a float tensor (channels, height, width), such "
-    "as torchvision.models.ResNet50_Weights.DEFAULT.transforms()"
-)
-
 
 class ModuleBackbone(Backbone):
     """A `torch.nn.Module` of the user, which is copied and never changed.
@@ -43,51 +32,46 @@ class ModuleBackbone(Backbone):
     Parameters
     ----------
     module : torch.nn.Module
-        Maps what the transform gives, stacked to (n, channels, height, width), to vectors (n, d),
+        Maps pixels (n, channels, height, width) to vectors (n, d),
         feature maps (n, d, h, w) or tokens (n, tokens, d): a tensor, or a mapping or an output of
         transformers with "image_embeds", "pooler_output" or "last_hidden_state".
-    transform : callable
-        Maps a PIL picture in mode RGB to a float tensor (channels, height, width). The same
-        picture has to give the same tensor.
+    pixels : Tensor of shape (channels, height, width)
+        What the user's preprocessing makes of a picture.
     settings : BackboneSettings
         Layer and pooling; weights have to be "auto", as they are in the module.
 
     Raises
     ------
     InvalidParameterError
-        If the transform, the layer or the pooling does not fit.
+        If the layer or the pooling does not fit.
     UnsupportedModelError
         If the module's content cannot be told, or it fails or returns something else.
     """
 
-    def __init__(
-        self, module: nn.Module, transform: Callable | None, settings: BackboneSettings
-    ) -> None:
+    def __init__(self, module: nn.Module, pixels: Tensor, settings: BackboneSettings) -> None:
         # A compiled module computes what the module within it does.
         self.module: nn.Module = getattr(module, "_orig_mod", module)
         self.name = type(self.module).__name__
         _check_settings(self.module, settings, self.name)
         self._settings = settings
         self._fingerprint = fingerprint(self.module)
-        self._transform = _copy_transform(transform, self.name)
-        pixels = _try_transform(self._transform, self.name)
         self.digest = digest_of(
             {
                 "kind": "module",
                 "module": self._fingerprint,
-                "transform": fingerprint(self._transform),
                 "layer": settings.layer,
                 "pooling": settings.pooling,
                 "torch": ".".join(torch.__version__.split(".")[:2]),
             }
         )
-        key = digest_of({"kind": "features of a module", "digest": self.digest})
+        place = {"kind": "features of a module", "digest": self.digest}
+        key = digest_of({**place, "size": tuple(pixels.shape)})
         self._shape: tuple[int, ...] = kept_recent(key, lambda: self._measure(pixels))
         self._pool, self.width = self._make_pool()
 
     def prepare(self, image: Image.Image) -> Tensor:
-        """Return what the user's transform makes of a picture, as float32."""
-        return _checked_pixels(self._transform(image), self.name)
+        """Do nothing: the user prepares pictures."""
+        raise RuntimeError(f"{self.name} was made for preprocessing of the user")
 
     def load(self) -> nn.Module:
         """Return a copy of the module, in evaluation mode, that ends in pooled vectors."""
@@ -132,8 +116,8 @@ class ModuleBackbone(Backbone):
             raise
         except Exception as error:
             raise UnsupportedModelError(
-                f"{self.name} failed on a transformed picture, a float32 tensor of shape "
-                f"{(1, *pixels.shape)}: {type(error).__name__}: {error}. The transform has to give "
+                f"{self.name} failed on a prepared picture, a float32 tensor of shape "
+                f"{(1, *pixels.shape)}: {type(error).__name__}: {error}. preprocess has to give "
                 "what the module reads."
             ) from error
         shape = tuple(features.shape)
@@ -209,61 +193,3 @@ def _check_settings(module: nn.Module, settings: BackboneSettings, name: str) ->
         )
     if layer is not None:
         check_layer(module, layer)
-
-
-def _copy_transform(transform: Callable | None, name: str) -> Callable:
-    """Return a copy, which stays as it is when the user changes the transform."""
-    if transform is None or not callable(transform):
-        raise InvalidParameterError(
-            f"transform={transform!r}, but model={name}, a torch.nn.Module, needs to be told what "
-            f"its input is: expected {_TRANSFORMS}."
-        )
-    fingerprint(transform)  # says better than copying what stands in the way
-    copied = copy.deepcopy(transform)
-    return copied.eval() if isinstance(copied, nn.Module) else copied
-
-
-def _try_transform(transform: Callable, name: str) -> Tensor:
-    """Return what a transform makes of a picture, having seen that it is always the same."""
-    height, width = _PROBE_SHAPE
-    rows, columns = np.indices(_PROBE_SHAPE)
-    colours = [rows * 255 // height, columns * 255 // width, (rows + columns) % 256]
-    image = Image.fromarray(np.stack(colours, 2).astype(np.uint8))
-    found = []
-    for _ in range(_N_TRIALS):
-        try:
-            output = transform(image.copy())
-        except Exception as error:
-            raise InvalidParameterError(
-                f"transform={transform!r} failed on a PIL picture in mode RGB of {width} x "
-                f"{height} pixels: {type(error).__name__}: {error}. Expected {_TRANSFORMS}."
-            ) from error
-        found.append(_checked_pixels(output, name))
-    if not all(np.array_equal(found[0], each, equal_nan=True) for each in found[1:]):
-        raise InvalidParameterError(
-            f"transform={transform!r} is random: it made different tensors of one picture, which "
-            "would make the vectors random. Use the transform of evaluation, without augmentation."
-        )
-    return found[0]
-
-
-def _checked_pixels(output: object, name: str) -> Tensor:
-    if not isinstance(output, Tensor):
-        kind = type(output)
-        came = f"a {kind.__module__}.{kind.__qualname__}"
-        advice = "Add torchvision.transforms.ToTensor() to the transform"
-        if isinstance(output, Mapping):
-            advice = 'Take the tensor out: `lambda x: processor(x, return_tensors="pt")'
-            advice += '["pixel_values"][0]`'
-    elif not output.is_floating_point():
-        came = f"a tensor of {output.dtype}"
-        advice = "Add torchvision.transforms.v2.ToDtype(torch.float32, scale=True) to it"
-    elif output.ndim != 3:
-        came = f"a tensor of shape {tuple(output.shape)}"
-        advice = "Leave out the batch's dimension: pictures are stacked afterwards"
-    else:
-        return output.detach().to("cpu", torch.float32)
-    raise InvalidParameterError(
-        f"transform: expected a float tensor (channels, height, width) for model={name}, got "
-        f"{came}. {advice}."
-    )

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from sklearn.utils import Tags
 from sklearn.utils._param_validation import Interval, StrOptions
 
-from skembed._base import BaseEmbedder, EmbeddingReport
+from skembed._base import BaseEmbedder, EmbeddingReport, device_setting, plain_text
 from skembed._inputs import CheckedRows
-from skembed.engine import DTYPES, POOLINGS, Embedded, measure_sizes, resolve_devices
+from skembed.engine import DTYPES, POOLINGS, Embedded, measure_sizes
 from skembed.exceptions import TruncatedRowsError, TruncationWarning, describe_rows, warn_user
 from skembed.store import EmbeddingStore, resolve_store
 from skembed.text._encoder import TextEncoder, TextSettings, make_text_encoder
@@ -57,9 +57,9 @@ class TextEmbedder(BaseEmbedder):
     """Embed texts with a pretrained transformer.
 
     Reads sentence-transformers models as they are (transformer, pooling, dense layers, prompts,
-    maximum length) and any encoder of transformers. Each distinct text is encoded once, in batches
-    without padding, in bfloat16 where the machine computes faster in it; a text's vector does not
-    depend on the other rows.
+    maximum length), any encoder of transformers, and the part of CLIP, SigLIP and their kin that
+    reads texts. Each distinct text is encoded once, in batches without padding, in bfloat16 where
+    the machine computes faster in it; a text's vector does not depend on the other rows.
 
     The embedder is stateless: `fit` checks the parameters, the rows and the model's files, it does
     not train, and `transform` works without it. The weights are loaded when the first row has to be
@@ -76,7 +76,9 @@ class TextEmbedder(BaseEmbedder):
     pooling : {"auto", "mean", "cls", "max", "mean_sqrt_len", "weighted_mean", "last_token"}, \
             default="auto"
         How the tokens' states become one vector. "auto" is what the model's files say; where they
-        say nothing, "last_token" for decoders and "mean" for the others.
+        say nothing, "last_token" for decoders and "mean" for the others. For CLIP and SigLIP,
+        "auto" gives vectors in the space shared with pictures; the other poolings take the states
+        before that projection (SigLIP's with those of padding, which it reads as words).
     normalize : bool or "auto", default="auto"
         Whether vectors have unit length. "auto" is what the model's files say, else no.
     prompt : str or None, default="auto"
@@ -163,21 +165,14 @@ class TextEmbedder(BaseEmbedder):
     """
 
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
+        **BaseEmbedder._parameter_constraints,
         "model": [str, os.PathLike],
         "pooling": [StrOptions({"auto", *POOLINGS})],
         "normalize": ["boolean", StrOptions({"auto"})],
         "prompt": [str, None],
         "max_length": [Interval(Integral, 1, None, closed="left"), None],
-        "n_components": [Interval(Integral, 1, None, closed="left"), None],
         "on_truncate": [StrOptions({"warn", "ignore", "raise", "mean_of_chunks"})],
-        "device": [str, list, tuple],
         "dtype": [StrOptions(set(DTYPES))],
-        "batch_size": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"})],
-        "cache": [str, os.PathLike, EmbeddingStore, None],
-        "on_error": [StrOptions({"raise", "nan"})],
-        "revision": [str, None],
-        "trust_remote_code": ["boolean"],
-        "verbose": ["verbose"],
     }
 
     def __init__(
@@ -221,22 +216,17 @@ class TextEmbedder(BaseEmbedder):
     def _make_encoder(self) -> TextEncoder:
         return make_text_encoder(
             TextSettings(
-                # Grids of NumPy arrays set NumPy's own str, int and bool.
-                model=_plain(os.fspath(self.model)),
+                model=plain_text(os.fspath(self.model)),
                 is_path=isinstance(self.model, os.PathLike),
-                revision=None if self.revision is None else _plain(self.revision),
-                pooling=_plain(self.pooling),
+                revision=None if self.revision is None else plain_text(self.revision),
+                pooling=plain_text(self.pooling),
                 normalize="auto" if isinstance(self.normalize, str) else bool(self.normalize),
-                prompt=None if self.prompt is None else _plain(self.prompt),
+                prompt=None if self.prompt is None else plain_text(self.prompt),
                 max_length=None if self.max_length is None else int(self.max_length),
                 n_components=None if self.n_components is None else int(self.n_components),
                 in_chunks=self.on_truncate == "mean_of_chunks",
-                device=(
-                    _plain(self.device)
-                    if isinstance(self.device, str)
-                    else tuple(map(str, resolve_devices(self.device)))
-                ),
-                dtype=_plain(self.dtype),
+                device=device_setting(self.device),
+                dtype=plain_text(self.dtype),
                 trust_remote_code=bool(self.trust_remote_code),
             )
         )
@@ -291,8 +281,3 @@ class TextEmbedder(BaseEmbedder):
         tags = super().__sklearn_tags__()
         tags.input_tags.string = True
         return tags
-
-
-def _plain(text: str) -> str:
-    """Return the text of a str of any kind; `str()` of an enum's member gives its name."""
-    return str.__str__(text)

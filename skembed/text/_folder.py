@@ -6,7 +6,6 @@ changed) and plain transformers folders. Loads no weights and imports no torch.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,9 +13,9 @@ from types import NoneType
 from typing import Any
 
 from skembed.exceptions import UnsafeModelError, UnsupportedModelError
-from skembed.weights import read_modules
+from skembed.weights import read_json, read_modules
 
-__all__ = ["HeadModule", "TextFolder", "read_folder", "refuse_code_from_elsewhere"]
+__all__ = ["HeadModule", "TextFolder", "read_folder"]
 
 _TRANSFORMER_CONFIGS = (
     "sentence_bert_config.json",
@@ -145,6 +144,8 @@ def _read_modules(folder: Path) -> TextFolder:
             )
         kinds.append(kind.rsplit(".", 1)[-1])
         folders.append(place)
+    if kinds == ["CLIPModel"]:
+        return TextFolder(transformer=folders[0])
     known = kinds[:1] == ["Transformer"] and (
         len(kinds) == 1
         or (kinds[1] == "Pooling" and all(kind in _HEAD_TYPES for kind in kinds[2:]))
@@ -155,7 +156,7 @@ def _read_modules(folder: Path) -> TextFolder:
             f"Pooling, then any of {', '.join(_HEAD_TYPES)}."
         )
     transformer = _first_json(folders[0], _TRANSFORMER_CONFIGS)
-    pooling = _read_json(folders[1] / "config.json") if len(kinds) > 1 else {}
+    pooling = read_json(folders[1] / "config.json") if len(kinds) > 1 else {}
     model = _first_json(folder, ["config_sentence_transformers.json"])
     head = [
         HeadModule(kind, path, _first_json(path, ["config.json"]))
@@ -184,26 +185,6 @@ def _read_modules(folder: Path) -> TextFolder:
         prompts=prompts,
         default_prompt=default,
     )
-
-
-def refuse_code_from_elsewhere(folder: Path) -> None:
-    """Refuse a model whose code lies in another repository, where it is not part of any digest.
-
-    Raises
-    ------
-    UnsafeModelError
-        If the configuration of the model or of its tokenizer names such code.
-    """
-    for name in ("config.json", "tokenizer_config.json", "processor_config.json"):
-        found = _first_json(folder, [name]).get("auto_map") or {}
-        places = found.values() if isinstance(found, Mapping) else [found]
-        for place in places:
-            if "--" in str(place):
-                raise UnsafeModelError(
-                    f"{folder / name} takes code from another repository ({place}), which may "
-                    "change without the model. Copy the code into the folder and name it in "
-                    "auto_map."
-                )
 
 
 def _refuse_settings(
@@ -249,13 +230,6 @@ def _read_pooling(config: Mapping[str, Any]) -> tuple[str, ...]:
 def _first_json(folder: Path, names: Any) -> dict[str, Any]:
     for name in names:
         if (folder / name).is_file():
-            found: dict[str, Any] = _read_json(folder / name)
+            found: dict[str, Any] = read_json(folder / name)
             return found
     return {}
-
-
-def _read_json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UnsupportedModelError(f"{path} cannot be read as JSON: {error}") from error

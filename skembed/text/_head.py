@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from skembed.engine import finish
 from skembed.exceptions import UnsafeModelError, UnsupportedModelError
 from skembed.text._folder import HeadModule
 from skembed.weights import check_weights, load_state
@@ -81,9 +82,7 @@ class Head(nn.Module):
 
     def forward(self, pooled: Tensor) -> Tensor:
         """Map pooled rows of shape (rows, d) to vectors of shape (rows, width)."""
-        vectors: Tensor = self.chain(pooled)
-        vectors = vectors[:, : self.n_components]
-        return F.normalize(vectors, p=2, dim=-1) if self.normalize else vectors
+        return finish(self.chain(pooled), self.n_components, self.normalize)
 
 
 def build_head(modules: tuple[HeadModule, ...]) -> list[nn.Module]:

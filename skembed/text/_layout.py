@@ -18,6 +18,8 @@ from torch import Tensor, nn
 from skembed.engine import (
     PACKED,
     Rows,
+    are_alike,
+    convert,
     pack_linear_layers,
     packed_rows,
     quantize_linear_layers,
@@ -29,14 +31,10 @@ from skembed.exceptions import UnsupportedModelError
 __all__ = [
     "TextTransformer",
     "choose_attention",
-    "convert",
     "find_layout",
     "pack_layers",
     "quantize_layers",
 ]
-
-_MOST_CHANGE = {torch.float32: 1e-4, torch.bfloat16: 0.06, torch.float16: 0.015}
-"""Of a token's state, as a share of its length: rounding in as many layers as models have."""
 
 _LEAST_COSINE_IN_INT8 = 0.95
 _PROBE_LENGTHS = (11, 7, 7, 3)
@@ -68,6 +66,8 @@ class TextTransformer:
         Whether packed batches are filled up to a few sizes, for which kernels are compiled.
     is_exact : bool
         Whether packed attention keeps its scores in float32.
+    projection : Module or None
+        What puts a text's pooled state into the space shared with pictures, in float32.
     """
 
     module: nn.Module
@@ -76,6 +76,7 @@ class TextTransformer:
     pad_token_id: int = 0
     is_steady: bool = False
     is_exact: bool = False
+    projection: nn.Module | None = None
 
     def collate(
         self, sequences: Sequence[NDArray[np.int64]], device: torch.device
@@ -115,11 +116,11 @@ class TextTransformer:
             return hidden.flatten(0, 1)
         return hidden[mask.bool()]
 
-
-def convert(module: nn.Module, dtype: torch.dtype) -> None:
-    """Convert parameters only: buffers (rotary frequencies) stay in float32, as they were made."""
-    for parameter in module.parameters():
-        parameter.data = parameter.data.to(dtype)
+    def project(self, pooled: Tensor) -> Tensor:
+        """Map pooled states (rows, d) to the space shared with pictures."""
+        assert self.projection is not None
+        projected: Tensor = self.projection(pooled)
+        return projected
 
 
 @torch.inference_mode()
@@ -129,7 +130,7 @@ def choose_attention(transformer: TextTransformer, device: torch.device) -> Text
     lengths = (min(_ATTENDED_LENGTH, _n_positions(transformer.module) - 2),)
     sequences = _random_sequences(transformer.module, lengths, transformer.pad_token_id)
     states = [each.hidden(each.collate(sequences, device)) for each in (transformer, exact)]
-    return transformer if _are_alike(*states) else exact
+    return transformer if are_alike(*states) else exact
 
 
 @torch.inference_mode()
@@ -142,7 +143,7 @@ def pack_layers(transformer: TextTransformer, device: torch.device) -> bool:
         return transformer.hidden(transformer.collate(by_length, device))
 
     expected = run()
-    return pack_linear_layers(transformer.module, run, lambda: _are_alike(run(), expected))
+    return pack_linear_layers(transformer.module, run, lambda: are_alike(run(), expected))
 
 
 @torch.inference_mode()
@@ -200,12 +201,6 @@ def quantize_layers(
         raise UnsupportedModelError(f"This model cannot run in int8: {why}. Use dtype='auto'.")
 
 
-def _are_alike(hidden: Tensor, expected: Tensor) -> bool:
-    """Return whether each token's states are the same, as near as the format tells."""
-    change = (hidden.float() - expected.float()).norm(dim=-1)
-    return bool((change <= _MOST_CHANGE[hidden.dtype] * expected.float().norm(dim=-1)).all())
-
-
 @torch.inference_mode()
 def find_layout(
     module: nn.Module, device: torch.device, pad_token_id: int, implementation: str
@@ -220,7 +215,7 @@ def find_layout(
     expected = torch.cat([alone.hidden(alone.collate([ids], device)) for ids in sequences])
 
     def agrees(candidate: TextTransformer) -> bool:
-        return _are_alike(candidate.hidden(candidate.collate(sequences, device)), expected)
+        return are_alike(candidate.hidden(candidate.collate(sequences, device)), expected)
 
     if getattr(module, "_supports_attention_backend", False):
         register_packed_attention()

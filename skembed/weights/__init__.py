@@ -8,15 +8,21 @@ transformers nor huggingface_hub.
 from __future__ import annotations
 
 from skembed.weights._digest import file_sha256, folder_digest
-from skembed.weights._files import read_modules
+from skembed.weights._files import read_json, read_modules
 from skembed.weights._fingerprint import fingerprint
 from skembed.weights._load import check_weights, load_state
 from skembed.weights._locks import KeyLocks
 from skembed.weights._memory import is_out_of_memory
 from skembed.weights._models import free_memory, shared_model, unload_models
 from skembed.weights._packages import PACKAGES, WeightPackage
-from skembed.weights._pretrained import load_config, load_pretrained, quiet_transformers
+from skembed.weights._pretrained import (
+    load_config,
+    load_pretrained,
+    quiet_transformers,
+    refuse_code_from_elsewhere,
+)
 from skembed.weights._recent import kept_recent
+from skembed.weights._releases import releases_of
 from skembed.weights._remember import remembered, user_cache_folder
 from skembed.weights._resolve import ModelSource, resolve_model
 
@@ -36,7 +42,10 @@ __all__ = [
     "load_pretrained",
     "load_state",
     "quiet_transformers",
+    "read_json",
     "read_modules",
+    "refuse_code_from_elsewhere",
+    "releases_of",
     "remembered",
     "resolve_model",
     "shared_model",

@@ -22,6 +22,7 @@ __all__ = [
     "is_model_folder",
     "missing_part",
     "model_files",
+    "read_json",
     "read_modules",
     "wanted_files",
 ]
@@ -186,6 +187,20 @@ def read_modules(folder: Path) -> list[tuple[str, Path]]:
             )
         modules.append((kind, folder / place))
     return modules
+
+
+def read_json(path: Path) -> Any:
+    """Return what a JSON file of a model folder holds.
+
+    Raises
+    ------
+    UnsupportedModelError
+        It cannot be read, or is damaged.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UnsupportedModelError(f"{path} cannot be read as JSON: {error}") from error
 
 
 def _walk(folder: Path) -> Iterator[str]:

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import copy
 import pickle
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from skembed.exceptions import UnsafeModelError, UnsupportedModelError
+from skembed.weights._files import read_json
 from skembed.weights._load import check_weights
 from skembed.weights._locks import KeyLocks
 from skembed.weights._memory import is_out_of_memory
@@ -22,7 +23,15 @@ from skembed.weights._memory import is_out_of_memory
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["load_config", "load_pretrained", "quiet_transformers"]
+__all__ = ["load_config", "load_pretrained", "quiet_transformers", "refuse_code_from_elsewhere"]
+
+# The files whose `auto_map` names Python code.
+_NAME_CODE = (
+    "config.json",
+    "tokenizer_config.json",
+    "processor_config.json",
+    "preprocessor_config.json",
+)
 
 # transformers' loading settings and torch's random state belong to the process.
 _one_at_a_time = KeyLocks()
@@ -59,6 +68,28 @@ def load_config(folder: Path, *, trust_remote_code: bool) -> Any:
             "taken for plain numbers. Use the model's float32, bfloat16 or float16 weights."
         )
     return config
+
+
+def refuse_code_from_elsewhere(folder: Path) -> None:
+    """Refuse a model whose code lies in another repository, where it is not part of any digest.
+
+    Raises
+    ------
+    UnsafeModelError
+        If the configuration of the model, its tokenizer or its processor names such code.
+    """
+    for name in _NAME_CODE:
+        if not (folder / name).is_file():
+            continue
+        found = read_json(folder / name).get("auto_map") or {}
+        places = found.values() if isinstance(found, Mapping) else [found]
+        for place in places:
+            if "--" in str(place):
+                raise UnsafeModelError(
+                    f"{folder / name} takes code from another repository ({place}), which may "
+                    "change without the model. Copy the code into the folder and name it in "
+                    "auto_map."
+                )
 
 
 def load_pretrained(

@@ -4,8 +4,8 @@ import pytest
 import torch
 from transformers import BertConfig, BertModel
 
-from skembed.engine import _products
-from skembed.text._layout import choose_attention, convert, find_layout
+from skembed.engine import _products, convert
+from skembed.text._layout import choose_attention, find_layout
 
 CPU = torch.device("cpu")
 

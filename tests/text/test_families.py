@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from skembed import TextEmbedder
-from skembed.engine import POOLINGS
+from skembed.engine import POOLINGS, are_alike
 from skembed.exceptions import UnsupportedModelError
 from skembed.text import _layout
 from tests.text.checkpoints import FAMILIES, TEXTS, write_checkpoint
@@ -149,10 +149,10 @@ def test_batches_are_filled_up_only_where_products_are_packed(tmp_path, monkeypa
 @pytest.mark.parametrize("change", [1.001, -1.0])
 def test_states_of_another_length_or_direction_are_not_alike(change):
     states = torch.randn(5, 8, generator=torch.Generator().manual_seed(0))
-    assert _layout._are_alike(states.clone(), states)
+    assert are_alike(states.clone(), states)
     states_of_one = states.clone()
     states_of_one[3] *= change
-    assert not _layout._are_alike(states_of_one, states)
+    assert not are_alike(states_of_one, states)
 
 
 @pytest.mark.int8

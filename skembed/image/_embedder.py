@@ -1,0 +1,278 @@
+"""The estimator for images."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from numbers import Integral
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.utils import Tags
+from sklearn.utils._param_validation import StrOptions
+from torch import nn
+
+from skembed._base import BaseEmbedder, EmbeddingReport, device_setting, plain_text
+from skembed._inputs import CheckedRows
+from skembed.engine import Embedded
+from skembed.image._backbone import BackboneSettings
+from skembed.image._encoder import ImageEncoder, ImageSettings, make_image_encoder
+from skembed.image._inputs import check_images
+from skembed.image._models import DEFAULT_MODEL
+from skembed.image._pooling import IMAGE_POOLINGS
+from skembed.store import EmbeddingStore
+
+__all__ = ["ImageEmbedder", "ImageReport"]
+
+
+@dataclass(frozen=True)
+class ImageReport(EmbeddingReport):
+    """What the last `transform` of an ImageEmbedder did.
+
+    Attributes
+    ----------
+    n_pixels : ndarray of shape (n_rows,), int64
+        Width times height of each picture as it came; 0 for bad rows.
+    """
+
+    @property
+    def n_pixels(self) -> NDArray[np.int64]:
+        """Pixels of each picture."""
+        return self.row_sizes
+
+
+class ImageEmbedder(BaseEmbedder):
+    """Embed images with a pretrained vision model.
+
+    Takes the classification models of torchvision without their classifiers, the image models of
+    transformers (ViT, DINOv2, CLIP, SigLIP, ConvNeXt, Swin, ...), those of timm, and any torch
+    module. Each distinct image is encoded once, decoded in parallel with the model, in bfloat16
+    where the machine computes faster in it; an image's vector does not depend on the other rows.
+
+    The embedder is stateless: `fit` checks the parameters, the rows and the model's files, it does
+    not train, and `transform` works without it. The weights are loaded when the first row has to be
+    encoded.
+
+    Parameters
+    ----------
+    model : str, path or torch.nn.Module, default="resnet50"
+        - the name of a classification model of torchvision: "resnet50", "inception_v3", "vit_b_16",
+          "convnext_tiny", ... Its classifier is left out, so that 2,048 features remain of a
+          ResNet-50 [1]_. Weights are looked up in torch's cache folder, then downloaded.
+        - a folder with a model of transformers, or its id on the Hugging Face hub:
+          "facebook/dinov2-small", "openai/clip-vit-base-patch32", ... Vectors of CLIP-like models
+          [2]_ are projected: `TextEmbedder` of the same id gives vectors in the same space.
+        - "timm:" and the name of a model of timm ("timm:resnet18.a1_in1k"), or its id or folder.
+          Needs ``pip install skembed[timm]``.
+        - a module that takes pixels of shape (n, channels, height, width), with a `preprocess`. It
+          is copied, not changed, and runs in evaluation mode.
+    weights : str, path or None, default="auto"
+        For models of torchvision: the name of their weights ("IMAGENET1K_V1"); "auto" is the best
+        that torchvision has. For those and models of timm also a file with a state dict
+        (safetensors, or a pickle restricted to tensors), or None: random weights, always the same.
+    layer : str or int, default=None
+        An intermediate layer to take features from, by the name of its submodule ("layer3",
+        "features.5"); for models of transformers also the number of a hidden state (-2). What
+        follows it does not run. None is the model's end.
+    pooling : {"auto", "cls", "mean", "cls+mean", "max"}, default="auto"
+        How patches or a feature map become one vector: the class token, the mean, both side by
+        side, or the largest value of each feature. Means and maxima leave out tokens that are not
+        patches. "auto" is what the model itself ends with; of an intermediate layer, the class
+        token where there is one, else the mean.
+    normalize : bool, default=False
+        Whether vectors have unit length.
+    n_components : int, default=None
+        Leading features to keep, renormalised if `normalize`. None keeps all.
+    preprocess : callable, default=None
+        Turns a PIL image (mode RGB) into a float tensor of shape (channels, height, width), in
+        place of the model's own preprocessing. Called from several threads; must not be random.
+    image_shape : tuple of int, default=None
+        (height, width), or with channels before or after them, of images that are rows of a matrix
+        (scikit-learn's digits are (8, 8)).
+    value_range : tuple of two float, default=None
+        The numbers that mean black and white in arrays. None goes by the type: 0 to 255 for 8-bit
+        and other integers, 0 to 65,535 for 16-bit ones, 0 to 1 for floats and booleans. Numbers
+        beyond are a fault of the row, never scaled by what other rows hold. All are rounded to 8
+        bits.
+    device : str or list of str, default="auto"
+        "auto" is the first CUDA GPU, else Apple's GPU, else the CPU. Or torch's name of a device
+        ("cuda:1"). Or a list of names (["cuda:0", "cuda:1"]), all of one kind: each GPU holds a
+        copy of the model, and they divide the batches among them.
+    dtype : {"auto", "float32", "bfloat16", "float16"}, default="auto"
+        Format the model computes in. "auto" is bfloat16 on GPUs that have it and on CPUs where a
+        short probe finds it faster, else float32. The output is float32 always.
+    batch_size : int or "auto", default="auto"
+        Most images at once. "auto" plans by pixels (8 images of 224 x 224 on a CPU).
+    cache : "run", path, EmbeddingStore or None, default="run"
+        Where vectors are kept so that no row is encoded twice. "run": this process, its clones and
+        its joblib workers share them until the process ends. A folder: kept, and shared by all who
+        name it. None: only duplicates within one call are encoded once. An `EmbeddingStore` without
+        a folder is shared by clones and threads, but arrives empty in other processes. Vectors are
+        found by the content of the image, not by its path.
+    on_error : {"raise", "nan"}, default="raise"
+        Rows that are missing, no images, damaged, empty or too large (more pixels than Pillow's
+        `PIL.Image.MAX_IMAGE_PIXELS`): an error that names every one, or rows of NaN, a warning and
+        the list in `report_.faults`. Good rows are encoded and stored in either case.
+    revision : str, default=None
+        Branch, tag or commit of a model on the hub.
+    trust_remote_code : bool, default=False
+        Whether Python code that comes with a model may run. It is your machine that runs it.
+    verbose : bool, default=False
+        Whether to show a progress bar when the work takes longer than a second.
+
+    Attributes
+    ----------
+    encoder_ : ImageEncoder
+        What embeds, for the present parameters; there once `fit` or `transform` has been called.
+    n_features_out_ : int
+        Number of output features.
+    device_, dtype_ : str
+        Where the model runs ("cuda:0, cuda:1" for several devices), in which format.
+    report_ : ImageReport
+        What the last `transform` did: rows, distinct rows, rows encoded, pixels of each row, bad
+        rows. Not part of pickles.
+
+    See Also
+    --------
+    skembed.TextEmbedder : Embed texts; CLIP-like models in the space of their images.
+    skembed.EmbeddingStore : A store of vectors with a size limit.
+    skembed.unload_models : Free the memory of loaded models.
+
+    Notes
+    -----
+    Rows are paths, encoded files as bytes or binary file objects, PIL images, NumPy arrays (height,
+    width, channels) or torch tensors (channels, height, width). Images are turned upright by their
+    EXIF orientation, of animated files the first frame is taken, and transparent images are laid
+    over white: the hidden colours of transparent pixels mean nothing.
+
+    Vectors are equal for any batch size, order and duplication of rows to 1e-5 of their length in
+    float32, in bfloat16 to 0.02 in any component of a unit vector.
+
+    References
+    ----------
+    .. [1] K. He et al., "Deep Residual Learning for Image Recognition", CVPR 2016,
+       arXiv:1512.03385.
+    .. [2] A. Radford et al., "Learning Transferable Visual Models From Natural Language
+       Supervision", ICML 2021, arXiv:2103.00020.
+
+    Examples
+    --------
+    Random weights need no download, and are a baseline for what pretrained ones bring:
+
+    >>> from sklearn.datasets import load_digits
+    >>> from skembed import ImageEmbedder
+    >>> X, y = load_digits(n_class=2, return_X_y=True)
+    >>> embedder = ImageEmbedder(
+    ...     "squeezenet1_1", weights=None, image_shape=(8, 8), value_range=(0, 16)
+    ... )
+    >>> embedder.fit_transform(X[:5]).shape
+    (5, 512)
+    """
+
+    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
+        **BaseEmbedder._parameter_constraints,
+        "model": [str, os.PathLike, nn.Module],
+        "weights": [str, os.PathLike, None],
+        "layer": [str, Integral, None],
+        "pooling": [StrOptions(set(IMAGE_POOLINGS))],
+        "normalize": ["boolean"],
+        "preprocess": [callable, None],
+        "image_shape": [tuple, list, None],
+        "value_range": [tuple, list, None],
+        "dtype": [StrOptions({"auto", "float32", "bfloat16", "float16"})],
+    }
+
+    def __init__(
+        self,
+        model: str | os.PathLike[str] | nn.Module = DEFAULT_MODEL,
+        *,
+        weights: str | os.PathLike[str] | None = "auto",
+        layer: str | int | None = None,
+        pooling: str = "auto",
+        normalize: bool = False,
+        n_components: int | None = None,
+        preprocess: Callable[..., Any] | None = None,
+        image_shape: tuple[int, ...] | None = None,
+        value_range: tuple[float, float] | None = None,
+        device: str | list[str] | tuple[str, ...] = "auto",
+        dtype: str = "auto",
+        batch_size: int | str = "auto",
+        cache: str | os.PathLike[str] | EmbeddingStore | None = "run",
+        on_error: str = "raise",
+        revision: str | None = None,
+        trust_remote_code: bool = False,
+        verbose: bool = False,
+    ) -> None:
+        self.model = model
+        self.weights = weights
+        self.layer = layer
+        self.pooling = pooling
+        self.normalize = normalize
+        self.n_components = n_components
+        self.preprocess = preprocess
+        self.image_shape = image_shape
+        self.value_range = value_range
+        self.device = device
+        self.dtype = dtype
+        self.batch_size = batch_size
+        self.cache = cache
+        self.on_error = on_error
+        self.revision = revision
+        self.trust_remote_code = trust_remote_code
+        self.verbose = verbose
+
+    def _check_rows(self, X: Any) -> CheckedRows:
+        return check_images(
+            X,
+            image_shape=self.image_shape,
+            value_range=self.value_range,
+        )
+
+    def _make_encoder(self) -> ImageEncoder:
+        return make_image_encoder(
+            ImageSettings(
+                model=plain_text(self.model) if isinstance(self.model, str) else self.model,
+                backbone=BackboneSettings(
+                    weights=_plain(self.weights),
+                    layer=_plain(self.layer),
+                    pooling=plain_text(self.pooling),
+                    revision=_plain(self.revision),
+                    trust_remote_code=bool(self.trust_remote_code),
+                ),
+                normalize=bool(self.normalize),
+                n_components=None if self.n_components is None else int(self.n_components),
+                preprocess=self.preprocess,
+                device=device_setting(self.device),
+                dtype=plain_text(self.dtype),
+            )
+        )
+
+    def _make_report(
+        self,
+        encoder: Any,
+        rows: CheckedRows,
+        embedded: Embedded,
+        sizes: NDArray[np.int64],
+        faults: dict[int, str],
+    ) -> ImageReport:
+        report = super()._make_report(encoder, rows, embedded, sizes, faults)
+        return ImageReport(**vars(report))
+
+    def __sklearn_tags__(self) -> Tags:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.string = True
+        tags.input_tags.two_d_array = self.image_shape is not None
+        tags.input_tags.three_d_array = True
+        return tags
+
+
+def _plain(value: Any) -> Any:
+    """Return a setting as Python's own str, int or Path, as grids of NumPy arrays set others."""
+    if isinstance(value, str):
+        return plain_text(value)
+    if isinstance(value, Integral):
+        return int(value)
+    return value if value is None else Path(value)

@@ -1,0 +1,219 @@
+"""The image encoder: decoding, preprocessing and a backbone, behind the engine's contract.
+
+Everything that decides a vector is settled when the encoder is made; the weights are loaded when
+the first picture has to be encoded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+import PIL
+import torch
+from PIL.Image import Image
+from torch import Tensor, nn
+
+from skembed._encoder import Encoder, Fault, Prepared, join_replicas
+from skembed.engine import (
+    finish,
+    is_out_of_memory,
+    pixels_per_batch,
+    resolve_devices,
+    resolve_dtype,
+)
+from skembed.exceptions import InvalidParameterError
+from skembed.image._backbone import Backbone, BackboneSettings
+from skembed.image._backbones import find_backbone
+from skembed.image._network import load_network
+from skembed.image._pictures import Picture, UnreadablePicture
+from skembed.image._preprocess import Preprocess, probe_picture
+from skembed.store import digest_of
+from skembed.weights import shared_model
+
+__all__ = ["ImageEncoder", "ImageSettings", "make_image_encoder"]
+
+_FORMAT = 1
+"""Raised when a change to skembed changes vectors, so that stored ones are not served."""
+
+
+@dataclass(frozen=True)
+class ImageSettings:
+    """What the user asked for, as the estimator's parameters say it."""
+
+    model: Any
+    backbone: BackboneSettings
+    normalize: bool = False
+    n_components: int | None = None
+    preprocess: Callable[[Image], Any] | None = None
+    device: str | tuple[str, ...] = "auto"
+    dtype: str = "auto"
+
+
+def make_image_encoder(settings: ImageSettings) -> ImageEncoder:
+    """Return the encoder for these settings, with a replica for each device."""
+    preprocess = None if settings.preprocess is None else Preprocess(settings.preprocess)
+    backbone = find_backbone(settings.model, preprocess, settings.backbone)
+    devices = resolve_devices(settings.device)
+    return join_replicas([ImageEncoder(settings, backbone, preprocess, each) for each in devices])
+
+
+@dataclass(frozen=True, slots=True)
+class _Stacks:
+    """A batch: pictures of each size in one tensor, and where each stood."""
+
+    tensors: list[Tensor] = field(default_factory=list)
+    order: list[int] = field(default_factory=list)
+
+
+class ImageEncoder(Encoder):
+    """Encodes pictures with a backbone.
+
+    Parameters
+    ----------
+    settings : ImageSettings
+        What the user asked for.
+    backbone : Backbone
+        The model.
+    preprocess : Preprocess or None
+        What prepares pictures in place of the backbone.
+    device : device
+        Where it runs.
+    """
+
+    layout = "equal"
+    # Prepared pictures take 150 to 600 KiB each.
+    window = 128
+
+    def __init__(
+        self,
+        settings: ImageSettings,
+        backbone: Backbone,
+        preprocess: Preprocess | None,
+        device: torch.device,
+    ) -> None:
+        self.backbone = backbone
+        self.torch_device = device
+        self.torch_dtype = resolve_dtype(settings.dtype, device)
+        self.device = str(device)
+        self.dtype = str(self.torch_dtype).removeprefix("torch.")
+        self.budget = pixels_per_batch(device)
+        self.normalize = settings.normalize
+        self.n_components = settings.n_components
+        self._preprocess = preprocess
+        self.width = self._choose_width(settings.n_components)
+        place = {"kind": "image backbone", "backbone": backbone.digest}
+        self.model_key = digest_of({**place, "device": self.device, "dtype": self.dtype})
+        self.digest = digest_of(
+            {
+                "format": _FORMAT,
+                "Pillow": ".".join(PIL.__version__.split(".")[:2]),
+                "backbone": backbone.digest,
+                "preprocess": None if preprocess is None else preprocess.digest,
+                "dtype": self.dtype,
+                "normalize": self.normalize,
+                "n_components": self.n_components,
+            }
+        )
+
+    def __repr__(self) -> str:
+        return (
+            f"ImageEncoder({self.backbone.name!r}, width={self.width}, device={self.device!r}, "
+            f"dtype={self.dtype!r})"
+        )
+
+    def content(self, item: Picture) -> bytes:
+        """Return the digest of the picture's content."""
+        return item.digest
+
+    def prepare(self, items: Sequence[Picture]) -> list[Prepared | Fault]:
+        """Decode, resize and crop pictures, several at once; a part is a tensor (3, h, w)."""
+        n_threads = min(len(items), torch.get_num_threads())
+        if n_threads < 2:
+            return [self._prepare_one(item) for item in items]
+        with ThreadPoolExecutor(n_threads, thread_name_prefix="skembed-decode") as pool:
+            return list(pool.map(self._prepare_one, items))
+
+    def cost(self, part: Tensor) -> int:
+        """Return the number of pixels."""
+        return max(1, part.shape[-2] * part.shape[-1])
+
+    def collate(self, parts: Sequence[Tensor]) -> _Stacks:
+        """Stack pictures of equal size on the device."""
+        places: dict[Any, list[int]] = {}
+        for i, part in enumerate(parts):
+            places.setdefault((part.shape, part.dtype), []).append(i)
+        batch = _Stacks()
+        for indices in places.values():
+            stack = torch.stack([parts[i] for i in indices])
+            if self.torch_device.type == "cuda":
+                stack = stack.pin_memory()
+            batch.tensors.append(stack.to(self.torch_device, non_blocking=True))
+            batch.order.extend(indices)
+        return batch
+
+    def encode(self, batch: _Stacks) -> Tensor:
+        """Return vectors of shape (parts, width), float32."""
+        network = self._network()
+        features = torch.cat([network(self._pixels(each)).float() for each in batch.tensors])
+        if len(batch.tensors) > 1:
+            features = features[torch.tensor(batch.order, device=features.device).argsort()]
+        return finish(features, self.n_components, self.normalize)
+
+    def _pixels(self, stack: Tensor) -> Tensor:
+        pixels = self.backbone.scale(stack) if self._preprocess is None else stack
+        return pixels.to(self.torch_dtype).contiguous(memory_format=torch.channels_last)
+
+    def _prepare_one(self, item: Picture) -> Prepared | Fault:
+        try:
+            image = item.open()
+        except UnreadablePicture as error:
+            return Fault(str(error))
+        size = max(1, image.width * image.height)
+        if self._preprocess is not None:
+            return self._preprocess_one(image, size)
+        try:
+            return Prepared((self.backbone.prepare(image),), size)
+        except ValueError as error:
+            return Fault(f"cannot be prepared for {self.backbone.name}: {error}")
+
+    def _preprocess_one(self, image: Image, size: int) -> Prepared | Fault:
+        """Run the user's preprocessing; what it raises is a fault of the row."""
+        assert self._preprocess is not None
+        try:
+            return Prepared((self._preprocess(image),), size)
+        except InvalidParameterError:
+            raise
+        except Exception as error:
+            if is_out_of_memory(error):
+                raise
+            return Fault(f"preprocess raised {type(error).__name__}: {error}")
+
+    def _network(self) -> nn.Module:
+        """Return the model, loading it once per process for all settings that can share it."""
+        return shared_model(self.model_key, self._load_network, n_bytes=self.backbone.n_bytes)
+
+    def _load_network(self) -> nn.Module:
+        if self._preprocess is None:
+            size = self.backbone.prepare(probe_picture()).shape
+        else:
+            size = self._preprocess.probe.shape
+
+        def load() -> nn.Module:
+            module = self.backbone.load()
+            self.backbone.refuse_other_files()
+            return module
+
+        return load_network(load, size, device=self.torch_device, dtype=self.torch_dtype)
+
+    def _choose_width(self, n_components: int | None) -> int:
+        width = self.backbone.width
+        if n_components is None:
+            return width
+        if n_components > width:
+            raise InvalidParameterError(
+                f"n_components={n_components}, but {self.backbone.name} gives {width} features."
+            )
+        return n_components

@@ -1,0 +1,228 @@
+"""A checkpoint's own image processor, one picture at a time, and what of it a batch can do later.
+
+Knows transformers' processors, not models. What is made faster is proven on pictures to give what
+the processor gives.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from PIL import Image as pillow
+from torch import Tensor
+
+from skembed.exceptions import UnsafeModelError, UnsupportedModelError
+from skembed.store import digest_of
+from skembed.weights import kept_recent, quiet_transformers, read_json
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+__all__ = ["Processor", "has_processor", "load_processor"]
+
+_MOST_CHANGE = 1e-6
+_MOST_PIXELS = 64_000_000
+"""Of a resized picture, before it is cropped: 200 MB in uint8, 800 MB in float32."""
+
+# (width, height) of the pictures on which ways are compared: upright, across, large, tiny.
+_PROBES = ((37, 53), (400, 301), (161, 640), (3, 2))
+
+
+def has_processor(folder: Path) -> bool:
+    """Return whether the folder says how pictures are prepared."""
+    if (folder / "preprocessor_config.json").is_file():
+        return True
+    nested = folder / "processor_config.json"
+    return nested.is_file() and "image_processor" in read_json(nested)
+
+
+def load_processor(folder: Path, files_digest: bytes, *, trust_remote_code: bool) -> Processor:
+    """Return the folder's processor, one for all backbones of these files.
+
+    Raises
+    ------
+    UnsafeModelError
+        If it is code of its own and the user did not allow that.
+    UnsupportedModelError
+        If it cannot be read, or makes of a picture what is no picture's pixels.
+    """
+    place = {"kind": "image processor", "files": files_digest, "folder": str(folder)}
+    key = digest_of({**place, "trust_remote_code": trust_remote_code})
+    return kept_recent(key, lambda: _load(folder, trust_remote_code))
+
+
+def _load(folder: Path, trust_remote_code: bool) -> Processor:
+    from transformers import AutoImageProcessor
+
+    try:
+        with quiet_transformers():
+            made = AutoImageProcessor.from_pretrained(
+                folder, local_files_only=True, trust_remote_code=trust_remote_code
+            )
+            return Processor(made)
+    except UnsupportedModelError as error:
+        raise UnsupportedModelError(f"The image processor in {folder} {error}") from error
+    except Exception as error:
+        if "trust_remote_code" in str(error):
+            raise UnsafeModelError(
+                f"The image processor in {folder} is Python code of its own, which skembed does "
+                "not run. If you have read that code and trust it, set trust_remote_code=True."
+            ) from error
+        raise UnsupportedModelError(
+            f"The image processor in {folder} cannot be used: {type(error).__name__}: {error}"
+        ) from error
+
+
+class Processor:
+    """Makes a model's pixels of pictures.
+
+    Parameters
+    ----------
+    processor : BaseImageProcessor
+        Of transformers.
+
+    Attributes
+    ----------
+    extras : dict of str to Tensor
+        What the processor gives beside pixels, of a probe picture.
+    way : {"steps", "halves", "whole"}
+        "whole" calls the processor on each picture. "halves" calls it without rescaling and
+        normalising, which `scale` does on the batch: pictures stay in uint8 until then. "steps"
+        also leaves out what the call does around resizing and cropping, half of its time.
+    """
+
+    def __init__(self, processor: Any) -> None:
+        self._processor = processor
+        self._constants: dict[torch.device, tuple[Tensor, Tensor]] = {}
+        probes = [_probe(*size) for size in _PROBES]
+        found = processor(images=probes[0], return_tensors="pt")
+        pixels = found.get("pixel_values")
+        if pixels is None or pixels.ndim != 4 or len(pixels) != 1 or pixels.shape[1] != 3:
+            shapes = {name: tuple(getattr(value, "shape", ())) for name, value in found.items()}
+            raise UnsupportedModelError(
+                f"makes {shapes} of a picture; expected pixel_values of shape (1, 3, height, "
+                "width). Choose a model that takes single pictures."
+            )
+        self.extras = {name: value for name, value in found.items() if name != "pixel_values"}
+        self.way = "whole"
+        self._run: Callable[[Image], Tensor] = self._whole
+        for way, run in (("steps", self._steps), ("halves", self._halves)):
+            if self._is_proven(run, probes):
+                self.way, self._run = way, run
+                break
+        self.shape = tuple(pixels.shape[1:])
+
+    def prepare(self, image: Image) -> Tensor:
+        """Return pixels of shape (3, height, width), uint8 or float32.
+
+        Raises
+        ------
+        ValueError
+            If the picture is so narrow that resizing it would make it enormous.
+        """
+        self._refuse_enormous(image)
+        return self._run(image)
+
+    def scale(self, pixels: Tensor) -> Tensor:
+        """Return a batch of prepared pixels as the model reads them, float32."""
+        if pixels.dtype != torch.uint8:
+            return pixels
+        # The very operations of transformers' processors, so that nothing is rounded otherwise.
+        processor, pixels = self._processor, pixels.to(torch.float32)
+        if processor.do_normalize:
+            mean, std = self._mean_and_std(pixels.device)
+            return pixels.sub_(mean).div_(std)
+        return pixels.mul_(processor.rescale_factor) if processor.do_rescale else pixels
+
+    def _whole(self, image: Image) -> Tensor:
+        pixels: Tensor = self._processor(images=image, return_tensors="pt")["pixel_values"][0]
+        return pixels
+
+    def _halves(self, image: Image) -> Tensor:
+        found = self._processor(
+            images=image, return_tensors="pt", do_rescale=False, do_normalize=False
+        )
+        pixels: Tensor = found["pixel_values"][0]
+        return pixels
+
+    def _steps(self, image: Image) -> Tensor:
+        processor = self._processor
+        # A copy that torch may own; its channels stay last, which resizes twice as fast.
+        pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None]
+        if processor.do_resize:
+            size, resample = processor.size, processor.resample
+            pixels = processor.resize(image=pixels, size=size, resample=resample)
+        if processor.do_center_crop:
+            pixels = processor.center_crop(pixels, processor.crop_size)
+        return pixels[0].contiguous()
+
+    def _is_proven(self, run: Callable[[Image], Tensor], probes: list[Image]) -> bool:
+        """Return whether a way of preparing, then `scale`, gives what the processor gives."""
+        kind = type(self._processor)
+        if not kind.__module__.startswith("transformers."):
+            return False  # unknown code: nothing is left out of it
+        if run == self._steps and not _is_plain(kind, self._processor):
+            return False
+        try:
+            for image in probes:
+                expected, pixels = self._whole(image), run(image)
+                if pixels.dtype != torch.uint8 or pixels.shape != expected.shape:
+                    return False
+                change = self.scale(pixels[None])[0] - expected
+                if float(change.abs().max()) > _MOST_CHANGE:
+                    return False
+        except (AttributeError, RuntimeError, TypeError, ValueError):
+            return False  # this processor has no such halves: that is what the probe is for
+        return True
+
+    def _mean_and_std(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Return mean and deviation in units of the pixels, shape (1, 3, 1, 1) each."""
+        if device not in self._constants:
+            processor = self._processor
+            unit = 1.0 / processor.rescale_factor if processor.do_rescale else 1.0
+            mean, std = (
+                (torch.tensor(values, dtype=torch.float32) * unit).view(1, -1, 1, 1).to(device)
+                for values in (processor.image_mean, processor.image_std)
+            )
+            self._constants[device] = mean, std
+        return self._constants[device]
+
+    def _refuse_enormous(self, image: Image) -> None:
+        size = getattr(self._processor, "size", None)
+        shortest = getattr(size, "shortest_edge", None)
+        if not shortest or getattr(size, "longest_edge", None):
+            return
+        short, long = sorted(image.size)
+        if shortest * shortest * long / short > _MOST_PIXELS:
+            raise ValueError(
+                f"the picture has {image.width} x {image.height} pixels; resized to {shortest} at "
+                f"its shorter side, as the model asks, it would have over {_MOST_PIXELS:,}: cut it "
+                "first"
+            )
+
+
+def _is_plain(kind: type, processor: Any) -> bool:
+    """Return whether a processor does nothing but resize, crop, rescale and normalise."""
+    try:
+        from transformers.image_processing_backends import TorchvisionBackend
+    except ImportError:  # transformers before 5.3 has other classes
+        return False
+    inherited = ("preprocess", "_preprocess", "_preprocess_image_like_inputs", "process_image")
+    return issubclass(kind, TorchvisionBackend) and not (
+        processor.do_pad
+        or any(getattr(kind, name) is not getattr(TorchvisionBackend, name) for name in inherited)
+    )
+
+
+def _probe(width: int, height: int) -> Image:
+    """Return a picture with smooth parts, sharp edges and noise; always the same one."""
+    random = np.random.default_rng(0)
+    y, x = np.mgrid[:height, :width]
+    smooth = np.stack([255 * x / width, 255 * y / height, 127 * (np.sin(x / 3) + 1)], -1)
+    noise = random.integers(0, 256, smooth.shape)
+    pixels = np.where((x // 8 + y // 8)[..., None] % 2, smooth, noise)
+    return pillow.fromarray(pixels.astype(np.uint8))

@@ -1,0 +1,296 @@
+"""Vision models of transformers, from a folder or the hub: which part runs, and what it gives.
+
+Knows checkpoints of transformers; must not know rows, keys nor devices.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import inspect
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from skembed.exceptions import InvalidParameterError, SkembedError, UnsupportedModelError
+from skembed.image._backbone import Backbone, BackboneSettings
+from skembed.image._pooling import IMAGE_POOLINGS, make_pool
+from skembed.image._processor import Processor, has_processor, load_processor
+from skembed.image._states import VisionStates, count_prefix, find_unused, make_states, take
+from skembed.image._towers import CLASS_TOKEN, check_kind, drop_unused, find_tower, has_weights
+from skembed.store import digest_of
+from skembed.weights import (
+    ModelSource,
+    check_weights,
+    folder_digest,
+    kept_recent,
+    load_config,
+    load_pretrained,
+    refuse_code_from_elsewhere,
+    releases_of,
+)
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+__all__ = ["TransformersBackbone"]
+
+_FORMAT = 1
+"""Raised when a change to skembed changes vectors, so that stored ones are not served."""
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What is run and how it is pooled, found without the weights.
+
+    Parameters
+    ----------
+    output : str
+        See `VisionStates`.
+    pool : Module
+        What makes vectors of it.
+    width : int
+        Their number of features.
+    device : device
+        Where the model runs without its weights.
+    """
+
+    output: str
+    pool: nn.Module
+    width: int
+    device: torch.device
+
+
+class TransformersBackbone(Backbone):
+    """A vision model of transformers, in a folder.
+
+    `pooling="auto"` is the vector that the model has for a picture: for CLIP, SigLIP and their kin
+    the one in the space shared with texts (`get_image_features`); for ViT, DeiT and the DINOs the
+    class token's last state; for the others `pooler_output`, the mean where a model has none. Any
+    other pooling takes the last states, of CLIP-like models without their projection: these do not
+    share a space with texts.
+
+    Parameters
+    ----------
+    source : ModelSource
+        Where the model's files are.
+    settings : BackboneSettings
+        `layer` is the number of a hidden state (0 is what enters the first layer, -1 the last) or
+        the name of a submodule.
+    has_preprocess : bool, default=False
+        Whether pictures are prepared by a function of the user, so that `prepare` is not called
+        and the folder need not have an image processor.
+
+    Raises
+    ------
+    InvalidParameterError
+        If the settings ask for what the model does not have.
+    UnsafeModelError
+        If the model needs code of its own and the user did not allow that.
+    UnsupportedModelError
+        If it is no model of single pictures, or its files lack a part.
+    """
+
+    def __init__(
+        self, source: ModelSource, settings: BackboneSettings, *, has_preprocess: bool = False
+    ) -> None:
+        self.name = source.name
+        self.source = source
+        self._settings = settings
+        _check_settings(source, settings)
+        self._files_digest = folder_digest(source.folder)
+        check_weights(source.folder)
+        if settings.trust_remote_code:
+            refuse_code_from_elsewhere(source.folder)
+        config = load_config(source.folder, trust_remote_code=settings.trust_remote_code)
+        self._processor = None if has_preprocess else self._load_processor()
+        self._auto, self._config, self._vector = find_tower(config)
+        self.digest = digest_of(
+            {
+                "kind": "vision model of transformers",
+                "format": _FORMAT,
+                "libraries": releases_of("transformers", "torchvision"),
+                "files": self._files_digest,
+                "layer": settings.layer,
+                "pooling": settings.pooling,
+                "trust_remote_code": settings.trust_remote_code,
+            }
+        )
+        place = {"backbone": self.digest, "has_preprocess": has_preprocess}
+        self._plan = kept_recent(digest_of({"kind": "vision plan", **place}), self._make_plan)
+        self.width = self._plan.width
+
+    def __repr__(self) -> str:
+        return f"TransformersBackbone({self.name!r}, width={self.width})"
+
+    def prepare(self, image: Image) -> Tensor:
+        """Turn a picture in mode RGB into a tensor (3, height, width), uint8 or float32."""
+        if self._processor is None:
+            raise RuntimeError("made for preprocessing of the user, not to prepare pictures")
+        return self._processor.prepare(image)
+
+    def scale(self, pixels: Tensor) -> Tensor:
+        """Turn a batch of what `prepare` gave, on the device, into the module's float32 input."""
+        return pixels if self._processor is None else self._processor.scale(pixels)
+
+    def load(self) -> nn.Module:
+        """Load the module, in float32 on the CPU, in evaluation mode."""
+        module: nn.Module = load_pretrained(
+            self.source.folder,
+            self._config,
+            auto=self._auto,
+            dtype=torch.float32,
+            trust_remote_code=self._settings.trust_remote_code,
+            is_unused=lambda name: name in self._unused,
+        )
+        module = module.eval().requires_grad_(False)
+        output = self._plan.output
+        if output == "image_features":
+            drop_unused(module, self._unused)
+        pixels = torch.rand(self._shape(), generator=torch.Generator().manual_seed(0))
+        with torch.inference_mode():
+            states = make_states(module, output, self._settings.layer, pixels, self.name)
+        return nn.Sequential(states, copy.deepcopy(self._plan.pool)).eval()
+
+    def n_bytes(self) -> int:
+        """Return the size of the weight files in bytes."""
+        return sum(path.stat().st_size for path in check_weights(self.source.folder))
+
+    def refuse_other_files(self) -> None:
+        """Refuse weights that are not those of the digest, under which vectors are stored."""
+        if folder_digest(self.source.folder) != self._files_digest:
+            raise UnsupportedModelError(
+                f"The files in {self.source.folder} changed while the model was in use. Call again "
+                "when they are all written."
+            )
+
+    def _load_processor(self) -> Processor:
+        folder = self.source.folder
+        if not has_processor(folder):
+            raise UnsupportedModelError(
+                f"{folder} does not say how the model's pictures are prepared: it has no "
+                "preprocessor_config.json. Save the model's image processor there "
+                "(`processor.save_pretrained(folder)`), or set preprocess= to a callable that "
+                "turns a PIL image into a tensor."
+            )
+        trusted = self._settings.trust_remote_code
+        return load_processor(folder, self._files_digest, trust_remote_code=trusted)
+
+    def _shape(self) -> tuple[int, ...]:
+        """Return the shape of one picture that the model can read, as a batch."""
+        if self._processor is not None:
+            return (1, *self._processor.shape)
+        size = getattr(self._config, "image_size", None) or 224
+        height, width = (size, size) if isinstance(size, int) else size
+        return (1, getattr(self._config, "num_channels", 3), height, width)
+
+    def _make_plan(self) -> _Plan:
+        try:
+            return self._plan_on(torch.device("meta"))
+        except SkembedError:
+            raise
+        except Exception:
+            # Some models compute with values to find shapes: these run, with random weights.
+            return self._plan_on(torch.device("cpu"))
+
+    def _plan_on(self, device: torch.device) -> _Plan:
+        """Run the model without its own weights."""
+        settings = self._settings
+        with torch.random.fork_rng(devices=[]), device, torch.inference_mode():
+            module = self._build()
+            is_dual = check_kind(module, self.name)
+            self._refuse_extras(module)
+            pixels = torch.full(self._shape(), 0.5)
+            found = VisionStates(module, "").run(pixels)
+            output = self._choose_output(module, found, is_dual)
+            if settings.layer is None:
+                shape = take(found, output).shape
+            else:
+                shape = make_states(module, output, settings.layer, pixels, self.name)(pixels).shape
+        n_prefix, has_class = count_prefix(module)
+        last = getattr(found, "last_hidden_state", None)
+        if len(shape) != 3 or last is None or last.shape[:2] != shape[:2]:
+            n_prefix, has_class = 0, False  # a layer before these tokens are put in
+        pooling = settings.pooling
+        is_trained = self._config.model_type in CLASS_TOKEN or settings.layer is not None
+        if pooling == "auto" and not is_trained and len(shape) > 2:
+            pooling = "mean"
+        pool, width = make_pool(
+            pooling, shape, n_prefix=n_prefix, has_class=has_class, name=self.name
+        )
+        return _Plan(output, pool, width, device)
+
+    @functools.cached_property
+    def _unused(self) -> frozenset[str]:
+        """Names of the weights that are never run."""
+        with torch.inference_mode(False), torch.random.fork_rng(devices=[]), self._plan.device:
+            module, pixels = self._build(), torch.full(self._shape(), 0.5)
+            layer = self._settings.layer
+            states = make_states(module, self._plan.output, layer, pixels, self.name)
+            return find_unused(states, pixels)
+
+    def _build(self) -> nn.Module:
+        """Build the model with random weights."""
+        config = copy.deepcopy(self._config)
+        trusted = self._settings.trust_remote_code
+        try:
+            if hasattr(self._auto, "from_config"):
+                module = self._auto.from_config(
+                    config, dtype=torch.float32, trust_remote_code=trusted
+                )
+            else:
+                module = self._auto._from_config(config, dtype=torch.float32)
+        except Exception as error:
+            raise UnsupportedModelError(
+                f"transformers has no vision model for {self.name}: {type(error).__name__}: {error}"
+            ) from error
+        built: nn.Module = module.eval()
+        return built
+
+    def _refuse_extras(self, module: nn.Module) -> None:
+        """Refuse a processor that gives more than pixels, if the model reads that."""
+        extras = self._processor.extras if self._processor is not None else {}
+        read = set(inspect.signature(module.forward).parameters)
+        for name, value in extras.items():
+            # A mask of a picture alone, unpadded, masks nothing: the same as none.
+            is_idle = name == "pixel_mask" and isinstance(value, Tensor) and bool(value.all())
+            if name in read and not is_idle:
+                raise UnsupportedModelError(
+                    f"The image processor of {self.name} gives {name} beside pixels, which "
+                    "skembed does not pass on. Choose a model that reads pixels only."
+                )
+
+    def _choose_output(self, module: nn.Module, found: Any, is_dual: bool) -> str:
+        """Return what of the output is taken where the user names no layer."""
+        if self._settings.pooling != "auto" or self._config.model_type in CLASS_TOKEN:
+            return "last_hidden_state"
+        if is_dual:
+            return "image_features"
+        if self._vector is not None and getattr(found, self._vector, None) is not None:
+            return self._vector
+        if getattr(found, "pooler_output", None) is None:
+            return "last_hidden_state"
+        needed = [name for name, _ in module.named_parameters() if name.startswith("pooler.")]
+        has_pooler = has_weights(self.source.folder, needed)
+        return "pooler_output" if has_pooler else "last_hidden_state"
+
+
+def _check_settings(source: ModelSource, settings: BackboneSettings) -> None:
+    if settings.weights != "auto":
+        raise InvalidParameterError(
+            f"weights={settings.weights!r}, but the model {source.name!r} brings its own. Leave "
+            "weights='auto', or give the folder of another checkpoint as the model."
+        )
+    layer = settings.layer
+    if isinstance(layer, bool) or not isinstance(layer, (int, str, type(None))):
+        raise InvalidParameterError(
+            "layer must be None, the number of a hidden state or the name of a submodule, got "
+            f"{type(layer).__name__}: {layer!r:.200}."
+        )
+    if settings.pooling not in IMAGE_POOLINGS:
+        raise InvalidParameterError(
+            f"pooling must be one of {', '.join(map(repr, IMAGE_POOLINGS))}, got "
+            f"{settings.pooling!r:.200}."
+        )
