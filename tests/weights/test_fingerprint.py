@@ -5,6 +5,7 @@ import enum
 import functools
 import os
 import pickle
+import re
 import subprocess
 import sys
 import threading
@@ -157,6 +158,13 @@ DIFFERENT = {
     "dicts": ({"a": 1, "b": 2}, {"b": 2, "a": 1}, {"a": 2, "b": 1}, OrderedDict(a=1, b=2)),
     "arrays": tuple(np.zeros(*each) for each in [(4,), ((2, 2),), (4, "f4"), (4, ">f8"), (0,)]),
     "array order": (np.arange(4).reshape(2, 2), np.arange(4).reshape(2, 2).T),
+    "arrays of other kinds": (
+        np.ma.array([1, 2], mask=[0, 1]),
+        np.ma.array([1, 2], mask=[1, 0]),
+        np.array([1, "a"], object),
+        np.array([1, "b"], object),
+        np.array([1, 2]),
+    ),
     "tensors": tuple(torch.zeros(2, 2, dtype=each) for each in [torch.half, torch.bfloat16]),
     "tensors and parameters": (torch.zeros(2), nn.Parameter(torch.zeros(2)), np.zeros(2, "f4")),
     "torch's": (torch.float32, torch.float16, torch.device("cpu"), torch.Size([1]), (1,), "cpu"),
@@ -166,6 +174,7 @@ DIFFERENT = {
     "slots": (Slotted(1), Slotted(2)),
     "locks that are not pickled": (WithLock(1), WithLock(2)),
     "cycles": (in_a_cycle(1), in_a_cycle(2), types.SimpleNamespace()),
+    "patterns": (re.compile("a"), re.compile("b"), re.compile("a", re.IGNORECASE)),
     "paths": (Path("a"), Path("b"), "a"),
     "lambdas": (lambda x: x, lambda x: -x, lambda y: y + 1, lambda x: x + 2, lambda x, y=1: x),
     "closures": tuple(closed_over(k) for k in range(3)),
@@ -174,6 +183,11 @@ DIFFERENT = {
     "forwards of instances": (patched("x"), patched("x + 1"), patched("self.weight @ x")),
     "sequences": (nn.Sequential(nn.ReLU(), nn.Tanh()), nn.Sequential(nn.Tanh(), nn.ReLU())),
     "bound methods": (nn.Tanh().forward, nn.ReLU().forward, torch.zeros(1).add, torch.ones(1).add),
+    "bound to a value": ((1).__add__, (2).__add__, "a".join, "b".join, [1].append, [2].append),
+    "bound to a class": tuple(
+        made(f"class A(dict):\n    k = {k}\nf = A.fromkeys") for k in range(2)
+    ),
+    "functions in C": (np.sin, np.cos, abs, len, str.join, str.split),
     "sparse tensors": (torch.eye(2).to_sparse(), torch.eye(2), (2 * torch.eye(2)).to_sparse()),
     "code of a class": tuple(
         made(f"class f(nn.Module):\n    k = {k}\n    def forward(self, x): return {body}")()
