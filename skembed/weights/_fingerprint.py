@@ -154,6 +154,8 @@ class _Walk:
             return [b"torch", *self._all(of_torch, path)]
         if is_module(value):
             return self._module(value, path)
+        if isinstance(value, np.ma.MaskedArray):
+            return [b"masked", *self._all([value.data, value.mask, value.fill_value], path)]
         if isinstance(value, (np.ndarray, np.generic)):
             return self._array(value, path)
         if isinstance(value, types.GenericAlias):
