@@ -7,6 +7,7 @@ Every error that a user can meet is a `SkembedError` and also the built-in that 
     ├── InvalidRowsError          (ValueError)   rows that cannot be embedded, each named
     │   └── TruncatedRowsError                   rows longer than the model reads
     ├── InvalidInputError         (TypeError)    the whole input is of the wrong kind
+    ├── MissingDependencyError    (ImportError)  an optional library; says how to install it
     ├── ModelNotFoundError        (OSError)      no model by that name; says what was tried
     └── UnsupportedModelError     (ValueError)   a model that was found but cannot be run here
         └── UnsafeModelError                     ... because loading it would run foreign code
@@ -32,6 +33,7 @@ __all__ = [
     "InvalidRowsError",
     "InvalidRowsWarning",
     "MemoryWarning",
+    "MissingDependencyError",
     "ModelNotFoundError",
     "SkembedError",
     "SkembedWarning",
@@ -86,6 +88,10 @@ class TruncatedRowsError(InvalidRowsError):
 
 class InvalidInputError(SkembedError, TypeError):
     """The input as a whole is not a collection of rows that this embedder reads."""
+
+
+class MissingDependencyError(SkembedError, ImportError):
+    """An optional library is not installed; the message has the line that installs it."""
 
 
 class ModelNotFoundError(SkembedError, OSError):

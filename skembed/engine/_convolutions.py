@@ -22,7 +22,7 @@ from torch import Tensor, fx, nn
 from torch.fx.passes.shape_prop import ShapeProp
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from skembed.engine._passes import find_takers, gelu_kind, replace_modules
+from skembed.engine._passes import find_takers, gelu_kind, has_hooks, replace_modules
 
 __all__ = ["fold_batch_norms", "pack_convolutions"]
 
@@ -41,7 +41,16 @@ _ACTIVATIONS: dict[type[nn.Module], _After] = {
     nn.Sigmoid: ("sigmoid", [], ""),
     nn.Tanh: ("tanh", [], ""),
 }
-_RELUS = (torch.relu, torch.relu_, F.relu)
+_FUNCTIONS: dict[Any, _After] = {
+    torch.relu: ("relu", [], ""),
+    torch.relu_: ("relu", [], ""),
+    F.relu: ("relu", [], ""),
+    F.relu6: ("hardtanh", [0.0, 6.0], ""),
+    F.silu: ("swish", [], ""),
+    F.hardswish: ("hardswish", [], ""),
+    torch.sigmoid: ("sigmoid", [], ""),
+    torch.tanh: ("tanh", [], ""),
+}
 _SUMS = (operator.add, operator.iadd, torch.add)
 _IDLE_IN_EVALUATION = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d)
 
@@ -161,19 +170,23 @@ class PackedConvolution(nn.Module):
 
 
 def _is_convolution(module: nn.Module) -> bool:
-    return type(module) is nn.Conv2d
+    return type(module) is nn.Conv2d and not has_hooks(module)
 
 
 def _is_foldable(module: nn.Module) -> bool:
     return (
-        type(module) is nn.BatchNorm2d and not module.training and module.running_mean is not None
+        type(module) is nn.BatchNorm2d
+        and not module.training
+        and module.running_mean is not None
+        and not has_hooks(module)
     )
 
 
 def _is_packable(module: nn.Module) -> TypeGuard[nn.Conv2d]:
     # Subclasses may compute something else.
     return (
-        type(module) is nn.Conv2d
+        _is_convolution(module)
+        and isinstance(module, nn.Conv2d)
         and module.padding_mode == "zeros"
         and isinstance(module.padding, tuple)
         and module.weight.dtype in _DTYPES
@@ -249,7 +262,7 @@ def _activation(graph: fx.GraphModule, node: fx.Node) -> _After | None:
     if module is not None:
         kind = gelu_kind(module)
         return ("gelu", [], kind) if kind is not None else _ACTIVATIONS.get(type(module))
-    return ("relu", [], "") if node.op == "call_function" and node.target in _RELUS else None
+    return _FUNCTIONS.get(node.target) if node.op == "call_function" else None
 
 
 def _shape(node: fx.Node) -> list[int]:

@@ -1,4 +1,4 @@
-"""A user's module up to one of its submodules.
+"""A module up to one of its submodules.
 
 Knows torch modules and their names, not pictures.
 """
@@ -8,11 +8,11 @@ from __future__ import annotations
 import difflib
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from skembed.exceptions import InvalidParameterError
 
-__all__ = ["CutAt"]
+__all__ = ["CutAt", "check_layer", "extract"]
 
 
 class _Reached(BaseException):
@@ -73,3 +73,27 @@ def check_layer(module: nn.Module, layer: str) -> None:
 
 def _stop(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
     raise _Reached(output)
+
+
+class _Only(nn.Module):
+    """What a feature extractor gives by name, without the name."""
+
+    def __init__(self, module: nn.Module, name: str) -> None:
+        super().__init__()
+        self.module, self.name = module, name
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Return the features."""
+        features: Tensor = self.module(pixels)[self.name]
+        return features
+
+
+def extract(module: nn.Module, layer: str) -> nn.Module:
+    """Return the part of a model that leads to a layer, without what follows."""
+    from torchvision.models.featureextraction import create_featureextractor
+
+    try:
+        extractor = create_featureextractor(module, [layer], suppress_diff_warning=True)
+    except Exception:  # tracing refuses with whatever the model's own code raises
+        return CutAt(module, layer)
+    return _Only(extractor.eval(), layer)

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageCms
+from PIL import Image, ImageCms, UnidentifiedImageError
 
 __all__ = [
     "BytesPicture",
@@ -193,7 +193,7 @@ def decode(data: bytes, value_range: Range | None = None) -> Image.Image:
             return upright_rgb(image, value_range)
     except UnreadablePicture:
         raise
-    except Image.UnidentifiedImageError as error:
+    except UnidentifiedImageError as error:
         raise UnreadablePicture("not an image that Pillow reads") from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise UnreadablePicture(f"too large: {error}") from error

@@ -7,6 +7,7 @@ transformers nor huggingface_hub.
 
 from __future__ import annotations
 
+from skembed.weights._checkpoints import find_checkpoint
 from skembed.weights._digest import file_sha256, folder_digest
 from skembed.weights._files import read_json, read_modules
 from skembed.weights._fingerprint import fingerprint
@@ -33,6 +34,7 @@ __all__ = [
     "WeightPackage",
     "check_weights",
     "file_sha256",
+    "find_checkpoint",
     "fingerprint",
     "folder_digest",
     "free_memory",

@@ -14,6 +14,7 @@ from transformers import ViTConfig, ViTModel
 from skembed.exceptions import InvalidParameterError, UnsupportedModelError
 from skembed.image._backbone import BackboneSettings
 from skembed.image._modules import ModuleBackbone
+from skembed.image._preprocess import Preprocess
 from skembed.weights import fingerprint
 
 
@@ -47,8 +48,8 @@ class Net(nn.Module):
         }[self.ending]
 
 
-def make(module, transform=to_pixels, **settings):
-    return ModuleBackbone(module, transform, BackboneSettings(**settings))
+def make(module, preprocess=to_pixels, **settings):
+    return ModuleBackbone(module, Preprocess(preprocess).probe, BackboneSettings(**settings))
 
 
 @pytest.fixture
@@ -58,7 +59,7 @@ def pictures():
 
 
 def run(backbone, pictures):
-    pixels = torch.stack([backbone.prepare(each) for each in pictures])
+    pixels = torch.stack([to_pixels(each) for each in pictures])
     with torch.inference_mode():
         return backbone.load()(backbone.scale(pixels))
 
@@ -151,24 +152,6 @@ def test_weights_belong_to_the_module():
 
 
 @pytest.mark.parametrize(
-    ("transform", "message"),
-    [
-        (None, r"transform=None.*ResNet50_Weights\.DEFAULT\.transforms"),
-        (lambda image: image, r"got a PIL\.\w+\.Image\. Add torchvision\.transforms\.ToTensor"),
-        (np.asarray, r"got a numpy\.ndarray"),
-        (lambda image: {"pixel_values": to_pixels(image)[None]}, "Take the tensor out"),
-        (v2.PILToTensor(), r"tensor of torch\.uint8.*ToDtype"),
-        (lambda image: to_pixels(image)[None], r"shape \(1, 3, 16, 16\).*batch's dimension"),
-        (lambda image: image.no_such, r"failed on a PIL picture.*AttributeError"),
-        (lambda image: to_pixels(image) + torch.rand(1)[0], "is random"),
-    ],
-)
-def test_a_transform_that_does_not_fit_is_an_error_at_once(transform, message):
-    with pytest.raises(InvalidParameterError, match=message):
-        make(Net(), transform)
-
-
-@pytest.mark.parametrize(
     ("ending", "message"),
     [
         ("tuple", "a tuple of 2, 2 of them tensors"),
@@ -187,7 +170,7 @@ def test_a_vector_cannot_be_pooled():
         make(Net(), pooling="mean")
 
 
-def test_a_module_that_does_not_read_the_transformed_picture_says_what_came():
+def test_a_module_that_does_not_read_the_prepared_picture_says_what_came():
     with pytest.raises(UnsupportedModelError, match=r"\(1, 1, 240, 320\): RuntimeError"):
         make(Net(), v2.Compose([v2.Grayscale(), v2.ToImage(), v2.ToDtype(torch.float32)]))
 
@@ -199,7 +182,6 @@ def test_the_digest_tells_weights_transform_layer_and_pooling_apart():
     makers = [
         lambda: make(net),
         lambda: make(other),
-        lambda: make(net, lambda image: to_pixels(image) * 2),
         lambda: make(net, layer="stem"),
         lambda: make(net, pooling="max"),
     ]
@@ -218,19 +200,6 @@ def test_a_module_that_changed_after_its_digest_is_refused():
         net.stem.weight += 1
     with pytest.raises(UnsupportedModelError, match=r"Net has been changed.*Fit"):
         backbone.refuse_other_files()
-
-
-def test_a_transform_that_changes_later_is_not_seen(pictures):
-    class Scale:
-        factor = 1.0
-
-        def __call__(self, image):
-            return to_pixels(image) * self.factor
-
-    scale = Scale()
-    backbone = make(Net(), scale)
-    scale.factor = 2.0
-    torch.testing.assert_close(backbone.prepare(pictures[0]), to_pixels(pictures[0]))
 
 
 def test_the_width_is_measured_once_for_a_digest(monkeypatch):

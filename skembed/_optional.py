@@ -1,0 +1,37 @@
+"""Optional dependencies: one clear error where one is missing, with the line that installs it."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+from skembed.exceptions import MissingDependencyError
+
+__all__ = ["import_optional"]
+
+
+def import_optional(name: str, *, extra: str, purpose: str) -> Any:
+    """Import a module that an extra of skembed brings.
+
+    Parameters
+    ----------
+    name : str
+        The module.
+    extra : str
+        The extra of skembed that installs it.
+    purpose : str
+        What needs it, as the subject of a sentence.
+
+    Raises
+    ------
+    MissingDependencyError
+        If it is not installed.
+    """
+    try:
+        return import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name is not None and error.name.split(".")[0] != name.split(".")[0]:
+            raise  # it is installed and lacks something itself
+        raise MissingDependencyError(
+            f"{purpose} needs {name}, which is not installed: pip install skembed[{extra}]"
+        ) from error
