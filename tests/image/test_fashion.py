@@ -12,6 +12,7 @@ from torchvision.models import ResNet50_Weights
 
 from skembed.image._backbone import BackboneSettings
 from skembed.image._modules import ModuleBackbone
+from skembed.image._preprocess import Preprocess
 from skembed.weights import fingerprint
 from tests.image.efficientnet_lite0 import Preset, efficientnet_lite0
 from tests.materials import fashion_mnist, material
@@ -39,10 +40,12 @@ def test_the_network_names_what_is_on_a_photograph(number, seen, network):
 def test_features_tell_clothes_apart_better_than_pixels(network):
     images, labels = fashion_mnist("t10k")
     images, labels = images[:3000], labels[:3000]
-    backbone = ModuleBackbone(network, Preset(64), BackboneSettings(layer="_blocks.10"))
+    preprocess = Preprocess(Preset(64))
+    settings = BackboneSettings(layer="_blocks.10")
+    backbone = ModuleBackbone(network, preprocess.probe, settings)
     assert backbone.width == 112
     loaded = backbone.load()
-    pixels = torch.stack([backbone.prepare(Image.fromarray(x).convert("RGB")) for x in images])
+    pixels = torch.stack([preprocess(Image.fromarray(x).convert("RGB")) for x in images])
     with torch.inference_mode():
         features = torch.cat([loaded(batch) for batch in pixels.split(100)]).numpy()
 
