@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 import random
 import sys
 from collections.abc import Callable
 from types import FrameType
 from typing import Any
-
-import copy
 
 import joblib
 import numpy as np
