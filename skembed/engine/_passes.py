@@ -178,7 +178,7 @@ def replace_modules(
     """
     undo: list[tuple[nn.Module, str, nn.Module]] = []
     try:
-        with torch.inference_mode():
+        with torch.no_grad():
             new = make()
             for parent, name, child in list(children_of(module)):
                 if child in new:

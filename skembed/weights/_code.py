@@ -32,6 +32,7 @@ __all__ = [
     "imports_of",
     "is_empty",
     "is_found_by_name",
+    "name_of",
     "names_in",
     "pickles_itself",
     "release_of",
@@ -95,6 +96,13 @@ def release_of(module: str | None) -> str | None:
     if not is_installed and any(folder in file.parents for folder in _python_folders()):
         return f"python {platform.python_version()}"
     return _distribution_of(root, file)
+
+
+def name_of(cls: type) -> tuple[str, str]:
+    """Return the module and the qualified name of a class."""
+    # Cython's classes of functions have a descriptor there.
+    module: object = cls.__module__
+    return module if isinstance(module, str) else "", cls.__qualname__
 
 
 def is_found_by_name(value: Any, module: str | None, qualname: str) -> bool:
@@ -187,13 +195,17 @@ def foreign_methods(cls: type) -> list[tuple[str, FunctionType]]:
 def builtin_parts(value: Any) -> list[Any]:
     """Return the name and release of a function in C, and the object that it is bound to."""
     owner = getattr(value, "__self__", None)
-    scope = getattr(value, "__objclass__", owner)
-    if isinstance(scope, ModuleType):
-        return [value.__qualname__, scope.__name__, release_of(scope.__name__)]
+    if isinstance(owner, ModuleType):
+        return [value.__qualname__, owner.__name__, release_of(owner.__name__)]
+    scope = owner if isinstance(owner, type) else getattr(value, "__objclass__", None)
     if isinstance(scope, type):
-        return [value.__qualname__, release_of(scope.__module__)]
-    module = getattr(value, "__module__", None)
-    return [value.__qualname__, module, release_of(module), owner]
+        module, name = name_of(scope)
+        release = release_of(module)
+        # A class method of a library's class is known by name; any other binding counts.
+        is_named = scope is owner and release is not None
+        return [value.__qualname__, name, release, None if is_named else owner]
+    home = getattr(value, "__module__", None)
+    return [value.__qualname__, home, release_of(home), owner]
 
 
 def is_empty(cell: CellType) -> bool:

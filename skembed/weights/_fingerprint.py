@@ -36,6 +36,7 @@ from skembed.weights._code import (
     imports_of,
     is_empty,
     is_found_by_name,
+    name_of,
     names_in,
     pickles_itself,
     release_of,
@@ -153,8 +154,10 @@ class _Walk:
             return [b"torch", *self._all(of_torch, path)]
         if is_module(value):
             return self._module(value, path)
+        if isinstance(value, np.ma.MaskedArray):
+            return [b"masked", *self._all([value.data, value.mask, value.fill_value], path)]
         if isinstance(value, (np.ndarray, np.generic)):
-            return self._array(np.asarray(value), type(value), path)
+            return self._array(value, path)
         if isinstance(value, types.GenericAlias):
             return [b"generic", *self._all([value.__origin__, value.__args__], path)]
         if isinstance(value, type):
@@ -180,7 +183,7 @@ class _Walk:
             return [b"cached_property", self.of(value.func, path)]
         if isinstance(value, types.ModuleType):
             return self._python_module(value, frozenset(), path)
-        if hasattr(type(value), "cache_info") and hasattr(value, "__wrapped__"):
+        if isinstance(value, functools._lru_cache_wrapper):
             return [b"lru_cache", self.of(value.__wrapped__, path)]
         return None
 
@@ -202,7 +205,7 @@ class _Walk:
         if isinstance(value, weakref.ReferenceType):
             return [b"reference", self.of(value(), path)]
         if isinstance(value, logging.Logger):
-            return [b"logger", self.of(value.name, path)]
+            return [b"logger"]  # it tells, and decides nothing
         return None
 
     def _other(self, value: Any, path: str) -> list[bytes]:
@@ -219,7 +222,8 @@ class _Walk:
                 raise
             parts += self._attributes(value, path, is_lenient=True)
         try:
-            reduced = value.__reduce_ex__(4)
+            registered = copyreg.dispatch_table.get(kind)
+            reduced = registered(value) if registered else value.__reduce_ex__(4)
         except Exception as error:
             raise _refusal(value, path) from error
         if isinstance(reduced, str):
@@ -257,16 +261,20 @@ class _Walk:
             parts.append(self.of(names_shared(module), path))
         return parts
 
-    def _array(self, array: np.ndarray, kind: type, path: str) -> list[bytes]:
+    def _array(self, value: Any, path: str) -> list[bytes]:
+        # A file in memory is an array like any other.
+        kind = np.ndarray if type(value) is np.memmap else type(value)
+        array = np.asarray(value)
         if array.dtype.hasobject:
             content = self.of(array.tolist(), path)
         else:
             content = _hash([np.ascontiguousarray(array).reshape(-1).view(np.uint8).data])
-        named = [kind.__name__, str(array.dtype.descr), str(array.dtype), array.shape]
-        return [b"array", *self._all(named, path), content]
+        named = [kind, str(array.dtype.descr), str(array.dtype), array.shape]
+        extra = self._attributes(value, path) if kind is not np.ndarray else []
+        return [b"array", *self._all(named, path), content, *extra]
 
     def _class(self, cls: type, path: str) -> list[bytes]:
-        module, name = _name_of(cls)
+        module, name = name_of(cls)
         release = release_of(module)
         is_static = not cls.__flags__ & _HEAP_TYPE  # it never changes in one release of its maker
         if is_static or (release is not None and is_found_by_name(cls, module, name)):
@@ -358,7 +366,7 @@ def _plain(value: Any) -> bytes | None:
     if isinstance(value, bytes) and kind is bytes:
         return b"b" + value
     if kind is bool or kind is int:
-        return kind.__name__[:1].encode() + b"%x" % value
+        return (b"t" if kind is bool else b"i") + b"%x" % value
     if kind is float:
         return b"d" + struct.pack("<d", value)
     if kind is complex:
@@ -372,10 +380,6 @@ def _hash(parts: Iterable[bytes | memoryview]) -> bytes:
         digest.update(_LENGTH.pack(len(part)))
         digest.update(part)
     return digest.digest()
-
-
-def _name_of(cls: type) -> tuple[str, str]:
-    return cls.__module__, cls.__qualname__
 
 
 def _refusal(value: object, path: str) -> UnsupportedModelError:

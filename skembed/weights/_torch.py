@@ -188,7 +188,8 @@ def _tensor_parts(torch: Any, tensor: Any, path: str) -> list[Any]:
         return [*named, context, [(name, getattr(tensor, name)) for name in names]]
     # Copying a module drops what hangs on its parameters; on other tensors it is kept.
     attributes = {} if is_parameter else dict(sorted(vars(tensor).items()))
-    tensor = tensor.as_subclass(torch.Tensor)
+    if type(tensor) is not torch.Tensor:
+        tensor = tensor.as_subclass(torch.Tensor)
     if tensor.layout == torch.sparse_coo:
         tensor = tensor.coalesce()
         inner = [tensor.indices(), tensor.values()]
