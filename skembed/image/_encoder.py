@@ -23,6 +23,7 @@ from skembed.engine import (
     pixels_per_batch,
     resolve_devices,
     resolve_dtype,
+    stay_safe_after_fork,
 )
 from skembed.exceptions import InvalidParameterError
 from skembed.image._backbone import Backbone, BackboneSettings
@@ -54,6 +55,7 @@ class ImageSettings:
 
 def make_image_encoder(settings: ImageSettings) -> ImageEncoder:
     """Return the encoder for these settings, with a replica for each device."""
+    stay_safe_after_fork()
     preprocess = None if settings.preprocess is None else Preprocess(settings.preprocess)
     backbone = find_backbone(settings.model, preprocess, settings.backbone)
     devices = resolve_devices(settings.device)
@@ -133,7 +135,7 @@ class ImageEncoder(Encoder):
         n_threads = min(len(items), torch.get_num_threads())
         if n_threads < 2:
             return [self._prepare_one(item) for item in items]
-        with ThreadPoolExecutor(n_threads, thread_name_prefix="skembed-decode") as pool:
+        with ThreadPoolExecutor(n_threads, "skembed-decode", stay_safe_after_fork) as pool:
             return list(pool.map(self._prepare_one, items))
 
     def cost(self, part: Tensor) -> int:
