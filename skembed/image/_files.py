@@ -15,7 +15,7 @@ from collections import OrderedDict
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from skembed.image._pictures import digest_of_file
+from skembed.image._pictures import digest_of_file, why_not_an_image
 
 __all__ = ["digest_files"]
 
@@ -76,7 +76,8 @@ def _digest(path: str) -> bytes | str:
             return f"an empty file: {shown}"
         if found.st_size > _MOST_BYTES:
             return f"a file of {found.st_size / 2**20:,.0f} MiB, expected an image: {shown}"
-        return _digest_of_regular(path, found)
+        digest, reason = _digest_of_regular(path, found)
+        return digest if reason is None else f"{shown}: {reason}"
     except FileNotFoundError:
         return f"no such file: {shown}"
     except ValueError as error:  # a null byte
@@ -87,7 +88,8 @@ def _digest(path: str) -> bytes | str:
         return f"cannot be read ({error.strerror or error}): {shown}"
 
 
-def _digest_of_regular(path: str, found: os.stat_result) -> bytes:
+def _digest_of_regular(path: str, found: os.stat_result) -> tuple[bytes, str | None]:
+    """Return the digest of a file's bytes, and what is wrong as far as its header tells."""
     identity = (
         *(path, found.st_size, found.st_mtime_ns),
         *(found.st_ctime_ns, found.st_ino, found.st_dev),
@@ -95,13 +97,14 @@ def _digest_of_regular(path: str, found: os.stat_result) -> bytes:
     with _guard:
         digest = _remembered.get(identity)
     if digest is not None:
-        return digest
+        return digest, None
     changed = max(found.st_mtime, found.st_ctime)
     is_settled = _now() - changed > _RACY_SECONDS
-    digest = digest_of_file(Path(path).read_bytes())
-    if is_settled:
+    data = Path(path).read_bytes()
+    digest, reason = digest_of_file(data), why_not_an_image(data)
+    if is_settled and reason is None:
         with _guard:
             _remembered[identity] = digest
             while len(_remembered) > _N_REMEMBERED:
                 _remembered.popitem(last=False)
-    return digest
+    return digest, reason

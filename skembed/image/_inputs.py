@@ -40,6 +40,7 @@ from skembed.image._pictures import (
     is_short_of_memory,
     too_large,
     upright_rgb,
+    why_not_an_image,
 )
 
 __all__ = ["check_images"]
@@ -272,6 +273,8 @@ def _check_row(
 def _check_bytes(data: bytes, value_range: Range | None) -> Picture | str:
     if not data:
         return "empty bytes, expected an encoded file"
+    if reason := why_not_an_image(data):
+        return f"{len(data):,} bytes: {reason}"
     return BytesPicture(data, digest_of_file(data), value_range)
 
 

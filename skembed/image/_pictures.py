@@ -10,6 +10,8 @@ import hashlib
 import io
 import struct
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +32,7 @@ __all__ = [
     "is_short_of_memory",
     "too_large",
     "upright_rgb",
+    "why_not_an_image",
 ]
 
 _ORIENTATION = 0x0112
@@ -238,11 +241,27 @@ def decode(data: bytes, value_range: Range | None = None) -> Image.Image:
     MemoryError
         If the machine is short of memory, whatever the picture.
     """
+    with _opened(data) as image:
+        return upright_rgb(image, value_range)
+
+
+def why_not_an_image(data: bytes) -> str | None:
+    """Say what is wrong with a file as far as its header tells; decodes no pixels."""
+    try:
+        with _opened(data):
+            return None
+    except UnreadablePicture as error:
+        return str(error)
+
+
+@contextmanager
+def _opened(data: bytes) -> Iterator[Image.Image]:
+    """Open a file; whatever is raised within becomes what is wrong with the picture."""
     try:
         with Image.open(io.BytesIO(data), formats=readable_formats()) as image:
             if reason := too_large(image):
                 raise UnreadablePicture(reason)
-            return upright_rgb(image, value_range)
+            yield image
     except UnreadablePicture:
         raise
     except UnidentifiedImageError as error:

@@ -272,11 +272,20 @@ def test_the_user_may_lift_the_limit_of_pixels(monkeypatch):
         (b"hello", "not an image that Pillow reads"),
         (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "EPS files are not read"),
         (b"GRIB\0\0\0\1" + bytes(40), "GRIB files are not read"),
-        (encode(RGB)[:60], "damaged"),
-        (encode(RGB, "JPEG")[:-40], "damaged: OSError"),
     ],
 )
-def test_what_is_no_picture_is_told(data, reason):
+def test_what_is_no_picture_is_told_before_any_is_decoded(data, reason, tmp_path):
+    (tmp_path / "file.png").write_bytes(data)
+    faults = check_images([data, tmp_path / "file.png"]).faults
+    assert faults[0].startswith(f"{len(data):,} bytes: {reason}")
+    assert faults[1].startswith(f"{str(tmp_path / 'file.png')!r}: {reason}")
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [(encode(RGB)[:60], "damaged"), (encode(RGB, "JPEG")[:-40], "damaged: OSError")],
+)
+def test_what_is_damaged_is_told_when_it_is_decoded(data, reason):
     rows = check_images([data])
     assert rows.faults == {}
     with pytest.raises(UnreadablePicture, match=f"{len(data):,} bytes: {reason}"):
