@@ -1,39 +1,37 @@
-"""Dependencies that not everybody needs: imported when used, and missed with one clear error.
-
-Must not know what they are used for.
-"""
+"""Optional dependencies: one clear error where one is missing, with the line that installs it."""
 
 from __future__ import annotations
 
-import importlib
-from types import ModuleType
+from importlib import import_module
+from typing import Any
 
 from skembed.exceptions import MissingDependencyError
 
 __all__ = ["import_optional"]
 
 
-def import_optional(name: str, extra: str) -> ModuleType:
-    """Return a module that an extra of skembed installs.
+def import_optional(name: str, *, extra: str, purpose: str) -> Any:
+    """Import a module that an extra of skembed brings.
 
     Parameters
     ----------
     name : str
         The module.
     extra : str
-        The extra that brings it.
+        The extra of skembed that installs it.
+    purpose : str
+        What needs it, as the subject of a sentence.
 
     Raises
     ------
     MissingDependencyError
-        If it is not installed, or cannot be imported; says which, and what to install.
+        If it is not installed.
     """
     try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        package = name.partition(".")[0]
-        is_missing = isinstance(error, ModuleNotFoundError) and error.name in (name, package)
-        found = "which is not installed" if is_missing else f"which cannot be imported ({error})"
+        return import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name is not None and error.name.split(".")[0] != name.split(".")[0]:
+            raise  # it is installed and lacks something itself
         raise MissingDependencyError(
-            f"This needs {package}, {found}. Install it with `pip install skembed[{extra}]`."
+            f"{purpose} needs {name}, which is not installed: pip install skembed[{extra}]"
         ) from error

@@ -7,7 +7,7 @@ Every error that a user can meet is a `SkembedError` and also the built-in that 
     ├── InvalidRowsError          (ValueError)   rows that cannot be embedded, each named
     │   └── TruncatedRowsError                   rows longer than the model reads
     ├── InvalidInputError         (TypeError)    the whole input is of the wrong kind
-    ├── MissingDependencyError    (ImportError)  an optional library is not installed
+    ├── MissingDependencyError    (ImportError)  an optional library; says how to install it
     ├── ModelNotFoundError        (OSError)      no model by that name; says what was tried
     └── UnsupportedModelError     (ValueError)   a model that was found but cannot be run here
         └── UnsafeModelError                     ... because loading it would run foreign code
@@ -91,7 +91,7 @@ class InvalidInputError(SkembedError, TypeError):
 
 
 class MissingDependencyError(SkembedError, ImportError):
-    """An optional library is needed and not installed; the message says how to install it."""
+    """An optional library is not installed; the message has the line that installs it."""
 
 
 class ModelNotFoundError(SkembedError, OSError):

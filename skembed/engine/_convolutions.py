@@ -19,10 +19,9 @@ from typing import Any, TypeGuard
 import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
-from torch.fx.passes.shape_prop import ShapeProp
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from skembed.engine._passes import find_takers, gelu_kind, replace_modules
+from skembed.engine._passes import find_takers, gelu_kind, has_hooks, replace_modules
 
 __all__ = ["fold_batch_norms", "pack_convolutions"]
 
@@ -41,7 +40,16 @@ _ACTIVATIONS: dict[type[nn.Module], _After] = {
     nn.Sigmoid: ("sigmoid", [], ""),
     nn.Tanh: ("tanh", [], ""),
 }
-_RELUS = (torch.relu, torch.relu_, F.relu)
+_FUNCTIONS: dict[Any, _After] = {
+    torch.relu: ("relu", [], ""),
+    torch.relu_: ("relu", [], ""),
+    F.relu: ("relu", [], ""),
+    F.relu6: ("hardtanh", [0.0, 6.0], ""),
+    F.silu: ("swish", [], ""),
+    F.hardswish: ("hardswish", [], ""),
+    torch.sigmoid: ("sigmoid", [], ""),
+    torch.tanh: ("tanh", [], ""),
+}
 _SUMS = (operator.add, operator.iadd, torch.add)
 _IDLE_IN_EVALUATION = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d)
 
@@ -98,7 +106,7 @@ def pack_convolutions(
         with torch.inference_mode():
             graph = fx.symbolic_trace(module)
             _drop_idle(graph)
-            ShapeProp(graph).propagate(example)
+            _Shapes(graph).run(example)
             for node in list(graph.graph.nodes):
                 layer = _module_of(graph, node)
                 if layer is not None and _is_packable(layer):
@@ -161,19 +169,23 @@ class PackedConvolution(nn.Module):
 
 
 def _is_convolution(module: nn.Module) -> bool:
-    return type(module) is nn.Conv2d
+    return type(module) is nn.Conv2d and not has_hooks(module)
 
 
 def _is_foldable(module: nn.Module) -> bool:
     return (
-        type(module) is nn.BatchNorm2d and not module.training and module.running_mean is not None
+        type(module) is nn.BatchNorm2d
+        and not module.training
+        and module.running_mean is not None
+        and not has_hooks(module)
     )
 
 
 def _is_packable(module: nn.Module) -> TypeGuard[nn.Conv2d]:
     # Subclasses may compute something else.
     return (
-        type(module) is nn.Conv2d
+        _is_convolution(module)
+        and isinstance(module, nn.Conv2d)
         and module.padding_mode == "zeros"
         and isinstance(module.padding, tuple)
         and module.weight.dtype in _DTYPES
@@ -187,7 +199,8 @@ def _module_of(graph: fx.GraphModule, node: fx.Node) -> nn.Module | None:
 def _drop_idle(graph: fx.GraphModule) -> None:
     """Drop what does nothing in evaluation and stands between a convolution and what it fuses."""
     for node in list(graph.graph.nodes):
-        is_idle = isinstance(_module_of(graph, node), _IDLE_IN_EVALUATION)
+        module = _module_of(graph, node)
+        is_idle = isinstance(module, _IDLE_IN_EVALUATION) and not has_hooks(module)
         if node.op == "call_function" and node.target is F.dropout:
             is_idle = node.kwargs.get("training") is False
         if node.op == "call_function" and getattr(node.target, "__name__", "") == (
@@ -247,11 +260,24 @@ def _summand(node: fx.Node, term: fx.Node) -> fx.Node | None:
 def _activation(graph: fx.GraphModule, node: fx.Node) -> _After | None:
     module = _module_of(graph, node)
     if module is not None:
+        if has_hooks(module):
+            return None
         kind = gelu_kind(module)
         return ("gelu", [], kind) if kind is not None else _ACTIVATIONS.get(type(module))
-    return ("relu", [], "") if node.op == "call_function" and node.target in _RELUS else None
+    return _FUNCTIONS.get(node.target) if node.op == "call_function" else None
+
+
+class _Shapes(fx.Interpreter):
+    """Runs a graph and notes the shape of what every node gives."""
+
+    def run_node(self, n: fx.Node) -> Any:
+        """Run one node."""
+        result = super().run_node(n)
+        n.meta["shape"] = list(result.shape) if isinstance(result, Tensor) else []
+        return result
 
 
 def _shape(node: fx.Node) -> list[int]:
     """Return the shape of what a node gave on the example; [] if that was no tensor."""
-    return list(getattr(node.meta.get("tensor_meta"), "shape", ()))
+    shape: list[int] = node.meta.get("shape", [])
+    return shape

@@ -27,6 +27,7 @@ from skembed.engine._passes import (
     find_gelus,
     find_takers,
     gelu_kind,
+    has_hooks,
     replace_modules,
 )
 
@@ -234,7 +235,7 @@ def quantize_linear_layers(
 
 def _is_linear(module: nn.Module) -> TypeGuard[nn.Linear]:
     # Subclasses may compute something else.
-    return type(module) is nn.Linear
+    return type(module) is nn.Linear and not has_hooks(module)
 
 
 def _find_ranges(module: nn.Module, run: Callable[[], Any]) -> dict[nn.Module, _Range]:

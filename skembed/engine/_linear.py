@@ -19,7 +19,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from skembed.engine._passes import find_companions, find_gelus, gelu_kind, replace_modules
+from skembed.engine._passes import (
+    find_companions,
+    find_gelus,
+    gelu_kind,
+    has_hooks,
+    replace_modules,
+)
 
 __all__ = ["can_join", "join_layers", "pack_linear_layers", "run_steadily", "steady_size"]
 
@@ -186,4 +192,5 @@ def join_layers(
 
 def _is_packable(module: nn.Module) -> TypeGuard[nn.Linear]:
     # Subclasses may compute something else.
-    return type(module) is nn.Linear and module.weight.dtype in _DTYPES
+    is_plain = type(module) is nn.Linear and not has_hooks(module)
+    return is_plain and module.weight.dtype in _DTYPES

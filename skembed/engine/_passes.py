@@ -23,6 +23,7 @@ __all__ = [
     "find_gelus",
     "find_takers",
     "gelu_kind",
+    "has_hooks",
     "replace_modules",
 ]
 
@@ -54,8 +55,15 @@ def children_of(module: nn.Module) -> Iterator[tuple[nn.Module, str, nn.Module]]
             yield parent, name, child
 
 
+def has_hooks(module: nn.Module) -> bool:
+    """Return whether something runs with a module's calls, and would be lost with the module."""
+    return bool(module._forward_hooks or module._forward_pre_hooks)
+
+
 def gelu_kind(module: nn.Module) -> str | None:
     """Return how a GELU approximates, or None if the module is no GELU."""
+    if has_hooks(module):
+        return None
     if isinstance(module, nn.GELU):
         return str(module.approximate)
     return _GELUS.get(type(module).__name__)
@@ -170,7 +178,7 @@ def replace_modules(
     """
     undo: list[tuple[nn.Module, str, nn.Module]] = []
     try:
-        with torch.inference_mode():
+        with torch.no_grad():
             new = make()
             for parent, name, child in list(children_of(module)):
                 if child in new:

@@ -8,7 +8,6 @@ a thread of its own. What another process has claimed is put off to the end and 
 
 from __future__ import annotations
 
-import os
 import struct
 import threading
 import time
@@ -27,6 +26,7 @@ from skembed.engine._ahead import TakenInTurn, run_ahead
 from skembed.engine._batch import begin_to_fetch, encode_batch
 from skembed.engine._devices import is_out_of_memory
 from skembed.engine._plan import plan_batches
+from skembed.engine._threads import stay_safe_after_fork
 from skembed.exceptions import StoreWarning, warn_user
 from skembed.store import EmbeddingStore
 
@@ -38,8 +38,6 @@ __all__ = ["Job", "run_missing", "stored_size"]
 _SIZE = struct.Struct("<q")
 _MIN_SHARE, _SHARES = 64, 8
 _WAIT_SECONDS, _WARN_SECONDS, _PATIENCE_SECONDS = 10.0, 60.0, 600.0
-
-_PROCESS_OF_IMPORT = os.getpid()
 
 
 def stored_size(value: bytes) -> int:
@@ -138,18 +136,6 @@ def run_missing(job: Job, missing: NDArray[np.int64]) -> int:
             bar.close()
 
 
-def _stay_safe_after_fork() -> None:
-    """Keep to one thread in a forked child.
-
-    OpenMP's threads do not survive a fork; a child that asks for them hangs. A child that runs
-    single-threaded never asks.
-    """
-    import torch
-
-    if os.getpid() != _PROCESS_OF_IMPORT and torch.get_num_threads() > 1:
-        torch.set_num_threads(1)
-
-
 def _runs_beside_host(vectors: torch.Tensor) -> int:
     """Return how many batches may run while the host does other things: one on a GPU."""
     return 0 if vectors.device.type == "cpu" else 1
@@ -209,7 +195,7 @@ class _Runner:
 
         Yields after each batch, so that it can be stopped there.
         """
-        _stay_safe_after_fork()  # here: OpenMP's settings are those of the calling thread
+        stay_safe_after_fork()
         keep = [replica.model_key for replica in self.replicas]
         running: deque[tuple[_Batch, Callable[[], NDArray[np.float32]]]] = deque()
         try:
@@ -230,6 +216,7 @@ class _Runner:
 
     def _batches(self, rows: NDArray[np.int64], n_rows: int) -> Iterator[_Batch]:
         """Claim, prepare, plan and assemble share after share; runs ahead of the model."""
+        stay_safe_after_fork()
         for start in range(0, len(rows), n_rows):
             share_rows = rows[start : start + n_rows]
             # Before the claim: an interrupt just after it must find what to give back.

@@ -17,7 +17,11 @@ from torch import Tensor, nn
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["Backbone", "BackboneSettings", "scale_and_normalize"]
+__all__ = ["Backbone", "BackboneSettings", "refuse_enormous", "scale_and_normalize"]
+
+
+_MOST_PIXELS = 64_000_000
+"""Of a resized picture, before it is cropped: 200 MB in uint8, 800 MB in float32."""
 
 
 @dataclass(frozen=True)
@@ -101,3 +105,20 @@ class Backbone(ABC):
 def scale_and_normalize(pixels: Tensor, mean: Tensor, std: Tensor) -> Tensor:
     """Turn uint8 pixels (n, 3, h, w) into float32 of the model's mean and standard deviation."""
     return pixels.to(torch.float32).div_(255).sub_(mean).div_(std)
+
+
+def refuse_enormous(image: Image, shortest_edge: int) -> None:
+    """Refuse a picture that would be enormous once its shorter side has this length.
+
+    Raises
+    ------
+    ValueError
+        If it would.
+    """
+    short, long = sorted(image.size)
+    if shortest_edge * shortest_edge * long / short > _MOST_PIXELS:
+        raise ValueError(
+            f"the picture has {image.width} x {image.height} pixels; resized to {shortest_edge} at "
+            f"its shorter side, as the model asks, it would have over {_MOST_PIXELS:,}: cut it "
+            "first"
+        )

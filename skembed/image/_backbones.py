@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from torch import nn
 from skembed.exceptions import InvalidParameterError
 from skembed.image._backbone import Backbone, BackboneSettings
 from skembed.image._modules import ModuleBackbone
+from skembed.image._preprocess import Preprocess
 from skembed.image._timm import TimmBackbone, is_timm_folder
 from skembed.image._torchvision import TorchvisionBackbone
 from skembed.image._transformers import TransformersBackbone
@@ -24,7 +24,7 @@ _CLIP_MODULE = "sentence_transformers.models.CLIPModel"
 
 
 def find_backbone(
-    model: Any, transform: Callable[..., Any] | None, settings: BackboneSettings
+    model: Any, preprocess: Preprocess | None, settings: BackboneSettings
 ) -> Backbone:
     """Return the backbone for a model of any kind.
 
@@ -33,7 +33,7 @@ def find_backbone(
     model : Module, path or str
         A module; a folder; the name of a torchvision model ("resnet50"); the id of a model on the
         hub ("facebook/dinov2-small"); or "timm:" and the name of one of timm's.
-    transform : callable or None
+    preprocess : Preprocess or None
         What the user prepares pictures with.
     settings : BackboneSettings
         What the user asked of it.
@@ -48,7 +48,14 @@ def find_backbone(
         If it cannot be run.
     """
     if isinstance(model, nn.Module):
-        return ModuleBackbone(model, transform, settings)
+        if preprocess is None:
+            raise InvalidParameterError(
+                f"preprocess=None, but model={type(model).__name__}, a torch.nn.Module, needs to "
+                "be told what its input is: set preprocess to a callable from a PIL image in mode "
+                "RGB to a float tensor (channels, height, width), such as "
+                "torchvision.models.ResNet50_Weights.DEFAULT.transforms()."
+            )
+        return ModuleBackbone(model, preprocess.probe, settings)
     name = os.fspath(model)
     scheme, colon, rest = name.partition(":")
     if scheme == "timm" and colon and not isinstance(model, os.PathLike):
@@ -62,7 +69,7 @@ def find_backbone(
         kind, folder = read_modules(source.folder)[0]
         if kind == _CLIP_MODULE:
             source = replace(source, folder=folder)
-    return TransformersBackbone(source, settings, has_transform=transform is not None)
+    return TransformersBackbone(source, settings, has_preprocess=preprocess is not None)
 
 
 def _is_place(name: str) -> bool:

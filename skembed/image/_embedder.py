@@ -67,7 +67,7 @@ class ImageEmbedder(BaseEmbedder):
           [2]_ are projected: `TextEmbedder` of the same id gives vectors in the same space.
         - "timm:" and the name of a model of timm ("timm:resnet18.a1_in1k"), or its id or folder.
           Needs ``pip install skembed[timm]``.
-        - a module that takes pixels of shape (n, channels, height, width), with a `transform`. It
+        - a module that takes pixels of shape (n, channels, height, width), with a `preprocess`. It
           is copied, not changed, and runs in evaluation mode.
     weights : str, path or None, default="auto"
         For models of torchvision: the name of their weights ("IMAGENET1K_V1"); "auto" is the best
@@ -86,7 +86,7 @@ class ImageEmbedder(BaseEmbedder):
         Whether vectors have unit length.
     n_components : int, default=None
         Leading features to keep, renormalised if `normalize`. None keeps all.
-    transform : callable, default=None
+    preprocess : callable, default=None
         Turns a PIL image (mode RGB) into a float tensor of shape (channels, height, width), in
         place of the model's own preprocessing. Called from several threads; must not be random.
     image_shape : tuple of int, default=None
@@ -179,7 +179,7 @@ class ImageEmbedder(BaseEmbedder):
         "layer": [str, Integral, None],
         "pooling": [StrOptions(set(IMAGE_POOLINGS))],
         "normalize": ["boolean"],
-        "transform": [callable, None],
+        "preprocess": [callable, None],
         "image_shape": [tuple, list, None],
         "value_range": [tuple, list, None],
         "dtype": [StrOptions({"auto", "float32", "bfloat16", "float16"})],
@@ -194,7 +194,7 @@ class ImageEmbedder(BaseEmbedder):
         pooling: str = "auto",
         normalize: bool = False,
         n_components: int | None = None,
-        transform: Callable[..., Any] | None = None,
+        preprocess: Callable[..., Any] | None = None,
         image_shape: tuple[int, ...] | None = None,
         value_range: tuple[float, float] | None = None,
         device: str | list[str] | tuple[str, ...] = "auto",
@@ -212,7 +212,7 @@ class ImageEmbedder(BaseEmbedder):
         self.pooling = pooling
         self.normalize = normalize
         self.n_components = n_components
-        self.transform = transform
+        self.preprocess = preprocess
         self.image_shape = image_shape
         self.value_range = value_range
         self.device = device
@@ -227,8 +227,8 @@ class ImageEmbedder(BaseEmbedder):
     def _check_rows(self, X: Any) -> CheckedRows:
         return check_images(
             X,
-            image_shape=None if self.image_shape is None else tuple(self.image_shape),
-            value_range=None if self.value_range is None else tuple(self.value_range),
+            image_shape=self.image_shape,
+            value_range=self.value_range,
         )
 
     def _make_encoder(self) -> ImageEncoder:
@@ -244,7 +244,7 @@ class ImageEmbedder(BaseEmbedder):
                 ),
                 normalize=bool(self.normalize),
                 n_components=None if self.n_components is None else int(self.n_components),
-                transform=self.transform,
+                preprocess=self.preprocess,
                 device=device_setting(self.device),
                 dtype=plain_text(self.dtype),
             )

@@ -13,7 +13,7 @@ from typing import Any
 
 import PIL
 import torch
-from PIL import Image
+from PIL.Image import Image
 from torch import Tensor, nn
 
 from skembed._encoder import Encoder, Fault, Prepared, join_replicas
@@ -23,23 +23,21 @@ from skembed.engine import (
     pixels_per_batch,
     resolve_devices,
     resolve_dtype,
+    stay_safe_after_fork,
 )
 from skembed.exceptions import InvalidParameterError
 from skembed.image._backbone import Backbone, BackboneSettings
 from skembed.image._backbones import find_backbone
 from skembed.image._network import load_network
 from skembed.image._pictures import Picture, UnreadablePicture
+from skembed.image._preprocess import Preprocess, probe_picture
 from skembed.store import digest_of
-from skembed.weights import fingerprint, shared_model
+from skembed.weights import shared_model
 
 __all__ = ["ImageEncoder", "ImageSettings", "make_image_encoder"]
 
 _FORMAT = 1
 """Raised when a change to skembed changes vectors, so that stored ones are not served."""
-
-_PROBE_SIZE = (320, 240)
-
-Transform = Callable[[Image.Image], Tensor]
 
 
 @dataclass(frozen=True)
@@ -50,16 +48,18 @@ class ImageSettings:
     backbone: BackboneSettings
     normalize: bool = False
     n_components: int | None = None
-    transform: Transform | None = None
+    preprocess: Callable[[Image], Any] | None = None
     device: str | tuple[str, ...] = "auto"
     dtype: str = "auto"
 
 
 def make_image_encoder(settings: ImageSettings) -> ImageEncoder:
     """Return the encoder for these settings, with a replica for each device."""
-    backbone = find_backbone(settings.model, settings.transform, settings.backbone)
+    stay_safe_after_fork()
+    preprocess = None if settings.preprocess is None else Preprocess(settings.preprocess)
+    backbone = find_backbone(settings.model, preprocess, settings.backbone)
     devices = resolve_devices(settings.device)
-    return join_replicas([ImageEncoder(settings, backbone, each) for each in devices])
+    return join_replicas([ImageEncoder(settings, backbone, preprocess, each) for each in devices])
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +79,8 @@ class ImageEncoder(Encoder):
         What the user asked for.
     backbone : Backbone
         The model.
+    preprocess : Preprocess or None
+        What prepares pictures in place of the backbone.
     device : device
         Where it runs.
     """
@@ -87,7 +89,13 @@ class ImageEncoder(Encoder):
     # Prepared pictures take 150 to 600 KiB each.
     window = 128
 
-    def __init__(self, settings: ImageSettings, backbone: Backbone, device: torch.device) -> None:
+    def __init__(
+        self,
+        settings: ImageSettings,
+        backbone: Backbone,
+        preprocess: Preprocess | None,
+        device: torch.device,
+    ) -> None:
         self.backbone = backbone
         self.torch_device = device
         self.torch_dtype = resolve_dtype(settings.dtype, device)
@@ -96,7 +104,7 @@ class ImageEncoder(Encoder):
         self.budget = pixels_per_batch(device)
         self.normalize = settings.normalize
         self.n_components = settings.n_components
-        self._transform = settings.transform
+        self._preprocess = preprocess
         self.width = self._choose_width(settings.n_components)
         place = {"kind": "image backbone", "backbone": backbone.digest}
         self.model_key = digest_of({**place, "device": self.device, "dtype": self.dtype})
@@ -105,7 +113,7 @@ class ImageEncoder(Encoder):
                 "format": _FORMAT,
                 "Pillow": ".".join(PIL.__version__.split(".")[:2]),
                 "backbone": backbone.digest,
-                "transform": None if self._transform is None else fingerprint(self._transform),
+                "preprocess": None if preprocess is None else preprocess.digest,
                 "dtype": self.dtype,
                 "normalize": self.normalize,
                 "n_components": self.n_components,
@@ -127,7 +135,7 @@ class ImageEncoder(Encoder):
         n_threads = min(len(items), torch.get_num_threads())
         if n_threads < 2:
             return [self._prepare_one(item) for item in items]
-        with ThreadPoolExecutor(n_threads, thread_name_prefix="skembed-decode") as pool:
+        with ThreadPoolExecutor(n_threads, "skembed-decode", stay_safe_after_fork) as pool:
             return list(pool.map(self._prepare_one, items))
 
     def cost(self, part: Tensor) -> int:
@@ -157,7 +165,7 @@ class ImageEncoder(Encoder):
         return finish(features, self.n_components, self.normalize)
 
     def _pixels(self, stack: Tensor) -> Tensor:
-        pixels = self.backbone.scale(stack) if self._transform is None else stack
+        pixels = self.backbone.scale(stack) if self._preprocess is None else stack
         return pixels.to(self.torch_dtype).contiguous(memory_format=torch.channels_last)
 
     def _prepare_one(self, item: Picture) -> Prepared | Fault:
@@ -166,32 +174,34 @@ class ImageEncoder(Encoder):
         except UnreadablePicture as error:
             return Fault(str(error))
         size = max(1, image.width * image.height)
-        if self._transform is not None:
-            return self._apply_transform(self._transform, image, size)
+        if self._preprocess is not None:
+            return self._preprocess_one(image, size)
         try:
             return Prepared((self.backbone.prepare(image),), size)
         except ValueError as error:
             return Fault(f"cannot be prepared for {self.backbone.name}: {error}")
 
-    def _apply_transform(
-        self, transform: Transform, image: Image.Image, size: int
-    ) -> Prepared | Fault:
-        """Run the user's transform; what it raises is a fault of the row."""
+    def _preprocess_one(self, image: Image, size: int) -> Prepared | Fault:
+        """Run the user's preprocessing; what it raises is a fault of the row."""
+        assert self._preprocess is not None
         try:
-            pixels = transform(image)
+            return Prepared((self._preprocess(image),), size)
+        except InvalidParameterError:
+            raise
         except Exception as error:
             if is_out_of_memory(error):
                 raise
-            return Fault(f"the transform raised {type(error).__name__}: {error}")
-        return Prepared((_checked_pixels(pixels),), size)
+            return Fault(f"preprocess raised {type(error).__name__}: {error}")
 
     def _network(self) -> nn.Module:
         """Return the model, loading it once per process for all settings that can share it."""
         return shared_model(self.model_key, self._load_network, n_bytes=self.backbone.n_bytes)
 
     def _load_network(self) -> nn.Module:
-        probe = Image.new("RGB", _PROBE_SIZE, (128, 128, 128))
-        size = (self._transform or self.backbone.prepare)(probe).shape
+        if self._preprocess is None:
+            size = self.backbone.prepare(probe_picture()).shape
+        else:
+            size = self._preprocess.probe.shape
 
         def load() -> nn.Module:
             module = self.backbone.load()
@@ -209,16 +219,3 @@ class ImageEncoder(Encoder):
                 f"n_components={n_components}, but {self.backbone.name} gives {width} features."
             )
         return n_components
-
-
-def _checked_pixels(pixels: Any) -> Tensor:
-    """Return what a transform gave, if it is a picture that a model takes."""
-    if not isinstance(pixels, Tensor) or pixels.ndim != 3 or not pixels.is_floating_point():
-        found = type(pixels).__name__
-        if isinstance(pixels, Tensor):
-            found = f"a tensor of shape {tuple(pixels.shape)}, {pixels.dtype}"
-        raise InvalidParameterError(
-            "transform: expected it to turn a PIL image into a float tensor of shape (channels, "
-            f"height, width), got {found}. torchvision.transforms.v2 has ToImage and ToDtype."
-        )
-    return pixels

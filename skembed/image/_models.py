@@ -1,14 +1,13 @@
-"""The table of image models that skembed knows by name: widths, licences, papers.
+"""The table of image models that skembed knows by name.
 
-All classification models of torchvision are in it. Any other hub id, folder or model of timm works
-too; the table only says what a user may want to know before choosing.
+Any other hub id or folder works too; of torchvision's classification models all are here.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["DEFAULT_MODEL", "HUB_MODELS", "TORCHVISION_MODELS", "ImageModel"]
+__all__ = ["DEFAULT_MODEL", "IMAGE_MODELS", "ImageModel"]
 
 DEFAULT_MODEL = "resnet50"
 
@@ -27,84 +26,35 @@ class ImageModel:
         Paper or model card.
     note : str
         What it is good for.
+    is_torchvision : bool
+        Whether torchvision has it by this name.
     """
 
     width: int
     licence: str
     source: str
     note: str
+    is_torchvision: bool = False
 
 
-def _family(source: str, note: str, widths: dict[str, int]) -> dict[str, ImageModel]:
-    """Return the rows of a family of torchvision, whose weights have the library's licence."""
-    return {name: ImageModel(width, "BSD-3-Clause", source, note) for name, width in widths.items()}
-
-
-TORCHVISION_MODELS: dict[str, ImageModel] = {
-    **_family(
-        "arXiv:1512.03385",
-        "residual; resnet50 is the default, its second weights are far better than the first",
-        {"resnet18": 512, "resnet34": 512, "resnet50": 2048, "resnet101": 2048, "resnet152": 2048},
-    ),
-    **_family(
-        "arXiv:1611.05431",
-        "residual, grouped convolutions",
-        {"resnext50_32x4d": 2048, "resnext101_32x8d": 2048, "resnext101_64x4d": 2048},
-    ),
-    **_family(
-        "arXiv:1605.07146",
-        "residual, twice as wide inside",
-        {"wide_resnet50_2": 2048, "wide_resnet101_2": 2048},
-    ),
-    **_family(
-        "arXiv:1404.5997",
-        "historical; the features are those of its second layer from the end, after the ReLU",
-        {"alexnet": 4096},
-    ),
-    **_family(
-        "arXiv:1409.1556",
-        "historical, slow; much used for textures and style, from its intermediate layers",
-        dict.fromkeys(
-            ["vgg11", "vgg11_bn", "vgg13", "vgg13_bn", "vgg16", "vgg16_bn", "vgg19", "vgg19_bn"],
-            4096,
-        ),
-    ),
-    **_family("arXiv:1409.4842", "historical, small", {"googlenet": 1024}),
-    **_family("arXiv:1512.00567", "pictures of 299 x 299 pixels", {"inception_v3": 2048}),
-    **_family(
-        "arXiv:1608.06993",
-        "each layer sees all before it; few weights, much memory",
-        {"densenet121": 1024, "densenet161": 2208, "densenet169": 1664, "densenet201": 1920},
-    ),
-    **_family(
-        "arXiv:1602.07360",
-        "tiny; ends in a feature map, which is averaged",
-        {"squeezenet1_0": 512, "squeezenet1_1": 512},
-    ),
-    **_family("arXiv:1801.04381", "small and fast", {"mobilenet_v2": 1280}),
-    **_family(
-        "arXiv:1905.02244",
-        "small and fast",
-        {"mobilenet_v3_small": 1024, "mobilenet_v3_large": 1280},
-    ),
-    **_family(
-        "arXiv:1807.11626",
-        "small and fast",
-        dict.fromkeys(["mnasnet0_5", "mnasnet0_75", "mnasnet1_0", "mnasnet1_3"], 1280),
-    ),
-    **_family(
-        "arXiv:1807.11164",
-        "small and fast",
+# Family: paper, note, and the width of each of its models.
+_FAMILIES: dict[str, tuple[str, dict[str, int]]] = {
+    "arXiv:1404.5997": ("AlexNet, of historical interest", {"alexnet": 4096}),
+    "arXiv:2201.03545": (
+        "ConvNeXt: modern convolutions",
         {
-            "shufflenet_v2_x0_5": 1024,
-            "shufflenet_v2_x1_0": 1024,
-            "shufflenet_v2_x1_5": 1024,
-            "shufflenet_v2_x2_0": 2048,
+            "convnext_tiny": 768,
+            "convnext_small": 768,
+            "convnext_base": 1024,
+            "convnext_large": 1536,
         },
     ),
-    **_family(
-        "arXiv:1905.11946",
-        "few weights for their accuracy; larger numbers take larger pictures",
+    "arXiv:1608.06993": (
+        "DenseNet",
+        {"densenet121": 1024, "densenet161": 2208, "densenet169": 1664, "densenet201": 1920},
+    ),
+    "arXiv:1905.11946": (
+        "EfficientNet: few parameters, larger pictures",
         {
             "efficientnet_b0": 1280,
             "efficientnet_b1": 1280,
@@ -116,14 +66,27 @@ TORCHVISION_MODELS: dict[str, ImageModel] = {
             "efficientnet_b7": 2560,
         },
     ),
-    **_family(
-        "arXiv:2104.00298",
-        "accurate; pictures of 384 or 480 pixels a side",
+    "arXiv:2104.00298": (
+        "EfficientNetV2",
         {"efficientnet_v2_s": 1280, "efficientnet_v2_m": 1280, "efficientnet_v2_l": 1280},
     ),
-    **_family(
-        "arXiv:2003.13678",
-        "a wide range of sizes; weights named SWAG are CC-BY-NC-4.0",
+    "arXiv:1409.4842": ("GoogLeNet", {"googlenet": 1024}),
+    "arXiv:1512.00567": (
+        "Inception v3: the features of the Frechet inception distance",
+        {"inception_v3": 2048},
+    ),
+    "arXiv:2204.01697": ("MaxViT: convolutions and attention", {"maxvit_t": 512}),
+    "arXiv:1807.11626": (
+        "MNASNet, for phones",
+        {"mnasnet0_5": 1280, "mnasnet0_75": 1280, "mnasnet1_0": 1280, "mnasnet1_3": 1280},
+    ),
+    "arXiv:1801.04381": ("MobileNetV2: small and fast", {"mobilenet_v2": 1280}),
+    "arXiv:1905.02244": (
+        "MobileNetV3: the fastest per picture",
+        {"mobilenet_v3_small": 1024, "mobilenet_v3_large": 1280},
+    ),
+    "arXiv:2003.13678": (
+        "RegNet",
         {
             "regnet_x_400mf": 400,
             "regnet_x_800mf": 672,
@@ -139,78 +102,95 @@ TORCHVISION_MODELS: dict[str, ImageModel] = {
             "regnet_y_8gf": 2016,
             "regnet_y_16gf": 3024,
             "regnet_y_32gf": 3712,
+            "regnet_y_128gf": 7392,
         },
     ),
-    # Weights from weak supervision (SWAG) are licensed otherwise than the rest.
-    "regnet_y_128gf": ImageModel(
-        7392, "CC-BY-NC-4.0", "arXiv:2201.08371", "2.6 GB; trained on 3.6 billion hashtags"
-    ),
-    **_family(
-        "arXiv:2201.03545",
-        "accurate, convolutions only",
+    "arXiv:1512.03385": (
+        "ResNet: the usual first choice",
         {
-            "convnext_tiny": 768,
-            "convnext_small": 768,
-            "convnext_base": 1024,
-            "convnext_large": 1536,
+            "resnet18": 512,
+            "resnet34": 512,
+            "resnet50": 2048,
+            "resnet101": 2048,
+            "resnet152": 2048,
         },
     ),
-    **_family(
-        "arXiv:2010.11929",
-        "the class token of a transformer on patches; weights named SWAG are CC-BY-NC-4.0",
-        {"vit_b_16": 768, "vit_b_32": 768, "vit_l_16": 1024, "vit_l_32": 1024},
+    "arXiv:1611.05431": (
+        "ResNeXt",
+        {"resnext50_32x4d": 2048, "resnext101_32x8d": 2048, "resnext101_64x4d": 2048},
     ),
-    "vit_h_14": ImageModel(
-        1280, "CC-BY-NC-4.0", "arXiv:2201.08371", "2.5 GB; trained on 3.6 billion hashtags"
+    "arXiv:1807.11164": (
+        "ShuffleNetV2: small and fast",
+        {
+            "shufflenet_v2_x0_5": 1024,
+            "shufflenet_v2_x1_0": 1024,
+            "shufflenet_v2_x1_5": 1024,
+            "shufflenet_v2_x2_0": 2048,
+        },
     ),
-    **_family(
-        "arXiv:2103.14030",
-        "a transformer on shifted windows",
+    "arXiv:1602.07360": (
+        "SqueezeNet: five megabytes",
+        {"squeezenet1_0": 512, "squeezenet1_1": 512},
+    ),
+    "arXiv:2103.14030": (
+        "Swin: attention in windows",
         {"swin_t": 768, "swin_s": 768, "swin_b": 1024},
     ),
-    **_family(
-        "arXiv:2111.09883",
-        "a transformer on shifted windows, for larger pictures",
+    "arXiv:2111.09883": (
+        "Swin V2",
         {"swin_v2_t": 768, "swin_v2_s": 768, "swin_v2_b": 1024},
     ),
-    **_family("arXiv:2204.01697", "convolutions and attention on a grid", {"maxvit_t": 512}),
+    "arXiv:1409.1556": (
+        "VGG: wide features before the classifier",
+        {
+            **{f"vgg{n}": 4096 for n in (11, 13, 16, 19)},
+            **{f"vgg{n}_bn": 4096 for n in (11, 13, 16, 19)},
+        },
+    ),
+    "arXiv:2010.11929": (
+        "ViT: a transformer on patches",
+        {
+            "vit_b_16": 768,
+            "vit_b_32": 768,
+            "vit_l_16": 1024,
+            "vit_l_32": 1024,
+            "vit_h_14": 1280,
+        },
+    ),
+    "arXiv:1605.07146": (
+        "Wide ResNet",
+        {"wide_resnet50_2": 2048, "wide_resnet101_2": 2048},
+    ),
 }
 
-HUB_MODELS: dict[str, ImageModel] = {
+IMAGE_MODELS: dict[str, ImageModel] = {
+    name: ImageModel(width, "BSD-3-Clause", source, note, is_torchvision=True)
+    for source, (note, widths) in _FAMILIES.items()
+    for name, width in widths.items()
+} | {
     "facebook/dinov2-small": ImageModel(
-        384, "Apache-2.0", "arXiv:2304.07193", "self-supervised; for kNN and clustering, small"
+        384, "Apache-2.0", "arXiv:2304.07193", "self-supervised: good for kNN and clusters"
     ),
     "facebook/dinov2-base": ImageModel(
-        768, "Apache-2.0", "arXiv:2304.07193", "self-supervised; for kNN and clustering"
-    ),
-    "facebook/dinov2-large": ImageModel(
-        1024, "Apache-2.0", "arXiv:2304.07193", "self-supervised; for kNN and clustering, large"
+        768, "Apache-2.0", "arXiv:2304.07193", "self-supervised, larger"
     ),
     "google/vit-base-patch16-224": ImageModel(
-        768, "Apache-2.0", "arXiv:2010.11929", "trained on the 21,841 classes of ImageNet-21k"
-    ),
-    "facebook/deit-base-distilled-patch16-224": ImageModel(
-        768, "Apache-2.0", "arXiv:2012.12877", "a ViT trained on ImageNet-1k alone"
+        768, "Apache-2.0", "arXiv:2010.11929", "ImageNet's classes"
     ),
     "openai/clip-vit-base-patch32": ImageModel(
-        512, "MIT", "arXiv:2103.00020", "shares a space with texts; fast"
-    ),
-    "openai/clip-vit-large-patch14": ImageModel(
-        768, "MIT", "arXiv:2103.00020", "shares a space with texts; accurate"
+        512, "MIT", "arXiv:2103.00020", "shares a space with texts"
     ),
     "google/siglip-base-patch16-224": ImageModel(
-        768, "Apache-2.0", "arXiv:2303.15343", "shares a space with texts"
+        768, "Apache-2.0", "arXiv:2303.15343", "trained on pictures with their captions"
+    ),
+    "google/siglip2-base-patch16-224": ImageModel(
+        768, "Apache-2.0", "arXiv:2502.14786", "shares a space with texts of many languages"
     ),
     "facebook/convnextv2-tiny-1k-224": ImageModel(
-        768, "CC-BY-NC-4.0", "arXiv:2301.00808", "convolutions only"
+        768, "CC-BY-NC-4.0", "arXiv:2301.00808", "modern convolutions; not for commercial use"
     ),
     "microsoft/swin-tiny-patch4-window7-224": ImageModel(
-        768, "Apache-2.0", "arXiv:2103.14030", "a transformer on shifted windows"
+        768, "Apache-2.0", "arXiv:2103.14030", "attention in windows"
     ),
-    "microsoft/beit-base-patch16-224": ImageModel(
-        768, "Apache-2.0", "arXiv:2106.08254", "pretrained on masked patches"
-    ),
-    "microsoft/resnet-50": ImageModel(
-        2048, "Apache-2.0", "arXiv:1512.03385", "the network of torchvision's resnet50"
-    ),
+    "microsoft/resnet-50": ImageModel(2048, "Apache-2.0", "arXiv:1512.03385", "ResNet"),
 }

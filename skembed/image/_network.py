@@ -65,7 +65,7 @@ def load_network(
 
     exact = agrees_with(network(pixels))
     fold_batch_norms(network, lambda: network(pixels), lambda: exact(network))
-    network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    network = network.to(memory_format=torch.channels_last)
     if dtype is not torch.float32:
         network = _converted(network, pixels, dtype)
     pixels = pixels.to(dtype).contiguous(memory_format=torch.channels_last)

@@ -16,6 +16,7 @@ from PIL import Image as pillow
 from torch import Tensor
 
 from skembed.exceptions import UnsafeModelError, UnsupportedModelError
+from skembed.image._backbone import refuse_enormous
 from skembed.store import digest_of
 from skembed.weights import kept_recent, quiet_transformers, read_json
 
@@ -25,8 +26,6 @@ if TYPE_CHECKING:
 __all__ = ["Processor", "has_processor", "load_processor"]
 
 _MOST_CHANGE = 1e-6
-_MOST_PIXELS = 64_000_000
-"""Of a resized picture, before it is cropped: 200 MB in uint8, 800 MB in float32."""
 
 # (width, height) of the pictures on which ways are compared: upright, across, large, tiny.
 _PROBES = ((37, 53), (400, 301), (161, 640), (3, 2))
@@ -196,13 +195,7 @@ class Processor:
         shortest = getattr(size, "shortest_edge", None)
         if not shortest or getattr(size, "longest_edge", None):
             return
-        short, long = sorted(image.size)
-        if shortest * shortest * long / short > _MOST_PIXELS:
-            raise ValueError(
-                f"the picture has {image.width} x {image.height} pixels; resized to {shortest} at "
-                f"its shorter side, as the model asks, it would have over {_MOST_PIXELS:,}: cut it "
-                "first"
-            )
+        refuse_enormous(image, shortest)
 
 
 def _is_plain(kind: type, processor: Any) -> bool:

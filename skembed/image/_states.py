@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from skembed.exceptions import InvalidParameterError, UnsupportedModelError
 
-__all__ = ["VisionStates", "count_prefix", "find_unused", "make_states"]
+__all__ = ["VisionStates", "count_prefix", "find_unused", "make_states", "take"]
 
 _CLASS_TOKENS = ("cls_token", "class_embedding", "class_token")
 _OTHER_TOKENS = ("distillation_token", "register_tokens")
@@ -60,15 +60,7 @@ class VisionStates(nn.Module):
             raise UnsupportedModelError(
                 f"layer {self.stop_at!r} is not run when pictures are embedded. Choose another."
             )
-        if isinstance(self.output, int):
-            states: Tensor = found.hidden_states[self.output]
-            return states
-        if self.output == "image_features":
-            # A tensor in the first releases of transformers 5, later one of an output's fields.
-            found = found if isinstance(found, Tensor) else found.pooler_output
-            return found.flatten(1)
-        value: Tensor = getattr(found, self.output)
-        return value.flatten(1) if self.output == "pooler_output" else value
+        return take(found, self.output)
 
     def run(self, pixels: Tensor, *, all_states: bool = False) -> Any:
         """Return the model's whole output."""
@@ -79,6 +71,19 @@ class VisionStates(nn.Module):
         if module.config.model_type == "vit_mae":
             arguments["noise"] = _in_order(module, pixels)
         return module(pixel_values=pixels, **arguments)
+
+
+def take(found: Any, output: str | int) -> Tensor:
+    """Return a part of a model's output, named as in `VisionStates`."""
+    if isinstance(output, int):
+        states: Tensor = found.hidden_states[output]
+        return states
+    if output == "image_features":
+        # A tensor in the first releases of transformers 5, later one of an output's fields.
+        features: Tensor = found if isinstance(found, Tensor) else found.pooler_output
+        return features.flatten(1)
+    value: Tensor = getattr(found, output)
+    return value.flatten(1) if output == "pooler_output" else value
 
 
 def _stop(module: nn.Module, arguments: Any, output: Any) -> None:

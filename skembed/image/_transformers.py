@@ -6,9 +6,10 @@ Knows checkpoints of transformers; must not know rows, keys nor devices.
 from __future__ import annotations
 
 import copy
+import functools
 import inspect
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -17,13 +18,14 @@ from skembed.exceptions import InvalidParameterError, SkembedError, UnsupportedM
 from skembed.image._backbone import Backbone, BackboneSettings
 from skembed.image._pooling import IMAGE_POOLINGS, make_pool
 from skembed.image._processor import Processor, has_processor, load_processor
-from skembed.image._states import VisionStates, count_prefix, find_unused, make_states
+from skembed.image._states import VisionStates, count_prefix, find_unused, make_states, take
 from skembed.image._towers import CLASS_TOKEN, check_kind, drop_unused, find_tower, has_weights
 from skembed.store import digest_of
 from skembed.weights import (
     ModelSource,
     check_weights,
     folder_digest,
+    kept_recent,
     load_config,
     load_pretrained,
     refuse_code_from_elsewhere,
@@ -51,14 +53,14 @@ class _Plan:
         What makes vectors of it.
     width : int
         Their number of features.
-    unused : frozenset of str
-        Weights that are never run.
+    device : device
+        Where the model runs without its weights.
     """
 
     output: str
     pool: nn.Module
     width: int
-    unused: frozenset[str]
+    device: torch.device
 
 
 class TransformersBackbone(Backbone):
@@ -77,8 +79,8 @@ class TransformersBackbone(Backbone):
     settings : BackboneSettings
         `layer` is the number of a hidden state (0 is what enters the first layer, -1 the last) or
         the name of a submodule.
-    has_transform : bool, default=False
-        Whether pictures are prepared by a transform of the user, so that `prepare` is not called
+    has_preprocess : bool, default=False
+        Whether pictures are prepared by a function of the user, so that `prepare` is not called
         and the folder need not have an image processor.
 
     Raises
@@ -92,7 +94,7 @@ class TransformersBackbone(Backbone):
     """
 
     def __init__(
-        self, source: ModelSource, settings: BackboneSettings, *, has_transform: bool = False
+        self, source: ModelSource, settings: BackboneSettings, *, has_preprocess: bool = False
     ) -> None:
         self.name = source.name
         self.source = source
@@ -103,10 +105,8 @@ class TransformersBackbone(Backbone):
         if settings.trust_remote_code:
             refuse_code_from_elsewhere(source.folder)
         config = load_config(source.folder, trust_remote_code=settings.trust_remote_code)
-        self._processor = None if has_transform else self._load_processor()
+        self._processor = None if has_preprocess else self._load_processor()
         self._auto, self._config, self._vector = find_tower(config)
-        self._plan = self._make_plan()
-        self.width = self._plan.width
         self.digest = digest_of(
             {
                 "kind": "vision model of transformers",
@@ -118,6 +118,9 @@ class TransformersBackbone(Backbone):
                 "trust_remote_code": settings.trust_remote_code,
             }
         )
+        place = {"backbone": self.digest, "has_preprocess": has_preprocess}
+        self._plan = kept_recent(digest_of({"kind": "vision plan", **place}), self._make_plan)
+        self.width = self._plan.width
 
     def __repr__(self) -> str:
         return f"TransformersBackbone({self.name!r}, width={self.width})"
@@ -125,7 +128,7 @@ class TransformersBackbone(Backbone):
     def prepare(self, image: Image) -> Tensor:
         """Turn a picture in mode RGB into a tensor (3, height, width), uint8 or float32."""
         if self._processor is None:
-            raise RuntimeError("made for a transform of the user, not to prepare pictures")
+            raise RuntimeError("made for preprocessing of the user, not to prepare pictures")
         return self._processor.prepare(image)
 
     def scale(self, pixels: Tensor) -> Tensor:
@@ -140,12 +143,12 @@ class TransformersBackbone(Backbone):
             auto=self._auto,
             dtype=torch.float32,
             trust_remote_code=self._settings.trust_remote_code,
-            is_unused=lambda name: name in self._plan.unused,
+            is_unused=lambda name: name in self._unused,
         )
         module = module.eval().requires_grad_(False)
         output = self._plan.output
         if output == "image_features":
-            drop_unused(module, self._plan.unused)
+            drop_unused(module, self._unused)
         pixels = torch.rand(self._shape(), generator=torch.Generator().manual_seed(0))
         with torch.inference_mode():
             states = make_states(module, output, self._settings.layer, pixels, self.name)
@@ -169,7 +172,7 @@ class TransformersBackbone(Backbone):
             raise UnsupportedModelError(
                 f"{folder} does not say how the model's pictures are prepared: it has no "
                 "preprocessor_config.json. Save the model's image processor there "
-                "(`processor.save_pretrained(folder)`), or set transform= to a callable that "
+                "(`processor.save_pretrained(folder)`), or set preprocess= to a callable that "
                 "turns a PIL image into a tensor."
             )
         trusted = self._settings.trust_remote_code
@@ -195,25 +198,38 @@ class TransformersBackbone(Backbone):
     def _plan_on(self, device: torch.device) -> _Plan:
         """Run the model without its own weights."""
         settings = self._settings
-        with torch.random.fork_rng(devices=[]), device:
+        with torch.random.fork_rng(devices=[]), device, torch.inference_mode():
             module = self._build()
             is_dual = check_kind(module, self.name)
             self._refuse_extras(module)
             pixels = torch.full(self._shape(), 0.5)
-            output, n_tokens = self._choose_output(module, pixels, is_dual)
-            states = make_states(module, output, settings.layer, pixels, self.name)
-            shape = states(pixels).shape
-            n_prefix, has_class = count_prefix(module)
-            if len(shape) != 3 or shape[1] != n_tokens:
-                n_prefix, has_class = 0, False  # a layer before these tokens are put in
-            pooling = settings.pooling
-            is_trained = self._config.model_type in CLASS_TOKEN or settings.layer is not None
-            if pooling == "auto" and not is_trained and len(shape) > 2:
-                pooling = "mean"
-            pool, width = make_pool(
-                pooling, shape, n_prefix=n_prefix, has_class=has_class, name=self.name
-            )
-            return _Plan(output, pool, width, find_unused(states, pixels))
+            found = VisionStates(module, "").run(pixels)
+            output = self._choose_output(module, found, is_dual)
+            if settings.layer is None:
+                shape = take(found, output).shape
+            else:
+                shape = make_states(module, output, settings.layer, pixels, self.name)(pixels).shape
+        n_prefix, has_class = count_prefix(module)
+        last = getattr(found, "last_hidden_state", None)
+        if len(shape) != 3 or last is None or last.shape[:2] != shape[:2]:
+            n_prefix, has_class = 0, False  # a layer before these tokens are put in
+        pooling = settings.pooling
+        is_trained = self._config.model_type in CLASS_TOKEN or settings.layer is not None
+        if pooling == "auto" and not is_trained and len(shape) > 2:
+            pooling = "mean"
+        pool, width = make_pool(
+            pooling, shape, n_prefix=n_prefix, has_class=has_class, name=self.name
+        )
+        return _Plan(output, pool, width, device)
+
+    @functools.cached_property
+    def _unused(self) -> frozenset[str]:
+        """Names of the weights that are never run."""
+        with torch.inference_mode(False), torch.random.fork_rng(devices=[]), self._plan.device:
+            module, pixels = self._build(), torch.full(self._shape(), 0.5)
+            layer = self._settings.layer
+            states = make_states(module, self._plan.output, layer, pixels, self.name)
+            return find_unused(states, pixels)
 
     def _build(self) -> nn.Module:
         """Build the model with random weights."""
@@ -246,24 +262,19 @@ class TransformersBackbone(Backbone):
                     "skembed does not pass on. Choose a model that reads pixels only."
                 )
 
-    def _choose_output(
-        self, module: nn.Module, pixels: Tensor, is_dual: bool
-    ) -> tuple[str, int | None]:
-        """Return what is taken where the user names no layer, and the number of last tokens."""
-        found = VisionStates(module, "").run(pixels)
-        last = getattr(found, "last_hidden_state", None)
-        n_tokens = last.shape[1] if last is not None and last.ndim == 3 else None
-        output = "last_hidden_state"
-        if self._settings.pooling == "auto" and self._config.model_type not in CLASS_TOKEN:
-            needed = [name for name, _ in module.named_parameters() if name.startswith("pooler.")]
-            vector = self._vector or "pooler_output"
-            if is_dual:
-                output = "image_features"
-            elif getattr(found, vector, None) is not None and (
-                self._vector or has_weights(self.source.folder, needed)
-            ):
-                output = vector
-        return output, n_tokens
+    def _choose_output(self, module: nn.Module, found: Any, is_dual: bool) -> str:
+        """Return what of the output is taken where the user names no layer."""
+        if self._settings.pooling != "auto" or self._config.model_type in CLASS_TOKEN:
+            return "last_hidden_state"
+        if is_dual:
+            return "image_features"
+        if self._vector is not None and getattr(found, self._vector, None) is not None:
+            return self._vector
+        if getattr(found, "pooler_output", None) is None:
+            return "last_hidden_state"
+        needed = [name for name, _ in module.named_parameters() if name.startswith("pooler.")]
+        has_pooler = has_weights(self.source.folder, needed)
+        return "pooler_output" if has_pooler else "last_hidden_state"
 
 
 def _check_settings(source: ModelSource, settings: BackboneSettings) -> None:

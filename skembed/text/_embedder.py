@@ -57,9 +57,9 @@ class TextEmbedder(BaseEmbedder):
     """Embed texts with a pretrained transformer.
 
     Reads sentence-transformers models as they are (transformer, pooling, dense layers, prompts,
-    maximum length) and any encoder of transformers. Each distinct text is encoded once, in batches
-    without padding, in bfloat16 where the machine computes faster in it; a text's vector does not
-    depend on the other rows.
+    maximum length), any encoder of transformers, and the part of CLIP, SigLIP and their kin that
+    reads texts. Each distinct text is encoded once, in batches without padding, in bfloat16 where
+    the machine computes faster in it; a text's vector does not depend on the other rows.
 
     The embedder is stateless: `fit` checks the parameters, the rows and the model's files, it does
     not train, and `transform` works without it. The weights are loaded when the first row has to be
@@ -76,7 +76,9 @@ class TextEmbedder(BaseEmbedder):
     pooling : {"auto", "mean", "cls", "max", "mean_sqrt_len", "weighted_mean", "last_token"}, \
             default="auto"
         How the tokens' states become one vector. "auto" is what the model's files say; where they
-        say nothing, "last_token" for decoders and "mean" for the others.
+        say nothing, "last_token" for decoders and "mean" for the others. For CLIP and SigLIP,
+        "auto" gives vectors in the space shared with pictures; the other poolings take the states
+        before that projection (SigLIP's with those of padding, which it reads as words).
     normalize : bool or "auto", default="auto"
         Whether vectors have unit length. "auto" is what the model's files say, else no.
     prompt : str or None, default="auto"

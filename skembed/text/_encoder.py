@@ -22,11 +22,12 @@ from skembed._encoder import Encoder, Fault, Prepared, join_replicas
 from skembed.engine import POOLINGS, pool, resolve_devices, resolve_dtype, tokens_per_batch
 from skembed.exceptions import InvalidParameterError, UnsupportedModelError
 from skembed.store import digest_of
+from skembed.text._config import find_tower, is_causal, position_limit
 from skembed.text._folder import HeadModule, read_folder
 from skembed.text._head import Head, build_head, check_head, head_width
 from skembed.text._layout import TextTransformer
 from skembed.text._models import TEXT_MODELS
-from skembed.text._tokens import Ids, TextTokenizer, load_tokenizer
+from skembed.text._tokens import Filling, Ids, TextTokenizer, load_tokenizer
 from skembed.text._transformer import load_transformer
 from skembed.weights import (
     ModelSource,
@@ -44,16 +45,6 @@ __all__ = ["TextEncoder", "TextSettings", "make_text_encoder"]
 
 _FORMAT = 3
 """Raised when a change to skembed changes vectors, so that stored ones are not served."""
-
-# Learned positions that start after the padding token's: two of them never hold a token.
-_OFFSET_POSITIONS = (
-    "roberta",
-    "xlm-roberta",
-    "xlm-roberta-xl",
-    "camembert",
-    "mpnet",
-    "data2vec-text",
-)
 
 
 @dataclass(frozen=True)
@@ -117,15 +108,20 @@ class TextEncoder(Encoder):
         check_head(self._head_modules())
         if settings.trust_remote_code:
             refuse_code_from_elsewhere(self.folder.transformer)
-        self.config = load_config(
-            self.folder.transformer, trust_remote_code=settings.trust_remote_code
-        )
+        config = load_config(self.folder.transformer, trust_remote_code=settings.trust_remote_code)
+        self._tower = find_tower(config)
+        self.config = config if self._tower is None else self._tower.config
         self.torch_device = device
         self.torch_dtype = resolve_dtype(settings.dtype, self.torch_device)
         self.device = str(self.torch_device)
         self.dtype = str(self.torch_dtype).removeprefix("torch.")
         self.budget = tokens_per_batch(self.torch_device)
         self.poolings = self._choose_poolings(settings)
+        self._is_projected = (
+            self._tower is not None
+            and self._tower.projection is not None
+            and settings.pooling == "auto"
+        )
         self.normalize = self._choose_normalize(settings)
         self.prompt = self._choose_prompt(settings)
         self._trust_remote_code = settings.trust_remote_code
@@ -138,6 +134,7 @@ class TextEncoder(Encoder):
             max_length=self.max_length,
             in_chunks=settings.in_chunks,
             is_parallel=self.torch_device.type == "cuda",
+            filling=self._choose_filling(),
         )
         self._n_skipped = (
             self._tokens.n_prompt_tokens() if self.prompt and not self.folder.pools_prompt else 0
@@ -162,6 +159,7 @@ class TextEncoder(Encoder):
                 "files": files_digest,
                 "dtype": self._number_formats(),
                 "pooling": list(self.poolings),
+                "projected": self._is_projected,
                 "normalize": self.normalize,
                 "prompt": self.prompt,
                 "max_length": self.max_length,
@@ -203,6 +201,8 @@ class TextEncoder(Encoder):
         """Return vectors of shape (parts, width), float32."""
         hidden = self._transformer().hidden(batch)
         pooled = pool(hidden, batch["rows"], self.poolings, n_skipped=self._n_skipped)
+        if self._is_projected:
+            pooled = self._transformer().project(pooled)
         vectors: Tensor = self._head(pooled)
         return vectors
 
@@ -226,6 +226,7 @@ class TextEncoder(Encoder):
             pad_token_id=self._pad_token_id(),
             special_token_ids=self._tokens.special_token_ids,
             trust_remote_code=self._trust_remote_code,
+            tower=self._tower,
         )
         self._refuse_other_files()
         return loaded
@@ -288,7 +289,17 @@ class TextEncoder(Encoder):
                     f"know; set pooling to one of {', '.join(map(repr, POOLINGS))}."
                 )
             return self.folder.pooling
-        return ("last_token",) if _is_causal(self.config) else ("mean",)
+        if self._tower is not None:
+            return ("last_token",)
+        return ("last_token",) if is_causal(self.config) else ("mean",)
+
+    def _choose_filling(self) -> Filling | None:
+        """Return how rows are filled up, if the model was trained on such rows."""
+        if self._tower is None or not self._tower.fills_rows:
+            return None
+        length = min(int(self._tokenizer.model_max_length), position_limit(self.config) or 64)
+        on_left = self._tokenizer.padding_side == "left"
+        return Filling(length, self._pad_token_id(), on_left)
 
     def _choose_normalize(self, settings: TextSettings) -> bool:
         if isinstance(settings.normalize, bool):
@@ -317,7 +328,7 @@ class TextEncoder(Encoder):
         return dict(row.prompts), row.default_prompt
 
     def _choose_max_length(self, settings: TextSettings) -> int | None:
-        limit = _position_limit(self.config)
+        limit = position_limit(self.config)
         if settings.max_length is not None:
             if limit is not None and settings.max_length > limit:
                 raise InvalidParameterError(
@@ -332,7 +343,10 @@ class TextEncoder(Encoder):
 
     def _choose_width(self, settings: TextSettings) -> int:
         hidden = int(self.config.get_text_config().hidden_size)
-        width = head_width(self._head_modules(), hidden * len(self.poolings))
+        pooled = hidden * len(self.poolings)
+        if self._is_projected and self._tower is not None:
+            pooled = self._tower.width
+        width = head_width(self._head_modules(), pooled)
         if settings.n_components is None:
             return width
         if settings.n_components > width:
@@ -341,28 +355,3 @@ class TextEncoder(Encoder):
                 "features."
             )
         return settings.n_components
-
-
-def _is_causal(config: Any) -> bool:
-    """Return whether a model is a decoder, whose last token has seen the whole text."""
-    from transformers.models.auto import modeling_auto
-
-    kind = config.model_type
-    return (
-        kind in modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
-        and kind not in modeling_auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES
-    )
-
-
-def _position_limit(config: Any) -> int | None:
-    """Return the most tokens for which a row's states depend on that row alone."""
-    limit = getattr(config, "max_position_embeddings", None)
-    if not isinstance(limit, int) or limit <= 0:
-        return None
-    # LongRoPE (arXiv:2402.13753) turns every position of a batch otherwise as soon as one row is
-    # longer than in the first training. (Dynamic scaling begins at the limit itself.)
-    rope = getattr(config, "rope_parameters", None) or {}
-    for parameters in (rope, *(value for value in rope.values() if isinstance(value, dict))):
-        if parameters.get("rope_type") == "longrope":
-            limit = min(limit, int(parameters["original_max_position_embeddings"]))
-    return limit - 2 if config.model_type in _OFFSET_POSITIONS else limit

@@ -144,6 +144,8 @@ def _read_modules(folder: Path) -> TextFolder:
             )
         kinds.append(kind.rsplit(".", 1)[-1])
         folders.append(place)
+    if kinds == ["CLIPModel"]:
+        return TextFolder(transformer=folders[0])
     known = kinds[:1] == ["Transformer"] and (
         len(kinds) == 1
         or (kinds[1] == "Pooling" and all(kind in _HEAD_TYPES for kind in kinds[2:]))

@@ -66,6 +66,8 @@ class TextTransformer:
         Whether packed batches are filled up to a few sizes, for which kernels are compiled.
     is_exact : bool
         Whether packed attention keeps its scores in float32.
+    projection : Module or None
+        What puts a text's pooled state into the space shared with pictures, in float32.
     """
 
     module: nn.Module
@@ -74,6 +76,7 @@ class TextTransformer:
     pad_token_id: int = 0
     is_steady: bool = False
     is_exact: bool = False
+    projection: nn.Module | None = None
 
     def collate(
         self, sequences: Sequence[NDArray[np.int64]], device: torch.device
@@ -112,6 +115,12 @@ class TextTransformer:
         if self.layout == "equal":
             return hidden.flatten(0, 1)
         return hidden[mask.bool()]
+
+    def project(self, pooled: Tensor) -> Tensor:
+        """Map pooled states (rows, d) to the space shared with pictures."""
+        assert self.projection is not None
+        projected: Tensor = self.projection(pooled)
+        return projected
 
 
 @torch.inference_mode()

@@ -7,6 +7,7 @@ for (limit, prompt, chunks) is done to the ids it gives.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 from skembed._encoder import Fault, Prepared
 from skembed.exceptions import InvalidParameterError, UnsupportedModelError
 
-__all__ = ["Ids", "TextTokenizer", "load_tokenizer"]
+__all__ = ["Filling", "Ids", "TextTokenizer", "load_tokenizer"]
 
 Ids = NDArray[np.int64]
 
@@ -88,6 +89,25 @@ def load_tokenizer(folder: Path, *, lower_case: bool, trust_remote_code: bool) -
     return tokenizer
 
 
+@dataclass(frozen=True)
+class Filling:
+    """How sequences are filled up, for models that read padding as they read words.
+
+    Parameters
+    ----------
+    length : int
+        Tokens of every sequence.
+    token_id : int
+        The padding token.
+    on_left : bool
+        Whether padding comes before the text.
+    """
+
+    length: int
+    token_id: int
+    on_left: bool
+
+
 class TextTokenizer:
     """Turns texts into the token ids that a model reads.
 
@@ -104,6 +124,8 @@ class TextTokenizer:
     is_parallel : bool
         Whether texts are tokenised on all cores at once. One core keeps up with a CPU's model, and
         the tokenizers' thread pool does not survive a fork.
+    filling : Filling or None
+        How sequences are filled up; a text's size does not count it.
 
     Raises
     ------
@@ -119,7 +141,9 @@ class TextTokenizer:
         max_length: int | None,
         in_chunks: bool,
         is_parallel: bool = False,
+        filling: Filling | None = None,
     ) -> None:
+        self._filling = filling
         self._backend = tokenizer.backend_tokenizer
         self._prompt = prompt
         self._in_chunks = in_chunks
@@ -191,4 +215,8 @@ class TextTokenizer:
             yield prompt + text[start : start + step]
 
     def _sequence(self, ids: list[int]) -> Ids:
-        return np.array(self._before + ids + self._after, dtype=np.int64)
+        ids = self._before + ids + self._after
+        if self._filling is not None:
+            padding = [self._filling.token_id] * (self._filling.length - len(ids))
+            ids = padding + ids if self._filling.on_left else ids + padding
+        return np.array(ids, dtype=np.int64)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from skembed.weights._checkpoints import find_checkpoint
 from skembed.weights._digest import file_sha256, folder_digest
 from skembed.weights._files import read_json, read_modules
+from skembed.weights._fingerprint import fingerprint
 from skembed.weights._load import check_weights, load_state
 from skembed.weights._locks import KeyLocks
 from skembed.weights._memory import is_out_of_memory
@@ -34,6 +35,7 @@ __all__ = [
     "check_weights",
     "file_sha256",
     "find_checkpoint",
+    "fingerprint",
     "folder_digest",
     "free_memory",
     "is_out_of_memory",

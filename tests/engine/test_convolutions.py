@@ -190,3 +190,15 @@ def test_errors_of_memory_are_not_swallowed():
 
     with pytest.raises(MemoryError, match="no room"):
         pack_convolutions(network(Block()), pixels(), run_out)
+
+
+@pytest.mark.parametrize("name", ["first", "norm1", "activation"])
+def test_layers_with_hooks_stay_so_that_the_hooks_run(name):
+    module, x = network(Block()), pixels()
+    expected, calls = module(x), []
+    module[1].get_submodule(name).register_forward_hook(lambda *_: calls.append(name))
+    fold_batch_norms(module, lambda: module(x), lambda: are_alike(module(x), expected))
+    fast = packed(module)
+    calls.clear()
+    torch.testing.assert_close(fast(x), expected, rtol=1e-4, atol=1e-5)
+    assert calls

@@ -19,7 +19,7 @@ ROWS = pictures(7)
 
 
 def of_any_size(**params):
-    return ImageEmbedder(TinyNetwork(), transform=to_pixels, dtype="float32", **params)
+    return ImageEmbedder(TinyNetwork(), preprocess=to_pixels, dtype="float32", **params)
 
 
 CHECKS = embedder_checks(
@@ -79,8 +79,8 @@ def test_image_embedder_passes_scikit_learns_checks(estimator, check):
 class LoggingEmbedder(ImageEmbedder):
     """Writes how many rows the model ran on to a file per process, with each `transform`."""
 
-    def __init__(self, model, *, log, transform=None, cache="run", pooling="auto"):
-        super().__init__(model, transform=transform, cache=cache, pooling=pooling)
+    def __init__(self, model, *, log, preprocess=None, cache="run", pooling="auto"):
+        super().__init__(model, preprocess=preprocess, cache=cache, pooling=pooling)
         self.log = log
 
     def transform(self, X):
@@ -96,7 +96,7 @@ def test_a_grid_search_encodes_each_distinct_picture_once(tmp_path, n_jobs):
     rows = write_files(tmp_path, pictures(60, seed=10 + n_jobs))
     rows += rows[:12]
     pipeline = make_pipeline(
-        LoggingEmbedder(TinyNetwork(), transform=to_pixels, log=tmp_path / "logs"),
+        LoggingEmbedder(TinyNetwork(), preprocess=to_pixels, log=tmp_path / "logs"),
         LogisticRegression(max_iter=5000),
     )
     grid = {

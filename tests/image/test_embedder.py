@@ -39,7 +39,7 @@ ARRAYS = pictures(5)
 @pytest.fixture
 def embedder():
     return ImageEmbedder(
-        TinyNetwork(), transform=to_pixels, dtype="float32", cache=EmbeddingStore()
+        TinyNetwork(), preprocess=to_pixels, dtype="float32", cache=EmbeddingStore()
     )
 
 
@@ -152,7 +152,7 @@ class TestRows:
                 raise ValueError("too narrow")
             return to_pixels(image)
 
-        embedder.set_params(transform=picky)
+        embedder.set_params(preprocess=picky)
         with pytest.raises(InvalidRowsError, match=r"row 1: .*ValueError: too narrow"):
             embedder.transform(ARRAYS[:3])
 
@@ -169,7 +169,7 @@ class TestEstimator:
     def test_the_users_module_stays_as_it_is(self):
         module = TinyNetwork().train()
         before = {name: value.clone() for name, value in module.state_dict().items()}
-        ImageEmbedder(module, transform=to_pixels).fit_transform(ARRAYS)
+        ImageEmbedder(module, preprocess=to_pixels).fit_transform(ARRAYS)
         assert module.training
         assert module.first.weight.requires_grad
         for name, value in module.state_dict().items():
@@ -189,7 +189,7 @@ class TestEstimator:
         changed = embedder.set_params(model=module).transform(ARRAYS)
         assert (changed[:, 0] != first[:, 0]).all()
         np.testing.assert_allclose(changed[:, 1:], first[:, 1:], atol=1e-5)
-        small = embedder.set_params(transform=to_small_pixels).transform(ARRAYS)
+        small = embedder.set_params(preprocess=to_small_pixels).transform(ARRAYS)
         assert embedder.report_.n_encoded == 5
         assert np.abs(small - changed).max() > 1e-3
 
@@ -226,27 +226,27 @@ class TestEstimator:
             time.sleep(0.02)
             return to_pixels(image)
 
-        embedder.set_params(verbose=True, transform=slow, cache=None)
+        embedder.set_params(verbose=True, preprocess=slow, cache=None)
         embedder.transform(pictures(200, seed=5))
         assert "ImageEmbedder" in capsys.readouterr().err
 
 
 class TestParameters:
     def test_all_faults_are_told_at_once(self):
-        embedder = ImageEmbedder(3, pooling="median", batch_size=0, transform=7, layer=2.5)
+        embedder = ImageEmbedder(3, pooling="median", batch_size=0, preprocess=7, layer=2.5)
         with pytest.raises(InvalidParameterError) as caught:
             embedder.fit(ARRAYS)
-        for name in ("model", "pooling", "batch_size", "transform", "layer"):
+        for name in ("model", "pooling", "batch_size", "preprocess", "layer"):
             assert f"The '{name}' parameter" in str(caught.value)
 
     @pytest.mark.parametrize(
         ("params", "message"),
         [
-            ({"transform": None}, "transform"),
+            ({"preprocess": None}, "preprocess"),
             ({"n_components": 17}, "n_components=17, but .* gives 16 features"),
             ({"layer": "nrom"}, "norm"),
             ({"pooling": "cls"}, "feature map"),
-            ({"transform": lambda image: np.zeros(3)}, "transform"),
+            ({"preprocess": lambda image: np.zeros(3)}, "preprocess"),
             ({"device": "gpu"}, "device='gpu'"),
             ({"weights": "IMAGENET1K_V1"}, "weights"),
         ],
@@ -277,7 +277,7 @@ def test_a_column_transformer_mixes_pictures_text_and_numbers(tmp_path):
     )
     mixed = ColumnTransformer(
         [
-            ("photo", ImageEmbedder(TinyNetwork(), transform=to_pixels), "photo"),
+            ("photo", ImageEmbedder(TinyNetwork(), preprocess=to_pixels), "photo"),
             ("review", TextEmbedder(), "review"),
             ("price", "passthrough", ["price"]),
         ]

@@ -57,9 +57,9 @@ def folders(tmp_path_factory):
     return of
 
 
-def backbone(folder, has_transform=False, **settings):
+def backbone(folder, has_preprocess=False, **settings):
     source = resolve_model(folder)
-    return TransformersBackbone(source, BackboneSettings(**settings), has_transform=has_transform)
+    return TransformersBackbone(source, BackboneSettings(**settings), has_preprocess=has_preprocess)
 
 
 def pictures(*sizes):
@@ -276,9 +276,9 @@ def broken(folder, family, *lost):
 def test_a_folder_without_a_processor_asks_for_a_transform(tmp_path):
     folder = write_checkpoint(tmp_path / "vit", "vit")
     (folder / "preprocessor_config.json").unlink()
-    with pytest.raises(UnsupportedModelError, match=r"preprocessor_config.json.* set transform="):
+    with pytest.raises(UnsupportedModelError, match=r"preprocessor_config.json.* set preprocess="):
         backbone(folder)
-    model = backbone(folder, has_transform=True)
+    model = backbone(folder, has_preprocess=True)
     assert model.load()(torch.rand(2, 3, 32, 32)).shape == (2, model.width)
 
 
@@ -300,7 +300,7 @@ def test_models_of_other_rows_are_refused(tmp_path):
         backbone(tmp_path / "bert")
     tf.Wav2Vec2Model(tf.Wav2Vec2Config(**SMALL)).save_pretrained(tmp_path / "sound")
     with pytest.raises(UnsupportedModelError, match="reads sound, not pictures"):
-        backbone(tmp_path / "sound", has_transform=True)
+        backbone(tmp_path / "sound", has_preprocess=True)
 
 
 def test_a_model_of_pictures_of_any_size_is_refused(tmp_path):
@@ -313,7 +313,7 @@ def test_a_model_of_pictures_of_any_size_is_refused(tmp_path):
     with pytest.raises(UnsupportedModelError, match=r"spatial_shapes|expected pixel_values"):
         backbone(tmp_path)
     with pytest.raises(UnsupportedModelError, match=r"spatial_shapes .* NaFlex"):
-        backbone(tmp_path, has_transform=True)
+        backbone(tmp_path, has_preprocess=True)
 
 
 def test_weights_of_another_place_are_refused(folders):

@@ -1,0 +1,138 @@
+"""Arrays and tensors of pixels: where their channels are, and what their numbers mean.
+
+Knows shapes and numbers, not containers of rows.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from skembed.exceptions import InvalidParameterError
+from skembed.image._pictures import Range
+
+__all__ = [
+    "as_numpy",
+    "check_image_shape",
+    "check_value_range",
+    "check_values",
+    "find_layout",
+    "is_tensor",
+    "range_of",
+]
+
+_USUAL_CHANNELS = (1, 3, 4)
+_BYTES_PER_CHUNK = 32 << 20
+
+
+def is_tensor(value: Any) -> bool:
+    """Return whether a value is a torch tensor; imports no torch."""
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(value, torch.Tensor)
+
+
+def as_numpy(tensor: Any) -> NDArray[Any]:
+    """Return a tensor as an array; formats that NumPy lacks become float32.
+
+    Raises
+    ------
+    TypeError
+        If it is none that NumPy can hold (sparse, quantized, without data, ...).
+    """
+    try:
+        tensor = tensor.detach().cpu()
+        if tensor.dtype.is_floating_point and tensor.dtype.itemsize < 4:
+            tensor = tensor.float()
+        array: NDArray[Any] = tensor.numpy()
+    except (TypeError, RuntimeError) as error:  # torch's NotImplementedError is one
+        raise TypeError(
+            f"a tensor that cannot become an array (layout {tensor.layout}, device "
+            f"{tensor.device}, {tensor.dtype}): {error}"
+        ) from error
+    return array
+
+
+def check_image_shape(image_shape: Sequence[Any]) -> tuple[int, ...]:
+    """Return the shape as integers, or refuse it."""
+    shape = tuple(image_shape)
+    is_whole = all(isinstance(n, (int, np.integer)) and n > 0 for n in shape)
+    if not is_whole or isinstance(find_layout(shape, prefers_first=False), str):
+        raise InvalidParameterError(
+            f"image_shape={image_shape!r}: expected (height, width), or with 1 to 4 channels "
+            "before or after them, like (8, 8) or (32, 32, 3)."
+        )
+    return tuple(int(n) for n in shape)
+
+
+def check_value_range(value_range: Sequence[Any]) -> Range:
+    """Return the range as two floats, or refuse it."""
+    try:
+        low, high = map(float, value_range)
+    except (TypeError, ValueError):
+        low = high = float("nan")
+    if not (np.isfinite([low, high]).all() and low < high):
+        raise InvalidParameterError(
+            f"value_range={value_range!r}: expected two numbers, those that mean black and white, "
+            "the lower one first, like (0, 16)."
+        )
+    return low, high
+
+
+def find_layout(shape: Sequence[int], *, prefers_first: bool) -> Literal[0, 1, 2] | str:
+    """Return where the channels of one image are: 0 first, 2 last, 1 nowhere; or what is wrong.
+
+    Where both ends could be channels, NumPy's arrays have them last and torch's tensors first.
+    """
+    if 0 in shape:
+        return "it has no pixels"
+    if len(shape) == 2:
+        return 1
+    if len(shape) != 3:
+        return "expected (height, width) or three dimensions with the channels first or last"
+    for usual in (_USUAL_CHANNELS, (2,)):
+        is_first, is_last = shape[0] in usual, shape[2] in usual
+        if is_first or is_last:
+            return 0 if is_first and (prefers_first or not is_last) else 2
+    return "expected 1 to 4 channels, first or last"
+
+
+def range_of(dtype: np.dtype[Any], value_range: Range | None) -> Range:
+    """Return the numbers that mean black and white in an array of this type."""
+    if value_range is not None:
+        return value_range
+    if dtype.kind == "f" or dtype.kind == "b":
+        return (0, 1)
+    return (0, 65535) if dtype == np.uint16 else (0, 255)
+
+
+def check_values(stack: NDArray[Any], expected: Range) -> dict[int, str]:
+    """Return which images of a stack (n, ...) have numbers beyond the range, and what they have."""
+    if (stack.dtype == np.uint8 and expected == (0, 255)) or not len(stack):
+        return {}
+    faults: dict[int, str] = {}
+    step = max(1, _BYTES_PER_CHUNK // max(1, stack[0].nbytes))
+    axes = tuple(range(1, stack.ndim))
+    for start in range(0, len(stack), step):
+        chunk = stack[start : start + step]
+        low, high = chunk.min(axes), chunk.max(axes)
+        # A comparison with NaN is false.
+        is_good = (low >= expected[0]) & (high <= expected[1])
+        for i in np.flatnonzero(~is_good).tolist():
+            faults[start + i] = _describe(float(low[i]), float(high[i]), stack.dtype, expected)
+    return faults
+
+
+def _describe(low: float, high: float, dtype: np.dtype[Any], expected: Range) -> str:
+    if np.isnan(low):
+        return (
+            f"some of its pixels ({dtype}) are NaN, expected numbers from {expected[0]:g} to "
+            f"{expected[1]:g}; replace them"
+        )
+    return (
+        f"its pixels ({dtype}) are numbers from {low:g} to {high:g}, expected {expected[0]:g} to "
+        f"{expected[1]:g}; set value_range to what means black and white, like value_range=(0, 16)"
+    )

@@ -1,0 +1,341 @@
+"""Rows of images: what is accepted, and which rows are bad.
+
+Knows containers (lists, Series, frames, stacks, matrices), not models. What one image may be is
+told by `_pictures` and `_arrays`.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from skembed._inputs import CheckedRows, column_of, is_missing
+from skembed.exceptions import InvalidInputError
+from skembed.image._arrays import (
+    as_numpy,
+    check_image_shape,
+    check_value_range,
+    check_values,
+    find_layout,
+    is_tensor,
+    range_of,
+)
+from skembed.image._files import digest_files
+from skembed.image._pictures import (
+    BytesPicture,
+    FilePicture,
+    LoadedPicture,
+    Picture,
+    PixelPicture,
+    Range,
+    UnreadablePicture,
+    digest_of_file,
+    digest_of_image,
+    is_short_of_memory,
+    too_large,
+    upright_rgb,
+    why_not_an_image,
+)
+
+__all__ = ["check_images"]
+
+_EXAMPLE = '["a.jpg", "b.png"]'
+
+
+def check_images(
+    X: Any,
+    *,
+    image_shape: tuple[int, ...] | None = None,
+    value_range: Range | None = None,
+) -> CheckedRows:
+    """Check rows of images.
+
+    Parameters
+    ----------
+    X : collection of images, stack or matrix
+        A list, 1-D array, Series or frame of one column with paths, encoded files, PIL images,
+        arrays or tensors; a stack of shape (n, height, width) or (n, height, width, channels), of
+        tensors (n, channels, height, width); with `image_shape` a numeric matrix or frame of shape
+        (n, n_pixels).
+    image_shape : tuple of int or None
+        Shape of an image that is a row of a matrix.
+    value_range : tuple of two float or None
+        The numbers that mean black and white; None goes by the type.
+
+    Returns
+    -------
+    checked : CheckedRows
+        The good pictures, where they stood, and what is wrong with the others.
+
+    Raises
+    ------
+    InvalidInputError
+        If X is not a collection of images.
+    InvalidParameterError
+        If `image_shape` or `value_range` mean nothing.
+    """
+    shape = None if image_shape is None else check_image_shape(image_shape)
+    value_range = None if value_range is None else check_value_range(value_range)
+    _refuse_single(X)
+    stack = _as_stack(X, shape)
+    if stack is not None:
+        return _check_stack(stack, is_tensor(X), value_range)
+    column = column_of(X, what="images", example=_EXAMPLE)
+    return _check_column(column, shape, value_range)
+
+
+def _refuse_single(X: Any) -> None:
+    """Refuse one picture that is not in a collection; `column_of` refuses str and bytes."""
+    if isinstance(X, (Image.Image, os.PathLike, io.IOBase, memoryview)):
+        raise InvalidInputError(
+            f"Expected a list, 1-D array, Series or one-column frame of images, like {_EXAMPLE}; "
+            f"got a single {type(X).__name__}. Put it in a list."
+        )
+    if hasattr(X, "toarray"):
+        raise InvalidInputError(
+            f"Expected images as a dense matrix, got a {type(X).__name__}. Use X.toarray()."
+        )
+
+
+def _as_stack(X: Any, shape: tuple[int, ...] | None) -> NDArray[Any] | None:
+    """Return images of one shape as an array (n, ...); None if X is a column of images."""
+    if is_tensor(X):
+        try:
+            array = as_numpy(X)
+        except TypeError as error:
+            raise InvalidInputError(f"Expected images, got {error}.") from error
+    elif isinstance(X, np.ndarray):
+        array = X
+    elif len(getattr(X, "shape", ())) == 2 and hasattr(X, "columns"):
+        if shape is None and X.shape[1] == 1:
+            return None
+        array = _matrix_of_frame(X)
+        if shape is not None and X.shape[1] > 1 and array.dtype.kind not in "biuf":
+            raise InvalidInputError(
+                f"Expected a frame of numbers, as image_shape={shape} is set, got one with columns "
+                "of other kinds. Choose the columns with the pixels."
+            )
+    else:
+        return None
+    if array.dtype.kind == "S":
+        raise InvalidInputError(
+            "Expected encoded images in a list or object array; an array of NumPy's bytes type "
+            "drops zero bytes at their ends."
+        )
+    if array.dtype.kind not in "biuf" or array.ndim < 2:
+        return None
+    if array.ndim == 2:
+        return _reshape_matrix(array, shape)
+    if array.ndim == 3 and is_tensor(X):
+        raise InvalidInputError(
+            f"Expected a list or a stack of images, got a tensor of shape {tuple(array.shape)}, "
+            "which may be one image or a stack of gray ones. Put a single image in a list; make a "
+            "stack of gray images (n, 1, height, width), with X.unsqueeze(1)."
+        )
+    if array.ndim == 3 and len(array) and array.shape[2] in (3, 4):
+        raise InvalidInputError(
+            f"Expected a list or a stack of images, got an array of shape {array.shape}, a single "
+            "image as it seems. Put it in a list."
+        )
+    if array.ndim > 4:
+        raise InvalidInputError(
+            f"Expected a stack of images of 3 or 4 dimensions, got an array of shape {array.shape}."
+        )
+    return array
+
+
+def _matrix_of_frame(X: Any) -> NDArray[Any]:
+    if not hasattr(X, "to_numpy"):  # Arrow
+        return np.column_stack([column.to_numpy() for column in X.columns])
+    array: NDArray[Any] = X.to_numpy()
+    if array.dtype == object and all(getattr(each, "kind", "O") in "biuf" for each in X.dtypes):
+        array = X.to_numpy(dtype=np.float64, na_value=np.nan)
+    return array
+
+
+def _reshape_matrix(array: NDArray[Any], shape: tuple[int, ...] | None) -> NDArray[Any]:
+    n_columns = array.shape[1]
+    if shape is None:
+        side = round(n_columns**0.5)
+        guess = f"image_shape=({side}, {side})" if side * side == n_columns else "image_shape"
+        raise InvalidInputError(
+            f"Expected images, got a matrix of numbers of shape {array.shape}. If its rows are "
+            f"images, set {guess}."
+        )
+    if int(np.prod(shape)) != n_columns:
+        raise InvalidInputError(
+            f"Expected rows of {int(np.prod(shape)):,} numbers, as image_shape={shape} is set, got "
+            f"a matrix of {n_columns:,} columns. Correct image_shape or choose the columns."
+        )
+    return array.reshape(len(array), *shape)
+
+
+class _StackedPictures(Sequence[Picture]):
+    """Pictures that lie in one array, made when they are asked for."""
+
+    def __init__(self, stack: NDArray[Any], rows: NDArray[np.int64], value_range: Range) -> None:
+        self._stack, self._rows, self._range = stack, rows, value_range
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, i: Any) -> Any:
+        if isinstance(i, slice):
+            return _StackedPictures(self._stack, self._rows[i], self._range)
+        return PixelPicture(self._stack[self._rows[i]], self._range)
+
+
+def _check_stack(
+    stack: NDArray[Any], prefers_first: bool, value_range: Range | None
+) -> CheckedRows:
+    layout = find_layout(stack.shape[1:], prefers_first=prefers_first)
+    if isinstance(layout, str):
+        raise InvalidInputError(f"Expected a stack of images, got shape {stack.shape}: {layout}.")
+    if layout == 0:
+        stack = np.moveaxis(stack, 1, -1)
+    expected = range_of(stack.dtype, value_range)
+    faults = check_values(stack, expected)
+    positions = np.arange(len(stack), dtype=np.int64)
+    if faults:
+        positions = np.delete(positions, list(faults))
+    return CheckedRows(_StackedPictures(stack, positions, expected), positions, len(stack), faults)
+
+
+def _check_column(
+    column: Sequence[Any], shape: tuple[int, ...] | None, value_range: Range | None
+) -> CheckedRows:
+    items: dict[int, Picture] = {}
+    faults: dict[int, str] = {}
+    paths: dict[int, str] = {}
+    for row, value in enumerate(column):
+        found = _check_row(value, shape, value_range)
+        if isinstance(found, Picture):
+            items[row] = found
+        elif isinstance(found, _Path):
+            paths[row] = found
+        else:
+            faults[row] = found
+    for row, digest in zip(paths, digest_files(list(paths.values())), strict=True):
+        if isinstance(digest, bytes):
+            items[row] = FilePicture(str.__str__(paths[row]), digest, value_range)
+        else:
+            faults[row] = digest
+    positions = np.array(sorted(items), dtype=np.int64)
+    good = [items[row] for row in positions.tolist()]
+    return CheckedRows(good, positions, len(column), dict(sorted(faults.items())))
+
+
+class _Path(str):
+    """The path of a file, not yet looked at; any other str is what is wrong with a row."""
+
+    __slots__ = ()
+
+
+def _check_row(
+    value: Any, shape: tuple[int, ...] | None, value_range: Range | None
+) -> Picture | str:
+    """Return a picture, the path of one, or what is wrong."""
+    if isinstance(value, str):
+        return _Path(str.__str__(value))
+    if isinstance(value, os.PathLike):
+        path = os.fspath(value)
+        return _Path(path if isinstance(path, str) else os.fsdecode(path))
+    if isinstance(value, (bytes, bytearray, memoryview)):
+        try:
+            return _check_bytes(bytes(value), value_range)
+        except ValueError as error:
+            return f"a {type(value).__name__} that cannot be read: {error}"
+    if isinstance(value, Image.Image):
+        return _check_loaded(value, value_range)
+    if isinstance(value, np.ndarray) or is_tensor(value):
+        return _check_array(value, shape, value_range)
+    if is_missing(value):
+        return f"missing ({value!r})"
+    if callable(getattr(value, "read", None)):
+        return _check_file_object(value, value_range)
+    if isinstance(value, (list, tuple)) and shape is not None:
+        try:
+            return _check_array(np.asarray(value), shape, value_range)
+        except ValueError as error:  # of ragged lists
+            return f"a {type(value).__name__} that is no array: {error}"
+    return (
+        "expected a path, an encoded file, a PIL image, an array or a tensor, got "
+        f"{type(value).__name__}: {value!r:.60}"
+    )
+
+
+def _check_bytes(data: bytes, value_range: Range | None) -> Picture | str:
+    if not data:
+        return "empty bytes, expected an encoded file"
+    if reason := why_not_an_image(data):
+        return f"{len(data):,} bytes: {reason}"
+    return BytesPicture(data, digest_of_file(data), value_range)
+
+
+def _check_file_object(file: Any, value_range: Range | None) -> Picture | str:
+    """Read a file object from its start and leave it where it was."""
+    kind = type(file).__name__
+    try:
+        if not hasattr(file, "seekable") or not file.seekable():
+            return f"a {kind} that cannot be read from its start; read it into bytes first"
+        before = file.tell()
+        file.seek(0)
+        try:
+            data = file.read()
+        finally:
+            file.seek(before)
+    except Exception as error:  # closed, written only, or no file at all
+        return f"a {kind} that cannot be read: {error}"
+    if not isinstance(data, bytes):
+        return f"a {kind} that gives {type(data).__name__}; open the file with mode 'rb'"
+    return _check_bytes(data, value_range) if data else f"an empty {kind}"
+
+
+def _check_loaded(image: Image.Image, value_range: Range | None) -> Picture | str:
+    if reason := too_large(image):
+        return reason
+    if not (image.width and image.height):
+        return f"an image without pixels: {image.width} x {image.height}"
+    try:
+        return LoadedPicture(image, digest_of_image(upright_rgb(image, value_range)), value_range)
+    except UnreadablePicture as error:
+        return f"a PIL image: {error}"
+    except MemoryError:
+        if is_short_of_memory():
+            raise
+        return f"a PIL image that asks for too much memory: {image.width:,} x {image.height:,}"
+    except Exception as error:  # of a file that is closed, cut short or damaged
+        return f"a PIL image that cannot be loaded: {type(error).__name__}: {error}"
+
+
+def _check_array(
+    value: Any, shape: tuple[int, ...] | None, value_range: Range | None
+) -> Picture | str:
+    try:
+        pixels = as_numpy(value) if is_tensor(value) else value
+    except TypeError as error:
+        return str(error)
+    kind = "tensor" if is_tensor(value) else "array"
+    what = f"{kind} of shape {tuple(value.shape)}, {value.dtype}"
+    if pixels.dtype.kind not in "biuf":
+        return f"{what}: expected numbers"
+    if pixels.ndim == 1:
+        if shape is None:
+            return f"{what}: expected (height, width), or set image_shape"
+        if pixels.size != int(np.prod(shape)):
+            return f"{what}: expected {int(np.prod(shape)):,} numbers for image_shape={shape}"
+        pixels = pixels.reshape(shape)
+    layout = find_layout(pixels.shape, prefers_first=is_tensor(value))
+    if isinstance(layout, str):
+        return f"{what}: {layout}"
+    if layout == 0:
+        pixels = np.moveaxis(pixels, 0, -1)
+    expected = range_of(pixels.dtype, value_range)
+    faults = check_values(pixels[None], expected)
+    return f"{what}: {faults[0]}" if faults else PixelPicture(pixels, expected)

@@ -1,0 +1,195 @@
+"""Torch modules that the user hands over.
+
+Owns what a module of one's own may return and how its width is found. Must not know where modules
+come from, rows, devices, nor how pictures become pixels.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from skembed.exceptions import InvalidParameterError, SkembedError, UnsupportedModelError
+from skembed.image._backbone import Backbone, BackboneSettings
+from skembed.image._layers import CutAt, check_layer
+from skembed.image._pooling import Pool, make_pool
+from skembed.store import digest_of
+from skembed.weights import fingerprint, kept_recent
+
+__all__ = ["ModuleBackbone"]
+
+# What transformers' models and their like call the features, the most finished first.
+_OUTPUT_NAMES = ("image_embeds", "pooler_output", "last_hidden_state")
+
+
+class ModuleBackbone(Backbone):
+    """A `torch.nn.Module` of the user, which is copied and never changed.
+
+    Parameters
+    ----------
+    module : torch.nn.Module
+        Maps pixels (n, channels, height, width) to vectors (n, d),
+        feature maps (n, d, h, w) or tokens (n, tokens, d): a tensor, or a mapping or an output of
+        transformers with "image_embeds", "pooler_output" or "last_hidden_state".
+    pixels : Tensor of shape (channels, height, width)
+        What the user's preprocessing makes of a picture.
+    settings : BackboneSettings
+        Layer and pooling; weights have to be "auto", as they are in the module.
+
+    Raises
+    ------
+    InvalidParameterError
+        If the layer or the pooling does not fit.
+    UnsupportedModelError
+        If the module's content cannot be told, or it fails or returns something else.
+    """
+
+    def __init__(self, module: nn.Module, pixels: Tensor, settings: BackboneSettings) -> None:
+        # A compiled module computes what the module within it does.
+        self.module: nn.Module = getattr(module, "_orig_mod", module)
+        self.name = type(self.module).__name__
+        _check_settings(self.module, settings, self.name)
+        self._settings = settings
+        self._fingerprint = fingerprint(self.module)
+        self.digest = digest_of(
+            {
+                "kind": "module",
+                "module": self._fingerprint,
+                "layer": settings.layer,
+                "pooling": settings.pooling,
+                "torch": ".".join(torch.__version__.split(".")[:2]),
+            }
+        )
+        place = {"kind": "features of a module", "digest": self.digest}
+        key = digest_of({**place, "size": tuple(pixels.shape)})
+        self._shape: tuple[int, ...] = kept_recent(key, lambda: self._measure(pixels))
+        self._pool, self.width = self._make_pool()
+
+    def prepare(self, image: Image.Image) -> Tensor:
+        """Do nothing: the user prepares pictures."""
+        raise RuntimeError(f"{self.name} was made for preprocessing of the user")
+
+    def load(self) -> nn.Module:
+        """Return a copy of the module, in evaluation mode, that ends in pooled vectors."""
+        pool, _ = self._make_pool()
+        return nn.Sequential(self._copy(), pool).eval()
+
+    def n_bytes(self) -> int:
+        """Return the size of parameters and buffers, in float32."""
+        return sum(4 * each.numel() for each in [*self.module.parameters(), *self.module.buffers()])
+
+    def refuse_other_files(self) -> None:
+        """Refuse a module that has been changed since its digest was taken."""
+        if fingerprint(self.module) != self._fingerprint:
+            raise UnsupportedModelError(
+                f"{self.name} has been changed since this embedder was fitted (its weights, its "
+                "attributes or its code). Fit the embedder again."
+            )
+
+    def _copy(self) -> nn.Module:
+        try:
+            module = copy.deepcopy(self.module)
+        except Exception as error:
+            raise UnsupportedModelError(
+                f"{self.name} cannot be copied, and skembed does not run the module itself, so as "
+                f"not to change it: {type(error).__name__}: {error}. copy.deepcopy(model) has to "
+                "work."
+            ) from error
+        module = module.cpu().float().eval().requires_grad_(False)
+        layer = self._settings.layer
+        # Who asks for a pooling means the tokens, not the vector made of them.
+        names = _OUTPUT_NAMES if self._settings.pooling == "auto" else _OUTPUT_NAMES[::-1]
+        inner = module if layer is None else CutAt(module, str(layer))
+        return _Features(inner, names, self.name)
+
+    def _measure(self, pixels: Tensor) -> tuple[int, ...]:
+        """Return the shape of the features of one picture."""
+        module = self._copy()
+        try:
+            with torch.inference_mode():
+                features = module(pixels[None])
+        except SkembedError:
+            raise
+        except Exception as error:
+            raise UnsupportedModelError(
+                f"{self.name} failed on a prepared picture, a float32 tensor of shape "
+                f"{(1, *pixels.shape)}: {type(error).__name__}: {error}. preprocess has to give "
+                "what the module reads."
+            ) from error
+        shape = tuple(features.shape)
+        if len(shape) < 2 or shape[0] != 1 or not features.is_floating_point():
+            raise UnsupportedModelError(
+                f"{self.name} gives {features.dtype} of shape {shape} for a batch of one picture; "
+                "expected floats of shape (1, features), (1, tokens, features) or (1, features, "
+                "height, width). Keep the batch's dimension in forward, or choose another layer."
+            )
+        return shape
+
+    def _make_pool(self) -> tuple[Pool, int]:
+        # Only the user knows whether a module's first token stands for the whole picture.
+        has_class = "cls" in self._settings.pooling
+        return make_pool(
+            self._settings.pooling,
+            self._shape,
+            n_prefix=int(has_class),
+            has_class=has_class,
+            name=self.name,
+        )
+
+
+class _Features(nn.Module):
+    """A module whose output is a tensor, whatever it was wrapped in."""
+
+    def __init__(self, module: nn.Module, names: Sequence[str], title: str) -> None:
+        super().__init__()
+        self.module, self.names, self.title = module, tuple(names), title
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Return the features."""
+        output = self.module(pixels)
+        if isinstance(output, Tensor):
+            return output
+        if isinstance(output, Mapping):
+            named, what = (
+                dict(output),
+                f"a mapping with {', '.join(map(repr, output)) or 'nothing'}",
+            )
+        elif hasattr(output, "_asdict"):
+            named = output._asdict()
+            what = f"a tuple with the fields {', '.join(map(repr, named))}"
+        else:
+            named, what = {}, f"a {type(output).__name__}"
+        for name in self.names:
+            found = named.get(name)
+            if isinstance(found, Tensor):
+                return found
+        if isinstance(output, (tuple, list)):
+            tensors = [each for each in output if isinstance(each, Tensor)]
+            if len(tensors) == 1:
+                return tensors[0]
+            what += f" of {len(output)}, {len(tensors)} of them tensors"
+        raise UnsupportedModelError(
+            f"{self.title} gives {what}; expected a tensor, or a mapping with "
+            f"{', '.join(map(repr, _OUTPUT_NAMES))}. Choose a layer that gives a tensor, or wrap "
+            "the module in one whose forward returns the features."
+        )
+
+
+def _check_settings(module: nn.Module, settings: BackboneSettings, name: str) -> None:
+    if settings.weights != "auto":
+        raise InvalidParameterError(
+            f"weights={settings.weights!r}, but the weights of {name}, a torch.nn.Module, are in "
+            "it. Leave weights='auto', and load others by model.load_state_dict."
+        )
+    layer = settings.layer
+    if layer is not None and not isinstance(layer, str):
+        raise InvalidParameterError(
+            f"layer={layer!r} of type {type(layer).__name__}; expected the name of a submodule of "
+            f"{name} as in model.named_modules()."
+        )
+    if layer is not None:
+        check_layer(module, layer)

@@ -1,0 +1,115 @@
+"""A function of the user that turns a picture into a model's pixels.
+
+Owns what such a function may give, and the proof that it always gives the same. Must not know
+models nor rows.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from skembed.exceptions import InvalidParameterError
+from skembed.weights import fingerprint
+
+__all__ = ["Preprocess", "probe_picture"]
+
+# Not square, as most pictures are not.
+_PROBE_SIZE = (320, 240)
+
+# So often does a random function have to give the same tensor by chance to pass for a fixed one.
+_N_TRIALS = 4
+
+_EXPECTED = (
+    "a callable from a PIL image in mode RGB to a float tensor (channels, height, width), such as "
+    "torchvision.models.ResNet50_Weights.DEFAULT.transforms()"
+)
+
+
+def probe_picture() -> Image.Image:
+    """Return the picture that preprocessing is tried on."""
+    width, height = _PROBE_SIZE
+    rows, columns = np.indices((height, width))
+    colours = [rows * 255 // height, columns * 255 // width, (rows + columns) % 256]
+    return Image.fromarray(np.stack(colours, 2).astype(np.uint8))
+
+
+class Preprocess:
+    """The user's function, copied, so that it stays as it is when the user changes it.
+
+    Parameters
+    ----------
+    function : callable
+        Turns a PIL image in mode RGB into a float tensor (channels, height, width).
+
+    Attributes
+    ----------
+    digest : bytes
+        Of its content.
+    probe : Tensor of shape (channels, height, width)
+        What it makes of `probe_picture`.
+
+    Raises
+    ------
+    InvalidParameterError
+        If it fails on a picture, gives something else, or is random.
+    UnsupportedModelError
+        If its content cannot be told.
+    """
+
+    def __init__(self, function: Callable[[Image.Image], Any]) -> None:
+        self.digest = fingerprint(function)
+        copied = copy.deepcopy(function)
+        self._function = copied.eval() if isinstance(copied, nn.Module) else copied
+        self.probe = self._try()
+
+    def __call__(self, image: Image.Image) -> Tensor:
+        """Return the pixels of a picture, float32 (channels, height, width)."""
+        output = self._function(image)
+        if not isinstance(output, Tensor):
+            kind = type(output)
+            came = f"a {kind.__module__}.{kind.__qualname__}"
+            advice = "Add torchvision.transforms.ToTensor() to it"
+            if isinstance(output, Mapping):
+                advice = 'Take the tensor out: `lambda x: processor(x, return_tensors="pt")'
+                advice += '["pixel_values"][0]`'
+        elif not output.is_floating_point():
+            came = f"a tensor of {output.dtype}"
+            advice = "Add torchvision.transforms.v2.ToDtype(torch.float32, scale=True) to it"
+        elif output.ndim != 3:
+            came = f"a tensor of shape {tuple(output.shape)}"
+            advice = "Leave out the batch's dimension: pictures are stacked afterwards"
+        else:
+            return output.detach().to("cpu", torch.float32)
+        raise InvalidParameterError(
+            f"preprocess: expected {_EXPECTED}; this one gave {came}. {advice}."
+        )
+
+    def _try(self) -> Tensor:
+        """Return what it makes of a picture, having seen that it is always the same."""
+        found = []
+        for _ in range(_N_TRIALS):
+            image = probe_picture()
+            try:
+                found.append(self(image))
+            except InvalidParameterError:
+                raise
+            except Exception as error:
+                raise InvalidParameterError(
+                    f"preprocess={self._function!r:.200} failed on a PIL image in mode RGB of "
+                    f"{image.width} x {image.height} pixels: {type(error).__name__}: {error}. "
+                    f"Expected {_EXPECTED}."
+                ) from error
+        if not all(torch.equal(found[0], each) for each in found[1:]):
+            raise InvalidParameterError(
+                f"preprocess={self._function!r:.200} is random: it made different tensors of one "
+                "picture, which would make the vectors random. Use the transform of evaluation, "
+                "without augmentation."
+            )
+        return found[0]

@@ -1,0 +1,63 @@
+"""Real weights in a module of one's own name what is on photographs and tell clothes apart."""
+
+import copy
+
+import pytest
+import torch
+from PIL import Image
+from sklearn.datasets import load_sample_images
+from sklearn.neighbors import KNeighborsClassifier
+from sklearn.preprocessing import normalize
+from torchvision.models import ResNet50_Weights
+
+from skembed.image._backbone import BackboneSettings
+from skembed.image._modules import ModuleBackbone
+from skembed.image._preprocess import Preprocess
+from skembed.weights import fingerprint
+from tests.image.efficientnet_lite0 import Preset, efficientnet_lite0
+from tests.materials import fashion_mnist, material
+
+CLASSES = ResNet50_Weights.DEFAULT.meta["categories"]
+
+
+@pytest.fixture(scope="module")
+def network():
+    return efficientnet_lite0(material("efficientnet_lite0"))
+
+
+@pytest.mark.parametrize(
+    ("number", "seen"),
+    [(0, {"boathouse", "palace", "monastery"}), (1, {"daisy", "bee"})],
+)
+def test_the_network_names_what_is_on_a_photograph(number, seen, network):
+    image = Image.fromarray(load_sample_images().images[number])
+    with torch.inference_mode():
+        scores = network(Preset()(image)[None])[0]
+    best = {CLASSES[each] for each in scores.topk(5).indices}
+    assert best >= seen
+
+
+def test_features_tell_clothes_apart_better_than_pixels(network):
+    images, labels = fashion_mnist("t10k")
+    images, labels = images[:3000], labels[:3000]
+    preprocess = Preprocess(Preset(64))
+    settings = BackboneSettings(layer="_blocks.10")
+    backbone = ModuleBackbone(network, preprocess.probe, settings)
+    assert backbone.width == 112
+    loaded = backbone.load()
+    pixels = torch.stack([preprocess(Image.fromarray(x).convert("RGB")) for x in images])
+    with torch.inference_mode():
+        features = torch.cat([loaded(batch) for batch in pixels.split(100)]).numpy()
+
+    def accuracy(vectors):
+        vectors = normalize(vectors)
+        knn = KNeighborsClassifier(n_neighbors=5).fit(vectors[:2000], labels[:2000])
+        return knn.score(vectors[2000:], labels[2000:])
+
+    assert accuracy(features) > accuracy(images.reshape(3000, -1) / 255) + 0.02
+
+
+def test_the_network_and_its_preset_have_digests_of_their_own(network):
+    digest = fingerprint(network)
+    assert fingerprint(copy.deepcopy(network)) == digest
+    assert fingerprint(Preset(64)) != fingerprint(Preset(96))

@@ -1,0 +1,225 @@
+"""Rows of images: which containers and rows are read, and how bad ones are named."""
+
+import io
+import os
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import polars as pl
+import pyarrow as pa
+import pytest
+import scipy.sparse
+import torch
+from PIL import Image
+
+from skembed.exceptions import InvalidInputError
+from skembed.image import _files
+from skembed.image._inputs import check_images
+from tests.image.pictures import digests, encode, opened, pixels_of, rgb_pixels
+
+RGB = rgb_pixels()
+GRAY = RGB[:, :, 0]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Return a folder with one picture in several files, none remembered."""
+    _files._remembered.clear()
+    for name in ("a.png", "b.png"):
+        (tmp_path / name).write_bytes(encode(RGB))
+    return tmp_path
+
+
+def as_containers(rows):
+    """Yield the same rows in every container that a column may be in."""
+    objects = np.empty(len(rows), object)
+    objects[:] = rows
+    yield from (list(rows), tuple(rows), objects, objects[:, None])
+    series = pd.Series(list(rows), index=range(len(rows), 0, -1), dtype=object)
+    yield from (series, series.to_frame("photo"))
+
+
+def test_every_container_gives_the_same_rows(folder):
+    paths = [str(folder / "a.png"), str(folder / "missing.png"), str(folder / "b.png")]
+    expected = digests(paths[:1]) * 2
+    containers = [*as_containers(paths), np.array(paths), pd.Series(paths), pl.Series(paths)]
+    containers += [pl.DataFrame({"photo": paths}), pa.array(paths), pa.chunked_array([paths])]
+    containers += [pa.table({"photo": paths})]
+    for X in containers:
+        rows = check_images(X)
+        assert [item.digest for item in rows.items] == expected, type(X)
+        assert rows.positions.tolist() == [0, 2]
+        assert rows.n_rows == 3
+        assert list(rows.faults) == [1]
+
+
+def test_every_container_holds_pictures_in_memory():
+    for value in (RGB, Image.fromarray(RGB), torch.from_numpy(RGB).permute(2, 0, 1)):
+        for X in as_containers([value, None]):
+            rows = check_images(X)
+            np.testing.assert_array_equal(pixels_of(rows.items[0].open()), RGB)
+            assert rows.faults == {1: "missing (None)"}
+    for X in (pl.Series([encode(RGB)]), pa.array([encode(RGB)])):
+        np.testing.assert_array_equal(opened(check_images(X))[0], RGB)
+
+
+@pytest.mark.parametrize(
+    ("X", "settings"),
+    [
+        ([], {}),
+        (np.array([]), {}),
+        (np.empty((0, 4, 4, 3)), {}),
+        (np.empty((0, 4, 4)), {}),
+        (torch.empty(0, 3, 4, 4), {}),
+        (np.empty((0, 64)), {"image_shape": (8, 8)}),
+        (pd.Series([], dtype=object), {}),
+        (pd.DataFrame(np.empty((0, 64))), {"image_shape": (8, 8)}),
+    ],
+)
+def test_no_rows_are_no_fault(X, settings):
+    rows = check_images(X, **settings)
+    assert (len(rows.items), len(rows.positions), rows.n_rows, rows.faults) == (0, 0, 0, {})
+    assert list(rows.items) == []
+
+
+@pytest.mark.parametrize(
+    ("X", "message"),
+    [
+        ("a.png", "got a single str. Put it in a list"),
+        (encode(RGB), "got a single bytes. Put it in a list"),
+        (Path("a.png"), "got a single PosixPath. Put it in a list"),
+        (Image.new("RGB", (3, 3)), "got a single Image. Put it in a list"),
+        (io.BytesIO(encode(RGB)), "got a single BytesIO. Put it in a list"),
+        (RGB, r"shape \(5, 7, 3\), a single image as it seems. Put it in a list"),
+        (np.zeros((5, 7, 4)), r"shape \(5, 7, 4\), a single image as it seems"),
+        (torch.zeros(3, 5, 7), r"tensor of shape \(3, 5, 7\).*X.unsqueeze\(1\)"),
+        (torch.zeros(9, 5, 7), r"tensor of shape \(9, 5, 7\).*X.unsqueeze\(1\)"),
+        (np.zeros((2, 2, 5, 7, 3)), "a stack of images of 3 or 4 dimensions"),
+        (np.zeros((2, 5, 7, 9)), "expected 1 to 4 channels, first or last"),
+        (np.zeros((10, 64)), r"matrix of numbers.*set image_shape=\(8, 8\)"),
+        (np.zeros((10, 65)), "matrix of numbers.*set image_shape"),
+        (pd.DataFrame(np.zeros((10, 64))), r"matrix of numbers.*set image_shape=\(8, 8\)"),
+        (pd.DataFrame({"a": ["x"], "b": [1]}), "DataFrame of 2 columns. Choose one"),
+        (scipy.sparse.csr_array(np.eye(4)), r"got a csr_array. Use X.toarray\(\)"),
+        (scipy.sparse.csr_matrix(np.eye(4)), r"Use X.toarray\(\)"),
+        (np.array([b"ab", b"c"]), "list or object array"),
+        ({"a": "b.png"}, "a dict has no order of rows"),
+        ((path for path in "ab"), r"use list\(...\)"),
+        (7, "got int"),
+        (torch.eye(4).to_sparse(), "a tensor that cannot become an array"),
+        (torch.zeros(2, 3, 4, 4, device="meta"), "a tensor that cannot become an array"),
+    ],
+    ids=lambda value: "" if isinstance(value, str) else type(value).__name__,
+)
+def test_what_is_no_collection_of_images_is_refused(X, message):
+    with pytest.raises(InvalidInputError, match=message):
+        check_images(X)
+
+
+class Pipe(io.RawIOBase):
+    """A stream that cannot go back."""
+
+    def readable(self):
+        return True
+
+
+class Downloaded:
+    """What some clients return: it reads, and nothing else."""
+
+    def read(self):
+        return encode(RGB)
+
+
+def closed_file():
+    file = io.BytesIO(b"abc")
+    file.close()
+    return file
+
+
+def released_memory():
+    view = memoryview(b"abc")
+    view.release()
+    return view
+
+
+def closed_image(folder):
+    image = Image.open(folder / "a.png")
+    image.close()
+    return image
+
+
+def test_all_bad_rows_are_named_at_once(folder):
+    (folder / "empty.png").touch()
+    os.mkfifo(folder / "pipe")
+    cases = [
+        (None, "missing (None)"),
+        (float("nan"), "missing (nan)"),
+        (pd.NA, "missing (<NA>)"),
+        ("", "an empty path, expected a file"),
+        (str(folder / "none.png"), f"no such file: '{folder}/none.png'"),
+        (folder, f"a directory, expected a file: '{folder}'"),
+        (folder / "empty.png", f"an empty file: '{folder}/empty.png'"),
+        (folder / "pipe", "not a regular file"),
+        ("http://a.example/b.jpg", "a URL, expected a file; download it first"),
+        ("s3://bucket/b.jpg", "a URL, expected a file; download it first"),
+        ("file:///tmp/b.jpg", "give its path without file://"),
+        ("data:image/png;base64,iVBORw0KGgo", "a data URL, expected a file; decode it"),
+        ("a\0b", "not a path"),
+        ("x" * 5000, "too long for a path"),
+        (b"", "empty bytes, expected an encoded file"),
+        (io.BytesIO(), "an empty BytesIO"),
+        (io.StringIO("a"), "a StringIO that gives str; open the file with mode 'rb'"),
+        (Pipe(), "a Pipe that cannot be read from its start; read it into bytes first"),
+        (Downloaded(), "a Downloaded that cannot be read from its start; read it into bytes"),
+        (closed_file(), "a BytesIO that cannot be read: I/O operation on closed file"),
+        (released_memory(), "a memoryview that cannot be read: operation forbidden on released"),
+        (7, "expected a path, an encoded file, a PIL image, an array or a tensor, got int: 7"),
+        ([[1, 2]], "got list"),
+        (np.zeros((5, 6, 7)), "array of shape (5, 6, 7), float64: expected 1 to 4 channels"),
+        (np.zeros((2, 3, 4, 3)), "array of shape (2, 3, 4, 3), float64: expected (height, width)"),
+        (np.zeros(16), "array of shape (16,), float64: expected (height, width), or set image_"),
+        (np.zeros((0, 4)), "array of shape (0, 4), float64: it has no pixels"),
+        (np.array([["a"]]), "array of shape (1, 1), <U1: expected numbers"),
+        (np.zeros((2, 2), complex), "array of shape (2, 2), complex128: expected numbers"),
+        (np.full((2, 2), 256), "int64: its pixels (int64) are numbers from 256 to 256, expected 0"),
+        (np.full((2, 2), -1), "numbers from -1 to -1, expected 0 to 255"),
+        (np.full((2, 2), np.inf), "numbers from inf to inf, expected 0 to 1; set value_range"),
+        (np.full((2, 2), 1.01), "numbers from 1.01 to 1.01, expected 0 to 1; set value_range"),
+        (torch.full((3, 2, 2), 2.0), "tensor of shape (3, 2, 2), torch.float32: its pixels"),
+        (torch.zeros(3, 2, 2, device="meta"), "a tensor that cannot become an array"),
+        (torch.eye(3).to_sparse(), "a tensor that cannot become an array"),
+        (closed_image(folder), "a PIL image that cannot be loaded"),
+        (Image.open(io.BytesIO(encode(RGB, "JPEG")[:-60])), "a PIL image that cannot be loaded"),
+        (Image.new("RGB", (0, 4)), "an image without pixels: 0 x 4"),
+    ]
+    rows = check_images([RGB, *(value for value, _ in cases), RGB])
+    assert rows.positions.tolist() == [0, len(cases) + 1]
+    assert list(rows.faults) == list(range(1, len(cases) + 1))
+    for row, (value, reason) in enumerate(cases, 1):
+        assert reason in rows.faults[row], repr(value)[:80]
+        assert len(rows.faults[row]) < 400
+
+
+def test_rows_that_do_not_fit_the_shape_are_named():
+    rows = check_images([np.zeros(63), [0, [1]], ["a"] * 64], image_shape=(8, 8))
+    assert (
+        "array of shape (63,), float64: expected 64 numbers for image_shape=(8, 8)"
+        in rows.faults[0]
+    )
+    assert "a list that is no array" in rows.faults[1]
+    assert "expected numbers" in rows.faults[2]
+
+
+def test_an_unreadable_file_is_named(folder, monkeypatch):
+    def refuse(path):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "read_bytes", refuse)
+    faults = check_images([folder / "a.png"]).faults
+    assert faults == {0: f"cannot be read (Permission denied): '{folder}/a.png'"}
+
+
+def test_paths_are_read_whatever_the_shape_of_arrays(folder):
+    frame = pd.DataFrame({"photo": [str(folder / "a.png")]})
+    np.testing.assert_array_equal(opened(check_images(frame, image_shape=(8, 8)))[0], RGB)

@@ -1,0 +1,389 @@
+"""One picture, whatever it came as: colour, depth, transparency, orientation, frames, damage."""
+
+import io
+import pickle
+import struct
+import sys
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+from PIL import Image, ImageFile, ImageOps
+
+from skembed.image import _pictures
+from skembed.image._inputs import check_images
+from skembed.image._pictures import Picture, UnreadablePicture, decode, to_8_bits
+from tests.image.pictures import digests, encode, opened, pixels_of, png_file, rgb_pixels
+
+RGB = rgb_pixels()
+
+
+def open_row(value, **settings):
+    """Return the pixels of one row that must be good."""
+    return opened(check_images([value], **settings))[0]
+
+
+def digest_of_row(value, **settings):
+    return digests([value], **settings)[0]
+
+
+def over_white(colour, alpha):
+    """Return what a colour of this opacity looks like over white, in floats."""
+    opacity = np.asarray(alpha, float)[..., None] / 255
+    return np.asarray(colour, float) * opacity + 255 * (1 - opacity)
+
+
+@pytest.mark.parametrize("form", ["PNG", "BMP", "TIFF", "PPM", "TGA"])
+def test_a_lossless_file_gives_its_pixels(form):
+    np.testing.assert_array_equal(open_row(encode(RGB, form)), RGB)
+
+
+def test_modes_without_transparency_become_what_pillow_makes_of_them():
+    image = Image.fromarray(RGB)
+    for mode in ("1", "L", "P", "CMYK", "YCbCr", "HSV", "RGBX"):
+        other = image.convert(mode)
+        np.testing.assert_array_equal(
+            open_row(other), np.asarray(other.convert("RGB")), err_msg=mode
+        )
+
+
+def test_gray_pixels_are_the_same_in_every_channel():
+    gray = RGB[:, :, 0]
+    for value in (gray, encode(gray), encode(gray, "BMP"), Image.fromarray(gray)):
+        np.testing.assert_array_equal(open_row(value), np.stack([gray] * 3, axis=-1))
+
+
+def test_lab_colours_become_the_colours_they_name():
+    lab = Image.new("LAB", (2, 1))
+    lab.putpixel((0, 0), (255, 128, 128))
+    lab.putpixel((1, 0), (0, 128, 128))
+    white, black = open_row(lab)[0]
+    assert white.min() >= 253
+    assert black.max() <= 2
+
+
+def test_an_adobe_jpeg_in_cmyk_has_its_colours_upright():
+    red = Image.new("RGB", (16, 16), (250, 20, 20)).convert("CMYK")
+    found = open_row(encode(red, "JPEG", quality=95)).reshape(-1, 3).mean(axis=0)
+    np.testing.assert_allclose(found, (250, 20, 20), atol=6)
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "PA", "La", "RGBa"])
+def test_transparent_pixels_are_laid_over_white(mode):
+    alpha = np.array([[0, 1, 128, 254, 255]], dtype=np.uint8)
+    gray = np.array([[10, 200, 50, 70, 90]], dtype=np.uint8)
+    rgba = Image.fromarray(np.stack([gray, gray, gray, alpha], axis=-1))
+    image = rgba.convert("LA").convert(mode) if mode == "La" else rgba.convert(mode)
+    if mode == "PA":
+        image = Image.fromarray(gray).convert("P")
+        image.putalpha(Image.fromarray(alpha))
+        assert image.mode == "PA"
+    expected = over_white(np.stack([gray] * 3, axis=-1), alpha)
+    # Premultiplied modes have lost the low bits of what is nearly transparent.
+    np.testing.assert_allclose(open_row(image), expected, atol=1)
+
+
+def test_hidden_colours_of_transparent_pixels_do_not_matter():
+    one, other = np.zeros((2, 4, 4, 4), np.uint8)
+    one[..., :3], other[..., :3] = 17, 201
+    assert digest_of_row(one) == digest_of_row(other)
+    assert digest_of_row(Image.fromarray(one)) == digest_of_row(Image.fromarray(other))
+
+
+@pytest.mark.parametrize("transparency", [0, b"\x00\xff\x80"])
+def test_palettes_with_transparency_are_laid_over_white(transparency):
+    image = Image.new("P", (3, 1))
+    image.putpalette([10, 20, 30, 40, 50, 60, 70, 80, 90])
+    image.putdata([0, 1, 2])
+    alpha = [[0, 255, 255 if transparency == 0 else 128]]
+    expected = over_white([[[10, 20, 30], [40, 50, 60], [70, 80, 90]]], alpha)
+    data = encode(image, transparency=transparency)
+    np.testing.assert_allclose(open_row(data), expected, atol=1)
+
+
+def test_a_transparent_colour_is_laid_over_white():
+    rgb = encode(Image.fromarray(RGB), transparency=tuple(RGB[1, 2].tolist()))
+    expected = RGB.copy()
+    expected[1, 2] = 255
+    np.testing.assert_array_equal(open_row(rgb), expected)
+    gray = np.array([[3, 4]], np.uint8)
+    np.testing.assert_array_equal(open_row(encode(gray, transparency=3))[0, :, 0], [255, 4])
+
+
+def test_a_transparent_16_bit_gray_is_laid_over_white():
+    data = png_file(
+        *(3, 1),
+        bits=16,
+        colour=0,
+        lines=b"\0" + struct.pack(">3H", 300, 301, 60000),
+        chunks=[(b"tRNS", struct.pack(">H", 300))],
+    )
+    expected = [255, round(301 / 257), round(60000 / 257)]
+    np.testing.assert_array_equal(open_row(data)[0, :, 1], expected)
+
+
+@pytest.mark.parametrize("mode", ["I;16", "I;16B", "I;16L", "I"])
+def test_16_bit_gray_is_scaled_not_clipped(mode):
+    values = np.array([[0, 128, 129, 255, 256, 32768, 65535]], dtype=np.uint16)
+    if mode == "I":
+        image = Image.fromarray(values.astype(np.int32))
+    else:
+        stored = values.astype(">u2" if mode == "I;16B" else "<u2")
+        image = Image.frombytes(mode, (7, 1), stored.tobytes())
+    expected = [0, 0, 1, 1, 1, 128, 255]
+    assert expected == [round(value / 257) for value in values[0].tolist()]
+    np.testing.assert_array_equal(open_row(image)[0, :, 0], expected)
+
+
+@pytest.mark.parametrize("form", ["PNG", "TIFF"])
+def test_16_bit_files_and_arrays_give_the_same_pixels(form):
+    values = np.random.default_rng(1).integers(0, 65536, (400, 400), dtype=np.uint16)
+    expected = np.rint(values / 257).astype(np.uint8)
+    np.testing.assert_array_equal(open_row(encode(values, form))[:, :, 2], expected)
+    np.testing.assert_array_equal(open_row(values)[:, :, 2], expected)
+
+
+def test_numbers_beyond_16_bits_are_a_fault_not_clipped():
+    image = Image.fromarray(np.array([[0, 70_000]], np.int32))
+    faults = check_images([image]).faults
+    assert "numbers from 0 to 70000, expected 0 to 65535; set value_range" in faults[0]
+
+
+def test_float_images_go_by_the_range():
+    values = np.array([[0, 0.5, 1]], np.float32)
+    np.testing.assert_array_equal(open_row(Image.fromarray(values))[0, :, 0], [0, 128, 255])
+    wide = Image.fromarray(values * 16)
+    np.testing.assert_array_equal(
+        open_row(wide, value_range=(0, 16)), open_row(Image.fromarray(values))
+    )
+    assert "numbers from 0 to 16, expected 0 to 1" in check_images([wide]).faults[0]
+    with pytest.raises(UnreadablePicture, match="numbers from 0 to 16, expected 0 to 1"):
+        check_images([encode(wide, "TIFF")]).items[0].open()
+
+
+def test_float_images_with_nan_are_a_fault():
+    image = Image.fromarray(np.array([[0, np.nan]], np.float32))
+    assert check_images([image]).faults == {0: "a PIL image: some of its pixels (mode F) are NaN"}
+
+
+def test_a_file_has_another_key_under_another_range():
+    data = encode(Image.fromarray(np.array([[0, 0.25, 1]], np.float32)), "TIFF")
+    assert pixels_of(check_images([data], value_range=(0, 2)).items[0].open())[0, 2, 0] == 128
+    keys = {digest_of_row(data), digest_of_row(data, value_range=(0, 2))}
+    assert len(keys) == 2
+
+
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "TIFF", "WEBP"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_pictures_are_turned_upright(form, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    blocks = np.kron(RGB[:4, :6], np.ones((16, 16, 1), np.uint8))
+    options = {"lossless": True} if form == "WEBP" else {}
+    data = encode(blocks, form, exif=exif, **options)
+    expected = np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(data))).convert("RGB"))
+    assert expected.shape[:2] == ((64, 96) if orientation < 5 else (96, 64))
+    np.testing.assert_array_equal(open_row(data), expected)
+    np.testing.assert_array_equal(open_row(Image.open(io.BytesIO(data))), expected)
+
+
+def test_an_upright_picture_is_not_turned_again():
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    image = check_images([encode(RGB, exif=exif)]).items[0].open()
+    assert image.size == (5, 7)
+    assert ImageOps.exif_transpose(image).size == (5, 7)
+
+
+def test_damaged_exif_data_leave_the_picture_as_it_is():
+    data = encode(RGB, exif=b"Exif\0\0II*\0\xff\xff\xff\xff")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        np.testing.assert_array_equal(open_row(data), RGB)
+
+
+@pytest.mark.parametrize("form", ["GIF", "WEBP", "PNG", "TIFF"])
+def test_the_first_frame_of_a_file_is_taken(form):
+    frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue", "lime")]
+    options = {"lossless": True} if form == "WEBP" else {}
+    data = encode(frames[0], form, save_all=True, append_images=frames[1:], **options)
+    assert Image.open(io.BytesIO(data)).n_frames == 3
+    assert open_row(data)[4, 4].tolist() == [255, 0, 0]
+
+
+def test_an_image_stays_at_the_frame_that_the_user_chose():
+    frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue", "lime")]
+    image = Image.open(
+        io.BytesIO(encode(frames[0], "GIF", save_all=True, append_images=frames[1:]))
+    )
+    image.seek(1)
+    assert open_row(image)[4, 4].tolist() == [0, 0, 255]
+    assert image.tell() == 1
+
+
+def test_an_image_of_the_user_is_neither_changed_nor_closed():
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    image = Image.open(io.BytesIO(encode(RGB, exif=exif)))
+    info = dict(image.info)
+    open_row(image)
+    assert (image.size, image.mode, image.info) == ((7, 5), "RGB", info)
+    assert image.getexif()[0x0112] == 6
+    np.testing.assert_array_equal(np.asarray(image), RGB)
+
+
+def test_what_is_opened_is_a_copy():
+    image = Image.fromarray(RGB)
+    array = RGB.copy()
+    for row in check_images([image, array, encode(RGB)]).items:
+        row.open().paste((0, 0, 0), (0, 0, 7, 5))
+        np.testing.assert_array_equal(pixels_of(row.open()), RGB)
+    np.testing.assert_array_equal(np.asarray(image), RGB)
+    np.testing.assert_array_equal(array, RGB)
+
+
+def test_too_many_pixels_are_a_fault_before_any_is_decoded(monkeypatch):
+    lie = png_file(60_000, 60_000, bits=8, colour=2)
+    little = png_file(40, 40, bits=8, colour=2)
+    monkeypatch.setattr(ImageFile.ImageFile, "load", lambda self: pytest.fail("decoded"))
+    with pytest.raises(UnreadablePicture, match=r"too large.*raise PIL.Image.MAX_IMAGE_PIXELS"):
+        decode(lie)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        with pytest.raises(UnreadablePicture, match="too large: 40 x 40 pixels"):
+            decode(little)
+    # Where the user has made an error of Pillow's warning, as in these tests.
+    with pytest.raises(UnreadablePicture, match=r"too large: .*decompression bomb"):
+        decode(little)
+    faults = check_images([Image.fromarray(np.zeros((40, 40), np.uint8))]).faults
+    assert "too large: 40 x 40 pixels" in faults[0]
+
+
+def test_the_user_may_lift_the_limit_of_pixels(monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
+    assert open_row(encode(np.zeros((40, 40), np.uint8))).shape == (40, 40, 3)
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"hello", "not an image that Pillow reads"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "EPS files are not read"),
+        (b"GRIB\0\0\0\1" + bytes(40), "GRIB files are not read"),
+    ],
+)
+def test_what_is_no_picture_is_told_before_any_is_decoded(data, reason, tmp_path):
+    (tmp_path / "file.png").write_bytes(data)
+    faults = check_images([data, tmp_path / "file.png"]).faults
+    assert faults[0].startswith(f"{len(data):,} bytes: {reason}")
+    assert faults[1].startswith(f"{str(tmp_path / 'file.png')!r}: {reason}")
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [(encode(RGB)[:60], "damaged"), (encode(RGB, "JPEG")[:-40], "damaged: OSError")],
+)
+def test_what_is_damaged_is_told_when_it_is_decoded(data, reason):
+    rows = check_images([data])
+    assert rows.faults == {}
+    with pytest.raises(UnreadablePicture, match=f"{len(data):,} bytes: {reason}"):
+        rows.items[0].open()
+
+
+def test_truncated_files_are_read_where_the_user_asks(monkeypatch):
+    data = encode(rgb_pixels(64, 64), "JPEG")
+    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
+    assert open_row(data[: len(data) // 2]).shape == (64, 64, 3)
+
+
+def test_a_format_that_the_user_registers_is_read():
+    open_row(encode(RGB))  # formats are listed before
+
+    class Flat(ImageFile.ImageFile):
+        format = "FLATTEST"
+
+        def _open(self):
+            self._mode, self._size = "L", (2, 2)
+            self.tile = [ImageFile._Tile("raw", (0, 0, 2, 2), 4, ("L", 0, 1))]
+
+    Image.register_open("FLATTEST", Flat, lambda prefix: prefix.startswith(b"FLAT"))
+    try:
+        assert open_row(b"FLAT\1\2\3\4")[:, :, 0].tolist() == [[1, 2], [3, 4]]
+    finally:
+        Image.ID.remove("FLATTEST")
+        del Image.OPEN["FLATTEST"]
+
+
+def test_want_of_memory_is_told_from_a_header_that_lies(monkeypatch):
+    def fail(*args, **kwargs):
+        raise MemoryError("no more")
+
+    monkeypatch.setattr(ImageFile.ImageFile, "load", fail)
+    with pytest.raises(UnreadablePicture, match="it asks for too much memory"):
+        decode(encode(RGB))
+    image = Image.open(io.BytesIO(encode(RGB)))
+    assert "asks for too much memory: 7 x 5" in check_images([image]).faults[0]
+    monkeypatch.setattr(_pictures, "_PLENTY", 1 << 62)  # more than any machine has left
+    with pytest.raises(MemoryError, match="no more"):
+        decode(encode(RGB))
+    assert _pictures.is_short_of_memory()
+
+
+def test_a_gigantic_header_without_a_limit_is_a_fault(monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
+    with pytest.raises(UnreadablePicture, match=r"damaged|too large"):
+        decode(png_file(2**31 - 1, 2**31 - 1, bits=8, colour=2))
+
+
+def test_numbers_are_rounded_half_to_even():
+    numbers = np.linspace(-3, 7, 100_003)
+    expected = [round((x + 3) / 10 * 255) for x in numbers.tolist()]
+    np.testing.assert_array_equal(to_8_bits(numbers[:, None], (-3, 7))[:, 0], expected)
+    assert to_8_bits(np.array([[8, 24]]), (0, 16 * 255 / 127.5))[0, 0] == 64  # 63.75
+    assert to_8_bits(np.array([[1, 3]]), (0, 510)).tolist() == [[0, 2]]  # 0.5 and 1.5
+
+
+@pytest.mark.parametrize("dtype", ["u1", "<u2", ">u2"])
+def test_large_pictures_are_rounded_as_small_ones(dtype):
+    large = np.random.default_rng(0).integers(10, 201, (300, 500)).astype(dtype)
+    expected = np.concatenate(
+        [to_8_bits(line[None], (10, 200.5)) for line in np.minimum(large, 200)]
+    )
+    np.testing.assert_array_equal(to_8_bits(np.minimum(large, 200), (10, 200.5)), expected)
+
+
+def test_every_kind_of_picture_pickles(tmp_path):
+    path = tmp_path / "a.png"
+    path.write_bytes(encode(RGB))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    turned = [Image.open(io.BytesIO(encode(RGB, form, exif=exif))) for form in ("PNG", "TIFF")]
+    rows = [path, encode(RGB), Image.fromarray(RGB), *turned, RGB, RGB[:, :, 0] / 255]
+    for item in check_images(rows).items:
+        assert isinstance(item, Picture)
+        again = pickle.loads(pickle.dumps(item))
+        assert again.digest == item.digest
+        np.testing.assert_array_equal(pixels_of(again.open()), pixels_of(item.open()))
+
+
+def test_a_picture_of_a_path_is_small(tmp_path):
+    path = tmp_path / "a.bmp"
+    path.write_bytes(encode(rgb_pixels(300, 300), "BMP"))
+    item = check_images([path]).items[0]
+    assert len(pickle.dumps(item)) < 1000
+    assert sys.getsizeof(item) < 100
+
+
+def test_one_picture_is_opened_by_several_threads(tmp_path):
+    path = tmp_path / "a.png"
+    path.write_bytes(encode(RGB))
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    lazy = Image.open(io.BytesIO(encode(RGB, exif=exif)))
+    for item in check_images([path, encode(RGB), lazy, RGB]).items:
+        alone = item.open().tobytes()
+        with ThreadPoolExecutor(4) as pool:
+            found = list(pool.map(lambda _, item=item: item.open().tobytes(), range(40)))
+        assert set(found) == {alone}
