@@ -6,13 +6,15 @@ Knows torch modules and their names, not pictures.
 from __future__ import annotations
 
 import difflib
+from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from skembed.exceptions import InvalidParameterError
 
-__all__ = ["CutAt", "check_layer", "extract"]
+__all__ = ["ChannelsFirst", "CutAt", "check_layer", "extract", "measure"]
 
 
 class _Reached(BaseException):
@@ -88,12 +90,97 @@ class _Only(nn.Module):
         return features
 
 
-def extract(module: nn.Module, layer: str) -> nn.Module:
-    """Return the part of a model that leads to a layer, without what follows."""
-    from torchvision.models.featureextraction import create_featureextractor
+class ChannelsFirst(nn.Module):
+    """Turns maps with their channels last around."""
 
+    def forward(self, features: Tensor) -> Tensor:
+        """Turn (n, height, width, d) into (n, d, height, width)."""
+        return features.permute(0, 3, 1, 2)
+
+
+def extract(module: nn.Module, layer: str, pixels: Tensor) -> nn.Module:
+    """Return the part of a model that leads to a layer, without what follows.
+
+    Where the model can be traced it is a graph, which can be made faster; else it is the model
+    with an end to its forward pass.
+
+    Parameters
+    ----------
+    module : Module
+        In evaluation mode; may be changed.
+    layer : str
+        A submodule's name.
+    pixels : Tensor of shape (n, 3, height, width)
+        What both are run on: a graph is taken only if it gives the same. A submodule that runs
+        more than once, or gives several tensors, is another thing to the graph.
+    """
+    from torchvision.models.feature_extraction import create_feature_extractor
+
+    target = module.get_submodule(layer)
+    hook = target.register_forward_hook(_stop)
     try:
-        extractor = create_featureextractor(module, [layer], suppress_diff_warning=True)
+        module(pixels)
+    except _Reached as reached:
+        expected = reached.features
+    else:
+        return CutAt(module, layer)  # which says what is wrong
+    finally:
+        hook.remove()
+    try:
+        # Both modes are traced, and differ where a model has a second classifier.
+        extractor = create_feature_extractor(module, [layer], suppress_diff_warning=True)
+        only = _Only(extractor.eval(), layer)
+        if torch.allclose(only(pixels), expected, rtol=1e-5, atol=1e-6):
+            return only
+    except MemoryError:
+        raise
     except Exception:  # tracing refuses with whatever the model's own code raises
         return CutAt(module, layer)
-    return _Only(extractor.eval(), layer)
+    return CutAt(module, layer)
+
+
+def measure(
+    run: Callable[[Tensor], Any], pixels: Tensor, name: str
+) -> tuple[tuple[int, ...], bool]:
+    """Return the shape of features, and whether they are a map with its channels last.
+
+    Parameters
+    ----------
+    run : callable
+        Gives the features of pixels.
+    pixels : Tensor of shape (1, 3, height, width)
+        May be on the meta device.
+    name : str
+        What gives them, for messages.
+
+    Raises
+    ------
+    InvalidParameterError
+        If they are not one tensor, or no one can tell where its channels are.
+    """
+    features = run(pixels)
+    if not isinstance(features, Tensor):
+        raise InvalidParameterError(
+            f"{name} gives a {type(features).__name__}, expected one tensor. Choose a layer around "
+            "it."
+        )
+    shape = tuple(features.shape)
+    if len(shape) != 4:
+        return shape, False
+    is_square = pixels.shape[2] == pixels.shape[3]
+    is_first, is_last = shape[2] == shape[3], shape[1] == shape[2]
+    if not is_square or is_first == is_last:
+        # As many channels as places: a larger picture has more of the latter.
+        try:
+            larger = run(torch.cat([torch.cat([pixels, pixels], 2)] * 2, 3)).shape
+        except Exception:  # models of one size refuse in their own ways
+            larger = shape
+        is_first = larger[1] == shape[1] and larger[2:] != shape[2:]
+        is_last = larger[3] == shape[3] and larger[1:3] != shape[1:3]
+    if is_first == is_last and set(shape[1:]) != {1}:
+        raise InvalidParameterError(
+            f"{name} gives features of shape {shape}, of which no one can tell where channels and "
+            "places are. Choose a layer around it."
+        )
+    shape = (shape[0], shape[3], *shape[1:3]) if is_last else shape
+    return shape, is_last

@@ -86,7 +86,7 @@ _FAMILIES: dict[str, tuple[str, dict[str, int]]] = {
         {"mobilenet_v3_small": 1024, "mobilenet_v3_large": 1280},
     ),
     "arXiv:2003.13678": (
-        "RegNet",
+        "RegNet; of weights named SWAG the licence is CC-BY-NC-4.0",
         {
             "regnet_x_400mf": 400,
             "regnet_x_800mf": 672,
@@ -102,7 +102,6 @@ _FAMILIES: dict[str, tuple[str, dict[str, int]]] = {
             "regnet_y_8gf": 2016,
             "regnet_y_16gf": 3024,
             "regnet_y_32gf": 3712,
-            "regnet_y_128gf": 7392,
         },
     ),
     "arXiv:1512.03385": (
@@ -148,13 +147,12 @@ _FAMILIES: dict[str, tuple[str, dict[str, int]]] = {
         },
     ),
     "arXiv:2010.11929": (
-        "ViT: a transformer on patches",
+        "ViT: a transformer on patches; of weights named SWAG the licence is CC-BY-NC-4.0",
         {
             "vit_b_16": 768,
             "vit_b_32": 768,
             "vit_l_16": 1024,
             "vit_l_32": 1024,
-            "vit_h_14": 1280,
         },
     ),
     "arXiv:1605.07146": (
@@ -168,6 +166,13 @@ IMAGE_MODELS: dict[str, ImageModel] = {
     for source, (note, widths) in _FAMILIES.items()
     for name, width in widths.items()
 } | {
+    # All that torchvision has of these two was trained on hashtags by SWAG, under its licence.
+    "regnet_y_128gf": ImageModel(
+        7392, "CC-BY-NC-4.0", "arXiv:2201.08371", "2.6 GB, for research", is_torchvision=True
+    ),
+    "vit_h_14": ImageModel(
+        1280, "CC-BY-NC-4.0", "arXiv:2201.08371", "2.5 GB, for research", is_torchvision=True
+    ),
     "facebook/dinov2-small": ImageModel(
         384, "Apache-2.0", "arXiv:2304.07193", "self-supervised: good for kNN and clusters"
     ),

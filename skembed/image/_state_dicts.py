@@ -1,46 +1,102 @@
-"""State dicts that users name: whose they are, and whether they fit.
+"""State dicts: whether they are of an architecture, and into its modules with them.
 
-Knows names and shapes of tensors, not what models do.
+Knows names and shapes of tensors, not what models do nor where files come from.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from skembed.exceptions import UnsupportedModelError
 
-__all__ = ["plain_names", "refuse_other_state"]
+__all__ = ["fill", "plain_names"]
+
+_N_NAMED = 5
+
+# What wrappers put before every name: DataParallel, torch.compile.
+_WRAPPERS = ("module.", "_orig_mod.")
+
+
+class _State(OrderedDict[str, Tensor]):
+    """A state dict with the version of its root module, which some architectures ask for."""
+
+    _metadata: Mapping[str, Mapping[str, int]]
 
 
 def plain_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return a state dict without the prefix that parallel training gives its names."""
-    if state and all(name.startswith("module.") for name in state):
-        return {name.removeprefix("module."): value for name, value in state.items()}
-    return dict(state)
+    """Return a state dict without the prefixes that wrappers give its names."""
+    # The counter of torch.optim.swa_utils.AveragedModel stands beside the module that it wraps.
+    found = {name: value for name, value in state.items() if name != "n_averaged"}
+    for wrapper in _WRAPPERS:
+        if found and all(name.startswith(wrapper) for name in found):
+            found = {name.removeprefix(wrapper): value for name, value in found.items()}
+    return found
 
 
-def refuse_other_state(
-    path: Path, name: str, state: Mapping[str, Tensor], expected: Mapping[str, Tensor]
+def fill(
+    module: nn.Module,
+    state: Mapping[str, Tensor],
+    *,
+    path: Path,
+    name: str,
+    is_ignored: Callable[[str], bool] = lambda name: False,
+    version: int | None = None,
 ) -> None:
-    """Refuse a state dict that is not one of this architecture."""
-    faults = [
-        f"{each} is missing"
-        for each in expected
-        if each not in state and not each.endswith("num_batches_tracked")
+    """Give a module the values of a state dict, in float32.
+
+    Parameters
+    ----------
+    module : Module
+        Its parameters may be on the meta device.
+    state : mapping of str to Tensor
+        Values by name; copied, since files are mapped to memory and may be written anew.
+    path : Path
+        Where they come from, for messages.
+    name : str
+        The model, for messages.
+    is_ignored : callable
+        Tells by its name whether a value is left out: the classifier's.
+    version : int or None
+        Of the architecture's names, where it asks for that.
+
+    Raises
+    ------
+    UnsupportedModelError
+        A weight is missing, of another shape, or unknown: then it is another architecture's, as
+        all of a ResNet-50's names are in a ResNet-101, too.
+    """
+    expected = module.state_dict()
+    wrong, kept = {}, _State()
+    for each, value in plain_names(state).items():
+        if is_ignored(each):
+            continue
+        if each in expected and value.shape != expected[each].shape:
+            shape = tuple(expected[each].shape)
+            wrong[each] = f"{each} has shape {tuple(value.shape)} where {shape} is expected"
+            continue
+        dtype = torch.float32 if value.is_floating_point() else value.dtype
+        kept[each] = value.to(dtype, copy=True)
+    if version is not None:
+        kept._metadata = {"": {"version": version}}
+    found = module.load_state_dict(kept, strict=False, assign=True)
+    counter = "num_batches_tracked"  # of training, never read in evaluation
+    missing = [
+        each for each in found.missing_keys if each not in wrong and not each.endswith(counter)
     ]
-    for each, value in state.items():
-        if each not in expected:
-            faults.append(f"{each} is unknown")
-        elif value.shape != expected[each].shape:
-            faults.append(
-                f"{each} has shape {tuple(value.shape)} where {tuple(expected[each].shape)} is "
-                "expected"
-            )
+    faults = [
+        *wrong.values(),
+        *(f"{each} is missing" for each in missing),
+        *(f"{each} is unknown" for each in found.unexpected_keys),
+    ]
     if faults:
-        more = f" and {len(faults) - 5} more" if len(faults) > 5 else ""
+        more = f" and {len(faults) - _N_NAMED} more" if len(faults) > _N_NAMED else ""
         raise UnsupportedModelError(
-            f"{path} does not hold the weights of {name}: {'; '.join(sorted(faults)[:5])}{more}."
+            f"{path} does not hold the weights of {name}: {'; '.join(faults[:_N_NAMED])}{more}. "
+            "Give the model that these weights are of, or other weights."
         )
+    module.requires_grad_(False)

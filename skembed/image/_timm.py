@@ -1,12 +1,16 @@
 """Models of timm, by name, from a folder or from the hub.
 
-Knows timm's configurations and transforms; must not know rows, keys nor devices. timm is optional.
+Knows timm's configurations and where its models end; must not know rows, keys nor devices. timm is
+optional.
 """
 
 from __future__ import annotations
 
+import copy
+import difflib
 import os
-from collections.abc import Callable, Mapping
+import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,16 +18,19 @@ import torch
 from torch import Tensor, nn
 
 from skembed._optional import import_optional
-from skembed.exceptions import InvalidParameterError, UnsupportedModelError
-from skembed.image._backbone import (
-    Backbone,
-    BackboneSettings,
-    refuse_enormous,
-    scale_and_normalize,
+from skembed.exceptions import (
+    InvalidParameterError,
+    ModelNotFoundError,
+    SkembedError,
+    UnsafeModelError,
+    UnsupportedModelError,
 )
-from skembed.image._layers import check_layer, extract
-from skembed.image._pooling import Pool, make_pool
-from skembed.image._state_dicts import plain_names, refuse_other_state
+from skembed.image._backbone import Backbone, BackboneSettings
+from skembed.image._building import build_empty, build_random, is_empty
+from skembed.image._layers import ChannelsFirst, CutAt, check_layer, extract, measure
+from skembed.image._pooling import make_pool
+from skembed.image._state_dicts import fill, plain_names
+from skembed.image._timm_pixels import TimmPixels
 from skembed.store import digest_of
 from skembed.weights import (
     ModelSource,
@@ -42,16 +49,36 @@ if TYPE_CHECKING:
 
 __all__ = ["TimmBackbone", "is_timm_folder"]
 
-_FORMAT = 1
+_FORMAT = 2
 """Raised when a change to skembed changes vectors, so that stored ones are not served."""
 
-_SEED = 0
+# What a configuration may not ask of `timm.create_model`: it would load other files.
+_FORBIDDEN = ("pretrained", "checkpoint_path", "cache_dir", "pretrained_cfg_overlay")
 
 
 def is_timm_folder(folder: Path) -> bool:
     """Return whether a model folder is one that timm has written."""
     config = read_json(folder / "config.json") if (folder / "config.json").is_file() else {}
     return isinstance(config, dict) and "architecture" in config and "model_type" not in config
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What is run and how it is pooled, found without the weights.
+
+    Parameters
+    ----------
+    is_channels_last : bool
+        Whether the features are a map with its channels last.
+    pool : Module
+        What makes vectors of them.
+    width : int
+        Their number of features.
+    """
+
+    is_channels_last: bool
+    pool: nn.Module
+    width: int
 
 
 class TimmBackbone(Backbone):
@@ -76,84 +103,82 @@ class TimmBackbone(Backbone):
         If timm is not installed.
     ModelNotFoundError
         If the weights are not to be had.
+    UnsafeModelError
+        If a folder's configuration asks for other files.
     UnsupportedModelError
-        If a state dict is not one of this model.
+        If a folder's model is unknown, or takes no colour pictures.
     """
 
     def __init__(self, model: str | ModelSource, settings: BackboneSettings) -> None:
-        self._timm = import_optional("timm", extra="timm", purpose="A model of timm")
+        self._timm: Any = import_optional("timm", extra="timm", purpose="A model of timm")
         self._settings = settings
-        _check_settings(settings)
+        _check_layer_setting(settings)
         self.name = f"timm:{model}" if isinstance(model, str) else model.name
         self._folder: Path | None = None
         self._file: Path | None = None
-        if isinstance(model, str):
-            self._arguments: dict[str, Any] = {}
-            self._architecture = self._check_architecture(model)
-            if settings.weights == "auto":
-                model = resolve_model(f"timm/{model}", revision=settings.revision)
-            elif settings.weights is not None:
-                self._file = _find_file(settings.weights)
-        if isinstance(model, ModelSource):
-            self._read_folder(model.folder)
+        self._options: dict[str, Any] = {}
+        source = self._read_name(model) if isinstance(model, str) else model
+        if source is not None:
+            self._read_folder(source.folder, is_named=isinstance(model, str))
         self._weights_digest = self._digest_weights()
-        self._transform, self._mean, self._std = self._make_transform()
+        self._pixels = TimmPixels(self._config, self.name)
+        asked = {
+            "architecture": self._architecture,
+            "options": repr(sorted(self._options.items())),
+            "config": repr(sorted(self._config.items())),
+            "layer": settings.layer,
+            "pooling": settings.pooling,
+        }
+        libraries = ("timm", "torchvision")
+        self._plan: _Plan = kept_recent(
+            digest_of({"kind": "plan of a model of timm", **asked}), self._make_plan
+        )
+        self.width = self._plan.width
+        if self._weights_digest is None:
+            libraries += ("torch",)  # itself decides random weights only
         self.digest = digest_of(
             {
                 "kind": "timm",
                 "format": _FORMAT,
-                "libraries": releases_of("timm", "torchvision"),
-                "architecture": self._architecture,
-                "arguments": repr(sorted(self._arguments.items())),
-                "weights": self._weights_digest
-                or f"random, seed {_SEED}, torch {torch.__version__}",
-                "layer": settings.layer,
-                "pooling": settings.pooling,
-                "transform": repr(self._transform),
-                "scale": repr((self._mean, self._std)),
+                "libraries": releases_of(*libraries),
+                "weights": self._weights_digest or "random",
+                "pixels": self._pixels.description,
+                **asked,
             }
         )
-        key = digest_of({"kind": "timm's features", "digest": self.digest})
-        self._shape, self._n_prefix = kept_recent(key, self._measure)
-        _, self.width = self._make_pool()
 
     def __repr__(self) -> str:
         return f"TimmBackbone({self.name!r}, width={self.width})"
 
     def prepare(self, image: Image) -> Tensor:
         """Prepare a picture as the model's own evaluation transform does."""
-        size = self._config["input_size"]
-        refuse_enormous(image, round(max(size[1:]) / float(self._config["crop_pct"])))
-        pixels: Tensor = self._transform(image)
-        return pixels
+        return self._pixels.prepare(image)
 
     def scale(self, pixels: Tensor) -> Tensor:
         """Normalise a batch of uint8 pixels; others are normalised already."""
-        if self._mean is None or self._std is None:
-            return pixels
-        return scale_and_normalize(
-            pixels, self._mean.to(pixels.device), self._std.to(pixels.device)
-        )
+        return self._pixels.scale(pixels)
 
     def load(self) -> nn.Module:
         """Load the module, in float32 on the CPU, in evaluation mode."""
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(_SEED)
-            module = self._build()
-        files = [self._file] if self._file is not None else []
-        if self._folder is not None:
-            files = list(check_weights(self._folder))
-        if files:
-            state = {k: v for path in files for k, v in load_state(path).items()}
-            self._load_state(module, plain_names(state), files[0])
-        pool, _ = self._make_pool()
-        return nn.Sequential(self._cut(module), pool).eval().float().requires_grad_(False)
+        files = self._weight_files()
+        module = self._load_files(files) if files else build_random(self._build)
+        layer = self._settings.layer
+        if layer is not None:
+            generator = torch.Generator().manual_seed(0)
+            pixels = torch.rand(self._pixels.size, generator=generator, device="cpu")
+            with torch.inference_mode():
+                module = extract(module, str(layer), pixels)
+        elif self._settings.pooling != "auto":
+            module = _LastFeatures(module)
+        parts = [module, ChannelsFirst()] if self._plan.is_channels_last else [module]
+        return nn.Sequential(*parts, copy.deepcopy(self._plan.pool)).eval().requires_grad_(False)
 
     def n_bytes(self) -> int:
-        """Return the size of the weight files in bytes."""
-        if self._folder is not None:
-            return sum(path.stat().st_size for path in check_weights(self._folder))
-        return 0 if self._file is None else self._file.stat().st_size
+        """Return the size of the weights in bytes."""
+        files = self._weight_files()
+        if files:
+            return sum(path.stat().st_size for path in files)
+        return sum(4 * each.numel() for each in self._build_unfilled().parameters())
 
     def refuse_other_files(self) -> None:
         """Refuse weights that are not those of the digest, under which vectors are stored."""
@@ -163,127 +188,157 @@ class TimmBackbone(Backbone):
                 "they are all written."
             )
 
+    def _read_name(self, name: str) -> ModelSource | None:
+        """Settle architecture and weights of a name of timm's; return a folder to read, if any."""
+        weights, revision = self._settings.weights, self._settings.revision
+        self._architecture = self._check_architecture(name)
+        try:
+            found = self._timm.models.get_pretrained_cfg(name)
+        except RuntimeError as error:  # its word for an unknown tag
+            tags = self._timm.list_pretrained(f"{self._architecture}.*")
+            raise InvalidParameterError(
+                f"model='timm:{name}': timm {self._timm.__version__} has no weights of this tag; "
+                f"it has {', '.join(map(repr, tags)) or 'none of this architecture'}."
+            ) from error
+        self._config: dict[str, Any] = {} if found is None else dict(found.to_dict())
+        if weights == "auto":
+            # Without a tag, the one that timm takes first.
+            is_named = "." in name or found is None or not found.hf_hub_id
+            hub_id = f"timm/{name}" if is_named else str(found.hf_hub_id)
+            if hub_id == "timm/":
+                hub_id += f"{name}.{found.tag}"
+            return resolve_model(hub_id, revision=revision)
+        if revision is not None:
+            raise InvalidParameterError(
+                f"revision={revision!r}: only models of the hub have revisions, and weights="
+                f"{str(weights)!r} are not from there."
+            )
+        if weights is not None:
+            self._file = _find_file(weights)
+        return None
+
     def _check_architecture(self, name: str) -> str:
         architecture = name.partition(".")[0]
         if not self._timm.is_model(architecture):
-            close = self._timm.list_models(f"*{architecture[:6]}*")[:5]
+            known = self._timm.list_models()
+            close = difflib.get_close_matches(architecture, known, n=5, cutoff=0.5)
             hint = f" Close to it: {', '.join(map(repr, close))}." if close else ""
             raise InvalidParameterError(
                 f"model='timm:{name}': timm {self._timm.__version__} has no model "
                 f"{architecture!r}.{hint} timm.list_models() lists them."
             )
-        return name if self._is_tagged(name) else architecture
+        return architecture
 
-    def _is_tagged(self, name: str) -> bool:
-        return bool(self._timm.models.get_pretrained_cfg(name, allow_unregistered=False))
-
-    def _read_folder(self, folder: Path) -> None:
-        if self._settings.weights != "auto":
+    def _read_folder(self, folder: Path, *, is_named: bool) -> None:
+        """Settle architecture, arguments and preprocessing as the folder says."""
+        if not is_named and self._settings.weights != "auto":
             raise InvalidParameterError(
                 f"weights={str(self._settings.weights)!r}, but {folder} holds the weights. Leave "
                 "weights='auto'."
             )
+        self._folder = folder
         check_weights(folder)
         config = read_json(folder / "config.json")
-        self._folder = folder
-        self._arguments = dict(config.get("model_args") or {})
-        cfg = dict(config.get("pretrained_cfg") or {})
-        # A folder's pictures are prepared as the folder says, not as timm's own of that name.
-        self._arguments["pretrained_cfg"] = {**cfg, "num_classes": config.get("num_classes", 1000)}
-        self._architecture = str(config["architecture"]).partition(".")[0]
-        if not self._timm.is_model(self._architecture):
+        architecture = str(config.get("architecture"))
+        if not self._timm.is_model(architecture):
             raise UnsupportedModelError(
-                f"timm {self._timm.__version__} does not know {self._architecture!r}, the "
-                f"architecture of {folder}. A newer release may."
+                f"timm {self._timm.__version__} does not know {architecture!r}, the architecture "
+                f"of {folder}. A newer release may: pip install -U timm."
             )
-
-    def _build(self) -> nn.Module:
-        module: nn.Module = self._timm.create_model(
-            self._architecture, pretrained=False, num_classes=0, **self._arguments
-        )
-        return module.eval()
-
-    def _load_state(self, module: nn.Module, state: Mapping[str, Tensor], path: Path) -> None:
-        heads: Any = getattr(module, "pretrained_cfg", {}).get("classifier") or ()
-        heads = (heads,) if isinstance(heads, str) else tuple(heads)
-        prefixes = tuple(f"{head}." for head in heads)
-        known = {k: v for k, v in state.items() if not k.startswith(prefixes)} if heads else state
-        refuse_other_state(path, self.name, known, module.state_dict())
-        module.load_state_dict(dict(known), strict=False)
+        self._architecture = architecture
+        self._options = dict(config.get("model_args") or {})
+        self._options.pop("num_classes", None)
+        asked = sorted(set(_FORBIDDEN) & set(self._options))
+        if asked:
+            raise UnsafeModelError(
+                f"{folder / 'config.json'} asks timm for {', '.join(asked)}, which would load "
+                "other files than this folder's. Remove that from model_args."
+            )
+        # Before timm 0.9 the configuration was all one level.
+        self._config = dict(config.get("pretrained_cfg") or config)
 
     def _digest_weights(self) -> str | None:
         if self._folder is not None:
             return folder_digest(self._folder).hex()
         return None if self._file is None else file_sha256(self._file)
 
-    def _make_transform(self) -> tuple[Callable[[Any], Any], Tensor | None, Tensor | None]:
-        """Return what prepares a picture, and mean and deviation if it leaves it in uint8."""
-        from torchvision import transforms
+    def _weight_files(self) -> list[Path]:
+        if self._folder is not None:
+            return check_weights(self._folder)
+        return [] if self._file is None else [self._file]
 
-        data = import_optional("timm.data", extra="timm", purpose="A model of timm")
-        with torch.device("meta"), torch.random.fork_rng(devices=[]):
-            config = self._build_config()
-        self._config = data.resolve_data_config(pretrained_cfg=config)
-        whole = data.create_transform(**self._config, is_training=False)
-        steps = list(whole.transforms)
-        is_plain = (
-            len(steps) >= 2
-            and type(steps[-1]) is transforms.Normalize
-            and type(steps[-2]).__name__ in ("ToTensor", "MaybeToTensor")
+    def _build(self) -> nn.Module:
+        module: nn.Module = self._timm.create_model(
+            self._architecture,
+            pretrained=False,
+            pretrained_cfg=dict(self._config),
+            num_classes=0,
+            **self._options,
         )
-        if not is_plain:
-            return whole, None, None
-        mean, std = (
-            torch.as_tensor(values, dtype=torch.float32).view(1, -1, 1, 1)
-            for values in (steps[-1].mean, steps[-1].std)
+        return module
+
+    def _build_unfilled(self) -> nn.Module:
+        """Build the model without values where its code allows that."""
+        try:
+            return build_empty(self._build)
+        except (NotImplementedError, RuntimeError):  # it computes with values
+            return build_random(self._build)
+
+    def _load_files(self, files: list[Path]) -> nn.Module:
+        state = plain_names({k: v for path in files for k, v in load_state(path).items()})
+        module = self._build_unfilled()
+        self._fill(module, state, files[0])
+        if is_empty(module):  # buffers that are computed and not saved
+            module = build_random(self._build)
+            self._fill(module, state, files[0])
+        return module
+
+    def _fill(self, module: nn.Module, state: dict[str, Tensor], path: Path) -> None:
+        known = set(module.state_dict())
+        heads: Any = self._config.get("classifier") or ("fc", "head", "classifier")
+        heads = tuple(f"{each}." for each in ([heads] if isinstance(heads, str) else heads))
+
+        def is_classifier(name: str) -> bool:
+            return name not in known and name.startswith(heads)
+
+        # Weights of the authors' own have other names, which each family of timm translates.
+        translate = getattr(sys.modules[type(module).__module__], "checkpoint_filter_fn", None)
+        if translate is not None and not known <= set(state) and not is_empty(module):
+            state = dict(translate(state, module))
+        fill(module, state, path=path, name=self.name, is_ignored=is_classifier)
+
+    def _make_plan(self) -> _Plan:
+        try:
+            return self._plan_on("meta", self._build_unfilled().to("meta"))
+        except SkembedError:
+            raise
+        except Exception:  # some models compute with values to find shapes
+            return self._plan_on("cpu", build_random(self._build))
+
+    def _plan_on(self, device: str, module: nn.Module) -> _Plan:
+        """Run the model without its own weights."""
+        settings = self._settings
+        name, run = self.name, module
+        pixels = torch.zeros(self._pixels.size, device=device)
+        n_prefix = int(getattr(module, "num_prefix_tokens", 0))
+        n_tokens = None
+        with torch.inference_mode():
+            if settings.layer is not None:
+                check_layer(module, str(settings.layer))
+                name = f"layer {str(settings.layer)!r} of {name}"
+                last = _LastFeatures(module)(pixels) if n_prefix else None
+                n_tokens = last.shape[1] if isinstance(last, Tensor) and last.ndim == 3 else None
+                run = CutAt(module, str(settings.layer))
+            elif settings.pooling != "auto":
+                run = _LastFeatures(module)
+            shape, is_channels_last = measure(run, pixels, name)
+        if len(shape) != 3 or (settings.layer is not None and shape[1] != n_tokens):
+            n_prefix = 0  # a layer before these tokens are put in
+        has_class = n_prefix > 0 and getattr(module, "cls_token", None) is not None
+        pool, width = make_pool(
+            settings.pooling, shape, n_prefix=n_prefix, has_class=has_class, name=name
         )
-        return transforms.Compose([*steps[:-2], transforms.PILToTensor()]), mean, std
-
-    def _build_config(self) -> dict[str, Any]:
-        given = self._arguments.get("pretrained_cfg")
-        if given is not None:
-            return dict(given)
-        found = self._timm.models.get_pretrained_cfg(self._architecture)
-        return {} if found is None else dict(found.to_dict())
-
-    def _cut(self, module: nn.Module) -> nn.Module:
-        """Return the model up to the features that are taken."""
-        layer = self._settings.layer
-        if layer is not None:
-            check_layer(module, str(layer))
-            return extract(module, str(layer))
-        if self._settings.pooling == "auto":
-            return module
-        return _LastFeatures(module)
-
-    def _measure(self) -> tuple[tuple[int, ...], int]:
-        """Return the shape of the features of one picture, and the tokens before its patches."""
-        pixels = torch.zeros(1, *self._config["input_size"])
-        with torch.inference_mode(), torch.random.fork_rng(devices=[]):
-            try:
-                with torch.device("meta"):
-                    module = self._build()
-                    n_prefix = int(getattr(module, "num_prefix_tokens", 0))
-                    features = self._cut(module)(pixels.to("meta"))
-            except (NotImplementedError, RuntimeError):  # it computes with values
-                module = self._build()
-                n_prefix = int(getattr(module, "num_prefix_tokens", 0))
-                features = self._cut(module)(pixels)
-        if not isinstance(features, Tensor):
-            raise InvalidParameterError(
-                f"layer={self._settings.layer!r} of {self.name} gives a "
-                f"{type(features).__name__}, expected one tensor. Choose a layer around it."
-            )
-        return tuple(features.shape), n_prefix
-
-    def _make_pool(self) -> tuple[Pool, int]:
-        return make_pool(
-            self._settings.pooling,
-            self._shape,
-            n_prefix=self._n_prefix,
-            has_class=self._n_prefix > 0,
-            name=self.name,
-        )
+        return _Plan(is_channels_last, pool, width)
 
 
 class _LastFeatures(nn.Module):
@@ -292,17 +347,13 @@ class _LastFeatures(nn.Module):
     def __init__(self, module: Any) -> None:
         super().__init__()
         self.module = module
-        self.is_channels_last = getattr(module, "output_fmt", "NCHW") == "NHWC"
 
-    def forward(self, pixels: Tensor) -> Tensor:
-        """Return patches (n, tokens, d) or a feature map (n, d, h, w)."""
-        features: Tensor = self.module.forward_features(pixels)
-        if self.is_channels_last and features.ndim == 4:
-            return features.permute(0, 3, 1, 2)
-        return features
+    def forward(self, pixels: Tensor) -> Any:
+        """Return patches (n, tokens, d) or a feature map, its channels first or last."""
+        return self.module.forward_features(pixels)
 
 
-def _check_settings(settings: BackboneSettings) -> None:
+def _check_layer_setting(settings: BackboneSettings) -> None:
     if settings.layer is not None and not isinstance(settings.layer, str):
         raise InvalidParameterError(
             f"layer={settings.layer!r}: models of timm have their layers by name, like 'layer3' or "
@@ -313,8 +364,8 @@ def _check_settings(settings: BackboneSettings) -> None:
 def _find_file(weights: str | Path) -> Path:
     path = Path(os.path.expanduser(weights))  # noqa: PTH111  (never raises)
     if not path.is_file():
-        raise InvalidParameterError(
-            f"weights={str(weights)!r} is not a file. Of a model of timm, weights are 'auto', a "
-            "file with a state dict, or None for random ones."
+        raise ModelNotFoundError(
+            f"weights={str(weights)!r} is not a file ({path.absolute()}). Of a model of timm, "
+            "weights are 'auto', a file with a state dict, or None for random ones."
         )
     return path

@@ -1,14 +1,14 @@
 """torchvision's classification models, without their classifiers.
 
-Knows torchvision's names, weights and presets; must not know rows, keys nor devices.
+Knows torchvision's architectures and presets; must not know rows, keys nor devices.
 """
 
 from __future__ import annotations
 
+import copy
 import difflib
-import os
 import re
-import warnings
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,36 +22,61 @@ from skembed.image._backbone import (
     refuse_enormous,
     scale_and_normalize,
 )
-from skembed.image._layers import check_layer, extract
+from skembed.image._building import build_empty, build_random
+from skembed.image._layers import ChannelsFirst, CutAt, check_layer, extract, measure
 from skembed.image._models import IMAGE_MODELS
-from skembed.image._pooling import Pool, make_pool
-from skembed.image._state_dicts import plain_names, refuse_other_state
+from skembed.image._pooling import make_pool
+from skembed.image._published import find_weights
+from skembed.image._state_dicts import fill
 from skembed.store import digest_of
-from skembed.weights import file_sha256, find_checkpoint, kept_recent, load_state, releases_of
+from skembed.weights import file_sha256, kept_recent, load_state, releases_of
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 __all__ = ["TorchvisionBackbone"]
 
-_FORMAT = 1
+_FORMAT = 2
 """Raised when a change to skembed changes vectors, so that stored ones are not served."""
 
-_SEED = 0
+_TOKENS = "encoder"
+"""Of a vision transformer, the layer whose output are all tokens after the last norm."""
 
-# Their initial weights take minutes, and auxiliary classifiers are never run.
-_SLOW_TO_INITIALIZE = ("inception_v3", "googlenet")
-_AUXILIARY = ("AuxLogits.", "aux1.", "aux2.")
+# Where classifiers are; the last three are run in training only.
+_CLASSIFIERS = ("classifier.", "fc.", "head.", "heads.", "AuxLogits.", "aux1.", "aux2.")
 
-# Features that torchvision keeps with their channels last.
-_CHANNELS_LAST = {
-    "swin": r"features(\.\d+)?(\.\d+)?|norm",
-    "convnext": r".*\.block\.[2-4]",
-}
+# As densenets were saved before names could hold no dots; torchvision's own files are such.
+_OLD_NAME = re.compile(r"^(.*denselayer\d+\.(?:norm|relu|conv))\.([12]\.\w+)$")
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What is run and how it is pooled, found without the weights.
+
+    Parameters
+    ----------
+    layer : str or None
+        The submodule whose output is pooled; None is the model's own vector.
+    is_channels_last : bool
+        Whether that is a map with its channels last.
+    pool : Module
+        What makes vectors of it.
+    width : int
+        Their number of features.
+    """
+
+    layer: str | None
+    is_channels_last: bool
+    pool: nn.Module
+    width: int
 
 
 class TorchvisionBackbone(Backbone):
     """A classification model of torchvision up to what its last linear layer takes.
+
+    These are 2,048 features of a ResNet-50, the class token of a vision transformer, of AlexNet
+    and VGG the 4,096 of the layer before the last. SqueezeNet has no such layer: its last feature
+    map is averaged.
 
     Parameters
     ----------
@@ -67,8 +92,6 @@ class TorchvisionBackbone(Backbone):
         If torchvision has no such model or weights, or the settings ask for what it does not have.
     ModelNotFoundError
         If the weights are not to be had.
-    UnsupportedModelError
-        If a state dict is not one of this model.
     """
 
     def __init__(self, name: str, settings: BackboneSettings) -> None:
@@ -76,62 +99,86 @@ class TorchvisionBackbone(Backbone):
         self._settings = settings
         _check_name(name)
         _check_settings(name, settings)
-        self._file, self._preset = _find_weights(name, settings.weights)
+        self._file, member = find_weights(name, settings.weights)
         self._sha256 = None if self._file is None else file_sha256(self._file)
-        self._mean, self._std = (
-            torch.tensor(values).view(1, -1, 1, 1)
-            for values in (self._preset.mean, self._preset.std)
+        self._preset: Any = member.transforms()
+        self._options = self._choose_options()
+        self._constants: dict[torch.device, tuple[Tensor, Tensor]] = {}
+        self._refuse_missing_classifier(member)
+        asked = {
+            "name": name,
+            "options": self._options,
+            "size": list(self._preset.crop_size),
+            "layer": settings.layer,
+            "pooling": settings.pooling,
+        }
+        self._plan: _Plan = kept_recent(
+            digest_of({"kind": "plan of a model of torchvision", **asked}), self._make_plan
         )
+        self.width = self._plan.width
+        # Torch itself decides random weights only.
+        libraries = ("torchvision",) if self._file is not None else ("torchvision", "torch")
         self.digest = digest_of(
             {
                 "kind": "torchvision",
                 "format": _FORMAT,
-                "libraries": releases_of("torchvision"),
-                "name": name,
-                "weights": self._sha256 or f"random, seed {_SEED}, torch {torch.__version__}",
-                "layer": settings.layer,
-                "pooling": settings.pooling,
-                "preset": repr(self._preset),
+                "libraries": releases_of(*libraries),
+                "weights": self._sha256 or "random",
+                "preset": _numbers_of(self._preset),
+                **asked,
             }
         )
-        key = digest_of({"kind": "torchvision's features", "digest": self.digest})
-        self._shape: tuple[int, ...] = kept_recent(key, self._measure)
-        _, self.width = self._make_pool()
 
     def __repr__(self) -> str:
         return f"TorchvisionBackbone({self.name!r}, width={self.width})"
 
     def prepare(self, image: Image) -> Tensor:
-        """Resize and crop a picture as the weights' preset does; uint8 (3, height, width)."""
-        from torchvision.transforms import functional as F
+        """Resize and crop a picture as the weights' preset does; uint8 (3, height, width).
+
+        Raises
+        ------
+        ValueError
+            If the picture is so narrow that resizing it would make it enormous.
+        """
+        from torchvision.transforms import functional
 
         preset = self._preset
         refuse_enormous(image, preset.resize_size[0])
-        resized = F.resize(
+        resized = functional.resize(
             image, preset.resize_size, preset.interpolation, antialias=preset.antialias
         )
-        pixels: Tensor = F.pil_to_tensor(F.center_crop(resized, preset.crop_size))
+        pixels: Tensor = functional.pil_to_tensor(functional.center_crop(resized, preset.crop_size))
         return pixels
 
     def scale(self, pixels: Tensor) -> Tensor:
         """Normalise a batch of uint8 pixels as the preset does."""
-        mean, std = (each.to(pixels.device) for each in (self._mean, self._std))
-        return scale_and_normalize(pixels, mean, std)
+        constants = self._constants.get(pixels.device)
+        if constants is None:
+            mean, std = (
+                torch.tensor(values, dtype=torch.float32).view(1, -1, 1, 1).to(pixels.device)
+                for values in (self._preset.mean, self._preset.std)
+            )
+            constants = self._constants[pixels.device] = mean, std
+        return scale_and_normalize(pixels, *constants)
 
     def load(self) -> nn.Module:
         """Load the module, in float32 on the CPU, in evaluation mode."""
-        if self._file is None:
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(_SEED)
-                module, _ = self._build(init_weights=True)
-        else:
-            module, _ = self._load_file(self._file)
-        pool, _ = self._make_pool()
-        return nn.Sequential(self._cut(module), pool).eval().requires_grad_(False)
+        module = build_random(self._build) if self._file is None else self._load_file(self._file)
+        plan = self._plan
+        if plan.layer is not None:
+            pixels = torch.rand(
+                self._size(), generator=torch.Generator().manual_seed(0), device="cpu"
+            )
+            with torch.inference_mode():
+                module = extract(module, plan.layer, pixels)
+        parts = [module, ChannelsFirst()] if plan.is_channels_last else [module]
+        return nn.Sequential(*parts, copy.deepcopy(plan.pool)).eval().requires_grad_(False)
 
     def n_bytes(self) -> int:
-        """Return the size of the weight file in bytes."""
-        return 0 if self._file is None else self._file.stat().st_size
+        """Return the size of the weights in bytes."""
+        if self._file is not None:
+            return self._file.stat().st_size
+        return sum(4 * each.numel() for each in build_empty(self._build).parameters())
 
     def refuse_other_files(self) -> None:
         """Refuse weights that are not those of the digest, under which vectors are stored."""
@@ -140,101 +187,102 @@ class TorchvisionBackbone(Backbone):
                 f"{self._file} changed while the model was in use. Call again when it is written."
             )
 
-    def _build(self, *, init_weights: bool) -> tuple[nn.Module, str]:
-        """Build the model without its classifier; return it and where the classifier was."""
-        from torchvision import models
+    def _choose_options(self) -> dict[str, Any]:
+        """Return with what the architecture is built."""
+        if self._is_transformer():
+            return {"image_size": int(self._preset.crop_size[0])}
+        if self.name in ("inception_v3", "googlenet"):
+            # Published weights take pixels of another range than their preset gives.
+            return {"transform_input": self._file is not None, "aux_logits": False}
+        return {}
 
-        arguments: dict[str, Any] = {}
-        if self.name in _SLOW_TO_INITIALIZE:
-            # torchvision's own weights take pixels of another range than their preset gives.
-            arguments = {
-                "init_weights": init_weights,
-                "aux_logits": False,
-                "transform_input": self._file is not None,
-            }
-        module: Any = models.get_model(self.name, weights=None, **arguments)
-        if self.name.startswith("squeezenet"):
-            module.classifier = nn.AdaptiveAvgPool2d((1, 1))
-            return module.eval(), "classifier"
-        head = [name for name, each in module.named_modules() if isinstance(each, nn.Linear)][-1]
-        parent, _, last = head.rpartition(".")
-        setattr(module.get_submodule(parent), last, nn.Identity())
-        return module.eval(), head
-
-    def _build_fast(self, device: str) -> tuple[nn.Module, str]:
-        """Build the model on the meta device where its weights are not needed."""
-        with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            try:
-                with torch.device(device):
-                    return self._build(init_weights=False)
-            except NotImplementedError:  # RegNets compute their widths with tensors
-                return self._build(init_weights=False)
-
-    def _load_file(self, path: Path) -> tuple[nn.Module, str]:
-        state = plain_names(load_state(path))
-        module, head = self._build_fast("meta")
-        expected = module.state_dict()
-        known = {
-            name: value.to(expected[name].dtype) if name in expected else value
-            for name, value in state.items()
-            if not name.startswith((f"{head}.", *_AUXILIARY))
-        }
-        refuse_other_state(path, self.name, known, expected)
-        module.load_state_dict(known, assign=True)
-        return module, head
-
-    def _cut(self, module: nn.Module) -> nn.Module:
-        """Return the model up to the layer whose features are taken."""
-        layer = self._layer()
-        if layer is None:
-            return module
-        check_layer(module, layer)
-        cut = extract(module, layer)
-        for family, places in _CHANNELS_LAST.items():
-            if self.name.startswith(family) and re.fullmatch(places, layer):
-                return nn.Sequential(cut, _ChannelsFirst())
-        return cut
-
-    def _layer(self) -> str | None:
-        """Return the submodule whose output is pooled; None is the model's own vector."""
-        layer = self._settings.layer
-        if layer is None and self._has_class() and self._settings.pooling != "auto":
-            return "encoder"  # all tokens, after the last norm
-        return None if layer is None else str(layer)
-
-    def _has_class(self) -> bool:
+    def _is_transformer(self) -> bool:
         return self.name.startswith("vit_")
 
-    def _measure(self) -> tuple[int, ...]:
-        """Return the shape of the features of one picture, found without the weights."""
-        pixels = torch.zeros(1, 3, *(2 * self._preset.crop_size)[:2])
-        module, _ = self._build_fast("meta")
-        is_real = not next(module.parameters()).is_meta
-        with torch.inference_mode():
-            features = self._cut(module)(pixels if is_real else pixels.to("meta"))
-        if not isinstance(features, Tensor):
+    def _is_without_head(self) -> bool:
+        """Return whether the model has no linear layer at its end, but a map of classes."""
+        return self.name.startswith("squeezenet")
+
+    def _refuse_missing_classifier(self, member: Any) -> None:
+        layer = self._settings.layer
+        is_whole = member.meta.get("categories") is not None
+        if not is_whole and (layer is None or str(layer).startswith("classifier")):
             raise InvalidParameterError(
-                f"layer={self._settings.layer!r} of {self.name} gives a "
-                f"{type(features).__name__}, expected one tensor. Choose a layer around it."
+                f"weights {member.name!r} of {self.name} end before its classifier, whose values "
+                "are not numbers. Choose a layer before it: layer='features'."
             )
-        return tuple(features.shape)
 
-    def _make_pool(self) -> tuple[Pool, int]:
-        has_class = self._has_class()
-        return make_pool(
-            self._settings.pooling,
-            self._shape,
-            n_prefix=int(has_class),
-            has_class=has_class,
-            name=self.name if self._settings.layer is None else f"its layer {self._layer()!r}",
+    def _build_whole(self) -> nn.Module:
+        from torchvision import models
+
+        options = dict(self._options)
+        if "aux_logits" in options:
+            options["init_weights"] = self._file is None
+        module: nn.Module = models.get_model(self.name, weights=None, **options)
+        return module
+
+    def _build(self) -> nn.Module:
+        """Build the model without its classifier."""
+        module = self._build_whole()
+        _drop_head(module)
+        return module
+
+    def _load_file(self, path: Path) -> nn.Module:
+        state = load_state(path)
+        if self.name.startswith("densenet"):
+            state = {_OLD_NAME.sub(r"\1\2", name): value for name, value in state.items()}
+        module = build_empty(self._build)
+        known = set(module.state_dict())
+
+        def is_classifier(name: str) -> bool:
+            return name not in known and name.startswith(_CLASSIFIERS)
+
+        # Only MNASNets ask for a version; what they call the first has weights of other shapes.
+        version = 2 if self.name.startswith("mnasnet") else None
+        fill(module, state, path=path, name=self.name, is_ignored=is_classifier, version=version)
+        return module
+
+    def _size(self) -> tuple[int, ...]:
+        """Return the shape of one picture, as a batch."""
+        height, width = (*self._preset.crop_size, *self._preset.crop_size)[:2]
+        return 1, 3, int(height), int(width)
+
+    def _make_plan(self) -> _Plan:
+        settings = self._settings
+        module = build_empty(self._build_whole).to("meta")
+        head = _drop_head(module)
+        layer, pooling = settings.layer, settings.pooling
+        if layer is not None:
+            check_layer(module, str(layer))
+            if layer == head:
+                raise InvalidParameterError(
+                    f"layer={layer!r} is the classifier of {self.name}, which is left out. "
+                    "layer=None gives what it takes."
+                )
+        elif self._is_without_head():
+            layer = "features"
+        elif self._is_transformer() and pooling == "cls":
+            pooling = "auto"  # its own end is the class token
+        elif self._is_transformer() and pooling != "auto":
+            layer = _TOKENS
+        run = module if layer is None else CutAt(module, str(layer))
+        name = self.name if layer is None else f"layer {str(layer)!r} of {self.name}"
+        with torch.inference_mode():
+            shape, is_channels_last = measure(run, torch.empty(self._size(), device="meta"), name)
+        has_class = self._is_transformer() and shape[1:2] == (getattr(module, "seq_length", 0),)
+        pool, width = make_pool(
+            pooling, shape, n_prefix=int(has_class), has_class=has_class, name=name
         )
+        return _Plan(None if layer is None else str(layer), is_channels_last, pool, width)
 
 
-class _ChannelsFirst(nn.Module):
-    def forward(self, features: Tensor) -> Tensor:
-        """Turn (n, height, width, d) into (n, d, height, width)."""
-        return features.permute(0, 3, 1, 2)
+def _drop_head(module: nn.Module) -> str:
+    """Leave out what classifies features, the last linear layer or a map of classes; name it."""
+    linear = [name for name, each in module.named_modules() if isinstance(each, nn.Linear)]
+    head = linear[-1] if linear else "classifier"
+    parent, _, last = head.rpartition(".")
+    setattr(module.get_submodule(parent), last, nn.Identity())
+    return head
 
 
 def _check_name(name: str) -> None:
@@ -263,22 +311,13 @@ def _check_settings(name: str, settings: BackboneSettings) -> None:
         raise InvalidParameterError("; ".join(faults))
 
 
-def _find_weights(name: str, weights: str | Path | None) -> tuple[Path | None, Any]:
-    """Return the file with the weights, None for random ones, and their preset."""
-    from torchvision import models
-
-    known = models.get_model_weights(name)
-    preset = known["DEFAULT"].transforms()
-    if weights is None:
-        return None, preset
-    if isinstance(weights, str) and weights in ("auto", *known.__members__):
-        member = known["DEFAULT" if weights == "auto" else weights]
-        return find_checkpoint(member.url), member.transforms()
-    path = Path(os.path.expanduser(weights))  # noqa: PTH111  (never raises)
-    if path.is_file():
-        return path, preset
-    listed = ", ".join(repr(each) for each in ("auto", *known.__members__))
-    raise InvalidParameterError(
-        f"weights={str(weights)!r} is neither a file nor weights of {name}. torchvision has "
-        f"{listed}; None is random weights."
-    )
+def _numbers_of(preset: Any) -> dict[str, Any]:
+    """Return what decides a preset's pixels."""
+    return {
+        "resize": list(preset.resize_size),
+        "crop": list(preset.crop_size),
+        "interpolation": preset.interpolation.value,
+        "antialias": preset.antialias,
+        "mean": list(preset.mean),
+        "std": list(preset.std),
+    }

@@ -1,0 +1,110 @@
+"""timm's own evaluation transforms, and what of them a batch can do later.
+
+Knows configurations of timm, not its models. timm is optional.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from skembed._optional import import_optional
+from skembed.exceptions import UnsupportedModelError
+from skembed.image._backbone import refuse_enormous, scale_and_normalize
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+__all__ = ["TimmPixels"]
+
+
+class TimmPixels:
+    """Makes a model's pixels of pictures, as the model's configuration says.
+
+    Where the transform ends by turning the picture into a tensor and normalising it, as timm's do,
+    pictures stay in uint8 and are normalised as batches.
+
+    Parameters
+    ----------
+    config : mapping
+        The "pretrained_cfg" of timm.
+    name : str
+        The model, for messages.
+
+    Attributes
+    ----------
+    size : tuple of int
+        Shape of one picture, as a batch.
+    description : str
+        All that decides the pixels.
+
+    Raises
+    ------
+    UnsupportedModelError
+        If the model takes no colour pictures.
+    """
+
+    def __init__(self, config: Mapping[str, Any], name: str) -> None:
+        from torchvision import transforms
+
+        data: Any = import_optional("timm.data", extra="timm", purpose="A model of timm")
+        found = data.resolve_data_config(pretrained_cfg=dict(config))
+        self.size = (1, *(int(each) for each in found["input_size"]))
+        if self.size[1] != 3:
+            raise UnsupportedModelError(
+                f"{name} takes pictures of {self.size[1]} channels; expected 3. Choose a model of "
+                "colour pictures."
+            )
+        self._transform: Any = data.create_transform(**found, is_training=False)
+        self._shortest = _shortest_edge(self._transform)
+        self.description = f"{self._transform!r}"
+        self._constants: dict[torch.device, tuple[Tensor, Tensor]] = {}
+        self._numbers: tuple[Any, Any] | None = None
+        steps = list(getattr(self._transform, "transforms", ()))
+        ends = [type(each).__name__ for each in steps[-2:]]
+        if ends in (["MaybeToTensor", "Normalize"], ["ToTensor", "Normalize"]):
+            self._numbers = steps[-1].mean, steps[-1].std
+            # Its representation rounds them.
+            self.description += f" {[torch.as_tensor(each).tolist() for each in self._numbers]}"
+            self._transform = transforms.Compose([*steps[:-2], transforms.PILToTensor()])
+
+    def prepare(self, image: Image) -> Tensor:
+        """Return pixels (3, height, width) of a picture, uint8 or float32.
+
+        Raises
+        ------
+        ValueError
+            If the picture is so narrow that resizing it would make it enormous.
+        """
+        if self._shortest is not None:
+            refuse_enormous(image, self._shortest)
+        pixels: Tensor = self._transform(image)
+        return pixels
+
+    def scale(self, pixels: Tensor) -> Tensor:
+        """Return a batch of prepared pixels as the model reads them, float32."""
+        if self._numbers is None:
+            return pixels
+        constants = self._constants.get(pixels.device)
+        if constants is None:
+            mean, std = (
+                torch.as_tensor(each, dtype=torch.float32).view(1, -1, 1, 1).to(pixels.device)
+                for each in self._numbers
+            )
+            constants = self._constants[pixels.device] = mean, std
+        return scale_and_normalize(pixels, *constants)
+
+
+def _shortest_edge(transform: Any) -> int | None:
+    """Return to what a picture's shorter side is resized, None if both sides are bounded."""
+    for step in getattr(transform, "transforms", ()):
+        size: Any = getattr(step, "size", None)
+        if type(step).__name__ == "Resize":
+            sides = [size] if isinstance(size, int) else list(size)
+            return int(sides[0]) if len(sides) == 1 else None
+        if type(step).__name__ == "ResizeKeepRatio" and getattr(step, "longest", 0) < 1:
+            return int(size if isinstance(size, int) else max(size))
+    return None
