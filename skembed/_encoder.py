@@ -74,6 +74,8 @@ class Encoder(ABC):
         Which parts may share a batch: any, those of near-equal cost, or those of the same cost.
     window : int
         Most rows that are prepared ahead of the model; bounds the memory of prepared rows.
+    prepares_ahead : bool
+        Whether rows are prepared while the model runs; not where both would want the same cores.
     replicas : tuple of Encoder
         Encoders with the same digest, each on its own device, among which the engine divides the
         batches. Empty: the encoder runs them all itself.
@@ -87,6 +89,7 @@ class Encoder(ABC):
     budget: int
     layout: Literal["packed", "padded", "equal"] = "packed"
     window: int = 2048
+    prepares_ahead: bool = True
     replicas: tuple[Encoder, ...] = ()
 
     @abstractmethod

@@ -174,7 +174,7 @@ class _Runner:
     def _run_shares(self, rows: NDArray[np.int64]) -> None:
         n_rows = int(np.clip(-(-len(rows) // _SHARES), _MIN_SHARE, self.job.encoder.window))
         batches: Iterator[_Batch] = self._batches(rows, n_rows)
-        if len(rows) > n_rows:
+        if len(rows) > n_rows and self.job.encoder.prepares_ahead:
             batches = run_ahead(batches, depth=1 + len(self.replicas))
         with closing(batches):  # type: ignore[type-var]
             replicas = self.replicas[: len(rows)]  # a row alone is done before threads have begun

@@ -10,12 +10,10 @@ import re
 from pathlib import Path
 from typing import Any
 
-from skembed.exceptions import InvalidParameterError, ModelNotFoundError
+from skembed.exceptions import InvalidParameterError
 from skembed.weights import file_sha256, find_checkpoint
 
 __all__ = ["find_weights"]
-
-_KINDS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")
 
 
 def find_weights(name: str, weights: str | Path | None) -> tuple[Path | None, Any]:
@@ -39,9 +37,9 @@ def find_weights(name: str, weights: str | Path | None) -> tuple[Path | None, An
     Raises
     ------
     InvalidParameterError
-        If there are no weights of this name.
+        If there are no weights of this name, and no such file.
     ModelNotFoundError
-        If there is no such file, or it cannot be downloaded.
+        If published weights are neither there nor can be downloaded.
     """
     from torchvision import models
 
@@ -57,11 +55,6 @@ def find_weights(name: str, weights: str | Path | None) -> tuple[Path | None, An
     if path.is_file():
         return path, _published_as(path, known)
     listed = ", ".join(repr(each) for each in ("auto", *known.__members__))
-    if isinstance(weights, Path) or path.suffix in _KINDS or len(path.parts) > 1:
-        raise ModelNotFoundError(
-            f"weights={str(weights)!r}: there is no such file ({path.absolute()}). Instead of a "
-            f"file, {name} takes {listed}, or None for random weights."
-        )
     raise InvalidParameterError(
         f"weights={str(weights)!r} is neither a file nor weights of {name}. torchvision has "
         f"{listed}; None is random weights."

@@ -20,7 +20,6 @@ from torch import Tensor, nn
 from skembed._optional import import_optional
 from skembed.exceptions import (
     InvalidParameterError,
-    ModelNotFoundError,
     SkembedError,
     UnsafeModelError,
     UnsupportedModelError,
@@ -364,8 +363,8 @@ def _check_layer_setting(settings: BackboneSettings) -> None:
 def _find_file(weights: str | Path) -> Path:
     path = Path(os.path.expanduser(weights))  # noqa: PTH111  (never raises)
     if not path.is_file():
-        raise ModelNotFoundError(
-            f"weights={str(weights)!r} is not a file ({path.absolute()}). Of a model of timm, "
+        raise InvalidParameterError(
+            f"weights={str(weights)!r} is not a file. Of a model of timm, "
             "weights are 'auto', a file with a state dict, or None for random ones."
         )
     return path

@@ -351,3 +351,19 @@ def test_a_bar_is_shown_only_when_asked_for(capsys, monkeypatch):
     assert made[0]["delay"] >= 1
     assert sum(n for n in made if isinstance(n, int)) == 2
     assert made[-1] == "closed"
+
+
+@pytest.mark.parametrize("prepares_ahead", [True, False])
+def test_rows_are_prepared_beside_the_model_only_where_the_encoder_says_so(prepares_ahead):
+    encoder, threads = LetterEncoder(), set()
+    encoder.prepares_ahead = prepares_ahead
+    prepare = encoder.prepare
+
+    def note(items):
+        threads.add(threading.current_thread() is threading.main_thread())
+        return prepare(items)
+
+    encoder.prepare = note
+    texts = [f"row {i}" for i in range(300)]
+    embed(encoder, texts)
+    assert threads == {not prepares_ahead}

@@ -13,6 +13,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from skembed.exceptions import InvalidInputError, InvalidParameterError
+from skembed.image import _arrays
 from skembed.image._inputs import check_images
 from tests.image.pictures import digests, encode, opened, pixels_of, rgb_pixels
 
@@ -63,6 +64,15 @@ def test_bad_rows_of_a_stack_are_named_and_left_out():
     assert "to 3, expected 0 to 1; set value_range" in rows.faults[2]
     expected = np.rint(stack[3] / 1 * 255)
     np.testing.assert_array_equal(pixels_of(rows.items[1].open())[:, :, 0], expected)
+
+
+def test_bad_rows_are_found_in_every_part_of_a_stack(monkeypatch):
+    monkeypatch.setattr(_arrays, "_BYTES_PER_CHUNK", 3 * 8 * 20)  # three rows
+    stack = np.zeros((11, 4, 5))
+    stack[[0, 2, 3, 10], 1, 1] = 2
+    rows = check_images(stack)
+    assert list(rows.faults) == [0, 2, 3, 10]
+    assert rows.positions.tolist() == [1, 4, 5, 6, 7, 8, 9]
 
 
 def test_digits_are_rows_of_a_matrix():

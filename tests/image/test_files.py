@@ -109,11 +109,18 @@ def test_a_file_that_changes_meanwhile_is_a_fault_not_another_picture(folder):
         rows.items[1].open()
 
 
-def test_damaged_files_are_good_rows_until_they_are_opened(folder):
+def test_files_that_are_no_images_are_told_before_any_is_opened(folder):
     (folder / "a.png").write_bytes(b"no picture")
+    rows = check_images([folder / "a.png", folder / "b.png"])
+    assert rows.positions.tolist() == [1]
+    assert rows.faults == {0: f"'{folder}/a.png': not an image that Pillow reads"}
+
+
+def test_files_with_damaged_pixels_are_good_rows_until_they_are_opened(folder):
+    (folder / "a.png").write_bytes(encode(RGB)[:90])
     rows = check_images([folder / "a.png"])
     assert rows.faults == {}
-    with pytest.raises(UnreadablePicture, match=r"a.png': not an image that Pillow reads"):
+    with pytest.raises(UnreadablePicture, match=r"a.png': damaged: OSError: image file is trunc"):
         rows.items[0].open()
 
 
