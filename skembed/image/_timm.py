@@ -128,13 +128,12 @@ class TimmBackbone(Backbone):
             "layer": settings.layer,
             "pooling": settings.pooling,
         }
-        libraries = ("timm", "torchvision")
         self._plan: _Plan = kept_recent(
             digest_of({"kind": "plan of a model of timm", **asked}), self._make_plan
         )
         self.width = self._plan.width
-        if self._weights_digest is None:
-            libraries += ("torch",)  # itself decides random weights only
+        # Torch itself decides random weights only.
+        libraries = ("timm", "torchvision", *([] if self._weights_digest else ["torch"]))
         self.digest = digest_of(
             {
                 "kind": "timm",
@@ -201,11 +200,8 @@ class TimmBackbone(Backbone):
             ) from error
         self._config: dict[str, Any] = {} if found is None else dict(found.to_dict())
         if weights == "auto":
-            # Without a tag, the one that timm takes first.
-            is_named = "." in name or found is None or not found.hf_hub_id
-            hub_id = f"timm/{name}" if is_named else str(found.hf_hub_id)
-            if hub_id == "timm/":
-                hub_id += f"{name}.{found.tag}"
+            # Without a tag, the one that timm takes first; some have other owners.
+            hub_id = getattr(found, "hf_hub_id", None) or f"timm/{name}"
             return resolve_model(hub_id, revision=revision)
         if revision is not None:
             raise InvalidParameterError(
@@ -286,6 +282,9 @@ class TimmBackbone(Backbone):
     def _load_files(self, files: list[Path]) -> nn.Module:
         state = plain_names({k: v for path in files for k, v in load_state(path).items()})
         module = self._build_unfilled()
+        if not self._is_native(state, module):
+            module = build_random(self._build)
+            state = _translated(state, module)
         self._fill(module, state, files[0])
         if is_empty(module):  # buffers that are computed and not saved
             module = build_random(self._build)
@@ -294,17 +293,23 @@ class TimmBackbone(Backbone):
 
     def _fill(self, module: nn.Module, state: dict[str, Tensor], path: Path) -> None:
         known = set(module.state_dict())
-        heads: Any = self._config.get("classifier") or ("fc", "head", "classifier")
-        heads = tuple(f"{each}." for each in ([heads] if isinstance(heads, str) else heads))
 
         def is_classifier(name: str) -> bool:
-            return name not in known and name.startswith(heads)
+            return name not in known and name.startswith(self._classifiers())
 
-        # Weights of the authors' own have other names, which each family of timm translates.
-        translate = getattr(sys.modules[type(module).__module__], "checkpoint_filter_fn", None)
-        if translate is not None and not known <= set(state) and not is_empty(module):
-            state = dict(translate(state, module))
         fill(module, state, path=path, name=self.name, is_ignored=is_classifier)
+
+    def _is_native(self, state: dict[str, Tensor], module: nn.Module) -> bool:
+        """Return whether weights have the names that timm gives them."""
+        known = set(module.state_dict())
+        unknown = [name for name in set(state) - known if not name.startswith(self._classifiers())]
+        return known <= set(state) and not unknown
+
+    def _classifiers(self) -> tuple[str, ...]:
+        """Return with what the names of a classifier's weights begin."""
+        heads: Any = self._config.get("classifier") or ("fc", "head", "classifier")
+        # Also of norms around the last layer, which some models leave out with it.
+        return tuple(f"{each.partition('.')[0]}." for each in _as_list(heads))
 
     def _make_plan(self) -> _Plan:
         try:
@@ -331,9 +336,15 @@ class TimmBackbone(Backbone):
             elif settings.pooling != "auto":
                 run = _LastFeatures(module)
             shape, is_channels_last = measure(run, pixels, name)
+        has_class = getattr(module, "cls_token", None) is not None
+        if isinstance(run, _LastFeatures) and len(shape) == 3 and has_class and not n_prefix:
+            raise InvalidParameterError(
+                f"pooling={settings.pooling!r}, but timm does not tell which tokens of {name} are "
+                "patches. Leave pooling='auto'."
+            )
         if len(shape) != 3 or (settings.layer is not None and shape[1] != n_tokens):
             n_prefix = 0  # a layer before these tokens are put in
-        has_class = n_prefix > 0 and getattr(module, "cls_token", None) is not None
+        has_class = has_class and n_prefix > 0
         pool, width = make_pool(
             settings.pooling, shape, n_prefix=n_prefix, has_class=has_class, name=name
         )
@@ -350,6 +361,21 @@ class _LastFeatures(nn.Module):
     def forward(self, pixels: Tensor) -> Any:
         """Return patches (n, tokens, d) or a feature map, its channels first or last."""
         return self.module.forward_features(pixels)
+
+
+def _as_list(value: Any) -> list[str]:
+    return [value] if isinstance(value, str) else list(value)
+
+
+def _translated(state: dict[str, Tensor], module: nn.Module) -> dict[str, Tensor]:
+    """Return weights by timm's names, if it can tell: authors have names of their own."""
+    translate = getattr(sys.modules[type(module).__module__], "checkpoint_filter_fn", None)
+    if translate is None:
+        return state
+    try:
+        return dict(translate(dict(state), module))
+    except Exception:  # of another architecture; what does not fit is reported by name
+        return state
 
 
 def _check_layer_setting(settings: BackboneSettings) -> None:
