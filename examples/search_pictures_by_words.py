@@ -6,7 +6,7 @@ in words, and nearest neighbours answer.
 
 With a network, ``model = "openai/clip-vit-base-patch32"`` searches photographs. So that this script
 runs without one, it first trains a CLIP of two small layers from nothing: on scikit-learn's
-handwritten digits and captions such as "a handwritten seven", for some ten seconds. It then
+handwritten digits and captions such as "a handwritten seven", for some seconds. It then
 searches pictures that it was not trained on, and shows what it finds.
 
 Needs ``pip install skembed[examples]``.
@@ -38,7 +38,7 @@ CAPTIONS = ["a handwritten {}", "the digit {}", "{} as someone wrote it", "a pic
 
 digits = load_digits()
 pictures = [
-    Image.fromarray((image * 255 / 16).astype(np.uint8)).convert("RGB").resize((32, 32))
+    Image.fromarray((image * 255 / 16).astype(np.uint8)).convert("RGB").resize((16, 16))
     for image in digits.images
 ]
 known, unseen = train_test_split(np.arange(len(pictures)), random_state=0, train_size=0.5)
@@ -46,11 +46,11 @@ known, unseen = train_test_split(np.arange(len(pictures)), random_state=0, train
 # %% A small CLIP with a tokenizer of its own, written to a folder as any model of the hub is
 folder = Path(tempfile.mkdtemp()) / "small-clip"
 vocabulary = sorted({word for caption in CAPTIONS for word in caption.split()} - {"{}"})
-tokens = ["<pad>", "<start>", "<end>", "<unknown>", *vocabulary, *WORDS]
+tokens = ["<pad>", "<unknown>", "<start>", "<end>", *vocabulary, *WORDS]
 tokenizer = Tokenizer(models.WordLevel({t: i for i, t in enumerate(tokens)}, "<unknown>"))
 tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
 tokenizer.post_processor = processors.TemplateProcessing(
-    single="<start> $A <end>", special_tokens=[("<start>", 1), ("<end>", 2)]
+    single="<start> $A <end>", special_tokens=[("<start>", 2), ("<end>", 3)]
 )
 tokenizer = PreTrainedTokenizerFast(
     tokenizer_object=tokenizer,
@@ -60,7 +60,7 @@ tokenizer = PreTrainedTokenizerFast(
     model_max_length=16,
 )
 prepare = CLIPImageProcessor(
-    size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}, do_normalize=True
+    size={"shortest_edge": 16}, crop_size={"height": 16, "width": 16}, do_normalize=True
 )
 tower = {"hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 4}
 torch.manual_seed(0)
@@ -72,10 +72,10 @@ clip = CLIPModel(
             "vocab_size": len(tokens),
             "max_position_embeddings": 16,
             "pad_token_id": 0,
-            "bos_token_id": 1,
-            "eos_token_id": 2,
+            "bos_token_id": 2,
+            "eos_token_id": 3,
         },
-        vision_config={**tower, "num_hidden_layers": 2, "image_size": 32, "patch_size": 4},
+        vision_config={**tower, "num_hidden_layers": 2, "image_size": 16, "patch_size": 4},
         projection_dim=32,
     )
 )
@@ -84,9 +84,9 @@ clip = CLIPModel(
 started = time.perf_counter()
 pixels = prepare([pictures[i] for i in known], return_tensors="pt")["pixel_values"]
 labels = torch.from_numpy(digits.target[known])
-optimizer = torch.optim.AdamW(clip.parameters(), lr=2e-3)
+optimizer = torch.optim.AdamW(clip.parameters(), lr=3e-3)
 rng = np.random.default_rng(0)
-for _ in range(250):
+for _ in range(300):
     batch = torch.from_numpy(rng.choice(len(known), 64, replace=False))
     captions = [rng.choice(CAPTIONS).format(WORDS[label]) for label in labels[batch]]
     texts = tokenizer(captions, padding=True, return_tensors="pt", return_token_type_ids=False)

@@ -90,10 +90,10 @@ class _Only(nn.Module):
 
 def extract(module: nn.Module, layer: str) -> nn.Module:
     """Return the part of a model that leads to a layer, without what follows."""
-    from torchvision.models.featureextraction import create_featureextractor
+    from torchvision.models.feature_extraction import create_feature_extractor
 
     try:
-        extractor = create_featureextractor(module, [layer], suppress_diff_warning=True)
+        extractor = create_feature_extractor(module, [layer], suppress_diff_warning=True)
     except Exception:  # tracing refuses with whatever the model's own code raises
         return CutAt(module, layer)
     return _Only(extractor.eval(), layer)

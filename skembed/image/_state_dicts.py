@@ -5,14 +5,29 @@ Knows names and shapes of tensors, not what models do.
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from skembed.exceptions import UnsupportedModelError
 
-__all__ = ["plain_names", "refuse_other_state"]
+__all__ = ["load_into", "plain_names", "refuse_other_state"]
+
+
+def load_into(module: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Load weights that have been found to fit into a module without values."""
+    whole: Any = OrderedDict(module.state_dict())
+    for name, value in whole.items():
+        if name.endswith("num_batches_tracked") and name not in state:
+            whole[name] = torch.zeros_like(value, device="cpu")  # counts training's batches
+    whole.update(state)
+    # Some architectures ask which release of theirs a state dict is of.
+    whole._metadata = getattr(module.state_dict(), "_metadata", None)
+    module.load_state_dict(whole, assign=True)
 
 
 def plain_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -25,7 +25,7 @@ from skembed.image._backbone import (
 from skembed.image._layers import check_layer, extract
 from skembed.image._models import IMAGE_MODELS
 from skembed.image._pooling import Pool, make_pool
-from skembed.image._state_dicts import plain_names, refuse_other_state
+from skembed.image._state_dicts import load_into, plain_names, refuse_other_state
 from skembed.store import digest_of
 from skembed.weights import file_sha256, find_checkpoint, kept_recent, load_state, releases_of
 
@@ -152,6 +152,8 @@ class TorchvisionBackbone(Backbone):
                 "aux_logits": False,
                 "transform_input": self._file is not None,
             }
+        if self._has_class():  # a ViT's positions are those of one size
+            arguments = {"image_size": self._preset.crop_size[0]}
         module: Any = models.get_model(self.name, weights=None, **arguments)
         if self.name.startswith("squeezenet"):
             module.classifier = nn.AdaptiveAvgPool2d((1, 1))
@@ -181,7 +183,7 @@ class TorchvisionBackbone(Backbone):
             if not name.startswith((f"{head}.", *_AUXILIARY))
         }
         refuse_other_state(path, self.name, known, expected)
-        module.load_state_dict(known, assign=True)
+        load_into(module, known)
         return module, head
 
     def _cut(self, module: nn.Module) -> nn.Module:

@@ -9,7 +9,9 @@ import copy
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["TextTower", "find_tower", "is_causal", "position_limit"]
+from skembed.exceptions import UnsupportedModelError
+
+__all__ = ["TextTower", "find_tower", "is_causal", "position_limit", "refuse_other_end"]
 
 # Learned positions that start after the padding token's: two of them never hold a token.
 _OFFSET_POSITIONS = (
@@ -79,6 +81,27 @@ def find_tower(config: Any) -> TextTower | None:
     # The whole model's projection has this width, whatever the part's settings say.
     part.projection_dim = config.projection_dim
     return TextTower(part, architecture, "text_projection", int(config.projection_dim), False)
+
+
+def refuse_other_end(tower: TextTower, last_id: int | None, highest_id: int, name: str) -> None:
+    """Refuse a model that takes a text's vector from another token than the last.
+
+    transformers takes it from the first token with the configuration's `eos_token_id`; where that
+    is 2, as in OpenAI's checkpoints, from the token with the highest id.
+
+    Raises
+    ------
+    UnsupportedModelError
+        If the token that ends every text is another one.
+    """
+    expected = getattr(tower.config, "eos_token_id", None)
+    expected = highest_id if expected == 2 else expected
+    if not tower.fills_rows and last_id != expected:
+        raise UnsupportedModelError(
+            f"{name} takes a text's vector from token {expected} (its eos_token_id, or the highest "
+            f"where that is 2), but its tokenizer ends texts with {last_id}: the vectors would be "
+            "of another token. Mend eos_token_id in its configuration, or its tokenizer."
+        )
 
 
 def is_causal(config: Any) -> bool:

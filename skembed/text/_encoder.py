@@ -22,7 +22,7 @@ from skembed._encoder import Encoder, Fault, Prepared, join_replicas
 from skembed.engine import POOLINGS, pool, resolve_devices, resolve_dtype, tokens_per_batch
 from skembed.exceptions import InvalidParameterError, UnsupportedModelError
 from skembed.store import digest_of
-from skembed.text._config import find_tower, is_causal, position_limit
+from skembed.text._config import find_tower, is_causal, position_limit, refuse_other_end
 from skembed.text._folder import HeadModule, read_folder
 from skembed.text._head import Head, build_head, check_head, head_width
 from skembed.text._layout import TextTransformer
@@ -136,6 +136,10 @@ class TextEncoder(Encoder):
             is_parallel=self.torch_device.type == "cuda",
             filling=self._choose_filling(),
         )
+        if self._is_projected and self._tower is not None:
+            after = self._tokens.special_token_ids[1]
+            highest = max(self._tokenizer.get_vocab().values())
+            refuse_other_end(self._tower, after[-1] if after else None, highest, self.source.name)
         self._n_skipped = (
             self._tokens.n_prompt_tokens() if self.prompt and not self.folder.pools_prompt else 0
         )

@@ -10,9 +10,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from sklearn.preprocessing import normalize
 from torchvision.models import ResNet50_Weights
 
-from skembed.image._backbone import BackboneSettings
-from skembed.image._modules import ModuleBackbone
-from skembed.image._preprocess import Preprocess
+from skembed import ImageEmbedder
 from skembed.weights import fingerprint
 from tests.image.efficientnet_lite0 import Preset, efficientnet_lite0
 from tests.materials import fashion_mnist, material
@@ -37,24 +35,18 @@ def test_the_network_names_what_is_on_a_photograph(number, seen, network):
     assert best >= seen
 
 
+@pytest.mark.slow
 def test_features_tell_clothes_apart_better_than_pixels(network):
     images, labels = fashion_mnist("t10k")
-    images, labels = images[:3000], labels[:3000]
-    preprocess = Preprocess(Preset(64))
-    settings = BackboneSettings(layer="_blocks.10")
-    backbone = ModuleBackbone(network, preprocess.probe, settings)
-    assert backbone.width == 112
-    loaded = backbone.load()
-    pixels = torch.stack([preprocess(Image.fromarray(x).convert("RGB")) for x in images])
-    with torch.inference_mode():
-        features = torch.cat([loaded(batch) for batch in pixels.split(100)]).numpy()
+    embedder = ImageEmbedder(network, preprocess=Preset(64), layer="_blocks.10", cache=None)
+    features = embedder.fit_transform(images)
+    assert features.shape == (10_000, 112)
 
     def accuracy(vectors):
-        vectors = normalize(vectors)
-        knn = KNeighborsClassifier(n_neighbors=5).fit(vectors[:2000], labels[:2000])
-        return knn.score(vectors[2000:], labels[2000:])
+        knn = KNeighborsClassifier(n_neighbors=5).fit(normalize(vectors)[:9000], labels[:9000])
+        return knn.score(normalize(vectors)[9000:], labels[9000:])
 
-    assert accuracy(features) > accuracy(images.reshape(3000, -1) / 255) + 0.02
+    assert accuracy(features) > accuracy(images.reshape(10_000, -1) / 255) + 0.02
 
 
 def test_the_network_and_its_preset_have_digests_of_their_own(network):

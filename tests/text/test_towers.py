@@ -196,3 +196,17 @@ def test_a_clip_folder_of_sentence_transformers_is_read(tmp_path):
     (tmp_path / "whole" / "modules.json").write_text(json.dumps([row]))
     vectors = embedder(tmp_path / "whole").transform(TEXTS)
     np.testing.assert_allclose(vectors, features(part, TEXTS), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("eos", "is_right"), [(3, True), (2, False), (5, False)])
+def test_a_tokenizer_that_ends_texts_with_another_token_is_refused(tmp_path, eos, is_right):
+    folder = write_tower(tmp_path / "model", "clip")
+    config = json.loads((folder / "config.json").read_text())
+    config["text_config"]["eos_token_id"] = eos
+    (folder / "config.json").write_text(json.dumps(config))
+    embedder = TextEmbedder(folder, dtype="float32", cache=None)
+    if is_right:
+        assert embedder.transform(["a text"]).shape == (1, 20)
+        return
+    with pytest.raises(UnsupportedModelError, match="its tokenizer ends texts with 3"):
+        embedder.transform(["a text"])
