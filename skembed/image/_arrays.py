@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skembed.exceptions import InvalidParameterError
-from skembed.image._pictures import Range
+from skembed.image._pictures import Range, is_within
 
 __all__ = [
     "as_numpy",
@@ -106,11 +106,17 @@ def range_of(dtype: np.dtype[Any], value_range: Range | None) -> Range:
         return value_range
     if dtype.kind == "f" or dtype.kind == "b":
         return (0, 1)
-    return (0, 65535) if dtype == np.uint16 else (0, 255)
+    # Not dtype == np.uint16: that leaves out the byte order of TIFF and FITS files.
+    return (0, 65535) if dtype.kind == "u" and dtype.itemsize == 2 else (0, 255)
 
 
 def check_values(stack: NDArray[Any], expected: Range) -> dict[int, str]:
     """Return which images of a stack (n, ...) have numbers beyond the range, and what they have."""
+    if isinstance(stack, np.ma.MaskedArray):
+        is_masked = np.ma.getmaskarray(stack).reshape(len(stack), -1).any(1)
+        masked = "some of its pixels are masked, expected a number for each; fill them"
+        beyond = check_values(np.ma.getdata(stack), expected)
+        return beyond | dict.fromkeys(np.flatnonzero(is_masked).tolist(), masked)
     if (stack.dtype == np.uint8 and expected == (0, 255)) or not len(stack):
         return {}
     faults: dict[int, str] = {}
@@ -119,9 +125,7 @@ def check_values(stack: NDArray[Any], expected: Range) -> dict[int, str]:
     for start in range(0, len(stack), step):
         chunk = stack[start : start + step]
         low, high = chunk.min(axes), chunk.max(axes)
-        # A comparison with NaN is false.
-        is_good = (low >= expected[0]) & (high <= expected[1])
-        for i in np.flatnonzero(~is_good).tolist():
+        for i in np.flatnonzero(~is_within(low, high, expected)).tolist():
             faults[start + i] = _describe(float(low[i]), float(high[i]), stack.dtype, expected)
     return faults
 

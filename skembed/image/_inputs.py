@@ -27,19 +27,14 @@ from skembed.image._arrays import (
     range_of,
 )
 from skembed.image._files import digest_files
+from skembed.image._loaded import check_loaded
 from skembed.image._pictures import (
     BytesPicture,
     FilePicture,
-    LoadedPicture,
     Picture,
     PixelPicture,
     Range,
-    UnreadablePicture,
     digest_of_file,
-    digest_of_image,
-    is_short_of_memory,
-    too_large,
-    upright_rgb,
     why_not_an_image,
 )
 
@@ -132,7 +127,7 @@ def _as_stack(X: Any, shape: tuple[int, ...] | None) -> NDArray[Any] | None:
         return None
     if array.ndim == 2:
         return _reshape_matrix(array, shape)
-    if array.ndim == 3 and is_tensor(X):
+    if array.ndim == 3 and len(array) and is_tensor(X):
         raise InvalidInputError(
             f"Expected a list or a stack of images, got a tensor of shape {tuple(array.shape)}, "
             "which may be one image or a stack of gray ones. Put a single image in a list; make a "
@@ -155,12 +150,18 @@ def _matrix_of_frame(X: Any) -> NDArray[Any]:
         return np.column_stack([column.to_numpy() for column in X.columns])
     array: NDArray[Any] = X.to_numpy()
     if array.dtype == object and all(getattr(each, "kind", "O") in "biuf" for each in X.dtypes):
-        array = X.to_numpy(dtype=np.float64, na_value=np.nan)
+        # pandas' nullable types; without gaps they mean what NumPy's of the same name mean.
+        types = [np.dtype(np.float64)]
+        if not X.isna().to_numpy().any():
+            types = [getattr(each, "numpy_dtype", each) for each in X.dtypes]
+        array = X.to_numpy(dtype=np.result_type(*types), na_value=np.nan)
     return array
 
 
 def _reshape_matrix(array: NDArray[Any], shape: tuple[int, ...] | None) -> NDArray[Any]:
     n_columns = array.shape[1]
+    if shape is None and not len(array):
+        return array.reshape(0, 1, 1)
     if shape is None:
         side = round(n_columns**0.5)
         guess = f"image_shape=({side}, {side})" if side * side == n_columns else "image_shape"
@@ -188,7 +189,7 @@ class _StackedPictures(Sequence[Picture]):
     def __getitem__(self, i: Any) -> Any:
         if isinstance(i, slice):
             return _StackedPictures(self._stack, self._rows[i], self._range)
-        return PixelPicture(self._stack[self._rows[i]], self._range)
+        return PixelPicture(np.asarray(self._stack[self._rows[i]]), self._range)
 
 
 def _check_stack(
@@ -252,7 +253,7 @@ def _check_row(
         except ValueError as error:
             return f"a {type(value).__name__} that cannot be read: {error}"
     if isinstance(value, Image.Image):
-        return _check_loaded(value, value_range)
+        return check_loaded(value, value_range)
     if isinstance(value, np.ndarray) or is_tensor(value):
         return _check_array(value, shape, value_range)
     if is_missing(value):
@@ -297,23 +298,6 @@ def _check_file_object(file: Any, value_range: Range | None) -> Picture | str:
     return _check_bytes(data, value_range) if data else f"an empty {kind}"
 
 
-def _check_loaded(image: Image.Image, value_range: Range | None) -> Picture | str:
-    if reason := too_large(image):
-        return reason
-    if not (image.width and image.height):
-        return f"an image without pixels: {image.width} x {image.height}"
-    try:
-        return LoadedPicture(image, digest_of_image(upright_rgb(image, value_range)), value_range)
-    except UnreadablePicture as error:
-        return f"a PIL image: {error}"
-    except MemoryError:
-        if is_short_of_memory():
-            raise
-        return f"a PIL image that asks for too much memory: {image.width:,} x {image.height:,}"
-    except Exception as error:  # of a file that is closed, cut short or damaged
-        return f"a PIL image that cannot be loaded: {type(error).__name__}: {error}"
-
-
 def _check_array(
     value: Any, shape: tuple[int, ...] | None, value_range: Range | None
 ) -> Picture | str:
@@ -338,4 +322,4 @@ def _check_array(
         pixels = np.moveaxis(pixels, 0, -1)
     expected = range_of(pixels.dtype, value_range)
     faults = check_values(pixels[None], expected)
-    return f"{what}: {faults[0]}" if faults else PixelPicture(pixels, expected)
+    return f"{what}: {faults[0]}" if faults else PixelPicture(np.asarray(pixels), expected)

@@ -21,15 +21,17 @@ from numpy.typing import NDArray
 from PIL import Image, ImageCms, UnidentifiedImageError
 
 __all__ = [
+    "FOREIGN_FORMATS",
     "BytesPicture",
     "FilePicture",
-    "LoadedPicture",
     "Picture",
     "PixelPicture",
     "UnreadablePicture",
     "digest_of_file",
     "digest_of_image",
     "is_short_of_memory",
+    "is_within",
+    "opened",
     "too_large",
     "upright_rgb",
     "why_not_an_image",
@@ -46,8 +48,9 @@ _TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 
-# Read by other programs (Ghostscript) or only where the user has set up a reader.
-_FOREIGN_FORMATS = {"EPS", "WMF", "BUFR", "GRIB", "HDF5"}
+# Read by other programs (Ghostscript) or only where the user has set up a reader. IPTC is a wrapper
+# around a file of any format, and has Pillow open an EPS file within.
+FOREIGN_FORMATS = {"EPS", "WMF", "BUFR", "GRIB", "HDF5", "IPTC"}
 
 _WHITE = (255, 255, 255, 255)
 _IF_TRUSTED = "If you trust it, raise PIL.Image.MAX_IMAGE_PIXELS."
@@ -57,6 +60,9 @@ _N_SCALED_AT_ONCE = 1 << 20
 _N_TABLE = 1 << 17
 
 _PLENTY = 64 << 20
+
+# Arithmetic in float32 ends this share of the range beyond black or white (1.0000001).
+_ROUNDING = 1e-6
 
 Range = tuple[float, float]
 
@@ -139,19 +145,6 @@ class BytesPicture(Picture):
 
 
 @dataclass(frozen=True, slots=True)
-class LoadedPicture(Picture):
-    """A PIL image of the user's, which stays as it is."""
-
-    image: Image.Image
-    digest: bytes
-    value_range: Range | None = None
-
-    def open(self) -> Image.Image:
-        """Return an upright copy in RGB."""
-        return upright_rgb(self.image, self.value_range)
-
-
-@dataclass(frozen=True, slots=True)
 class PixelPicture(Picture):
     """An array of shape (height, width) or (height, width, channels), checked already."""
 
@@ -211,7 +204,14 @@ def to_8_bits(pixels: NDArray[Any], value_range: Range) -> NDArray[np.uint8]:
 
 def _scaled(numbers: NDArray[Any], low: float, high: float) -> NDArray[np.uint8]:
     scaled = (numbers.astype(np.float64) - low) / (high - low) * 255
-    return np.rint(scaled, out=scaled).astype(np.uint8)
+    np.rint(scaled, out=scaled)
+    return np.clip(scaled, 0, 255, out=scaled).astype(np.uint8)
+
+
+def is_within(low: Any, high: Any, expected: Range) -> Any:
+    """Return whether numbers from low to high are of a range, to rounding; of NaN they are not."""
+    slack = _ROUNDING * (expected[1] - expected[0])
+    return (low >= expected[0] - slack) & (high <= expected[1] + slack)
 
 
 def digest_of_file(data: bytes) -> bytes:
@@ -241,21 +241,21 @@ def decode(data: bytes, value_range: Range | None = None) -> Image.Image:
     MemoryError
         If the machine is short of memory, whatever the picture.
     """
-    with _opened(data) as image:
+    with opened(data) as image:
         return upright_rgb(image, value_range)
 
 
 def why_not_an_image(data: bytes) -> str | None:
     """Say what is wrong with a file as far as its header tells; decodes no pixels."""
     try:
-        with _opened(data):
+        with opened(data):
             return None
     except UnreadablePicture as error:
         return str(error)
 
 
 @contextmanager
-def _opened(data: bytes) -> Iterator[Image.Image]:
+def opened(data: bytes) -> Iterator[Image.Image]:
     """Open a file; whatever is raised within becomes what is wrong with the picture."""
     try:
         with Image.open(io.BytesIO(data), formats=readable_formats()) as image:
@@ -293,11 +293,11 @@ def is_short_of_memory() -> bool:
 def readable_formats() -> tuple[str, ...]:
     """Return the formats that Pillow reads by itself, and those that the user has registered."""
     Image.init()
-    return tuple(name for name in Image.ID if name not in _FOREIGN_FORMATS)
+    return tuple(name for name in Image.ID if name not in FOREIGN_FORMATS)
 
 
 def _why_unidentified(data: bytes) -> str:
-    for name in sorted(_FOREIGN_FORMATS):
+    for name in sorted(FOREIGN_FORMATS):
         accepts = Image.OPEN[name][1] if name in Image.OPEN else None
         if accepts is not None and accepts(data[:16]):
             return f"{name} files are not read, as other programs would have to; convert it first"
@@ -362,7 +362,7 @@ def _from_numbers(image: Image.Image, value_range: Range | None) -> Image.Image:
     low, high = (float(pixels.min()), float(pixels.max())) if pixels.size else expected
     if np.isnan(low):
         raise UnreadablePicture(f"some of its pixels (mode {image.mode}) are NaN")
-    if not (expected[0] <= low <= high <= expected[1]):
+    if not is_within(low, high, expected):
         raise UnreadablePicture(
             f"its pixels (mode {image.mode}) are numbers from {low:g} to {high:g}, expected "
             f"{expected[0]:g} to {expected[1]:g}; set value_range to what means black and white"

@@ -173,7 +173,8 @@ def test_channels_are_found(shape, is_tensor, size):
         (GRAY.astype(np.int64), 255),
         (GRAY.astype(np.uint32), 255),
         (GRAY.astype(np.uint16) * 257, 65535),
-        (GRAY.astype(">u2") * 257, 65535),
+        ((GRAY.astype(np.uint16) * 257).astype(">u2"), 65535),
+        (GRAY.astype(">u2"), 65535),
         (GRAY / 255, 1),
         ((GRAY / 255).astype(np.float32), 1),
         ((GRAY > 9).astype(np.float16), 1),
@@ -213,3 +214,28 @@ def test_one_picture_in_memory_is_one_row_whatever_it_came_as():
 
 def test_equal_bytes_in_another_shape_are_another_picture():
     assert len(set(digests([np.zeros((2, 6)), np.zeros((6, 2)), np.zeros((3, 4))]))) == 3
+
+
+def test_rounding_beyond_black_and_white_is_no_fault():
+    pixels = np.array([[-1e-8, 0.5, 1 + 1e-7]])
+    assert opened(check_images([pixels]))[0][0, :, 0].tolist() == [0, 128, 255]
+    assert "from 0 to 1.00001" in check_images([np.array([[0, 1.00001]])]).faults[0]
+
+
+def test_masked_pixels_are_a_fault():
+    stack = np.ma.masked_array(np.zeros((3, 4, 5), np.uint8), mask=False)
+    stack[1, 2, 3] = np.ma.masked
+    for X in (stack, list(stack), stack.reshape(3, 20)):
+        rows = check_images(X, image_shape=(4, 5))
+        assert list(rows.faults) == [1]
+        assert "some of its pixels are masked" in rows.faults[1]
+        assert [item.digest for item in rows.items] == digests(np.zeros((2, 4, 5), np.uint8))
+        assert not isinstance(rows.items[0].pixels, np.ma.MaskedArray)
+
+
+@pytest.mark.parametrize("kind", ["UInt8", "Int64", "Float32", "boolean"])
+def test_nullable_numbers_of_pandas_mean_what_numpys_mean(kind):
+    numbers = np.arange(12).reshape(3, 4) % 2
+    plain = numbers.astype(kind.lower().replace("boolean", "bool"))
+    frame = pd.DataFrame(numbers).astype(kind)
+    assert digests(frame, image_shape=(2, 2)) == digests(plain, image_shape=(2, 2))

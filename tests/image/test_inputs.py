@@ -73,6 +73,9 @@ def test_every_container_holds_pictures_in_memory():
         (np.empty((0, 4, 4)), {}),
         (torch.empty(0, 3, 4, 4), {}),
         (np.empty((0, 64)), {"image_shape": (8, 8)}),
+        (np.empty((0, 64)), {}),
+        (pd.DataFrame(np.empty((0, 64))), {}),
+        (torch.empty(0, 4, 4), {}),
         (pd.Series([], dtype=object), {}),
         (pd.DataFrame(np.empty((0, 64))), {"image_shape": (8, 8)}),
     ],
@@ -190,7 +193,7 @@ def test_all_bad_rows_are_named_at_once(folder):
         (torch.zeros(3, 2, 2, device="meta"), "a tensor that cannot become an array"),
         (torch.eye(3).to_sparse(), "a tensor that cannot become an array"),
         (closed_image(folder), "a PIL image that cannot be loaded"),
-        (Image.open(io.BytesIO(encode(RGB, "JPEG")[:-60])), "a PIL image that cannot be loaded"),
+        (Image.open(io.BytesIO(encode(RGB, "JPEG")[:-60])), "a PIL image: damaged: OSError"),
         (Image.new("RGB", (0, 4)), "an image without pixels: 0 x 4"),
     ]
     rows = check_images([RGB, *(value for value, _ in cases), RGB])

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from PIL import Image, ImageFile, ImageOps
+from PIL import EpsImagePlugin, Image, ImageFile, ImageOps
 
 from skembed.image import _pictures
 from skembed.image._inputs import check_images
@@ -292,6 +292,23 @@ def test_what_is_damaged_is_told_when_it_is_decoded(data, reason):
         rows.items[0].open()
 
 
+def test_no_outside_program_runs_for_a_file_within_a_file(monkeypatch):
+    def run(*args, **options):
+        raise AssertionError("Ghostscript was called")
+
+    def field(record, number, value):
+        return bytes([0x1C, record, number]) + struct.pack(">H", len(value)) + value
+
+    monkeypatch.setattr(EpsImagePlugin, "Ghostscript", run)
+    size = [field(3, 20, b"\0\7"), field(3, 30, b"\0\5")]
+    layers = [field(3, 60, b"\1\0"), field(3, 65, b"\0"), *size, field(3, 120, b"\5")]
+    data = b"".join([field(1, 0, b"\0\2"), *layers, field(8, 10, encode(RGB, "EPS"))])
+    with pytest.raises(AssertionError, match="Ghostscript"), Image.open(io.BytesIO(data)) as image:
+        image.load()  # what Pillow does
+    with pytest.raises(UnreadablePicture, match="not an image that Pillow reads"):
+        decode(data)
+
+
 def test_truncated_files_are_read_where_the_user_asks(monkeypatch):
     data = encode(rgb_pixels(64, 64), "JPEG")
     monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
@@ -323,7 +340,9 @@ def test_want_of_memory_is_told_from_a_header_that_lies(monkeypatch):
     monkeypatch.setattr(ImageFile.ImageFile, "load", fail)
     with pytest.raises(UnreadablePicture, match="it asks for too much memory"):
         decode(encode(RGB))
-    image = Image.open(io.BytesIO(encode(RGB)))
+    image = Image.open(io.BytesIO(encode(RGB, "JPEG")))
+    assert "it asks for too much memory" in check_images([image]).faults[0]
+    image.draft("L", None)  # so that the user's own is loaded
     assert "asks for too much memory: 7 x 5" in check_images([image]).faults[0]
     monkeypatch.setattr(_pictures, "_PLENTY", 1 << 62)  # more than any machine has left
     with pytest.raises(MemoryError, match="no more"):

@@ -1,0 +1,123 @@
+"""PIL images of the user's, which are neither loaded, changed nor closed.
+
+Owns how they are read without a trace. Must not know containers nor models.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageFile, UnidentifiedImageError
+
+from skembed.image._pictures import (
+    FOREIGN_FORMATS,
+    Picture,
+    PixelPicture,
+    Range,
+    UnreadablePicture,
+    digest_of_image,
+    is_short_of_memory,
+    opened,
+    too_large,
+    upright_rgb,
+)
+
+__all__ = ["LoadedPicture", "check_loaded"]
+
+# Reading moves the position of an image's file, and `getexif` is half done for who comes second.
+_guard = threading.RLock()
+
+
+def _after_fork() -> None:
+    """Replace a lock that a thread of the parent may hold."""
+    global _guard
+    _guard = threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedPicture(Picture):
+    """A PIL image of the user's."""
+
+    image: Image.Image
+    digest: bytes
+    value_range: Range | None = None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Pillow would load the image to pickle it, and its copy would have no file to go back to.
+        return PixelPicture, (np.asarray(self.open()), (0, 255))
+
+    def open(self) -> Image.Image:
+        """Return an upright copy in RGB."""
+        try:
+            rgb = _read(self.image, self.value_range)
+        except UnreadablePicture as error:
+            raise UnreadablePicture(f"a PIL image: {error}") from error
+        if digest_of_image(rgb) != self.digest:
+            raise UnreadablePicture("a PIL image that changed while it was being embedded")
+        return rgb
+
+
+def check_loaded(image: Image.Image, value_range: Range | None) -> Picture | str:
+    """Return an image as a picture, or say what is wrong with it."""
+    if reason := too_large(image):
+        return reason
+    if not (image.width and image.height):
+        return f"an image without pixels: {image.width} x {image.height}"
+    try:
+        return LoadedPicture(image, digest_of_image(_read(image, value_range)), value_range)
+    except UnreadablePicture as error:
+        return f"a PIL image: {error}"
+    except MemoryError:
+        if is_short_of_memory():
+            raise
+        return f"a PIL image that asks for too much memory: {image.width:,} x {image.height:,}"
+    except Exception as error:  # of a file that is closed, cut short or damaged
+        return f"a PIL image that cannot be loaded: {type(error).__name__}: {error}"
+
+
+def _read(image: Image.Image, value_range: Range | None) -> Image.Image:
+    if isinstance(image, ImageFile.ImageFile) and image.tile:
+        if image.format in FOREIGN_FORMATS:
+            raise UnreadablePicture(f"{image.format} files are not read; load or convert it first")
+        rgb = _read_anew(image, value_range)
+        if rgb is not None:
+            return rgb
+    with _guard:
+        return upright_rgb(image, value_range)
+
+
+def _read_anew(image: ImageFile.ImageFile, value_range: Range | None) -> Image.Image | None:
+    """Decode the file of an image that was opened and not loaded; None if that is not possible.
+
+    Loading the user's own would leave its pixels there for as long as the user keeps it: a list of
+    ten thousand opened photographs would fill any memory.
+    """
+    with _guard:
+        file: Any = image.fp
+        if file is None:
+            return None
+        frame, before = image.tell(), file.tell()
+        file.seek(0)
+        try:
+            data = file.read()
+        finally:
+            file.seek(before)
+    try:
+        with opened(data) as fresh:
+            if frame:
+                fresh.seek(frame)
+            if (fresh.size, fresh.mode) != (image.size, image.mode):  # in draft mode
+                return None
+            return upright_rgb(fresh, value_range)
+    except UnreadablePicture as error:
+        if isinstance(error.__cause__, UnidentifiedImageError):  # of a reader nobody registered
+            return None
+        raise
