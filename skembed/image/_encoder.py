@@ -30,7 +30,7 @@ from skembed.image._backbone import Backbone, BackboneSettings
 from skembed.image._backbones import find_backbone
 from skembed.image._network import load_network
 from skembed.image._pictures import Picture, UnreadablePicture
-from skembed.image._preprocess import Preprocess, probe_picture
+from skembed.image._preprocess import Preprocess, make_preprocess, probe_picture
 from skembed.store import digest_of
 from skembed.weights import shared_model
 
@@ -56,7 +56,7 @@ class ImageSettings:
 def make_image_encoder(settings: ImageSettings) -> ImageEncoder:
     """Return the encoder for these settings, with a replica for each device."""
     stay_safe_after_fork()
-    preprocess = None if settings.preprocess is None else Preprocess(settings.preprocess)
+    preprocess = None if settings.preprocess is None else make_preprocess(settings.preprocess)
     backbone = find_backbone(settings.model, preprocess, settings.backbone)
     devices = resolve_devices(settings.device)
     return join_replicas([ImageEncoder(settings, backbone, preprocess, each) for each in devices])

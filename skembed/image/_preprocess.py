@@ -16,9 +16,10 @@ from PIL import Image
 from torch import Tensor, nn
 
 from skembed.exceptions import InvalidParameterError
-from skembed.weights import fingerprint
+from skembed.store import digest_of
+from skembed.weights import fingerprint, kept_recent
 
-__all__ = ["Preprocess", "probe_picture"]
+__all__ = ["Preprocess", "make_preprocess", "probe_picture"]
 
 # Not square, as most pictures are not.
 _PROBE_SIZE = (320, 240)
@@ -40,6 +41,21 @@ def probe_picture() -> Image.Image:
     return Image.fromarray(np.stack(colours, 2).astype(np.uint8))
 
 
+def make_preprocess(function: Callable[[Image.Image], Any]) -> Preprocess:
+    """Return a function of the user, tried out; once as long as its content is the same.
+
+    Raises
+    ------
+    InvalidParameterError
+        If it fails on a picture, gives something else, or is random.
+    UnsupportedModelError
+        If its content cannot be told.
+    """
+    digest = fingerprint(function)
+    key = digest_of({"kind": "preprocessing", "content": digest})
+    return kept_recent(key, lambda: Preprocess(function, digest))
+
+
 class Preprocess:
     """The user's function, copied, so that it stays as it is when the user changes it.
 
@@ -47,6 +63,8 @@ class Preprocess:
     ----------
     function : callable
         Turns a PIL image in mode RGB into a float tensor (channels, height, width).
+    digest : bytes
+        Of its content.
 
     Attributes
     ----------
@@ -59,12 +77,10 @@ class Preprocess:
     ------
     InvalidParameterError
         If it fails on a picture, gives something else, or is random.
-    UnsupportedModelError
-        If its content cannot be told.
     """
 
-    def __init__(self, function: Callable[[Image.Image], Any]) -> None:
-        self.digest = fingerprint(function)
+    def __init__(self, function: Callable[[Image.Image], Any], digest: bytes) -> None:
+        self.digest = digest
         copied = copy.deepcopy(function)
         self._function = copied.eval() if isinstance(copied, nn.Module) else copied
         self.probe = self._try()

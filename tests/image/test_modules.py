@@ -14,7 +14,7 @@ from transformers import ViTConfig, ViTModel
 from skembed.exceptions import InvalidParameterError, UnsupportedModelError
 from skembed.image._backbone import BackboneSettings
 from skembed.image._modules import ModuleBackbone
-from skembed.image._preprocess import Preprocess
+from skembed.image._preprocess import make_preprocess
 from skembed.weights import fingerprint
 
 
@@ -49,7 +49,7 @@ class Net(nn.Module):
 
 
 def make(module, preprocess=to_pixels, **settings):
-    return ModuleBackbone(module, Preprocess(preprocess).probe, BackboneSettings(**settings))
+    return ModuleBackbone(module, make_preprocess(preprocess).probe, BackboneSettings(**settings))
 
 
 @pytest.fixture

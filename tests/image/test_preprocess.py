@@ -7,8 +7,8 @@ from PIL import Image
 from torchvision.transforms import v2
 
 from skembed.exceptions import InvalidParameterError
-from skembed.image._preprocess import Preprocess
-from tests.image.networks import to_pixels
+from skembed.image._preprocess import make_preprocess
+from tests.image.networks import to_pixels, to_small_pixels
 
 
 @pytest.mark.parametrize(
@@ -25,7 +25,7 @@ from tests.image.networks import to_pixels
 )
 def test_what_does_not_fit_is_an_error_at_once(preprocess, message):
     with pytest.raises(InvalidParameterError, match=message):
-        Preprocess(preprocess)
+        make_preprocess(preprocess)
 
 
 def test_a_change_afterwards_is_not_seen_but_by_the_digest():
@@ -36,7 +36,13 @@ def test_a_change_afterwards_is_not_seen_but_by_the_digest():
             return to_pixels(image) * self.factor
 
     scale, image = Scale(), Image.new("RGB", (5, 4), (200, 100, 0))
-    before = Preprocess(scale)
+    before = make_preprocess(scale)
     scale.factor = 2.0
     torch.testing.assert_close(before(image), to_pixels(image))
-    assert Preprocess(scale).digest != before.digest
+    assert make_preprocess(scale).digest != before.digest
+
+
+def test_it_is_tried_out_once_for_its_content():
+    first = make_preprocess(to_pixels)
+    assert make_preprocess(to_pixels) is first
+    assert make_preprocess(to_small_pixels) is not first
