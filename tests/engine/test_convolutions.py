@@ -130,11 +130,62 @@ def test_each_activation_is_fused_where_no_sum_stands_before_it(activation, kind
     torch.testing.assert_close(fast(x), expected, rtol=1e-4, atol=1e-5)
 
 
-def test_a_shortcut_that_is_needed_later_is_not_overwritten():
-    module, x = network(Block(is_late=True), Block(is_late=True)), pixels()
+class ViewedBlock(Block):
+    """Keeps a view of the shortcut, made before the sum and needed after it."""
+
+    def forward(self, x):
+        view = x.transpose(2, 3)
+        return super().forward(x) + view.transpose(2, 3)
+
+
+class Recurrent(nn.Module):
+    """Adds to each picture what a convolution makes of it."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Conv2d(8, 8, 3, padding=1)
+
+    def forward(self, x):
+        return torch.relu(self.layer(x) + x)
+
+
+@pytest.mark.parametrize(
+    ("blocks", "is_in_place"),
+    [
+        ([Block(), Block()], [True, True]),
+        ([Block(is_late=True), Block()], [False, False]),  # the last shortcut is no convolution's
+        ([ViewedBlock(), Block()], [False, False]),
+        ([Recurrent(), Block()], [False, True]),
+    ],
+    ids=["spare", "needed later", "viewed", "read by the convolution"],
+)
+def test_a_sum_overwrites_its_shortcut_only_if_nothing_else_needs_it(blocks, is_in_place):
+    module, x = network(*blocks), pixels()
     expected = module(x)
     fold_batch_norms(module, lambda: module(x), lambda: True)
-    torch.testing.assert_close(packed(module)(x), expected, rtol=1e-4, atol=1e-5)
+    fast = pack_convolutions(module, x, lambda new: True)
+    torch.testing.assert_close(fast(x), expected, rtol=1e-4, atol=1e-5)
+    layers = [each for each in fast.modules() if isinstance(each, PackedConvolution)]
+    takes_sum = [kind[1] for kind in fused_kinds(fast)]
+    found = [m.is_in_place for m, takes in zip(layers, takes_sum, strict=True) if takes]
+    assert found == is_in_place
+
+
+def test_pixels_are_not_overwritten():
+    class Shortcut(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Conv2d(3, 3, 3, padding=1)
+
+        def forward(self, x):
+            return (self.layer(x) + x).mean((2, 3))
+
+    module, x = Shortcut().eval().requires_grad_(False), pixels()
+    before = x.clone()
+    fast = pack_convolutions(module, x, lambda new: True)
+    torch.testing.assert_close(fast(x), module(before), rtol=1e-4, atol=1e-5)
+    assert fused_kinds(fast) == [("none", True)]
+    assert torch.equal(x, before)
 
 
 @pytest.mark.parametrize("n", [1, 3, 8])
