@@ -186,7 +186,7 @@ IMAGE_MODELS: dict[str, ImageModel] = {
         512, "MIT", "arXiv:2103.00020", "shares a space with texts"
     ),
     "google/siglip-base-patch16-224": ImageModel(
-        768, "Apache-2.0", "arXiv:2303.15343", "trained on pictures with their captions"
+        768, "Apache-2.0", "arXiv:2303.15343", "shares a space with texts (skembed[sentencepiece])"
     ),
     "google/siglip2-base-patch16-224": ImageModel(
         768, "Apache-2.0", "arXiv:2502.14786", "shares a space with texts of many languages"

@@ -10,12 +10,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from skembed._encoder import Fault, Prepared
+from skembed._optional import import_optional
 from skembed.exceptions import InvalidParameterError, UnsupportedModelError
 
 __all__ = ["Filling", "Ids", "TextTokenizer", "load_tokenizer"]
@@ -38,12 +39,14 @@ _TEXTS_AT_ONCE = 256
 
 
 def load_tokenizer(folder: Path, *, lower_case: bool, trust_remote_code: bool) -> Any:
-    """Load the tokenizer of a model folder (a `tokenizers`-backed one).
+    """Load the tokenizer of a model folder.
 
     Raises
     ------
     UnsupportedModelError
         If the folder has none, or one that cannot be read or is of another kind.
+    MissingDependencyError
+        If it needs SentencePiece, which is not installed.
     """
     from tokenizers.normalizers import Lowercase
     from tokenizers.normalizers import Sequence as Normalizers
@@ -62,14 +65,12 @@ def load_tokenizer(folder: Path, *, lower_case: bool, trust_remote_code: bool) -
         words = set(tokenizer.get_vocab()) - set(tokenizer.all_special_tokens)
         int(tokenizer.model_max_length)
     except Exception as error:  # tokenizers raises bare Exceptions for files it cannot read
+        if isinstance(error, ImportError):
+            for name in ("sentencepiece", "google.protobuf"):
+                import_optional(name, extra="sentencepiece", purpose=f"The tokenizer in {folder}")
         raise UnsupportedModelError(
             f"The tokenizer in {folder} cannot be read: {type(error).__name__}: {error}"
         ) from error
-    if not tokenizer.is_fast:
-        raise UnsupportedModelError(
-            f"{folder} has a tokenizer written in Python ({type(tokenizer).__name__}), for which "
-            "skembed has no exact truncation. Use a model with a tokenizer.json."
-        )
     if len(words) < 2:
         raise UnsupportedModelError(
             f"The tokenizer in {folder} knows no words: its vocabulary is missing or of another "
@@ -80,6 +81,14 @@ def load_tokenizer(folder: Path, *, lower_case: bool, trust_remote_code: bool) -
             f"{folder}: the tokenizer gives single texts token types other than 0, which skembed "
             "does not pass on."
         )
+    if not tokenizer.is_fast:
+        if lower_case:
+            raise UnsupportedModelError(
+                f"{folder} asks for lower-cased texts, which skembed cannot do for a tokenizer "
+                f"written in Python ({type(tokenizer).__name__}). Use a model with a "
+                "tokenizer.json, or lower-case the texts and remove do_lower_case."
+            )
+        return tokenizer
     backend = tokenizer.backend_tokenizer
     backend.no_padding()
     backend.no_truncation()
@@ -87,6 +96,30 @@ def load_tokenizer(folder: Path, *, lower_case: bool, trust_remote_code: bool) -
         steps = [Lowercase(), backend.normalizer] if backend.normalizer else [Lowercase()]
         backend.normalizer = Normalizers(steps)
     return tokenizer
+
+
+class _Encoding(NamedTuple):
+    ids: list[int]
+
+
+class _PythonTokenizer:
+    """A tokenizer of transformers that is written in Python, behind what the fast ones offer.
+
+    SigLIP's is one: SentencePiece after its own cleaning of texts.
+    """
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer = tokenizer
+
+    def encode(self, text: str, add_special_tokens: bool = True) -> _Encoding:
+        """Return the ids of one text."""
+        # Not verbose: that a text is longer than the model reads is told elsewhere.
+        ids = self._tokenizer.encode(text, add_special_tokens=add_special_tokens, verbose=False)
+        return _Encoding(ids)
+
+    def encode_batch(self, texts: Sequence[str], add_special_tokens: bool) -> list[_Encoding]:
+        """Return the ids of texts."""
+        return [self.encode(text, add_special_tokens) for text in texts]
 
 
 @dataclass(frozen=True)
@@ -113,7 +146,7 @@ class TextTokenizer:
 
     Parameters
     ----------
-    tokenizer : PreTrainedTokenizerFast
+    tokenizer : PreTrainedTokenizerBase
         From `load_tokenizer`.
     prompt : str
         Put before every text, and before every chunk of one.
@@ -144,7 +177,8 @@ class TextTokenizer:
         filling: Filling | None = None,
     ) -> None:
         self._filling = filling
-        self._backend = tokenizer.backend_tokenizer
+        is_fast = tokenizer.is_fast
+        self._backend = tokenizer.backend_tokenizer if is_fast else _PythonTokenizer(tokenizer)
         self._prompt = prompt
         self._in_chunks = in_chunks
         self._is_parallel = is_parallel
