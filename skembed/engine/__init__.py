@@ -1,6 +1,6 @@
 """Keys, dedupe, plan, run: everything between checked rows and vectors, for every modality."""
 
-from skembed.engine._convolutions import fold_batch_norms, pack_convolutions
+from skembed.engine._convolutions import fold_batch_norms, is_traceable, pack_convolutions
 from skembed.engine._devices import (
     DTYPES,
     is_out_of_memory,
@@ -31,6 +31,7 @@ __all__ = [
     "finish",
     "fold_batch_norms",
     "is_out_of_memory",
+    "is_traceable",
     "keep_freed_memory",
     "measure_sizes",
     "pack_convolutions",

@@ -21,10 +21,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
+from torch.utils._pytree import tree_leaves
 
 from skembed.engine._passes import find_takers, gelu_kind, has_hooks, replace_modules
 
-__all__ = ["fold_batch_norms", "pack_convolutions"]
+__all__ = ["fold_batch_norms", "is_traceable", "pack_convolutions"]
 
 _DTYPES = (torch.bfloat16, torch.float32)
 
@@ -83,6 +84,20 @@ def fold_batch_norms(module: nn.Module, run: Callable[[], Any], agrees: Callable
     return replace_modules(module, make, agrees)
 
 
+def is_traceable(module: nn.Module) -> bool:
+    """Return whether a model does the same to all rows: no branch of its code asks what they hold.
+
+    Its code is run on a stand-in for a tensor, which refuses to tell its values and its shape.
+    """
+    try:
+        fx.symbolic_trace(module)
+    except MemoryError:
+        raise
+    except Exception:  # whatever the model's own code raises on a stand-in
+        return False
+    return True
+
+
 def pack_convolutions(
     module: nn.Module, example: Tensor, agrees: Callable[[nn.Module], bool]
 ) -> nn.Module:
@@ -107,7 +122,7 @@ def pack_convolutions(
         with torch.inference_mode():
             graph = fx.symbolic_trace(module)
             _drop_idle(graph)
-            _Shapes(graph).run(example)
+            _note_results(graph, example)
             for node in list(graph.graph.nodes):
                 layer = _module_of(graph, node)
                 if layer is not None and _is_packable(layer):
@@ -146,7 +161,7 @@ class PackedConvolution(nn.Module):
         self, layer: nn.Conv2d, size: list[int], after: _After, *, is_in_place: bool = False
     ) -> None:
         super().__init__()
-        self._how = (layer.padding, layer.stride, layer.dilation, layer.groups)
+        self._how: tuple[Any, ...] = (layer.padding, layer.stride, layer.dilation, layer.groups)
         self._size = tuple(size[1:])
         # Not parameters: an opaque layout has no gradient and cannot be saved.
         self.plain = layer.weight.detach().contiguous(memory_format=torch.channels_last)
@@ -165,6 +180,11 @@ class PackedConvolution(nn.Module):
             out = torch.ops.mkldnn._convolution_pointwise(
                 x, weight, self.bias, *self._how, *self.after
             )
+        elif not self._gives(x, other.shape):  # a sum that spreads one of its terms
+            out = torch.ops.mkldnn._convolution_pointwise(
+                x, weight, self.bias, *self._how, *_NOTHING
+            )
+            out = (out + other).relu_() if self.after[0] == "relu" else out + other
         else:
             other = other.contiguous(memory_format=torch.channels_last)
             kind, numbers, algorithm = self.after
@@ -178,6 +198,13 @@ class PackedConvolution(nn.Module):
                     x, other, weight, self.bias, *how
                 )
         return out
+
+    def _gives(self, x: Tensor, shape: torch.Size) -> bool:
+        """Return whether the convolution maps x to this shape."""
+        n_out, _, *kernel = self.plain.shape
+        sizes = zip(x.shape[2:], *self._how[:3], kernel, strict=True)
+        placed = [(n + 2 * p - d * (k - 1) - 1) // s + 1 for n, p, s, d, k in sizes]
+        return shape == (len(x), n_out, *placed)
 
 
 def _is_convolution(module: nn.Module) -> bool:
@@ -239,6 +266,8 @@ def _pack(graph: fx.GraphModule, node: fx.Node, layer: nn.Conv2d) -> None:
     if found is not None and follower is not None and (other is None or found[0] == "relu"):
         after, last = found, follower
         replaced.append(last)
+    if _is_passed_by_a_change(graph, node, last, replaced):
+        after, last, replaced, other = _NOTHING, node, [node], None
     name = f"packed_{node.name}"
     is_in_place = other is not None and other is not source and _is_spare(graph, other, replaced)
     packed = PackedConvolution(layer, _shape(source), after, is_in_place=is_in_place)
@@ -246,7 +275,7 @@ def _pack(graph: fx.GraphModule, node: fx.Node, layer: nn.Conv2d) -> None:
     with graph.graph.inserting_before(last):
         inputs = (source,) if other is None else (source, other)
         new = graph.graph.call_module(name, inputs)
-    new.meta = dict(last.meta)
+    new.meta = {**last.meta, "changes": is_in_place}
     last.replace_all_uses_with(new)
     for each in reversed(replaced):
         graph.graph.erase_node(each)
@@ -269,6 +298,18 @@ def _summand(node: fx.Node, term: fx.Node) -> fx.Node | None:
     if not isinstance(other, fx.Node) or other is term:
         return None
     return other if _shape(other) == _shape(term) != [] else None
+
+
+def _is_passed_by_a_change(
+    graph: fx.GraphModule, first: fx.Node, last: fx.Node, ours: list[fx.Node]
+) -> bool:
+    """Return whether a tensor is changed in place between two nodes, by others than `ours`.
+
+    What the first of them takes may then be another thing when the last one runs.
+    """
+    nodes = list(graph.graph.nodes)
+    between = nodes[nodes.index(first) + 1 : nodes.index(last)]
+    return any(each.meta.get("changes", True) for each in between if each not in ours)
 
 
 def _is_spare(graph: fx.GraphModule, node: fx.Node, sum_nodes: list[fx.Node]) -> bool:
@@ -295,14 +336,32 @@ def _activation(graph: fx.GraphModule, node: fx.Node) -> _After | None:
     return _FUNCTIONS.get(node.target) if node.op == "call_function" else None
 
 
-class _Shapes(fx.Interpreter):
-    """Runs a graph and notes the shape of what every node gives."""
+class _Notes(fx.Interpreter):
+    """Runs a graph and notes of every node the shape of its result and whether it changed others.
+
+    Views count with what they are views of: torch counts the changes of both together.
+    """
 
     def run_node(self, n: fx.Node) -> Any:
         """Run one node."""
+        before = self._versions()
         result = super().run_node(n)
+        after = self._versions()
+        n.meta["changes"] = any(after.get(each, count) != count for each, count in before.items())
         n.meta["shape"] = list(result.shape) if isinstance(result, Tensor) else []
         return result
+
+    def _versions(self) -> dict[fx.Node, list[int]]:
+        return {
+            node: [each._version for each in tree_leaves(value) if isinstance(each, Tensor)]
+            for node, value in self.env.items()
+        }
+
+
+def _note_results(graph: fx.GraphModule, example: Tensor) -> None:
+    # Tensors made for inference do not count their changes.
+    with torch.inference_mode(False), torch.no_grad():
+        _Notes(graph).run(example.clone())
 
 
 def _shape(node: fx.Node) -> list[int]:

@@ -127,7 +127,11 @@ class JointLinear(nn.Module):
 
 
 def pack_linear_layers(
-    module: nn.Module, run: Callable[[], Any], agrees: Callable[[], bool]
+    module: nn.Module,
+    run: Callable[[], Any],
+    agrees: Callable[[], bool],
+    *,
+    each_alone: bool = False,
 ) -> bool:
     """Replace the linear layers of a model on the CPU, if that proves to change nothing.
 
@@ -141,6 +145,9 @@ def pack_linear_layers(
         Runs the model on a few rows, to see which activation takes which layer's output.
     agrees : callable
         Returns whether the model still gives what it gave before.
+    each_alone : bool
+        Whether no layer is fused with a GELU nor joined with others: for code that may take
+        another way on other rows.
 
     Returns
     -------
@@ -148,6 +155,8 @@ def pack_linear_layers(
     """
 
     def make() -> dict[nn.Module, nn.Module]:
+        if each_alone:
+            return {each: PackedLinear(each) for each in module.modules() if _is_packable(each)}
         companions = find_companions(module, run, _is_packable)
         seen = {layer for layers in companions for layer in layers}
         gelu_after = find_gelus(module, run, lambda layer: layer in seen)

@@ -32,7 +32,14 @@ M = TypeVar("M", bound=nn.Module)
 _MOST_CHANGE = {torch.float32: 1e-4, torch.bfloat16: 0.06, torch.float16: 0.015}
 """Of a vector, as a share of its length: rounding in as many layers as models have."""
 
-_GELUS = {"GELUActivation": "none", "GELUTanh": "tanh", "PytorchGELUTanh": "tanh"}
+_GELUS = {
+    f"transformers.activations.{name}": kind
+    for name, kind in (
+        ("GELUActivation", "none"),
+        ("GELUTanh", "tanh"),
+        ("PytorchGELUTanh", "tanh"),
+    )
+}
 """GELU modules of transformers, and how each approximates."""
 
 
@@ -43,9 +50,13 @@ def are_alike(vectors: Tensor, expected: Tensor) -> bool:
 
 
 def convert(module: nn.Module, dtype: torch.dtype) -> None:
-    """Convert parameters only: buffers (rotary frequencies) stay in float32, as they were made."""
+    """Convert parameters only: buffers (rotary frequencies) stay in float32, as they were made.
+
+    Complex and whole numbers stay too: another format would lose part of them.
+    """
     for parameter in module.parameters():
-        parameter.data = parameter.data.to(dtype)
+        if parameter.is_floating_point():
+            parameter.data = parameter.data.to(dtype)
 
 
 def children_of(module: nn.Module) -> Iterator[tuple[nn.Module, str, nn.Module]]:
@@ -64,9 +75,10 @@ def gelu_kind(module: nn.Module) -> str | None:
     """Return how a GELU approximates, or None if the module is no GELU."""
     if has_hooks(module):
         return None
-    if isinstance(module, nn.GELU):
+    # Subclasses may compute something else.
+    if type(module) is nn.GELU:
         return str(module.approximate)
-    return _GELUS.get(type(module).__name__)
+    return _GELUS.get(f"{type(module).__module__}.{type(module).__name__}")
 
 
 def find_gelus(

@@ -61,8 +61,11 @@ class Backbone(ABC):
         layer, pooling, preprocessing, releases of the libraries whose code computes them.
     width : int
         Number of features.
+    is_foreign : bool
+        Whether code that skembed has never been tested with runs: of the user, or of a checkpoint.
     """
 
+    is_foreign: bool = False
     name: str
     digest: bytes
     width: int

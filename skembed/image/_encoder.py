@@ -36,7 +36,7 @@ from skembed.weights import shared_model
 
 __all__ = ["ImageEncoder", "ImageSettings", "make_image_encoder"]
 
-_FORMAT = 1
+_FORMAT = 2
 """Raised when a change to skembed changes vectors, so that stored ones are not served."""
 
 
@@ -210,7 +210,13 @@ class ImageEncoder(Encoder):
             self.backbone.refuse_other_files()
             return module
 
-        return load_network(load, size, device=self.torch_device, dtype=self.torch_dtype)
+        return load_network(
+            load,
+            size,
+            device=self.torch_device,
+            dtype=self.torch_dtype,
+            is_foreign=self.backbone.is_foreign,
+        )
 
     def _choose_width(self, n_components: int | None) -> int:
         width = self.backbone.width

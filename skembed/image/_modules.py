@@ -7,11 +7,13 @@ come from, rows, devices, nor how pictures become pixels.
 from __future__ import annotations
 
 import copy
+import sys
 from collections.abc import Mapping, Sequence
 
 import torch
 from PIL import Image
 from torch import Tensor, nn
+from torch.fx import Proxy
 
 from skembed.exceptions import InvalidParameterError, SkembedError, UnsupportedModelError
 from skembed.image._backbone import Backbone, BackboneSettings
@@ -48,9 +50,10 @@ class ModuleBackbone(Backbone):
         If the module's content cannot be told, or it fails or returns something else.
     """
 
+    is_foreign = True
+
     def __init__(self, module: nn.Module, pixels: Tensor, settings: BackboneSettings) -> None:
-        # A compiled module computes what the module within it does.
-        self.module: nn.Module = getattr(module, "_orig_mod", module)
+        self.module = _without_compiler(module)
         self.name = type(self.module).__name__
         _check_settings(self.module, settings, self.name)
         self._settings = settings
@@ -151,8 +154,8 @@ class _Features(nn.Module):
     def forward(self, pixels: Tensor) -> Tensor:
         """Return the features."""
         output = self.module(pixels)
-        if isinstance(output, Tensor):
-            return output
+        if isinstance(output, (Tensor, Proxy)):  # a proxy stands for what tracing has not computed
+            return output  # type: ignore[return-value]
         if isinstance(output, Mapping):
             named, what = (
                 dict(output),
@@ -177,6 +180,15 @@ class _Features(nn.Module):
             f"{', '.join(map(repr, _OUTPUT_NAMES))}. Choose a layer that gives a tensor, or wrap "
             "the module in one whose forward returns the features."
         )
+
+
+def _without_compiler(module: nn.Module) -> nn.Module:
+    """Return the module within a compiled one, which computes the same."""
+    dynamo = sys.modules.get("torch._dynamo.eval_frame")  # a second to import, and then unneeded
+    if dynamo is not None and isinstance(module, dynamo.OptimizedModule):
+        inner: nn.Module = module._orig_mod
+        return inner
+    return module
 
 
 def _check_settings(module: nn.Module, settings: BackboneSettings, name: str) -> None:

@@ -14,6 +14,7 @@ from skembed.engine import (
     are_alike,
     convert,
     fold_batch_norms,
+    is_traceable,
     keep_freed_memory,
     pack_convolutions,
     pack_linear_layers,
@@ -31,6 +32,7 @@ def load_network(
     *,
     device: torch.device,
     dtype: torch.dtype,
+    is_foreign: bool = False,
 ) -> nn.Module:
     """Load a module and speed it up.
 
@@ -48,6 +50,9 @@ def load_network(
         Where it will run.
     dtype : torch.dtype
         In which format.
+    is_foreign : bool
+        Whether its code is unknown. If it may then take another way on other pixels than the
+        random ones, nothing is fused.
 
     Returns
     -------
@@ -64,7 +69,9 @@ def load_network(
         return lambda module: are_alike(module(pixels), expected)
 
     exact = agrees_with(network(pixels))
-    fold_batch_norms(network, lambda: network(pixels), lambda: exact(network))
+    is_steady = not is_foreign or is_traceable(network)
+    if is_steady:
+        fold_batch_norms(network, lambda: network(pixels), lambda: exact(network))
     network = network.to(memory_format=torch.channels_last)
     if dtype is not torch.float32:
         network = _converted(network, pixels, dtype)
@@ -73,7 +80,9 @@ def load_network(
         return network.to(device)
     near = agrees_with(network(pixels))
     network = pack_convolutions(network, pixels, near)
-    pack_linear_layers(network, lambda: network(pixels), lambda: near(network))
+    pack_linear_layers(
+        network, lambda: network(pixels), lambda: near(network), each_alone=not is_steady
+    )
     return network
 
 
@@ -86,5 +95,7 @@ def _converted(network: nn.Module, pixels: Tensor, dtype: torch.dtype) -> nn.Mod
     try:
         network(pixels.to(dtype))
     except RuntimeError:  # it adds up numbers of both formats
-        network = network.to(dtype)
+        for buffer in network.buffers():
+            if buffer.is_floating_point():
+                buffer.data = buffer.data.to(dtype)
     return network

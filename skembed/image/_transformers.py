@@ -99,6 +99,7 @@ class TransformersBackbone(Backbone):
         self.name = source.name
         self.source = source
         self._settings = settings
+        self.is_foreign = settings.trust_remote_code
         _check_settings(source, settings)
         self._files_digest = folder_digest(source.folder)
         check_weights(source.folder)

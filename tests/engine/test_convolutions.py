@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from skembed.engine import are_alike, fold_batch_norms, pack_convolutions
+from skembed.engine import are_alike, fold_batch_norms, is_traceable, pack_convolutions
 from skembed.engine._convolutions import PackedConvolution
 
 
@@ -186,6 +186,60 @@ def test_pixels_are_not_overwritten():
     torch.testing.assert_close(fast(x), module(before), rtol=1e-4, atol=1e-5)
     assert fused_kinds(fast) == [("none", True)]
     assert torch.equal(x, before)
+
+
+class Clipped(nn.Module):
+    """Two branches from one tensor, which the second one changes in place before they meet."""
+
+    def __init__(self, is_swapped=False):
+        super().__init__()
+        self.first, self.second = nn.Conv2d(8, 8, 1), nn.Conv2d(8, 8, 3, padding=1)
+        self.clip = nn.ReLU6(inplace=True)
+        self.is_swapped = is_swapped
+
+    def forward(self, x):
+        shortcut = self.first(x)
+        out = self.second(self.clip(x.view(x.shape)))
+        return out + shortcut if self.is_swapped else shortcut + out
+
+
+@pytest.mark.parametrize("is_swapped", [False, True])
+def test_a_convolution_is_not_moved_past_a_change_of_what_it_reads(is_swapped):
+    module, x = network(Clipped(is_swapped), Block()), pixels()
+    fold_batch_norms(module, lambda: module(x), lambda: True)
+    fast = pack_convolutions(module, x, lambda new: True)
+    assert any(isinstance(each, PackedConvolution) for each in fast.modules())
+    for scale in (1, 100):  # beyond 6 the change shows
+        torch.testing.assert_close(fast(scale * x), module(scale * x), rtol=1e-4, atol=1e-4)
+
+
+def test_a_sum_that_spreads_on_other_sizes_stays_right():
+    class Context(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.second = nn.Conv2d(3, 8, 3, stride=16), nn.Conv2d(8, 8, 1)
+            self.pool = nn.AdaptiveAvgPool2d((2, 1))
+
+        def forward(self, x):
+            x = self.first(x)
+            return torch.relu(x + self.second(self.pool(x))).mean((2, 3))
+
+    module, usual = Context().eval().requires_grad_(False), pixels()
+    assert module.first(usual).shape[2:] == (2, 2)
+    narrow = usual[..., :16].contiguous(memory_format=torch.channels_last)
+    fast = pack_convolutions(module, narrow, lambda new: True)
+    assert ("relu", True) in fused_kinds(fast)
+    for x in (narrow, usual):
+        torch.testing.assert_close(fast(x), module(x), rtol=1e-4, atol=1e-5)
+
+
+def test_code_that_asks_what_rows_hold_is_not_traceable():
+    class Branching(nn.Module):
+        def forward(self, x):
+            return x if x.shape[2] > x.shape[3] else -x
+
+    assert is_traceable(network(Block()))
+    assert not is_traceable(Branching())
 
 
 @pytest.mark.parametrize("n", [1, 3, 8])
