@@ -6,7 +6,6 @@ store, never modalities or estimators.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -40,8 +39,6 @@ class Embedded:
     n_distinct, n_encoded : int
         How many different rows there were, those with faults left out, and how many of them were
         encoded in this call.
-    seconds : float
-        Duration of the call.
     """
 
     vectors: NDArray[np.float32]
@@ -49,7 +46,6 @@ class Embedded:
     faults: dict[int, str] = field(default_factory=dict)
     n_distinct: int = 0
     n_encoded: int = 0
-    seconds: float = 0.0
 
 
 def embed(
@@ -80,7 +76,6 @@ def embed(
     embedded : Embedded
         Vectors in the order of `items`. Rows that could not be prepared are faults, not errors.
     """
-    started = time.perf_counter()
     keys = keys_of(encoder, items)
     distinct = find_distinct(keys)
     result = Embedded(
@@ -111,7 +106,6 @@ def embed(
     result.n_distinct = len(distinct.first) - len(job.faults)
     _copy_to_duplicates(result, distinct)
     result.faults = _spread_faults(job.faults, distinct)
-    result.seconds = time.perf_counter() - started
     return result
 
 

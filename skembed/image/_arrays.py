@@ -114,7 +114,7 @@ def check_values(stack: NDArray[Any], expected: Range) -> dict[int, str]:
     """Return which images of a stack (n, ...) have numbers beyond the range, and what they have."""
     if isinstance(stack, np.ma.MaskedArray):
         is_masked = np.ma.getmaskarray(stack).reshape(len(stack), -1).any(1)
-        masked = "some of its pixels are masked, expected a number for each; fill them"
+        masked = "some of its pixels are missing or masked, expected a number for each; fill them"
         beyond = check_values(np.ma.getdata(stack), expected)
         return beyond | dict.fromkeys(np.flatnonzero(is_masked).tolist(), masked)
     if (stack.dtype == np.uint8 and expected == (0, 255)) or not len(stack):

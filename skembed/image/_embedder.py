@@ -17,7 +17,6 @@ from torch import nn
 
 from skembed._base import BaseEmbedder, EmbeddingReport, device_setting, plain_text
 from skembed._inputs import CheckedRows
-from skembed.engine import Embedded
 from skembed.image._backbone import BackboneSettings
 from skembed.image._encoder import ImageEncoder, ImageSettings, make_image_encoder
 from skembed.image._inputs import check_images
@@ -96,7 +95,7 @@ class ImageEmbedder(BaseEmbedder):
         The numbers that mean black and white in arrays. None goes by the type: 0 to 255 for 8-bit
         and other integers, 0 to 65,535 for 16-bit ones, 0 to 1 for floats and booleans. Numbers
         beyond are a fault of the row, never scaled by what other rows hold. All are rounded to 8
-        bits.
+        bits. (PIL images of mode I hold 16-bit numbers, as Pillow reads them from files.)
     device : str or list of str, default="auto"
         "auto" is the first CUDA GPU, else Apple's GPU, else the CPU. Or torch's name of a device
         ("cuda:1"). Or a list of names (["cuda:0", "cuda:1"]), all of one kind: each GPU holds a
@@ -115,7 +114,8 @@ class ImageEmbedder(BaseEmbedder):
     on_error : {"raise", "nan"}, default="raise"
         Rows that are missing, no images, damaged, empty or too large (more pixels than Pillow's
         `PIL.Image.MAX_IMAGE_PIXELS`): an error that names every one, or rows of NaN, a warning and
-        the list in `report_.faults`. Good rows are encoded and stored in either case.
+        the list in `report_.faults`. All that headers tell is told at once, before anything is
+        encoded; damage that only decoding shows comes after the good rows are stored.
     revision : str, default=None
         Branch, tag or commit of a model on the hub.
     trust_remote_code : bool, default=False
@@ -250,15 +250,7 @@ class ImageEmbedder(BaseEmbedder):
             )
         )
 
-    def _make_report(
-        self,
-        encoder: Any,
-        rows: CheckedRows,
-        embedded: Embedded,
-        sizes: NDArray[np.int64],
-        faults: dict[int, str],
-    ) -> ImageReport:
-        report = super()._make_report(encoder, rows, embedded, sizes, faults)
+    def _make_report(self, encoder: Any, report: EmbeddingReport) -> ImageReport:
         return ImageReport(**vars(report))
 
     def __sklearn_tags__(self) -> Tags:

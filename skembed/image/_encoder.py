@@ -13,6 +13,7 @@ from typing import Any
 
 import PIL
 import torch
+from PIL import ImageFile
 from PIL.Image import Image
 from torch import Tensor, nn
 
@@ -114,6 +115,7 @@ class ImageEncoder(Encoder):
             {
                 "format": _FORMAT,
                 "Pillow": ".".join(PIL.__version__.split(".")[:2]),
+                "reads cut files": bool(ImageFile.LOAD_TRUNCATED_IMAGES),
                 "backbone": backbone.digest,
                 "preprocess": None if preprocess is None else preprocess.digest,
                 "dtype": self.dtype,

@@ -118,6 +118,9 @@ def _as_stack(X: Any, shape: tuple[int, ...] | None) -> NDArray[Any] | None:
             )
     else:
         return None
+    if array.dtype == object and array.ndim > 2:
+        # What NumPy makes of a list of arrays of one shape, if objects are asked for.
+        array = np.array(array.tolist())
     if array.dtype.kind == "S":
         raise InvalidInputError(
             "Expected encoded images in a list or object array; an array of NumPy's bytes type "
@@ -146,16 +149,31 @@ def _as_stack(X: Any, shape: tuple[int, ...] | None) -> NDArray[Any] | None:
 
 
 def _matrix_of_frame(X: Any) -> NDArray[Any]:
+    """Return a frame's numbers, gaps masked: by their type, not by what other rows lack."""
     if not hasattr(X, "to_numpy"):  # Arrow
-        return np.column_stack([column.to_numpy() for column in X.columns])
+        return _fill_gaps(X.columns)
+    if hasattr(X, "get_columns"):  # polars
+        return _fill_gaps(X.get_columns()) if X.width else X.to_numpy()
     array: NDArray[Any] = X.to_numpy()
     if array.dtype == object and all(getattr(each, "kind", "O") in "biuf" for each in X.dtypes):
-        # pandas' nullable types; without gaps they mean what NumPy's of the same name mean.
-        types = [np.dtype(np.float64)]
-        if not X.isna().to_numpy().any():
-            types = [getattr(each, "numpy_dtype", each) for each in X.dtypes]
-        array = X.to_numpy(dtype=np.result_type(*types), na_value=np.nan)
+        # pandas' nullable types mean what NumPy's of the same name mean.
+        types = [getattr(each, "numpy_dtype", each) for each in X.dtypes]
+        is_missing = X.isna().to_numpy()
+        array = X.to_numpy(dtype=np.result_type(*types), na_value=0)
+        return np.ma.masked_array(array, is_missing) if is_missing.any() else array
     return array
+
+
+def _fill_gaps(columns: Sequence[Any]) -> NDArray[Any]:
+    """Return columns of Arrow or polars side by side."""
+    missing = [column.is_null().to_numpy() for column in columns]
+    if not any(each.any() for each in missing):
+        return np.column_stack([column.to_numpy() for column in columns])
+    filled = [
+        column.fill_null(0).to_numpy() if each.any() else column.to_numpy()
+        for column, each in zip(columns, missing, strict=True)
+    ]
+    return np.ma.masked_array(np.column_stack(filled), np.column_stack(missing))
 
 
 def _reshape_matrix(array: NDArray[Any], shape: tuple[int, ...] | None) -> NDArray[Any]:

@@ -80,7 +80,8 @@ def check_loaded(image: Image.Image, value_range: Range | None) -> Picture | str
             raise
         return f"a PIL image that asks for too much memory: {image.width:,} x {image.height:,}"
     except Exception as error:  # of a file that is closed, cut short or damaged
-        return f"a PIL image that cannot be loaded: {type(error).__name__}: {error}"
+        reason = str(error) or "no reason given, as of a file that has been closed"
+        return f"a PIL image that cannot be loaded: {type(error).__name__}: {reason}"
 
 
 def _read(image: Image.Image, value_range: Range | None) -> Image.Image:

@@ -266,15 +266,7 @@ class TextEmbedder(BaseEmbedder):
                 TruncationWarning,
             )
 
-    def _make_report(
-        self,
-        encoder: Any,
-        rows: CheckedRows,
-        embedded: Embedded,
-        sizes: NDArray[np.int64],
-        faults: dict[int, str],
-    ) -> TextReport:
-        report = super()._make_report(encoder, rows, embedded, sizes, faults)
+    def _make_report(self, encoder: Any, report: EmbeddingReport) -> TextReport:
         return TextReport(**vars(report), max_length=encoder.max_length)
 
     def __sklearn_tags__(self) -> Tags:

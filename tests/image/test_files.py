@@ -9,8 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageFile
 
+from skembed import ImageEmbedder
+from skembed.exceptions import InvalidRowsError
 from skembed.image import _files, _pictures
 from skembed.image._inputs import check_images
 from skembed.image._pictures import UnreadablePicture
@@ -165,3 +167,15 @@ def test_many_files_keep_their_order(folder):
 def test_the_digest_of_a_pixel_row_is_of_size_and_pixels():
     image = Image.fromarray(RGB)
     assert digests([RGB]) == [_pictures.digest_of_image(image)]
+
+
+def test_vectors_of_cut_files_are_not_served_to_who_refuses_them(tmp_path, monkeypatch):
+    path = tmp_path / "cut.jpg"
+    whole = encode(Image.fromarray(rgb_pixels(64, 64)), "JPEG")
+    path.write_bytes(whole[: len(whole) // 2])
+    embedder = ImageEmbedder("squeezenet1_1", weights=None, cache=tmp_path / "store")
+    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
+    assert np.isfinite(embedder.transform([path])).all()
+    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", False)
+    with pytest.raises(InvalidRowsError, match="truncated"):
+        embedder.transform([path])

@@ -119,3 +119,10 @@ def test_several_calls_share_an_image(is_loaded):
     with ThreadPoolExecutor(8) as pool:
         for found in pool.map(lambda _: digests(images), range(16)):
             assert found == expected
+
+
+def test_a_closed_picture_is_a_fault_that_says_so(tmp_path):
+    Image.new("RGB", (4, 4)).save(tmp_path / "a.png")
+    with Image.open(tmp_path / "a.png") as image:
+        pass
+    assert "closed" in check_images([image]).faults[0]
