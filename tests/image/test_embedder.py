@@ -60,6 +60,7 @@ class TestVectors:
         exact = embedder.transform(ARRAYS)
         rough = embedder.set_params(dtype="bfloat16").transform(ARRAYS)
         assert embedder.dtype_ == "bfloat16"
+        assert embedder.report_.n_reused == 0  # not those of float32
         cosines = (exact * rough).sum(1) / np.linalg.norm(exact, axis=1)
         assert (cosines / np.linalg.norm(rough, axis=1) > 0.999).all()
 
