@@ -61,6 +61,7 @@ FAMILIES = {
         _SQUARE,
     ),
     "vit-mae": (tf.ViTMAEModel, tf.ViTMAEConfig, _VIT, tf.ViTImageProcessor, _SQUARE),
+    "vit-msn": (tf.ViTMSNModel, tf.ViTMSNConfig, _VIT, tf.ViTImageProcessor, _SQUARE),
     "convnext": (
         tf.ConvNextModel,
         tf.ConvNextConfig,
@@ -124,6 +125,13 @@ FAMILIES = {
         tf.CLIPVisionModel,
         tf.CLIPVisionConfig,
         _VIT,
+        tf.CLIPImageProcessor,
+        _CROP,
+    ),
+    "metaclip-2": (
+        tf.MetaClip2Model,
+        tf.MetaClip2Config,
+        {"text_config": _TEXT, "vision_config": _VIT, "projection_dim": 24},
         tf.CLIPImageProcessor,
         _CROP,
     ),

@@ -217,6 +217,7 @@ class TestEstimator:
     def test_tags_say_what_rows_are(self, embedder):
         tags = get_tags(embedder)
         assert not tags.requires_fit
+        assert tags.input_tags.string
         assert not tags.input_tags.two_d_array
         assert get_tags(embedder.set_params(image_shape=(8, 8))).input_tags.two_d_array
 

@@ -179,3 +179,15 @@ def test_vectors_of_cut_files_are_not_served_to_who_refuses_them(tmp_path, monke
     monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", False)
     with pytest.raises(InvalidRowsError, match="truncated"):
         embedder.transform([path])
+
+
+def test_a_file_too_large_for_an_image_is_not_read(tmp_path):
+    with (tmp_path / "huge.png").open("wb") as file:
+        file.truncate((1 << 30) + 1)  # holes take no room on the disk
+    tracemalloc.start()
+    try:
+        faults = check_images([str(tmp_path / "huge.png")]).faults
+        assert tracemalloc.get_traced_memory()[1] < 1 << 24
+    finally:
+        tracemalloc.stop()
+    assert "a file of 1,024 MiB, expected an image" in faults[0]

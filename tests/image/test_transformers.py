@@ -23,12 +23,14 @@ PREFIXES = {
     "dinov3-vit": 3,
     "dinov3-convnext": 1,
     "vit-mae": 1,
+    "vit-msn": 1,
     "beit": 1,
     "data2vec": 1,
     "clip": 1,
     "clip-vision": 1,
     "clip-vision-alone": 1,
     "chinese-clip": 1,
+    "metaclip-2": 1,
     "siglip": 0,
     "siglip-vision": 0,
     "swin": 0,
@@ -42,7 +44,7 @@ SMALL = {
     "num_attention_heads": 2,
     "intermediate_size": 16,
 }
-DUAL = ("clip", "siglip", "chinese-clip")
+DUAL = ("clip", "metaclip-2", "siglip", "chinese-clip")
 
 
 @pytest.fixture(scope="module")
@@ -101,7 +103,7 @@ def own_vector(family, out):
     """Return the model's own vector for a picture."""
     if family == "clip-vision":
         return out.image_embeds
-    if family in (*CLASS_TOKEN, "vit-mae"):
+    if family in (*CLASS_TOKEN, "vit-mae", "vit-msn"):
         return out.last_hidden_state[:, 0]
     if family in ("ijepa", "data2vec"):  # no pooler of their own
         return out.last_hidden_state[:, PREFIXES[family] :].mean(1)
