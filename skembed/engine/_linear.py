@@ -120,8 +120,8 @@ class JointLinear(nn.Module):
             outputs = self._whole(x).split(self._sizes, -1)
             x.joint_outputs = (self._whole, outputs)  # type: ignore[attr-defined]
         if self._place == len(self._sizes) - 1:
-            # The input may live longer than what waits for them.
-            del x.joint_outputs  # type: ignore[attr-defined]
+            # The input may live longer than what waits for them, and other threads take it too.
+            x.__dict__.pop("joint_outputs", None)
         out: Tensor = outputs[self._place]
         return out
 

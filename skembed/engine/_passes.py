@@ -13,8 +13,6 @@ from torch import Tensor, nn
 
 from skembed.engine._devices import is_out_of_memory
 
-_REFUSALS = (AttributeError, NotImplementedError, RuntimeError)
-
 __all__ = [
     "are_alike",
     "children_of",
@@ -200,8 +198,9 @@ def replace_modules(
             return True
     except Exception as error:
         _undo(undo)
-        # Else: this torch or this processor has no such operators.
-        if is_out_of_memory(error) or not isinstance(error, _REFUSALS):
+        # Else: this torch or this processor has no such operators, or the model's own code refuses
+        # with whatever it likes.
+        if is_out_of_memory(error):
             raise
         return False
     _undo(undo)

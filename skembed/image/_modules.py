@@ -17,7 +17,7 @@ from torch.fx import Proxy
 
 from skembed.exceptions import InvalidParameterError, SkembedError, UnsupportedModelError
 from skembed.image._backbone import Backbone, BackboneSettings
-from skembed.image._layers import CutAt, check_layer
+from skembed.image._layers import ChannelsFirst, CutAt, check_layer, measure
 from skembed.image._pooling import Pool, make_pool
 from skembed.store import digest_of
 from skembed.weights import fingerprint, kept_recent
@@ -34,9 +34,9 @@ class ModuleBackbone(Backbone):
     Parameters
     ----------
     module : torch.nn.Module
-        Maps pixels (n, channels, height, width) to vectors (n, d),
-        feature maps (n, d, h, w) or tokens (n, tokens, d): a tensor, or a mapping or an output of
-        transformers with "image_embeds", "pooler_output" or "last_hidden_state".
+        Maps pixels (n, channels, height, width) to vectors (n, d), feature maps (n, d, h, w) or
+        (n, h, w, d), or tokens (n, tokens, d): a tensor, or a mapping or an output of transformers
+        with "image_embeds", "pooler_output" or "last_hidden_state".
     pixels : Tensor of shape (channels, height, width)
         What the user's preprocessing makes of a picture.
     settings : BackboneSettings
@@ -69,7 +69,8 @@ class ModuleBackbone(Backbone):
         )
         place = {"kind": "features of a module", "digest": self.digest}
         key = digest_of({**place, "size": tuple(pixels.shape)})
-        self._shape: tuple[int, ...] = kept_recent(key, lambda: self._measure(pixels))
+        measured: tuple[tuple[int, ...], bool] = kept_recent(key, lambda: self._measure(pixels))
+        self._shape, self._is_channels_last = measured
         self._pool, self.width = self._make_pool()
 
     def prepare(self, image: Image.Image) -> Tensor:
@@ -79,7 +80,8 @@ class ModuleBackbone(Backbone):
     def load(self) -> nn.Module:
         """Return a copy of the module, in evaluation mode, that ends in pooled vectors."""
         pool, _ = self._make_pool()
-        return nn.Sequential(self._copy(), pool).eval()
+        turned = [ChannelsFirst()] if self._is_channels_last else []
+        return nn.Sequential(self._copy(), *turned, pool).eval()
 
     def n_bytes(self) -> int:
         """Return the size of parameters and buffers, in float32."""
@@ -109,8 +111,8 @@ class ModuleBackbone(Backbone):
         inner = module if layer is None else CutAt(module, str(layer))
         return _Features(inner, names, self.name)
 
-    def _measure(self, pixels: Tensor) -> tuple[int, ...]:
-        """Return the shape of the features of one picture."""
+    def _measure(self, pixels: Tensor) -> tuple[tuple[int, ...], bool]:
+        """Return the shape of one picture's features, and whether their channels came last."""
         module = self._copy()
         try:
             with torch.inference_mode():
@@ -130,7 +132,11 @@ class ModuleBackbone(Backbone):
                 "expected floats of shape (1, features), (1, tokens, features) or (1, features, "
                 "height, width). Keep the batch's dimension in forward, or choose another layer."
             )
-        return shape
+        try:
+            with torch.inference_mode():
+                return measure(module, pixels[None], self.name)
+        except InvalidParameterError:  # no one can tell: as maps usually are
+            return shape, False
 
     def _make_pool(self) -> tuple[Pool, int]:
         # Only the user knows whether a module's first token stands for the whole picture.
@@ -186,6 +192,7 @@ def _without_compiler(module: nn.Module) -> nn.Module:
     """Return the module within a compiled one, which computes the same."""
     dynamo = sys.modules.get("torch._dynamo.eval_frame")  # a second to import, and then unneeded
     if dynamo is not None and isinstance(module, dynamo.OptimizedModule):
+        fingerprint(module)  # which refuses what would be lost with the compiler
         inner: nn.Module = module._orig_mod
         return inner
     return module

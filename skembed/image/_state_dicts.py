@@ -32,9 +32,11 @@ def plain_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return a state dict without the prefixes that wrappers give its names."""
     # The counter of torch.optim.swa_utils.AveragedModel stands beside the module that it wraps.
     found = {name: value for name, value in state.items() if name != "n_averaged"}
-    for wrapper in _WRAPPERS:
-        if found and all(name.startswith(wrapper) for name in found):
-            found = {name.removeprefix(wrapper): value for name, value in found.items()}
+    while found:
+        around = [w for w in _WRAPPERS if all(name.startswith(w) for name in found)]
+        if not around:
+            break
+        found = {name.removeprefix(around[0]): value for name, value in found.items()}
     return found
 
 
@@ -75,9 +77,13 @@ def fill(
     for each, value in plain_names(state).items():
         if is_ignored(each):
             continue
-        if each in expected and value.shape != expected[each].shape:
-            shape = tuple(expected[each].shape)
+        wanted = expected.get(each)
+        if wanted is not None and value.shape != wanted.shape:
+            shape = tuple(wanted.shape)
             wrong[each] = f"{each} has shape {tuple(value.shape)} where {shape} is expected"
+            continue
+        if wanted is not None and wanted.is_floating_point() and not value.is_floating_point():
+            wrong[each] = f"{each} holds {value.dtype} where real numbers are expected"
             continue
         dtype = torch.float32 if value.is_floating_point() else value.dtype
         kept[each] = value.to(dtype, copy=True)

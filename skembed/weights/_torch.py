@@ -156,6 +156,11 @@ def torch_parts(value: Any, path: str) -> list[Any] | None:
     if isinstance(value, (torch._ops.OpOverload, torch._ops.OpOverloadPacket)):
         return ["operator", str(value), torch.__version__]
     if isinstance(value, _class_of("torch._dynamo.eval_frame", "OptimizedModule")):
+        if value._forward_hooks or value._forward_pre_hooks:
+            raise UnsupportedModelError(
+                f"{path} is a compiled module with hooks of its own, which a copy of it loses. "
+                "Register them on the module before torch.compile."
+            )
         return ["compiled", value._orig_mod]
     if isinstance(value, _class_of("torch.fx", "Graph")):
         code = value.python_code("self")

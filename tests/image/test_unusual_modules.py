@@ -5,11 +5,14 @@ import copy
 import numpy as np
 import pytest
 import torch
+import torchvision
 from PIL import Image
 from torch import nn
+from torchvision.transforms import v2
 
 from skembed import ImageEmbedder
 from skembed.engine._convolutions import PackedConvolution
+from skembed.exceptions import UnsupportedModelError
 from tests.image.networks import TinyNetwork, pictures, to_pixels, to_small_pixels
 
 
@@ -144,3 +147,62 @@ def test_convolutions_of_a_users_module_are_packed():
     fitted = ImageEmbedder(TinyNetwork(), preprocess=to_small_pixels, dtype="float32").fit([])
     packed = [m for m in fitted.encoder_._network().modules() if isinstance(m, PackedConvolution)]
     assert len(packed) == 2
+
+
+def test_maps_with_their_channels_last_are_averaged_over_their_places():
+    class ChannelsLast(TinyNetwork):
+        def forward(self, x):
+            return super().forward(x).permute(0, 2, 3, 1)
+
+    expected = embedded(TinyNetwork(), to_pixels, pictures(4))
+    np.testing.assert_allclose(
+        embedded(ChannelsLast(), to_pixels, pictures(4)), expected, atol=1e-5
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        module = torchvision.models.swin_t(weights=None)
+    resize = v2.Compose([v2.Resize((64, 64)), v2.ToImage(), v2.ToDtype(torch.float32, scale=True)])
+    found = embedded(module, resize, pictures(2), layer="features.1")
+    by_hand_maps = by_hand(module.features[:2], resize, pictures(2))
+    np.testing.assert_allclose(found, by_hand_maps.mean((1, 2)), atol=1e-5)
+
+
+class Particular(TinyNetwork):
+    """Refuses other layers in the places of its own."""
+
+    def forward(self, x):
+        assert isinstance(self.norm, nn.BatchNorm2d)
+        return super().forward(x)
+
+
+def test_a_module_that_wants_its_own_layers_keeps_them():
+    expected = embedded(TinyNetwork(), to_pixels, pictures(3))
+    np.testing.assert_allclose(embedded(Particular(), to_pixels, pictures(3)), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("is_within", [False, True])
+def test_hooks_of_a_compiled_module_are_refused_not_lost(is_within):
+    compiled = torch.compile(TinyNetwork(), backend="eager")
+    module = nn.Sequential(compiled, nn.Identity()) if is_within else compiled
+    ImageEmbedder(module, preprocess=to_pixels).fit([])
+    compiled.register_forward_hook(lambda module, inputs, output: 2 * output)
+    with pytest.raises(UnsupportedModelError, match=r"hooks.*before torch.compile"):
+        ImageEmbedder(module, preprocess=to_pixels).fit([])
+
+
+def test_weights_wrapped_twice_are_read_and_whole_numbers_refused(tmp_path):
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        state = torchvision.models.squeezenet1_1(weights=None).state_dict()
+
+    def vectors(state, name):
+        torch.save(state, tmp_path / name)
+        settings = {"weights": tmp_path / name, "dtype": "float32", "cache": None}
+        return ImageEmbedder("squeezenet1_1", **settings).transform(pictures(1))
+
+    expected = vectors(state, "plain.pth")
+    wrapped = {f"_orig_mod.module.{name}": value for name, value in state.items()}
+    np.testing.assert_array_equal(vectors(wrapped, "wrapped.pth"), expected)
+    whole = {name: value.int() for name, value in state.items()}
+    with pytest.raises(UnsupportedModelError, match=r"torch\.int32 where real numbers"):
+        vectors(whole, "whole.pth")
