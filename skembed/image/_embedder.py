@@ -48,8 +48,9 @@ class ImageEmbedder(BaseEmbedder):
 
     Takes the classification models of torchvision without their classifiers, the image models of
     transformers (ViT, DINOv2, CLIP, SigLIP, ConvNeXt, Swin, ...), those of timm, and any torch
-    module. Each distinct image is encoded once, decoded in parallel with the model, in bfloat16
-    where the machine computes faster in it; an image's vector does not depend on the other rows.
+    module. Each distinct image is encoded once, in bfloat16 where the machine computes faster in
+    it; files are decoded on all cores, beside the model where that runs on a GPU. An image's vector
+    does not depend on the other rows.
 
     The embedder is stateless: `fit` checks the parameters, the rows and the model's files, it does
     not train, and `transform` works without it. The weights are loaded when the first row has to be
@@ -92,8 +93,9 @@ class ImageEmbedder(BaseEmbedder):
         (height, width), or with channels before or after them, of images that are rows of a matrix
         (scikit-learn's digits are (8, 8)).
     value_range : tuple of two float, default=None
-        The numbers that mean black and white in arrays. None goes by the type: 0 to 255 for 8-bit
-        and other integers, 0 to 65,535 for 16-bit ones, 0 to 1 for floats and booleans. Numbers
+        The numbers that mean black and white in arrays, and in images and files whose pixels are
+        other numbers than 8-bit ones. None goes by the type: 0 to 255 for 8-bit and other integers,
+        0 to 65,535 for unsigned 16-bit ones, 0 to 1 for floats and booleans. Numbers
         beyond are a fault of the row, never scaled by what other rows hold. All are rounded to 8
         bits. (PIL images of mode I hold 16-bit numbers, as Pillow reads them from files.)
     device : str or list of str, default="auto"
@@ -145,8 +147,9 @@ class ImageEmbedder(BaseEmbedder):
     -----
     Rows are paths, encoded files as bytes or binary file objects, PIL images, NumPy arrays (height,
     width, channels) or torch tensors (channels, height, width). Images are turned upright by their
-    EXIF orientation, of animated files the first frame is taken, and transparent images are laid
-    over white: the hidden colours of transparent pixels mean nothing.
+    EXIF orientation, of animated files the first frame is taken (of an opened PIL image the one it
+    is at), and transparent images are laid over white: the hidden colours of transparent pixels
+    mean nothing.
 
     Vectors are equal for any batch size, order and duplication of rows to 1e-5 of their length in
     float32, in bfloat16 to 0.02 in any component of a unit vector.
