@@ -39,17 +39,30 @@ class Prepared:
         What `Encoder.collate` takes; usually one.
     size : int
         The full length of the row before anything was cut, in the unit of `Encoder.cost`.
+    content : bytes or None
+        What `Encoder.content` gives for what was prepared, if that may have changed since it was
+        asked: a vector is never stored under the key of another content.
     """
 
     parts: Sequence[Any]
     size: int
+    content: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """Why a row cannot be embedded, found while it was prepared (an undecodable file, ...)."""
+    """Why a row cannot be embedded, found while it was prepared (an undecodable file, ...).
+
+    Parameters
+    ----------
+    reason : str
+        What is wrong.
+    is_gone : bool
+        Whether the row is no longer what its key was made of. Others of the same content may be.
+    """
 
     reason: str
+    is_gone: bool = False
 
 
 class Encoder(ABC):
@@ -76,6 +89,9 @@ class Encoder(ABC):
         Most rows that are prepared ahead of the model; bounds the memory of prepared rows.
     prepares_ahead : bool
         Whether rows are prepared while the model runs; not where both would want the same cores.
+    may_fail : bool
+        Whether code of the user's takes part, which may fail on some rows only. Rows of a batch
+        that failed then run alone, and those on which the model fails are faults.
     replicas : tuple of Encoder
         Encoders with the same digest, each on its own device, among which the engine divides the
         batches. Empty: the encoder runs them all itself.
@@ -90,6 +106,7 @@ class Encoder(ABC):
     layout: Literal["packed", "padded", "equal"] = "packed"
     window: int = 2048
     prepares_ahead: bool = True
+    may_fail: bool = False
     replicas: tuple[Encoder, ...] = ()
 
     @abstractmethod
@@ -98,7 +115,11 @@ class Encoder(ABC):
 
     @abstractmethod
     def prepare(self, items: Sequence[Any]) -> list[Prepared | Fault]:
-        """Do the CPU work of rows (tokenise, decode, resample); called from another thread."""
+        """Do the CPU work of rows (tokenise, decode, resample); called from another thread.
+
+        Where all at once would take too much memory, only the first of them (at least one): the
+        others are asked for once these have run.
+        """
 
     @abstractmethod
     def cost(self, part: Any) -> int:
@@ -111,6 +132,10 @@ class Encoder(ABC):
     @abstractmethod
     def encode(self, batch: Any) -> torch.Tensor:
         """Run one batch; return float32 vectors of shape (parts, width), in the given order."""
+
+    def describe(self, item: Any) -> str:
+        """Return what messages call a row besides its number (its path, ...), "" for nothing."""
+        return ""
 
     def merge(self, vectors: np.ndarray, costs: np.ndarray) -> np.ndarray:
         """Merge the vectors (parts, width) of one row into one of shape (width,).

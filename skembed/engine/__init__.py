@@ -17,7 +17,7 @@ from skembed.engine._linear import pack_linear_layers, steady_size
 from skembed.engine._packed import PACKED, Rows, packed_rows, register_packed_attention
 from skembed.engine._passes import are_alike, convert
 from skembed.engine._pooling import POOLINGS, finish, pool
-from skembed.engine._threads import stay_safe_after_fork
+from skembed.engine._threads import map_in_threads, stay_safe_after_fork
 
 __all__ = [
     "DTYPES",
@@ -33,6 +33,7 @@ __all__ = [
     "is_out_of_memory",
     "is_traceable",
     "keep_freed_memory",
+    "map_in_threads",
     "measure_sizes",
     "pack_convolutions",
     "pack_linear_layers",

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DTYPES",
+    "is_of_a_row",
     "is_out_of_memory",
     "pixels_per_batch",
     "resolve_device",
@@ -37,6 +38,11 @@ between 2,048 and 8,192 tokens; the larger sizes fall out of the second-level ca
 
 _PIXELS_PER_BATCH = {"cpu": 8 * 224**2, "cuda": 256 * 224**2, "mps": 32 * 224**2}
 """CPU: ResNet-50 in float32 runs as fast on 4 and on 8 pictures at once and slower on 32."""
+
+
+def is_of_a_row(error: Exception) -> bool:
+    """Return whether an error of a model may come of what it was given, not of the machine."""
+    return not is_out_of_memory(error) and "CUDA error" not in str(error)
 
 
 def resolve_device(device: str) -> torch.device:

@@ -101,11 +101,12 @@ def embed(
             ]
             or [missing]
         )
-    if len(missing):
-        result.n_encoded = run_missing(job, missing)
+    while len(missing):
+        result.n_encoded += run_missing(job, missing)
+        missing = _next_of_the_same(job, distinct)
     result.n_distinct = len(distinct.first) - len(job.faults)
     _copy_to_duplicates(result, distinct)
-    result.faults = _spread_faults(job.faults, distinct)
+    result.faults = _spread_faults(job, distinct)
     return result
 
 
@@ -124,14 +125,32 @@ def measure_sizes(
         values = store.get_many([key.tobytes() for key in keys[rows]]) if store else []
         known = [None if value is None else stored_size(value) for value in values]
         known = known or [None] * len(rows)
-        missing = [row for row, size in zip(rows, known, strict=True) if size is None]
-        prepared = iter(encoder.prepare([items[row] for row in missing]))
-        for i, size in enumerate(known):
-            if size is None:
-                item = next(prepared)
-                size = item.size if isinstance(item, Prepared) else 0
-            sizes[start + i] = size
+        missing = [i for i, size in enumerate(known) if size is None]
+        sizes[start : start + len(rows)] = [size or 0 for size in known]
+        while missing:
+            prepared = encoder.prepare([items[rows[i]] for i in missing])
+            for i, item in zip(missing, prepared, strict=False):
+                sizes[start + i] = item.size if isinstance(item, Prepared) else 0
+            missing = missing[len(prepared) :]
     return sizes[distinct.inverse]
+
+
+def _next_of_the_same(job: Job, distinct: Distinct) -> NDArray[np.int64]:
+    """Return the next row of the same content for each that is gone, to be embedded in its place.
+
+    A file that was deleted meanwhile takes nothing from its copies, nor they from it.
+    """
+    instead: list[int] = []
+    for row in sorted(job.gone):
+        which = distinct.inverse[row]
+        others = np.flatnonzero(distinct.inverse == which)
+        others = others[others > row]
+        if len(others):
+            distinct.first[which] = others[0]
+            instead.append(int(others[0]))
+            del job.faults[row]
+    job.gone.clear()
+    return np.array(instead, dtype=np.int64)
 
 
 def _copy_to_duplicates(result: Embedded, distinct: Distinct) -> None:
@@ -146,10 +165,14 @@ def _copy_to_duplicates(result: Embedded, distinct: Distinct) -> None:
         result.sizes[rows] = result.sizes[first_of_each[rows]]
 
 
-def _spread_faults(faults: dict[int, str], distinct: Distinct) -> dict[int, str]:
+def _spread_faults(job: Job, distinct: Distinct) -> dict[int, str]:
     """Name every row with a fault, repeats included."""
-    if not faults:
+    if not job.faults:
         return {}
     first_of_each = distinct.first[distinct.inverse]
-    rows = np.flatnonzero(np.isin(first_of_each, list(faults)))
-    return {int(row): faults[int(first_of_each[row])] for row in rows}
+    faults: dict[int, str] = {}
+    for row in np.flatnonzero(np.isin(first_of_each, list(job.faults))).tolist():
+        name = job.encoder.describe(job.items[row])
+        reason = job.faults[int(first_of_each[row])]
+        faults[row] = f"{name}: {reason}" if name else reason
+    return faults

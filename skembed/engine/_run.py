@@ -15,23 +15,21 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
 from skembed._encoder import Encoder, Fault, Prepared
 from skembed.engine._ahead import TakenInTurn, run_ahead
 from skembed.engine._batch import begin_to_fetch, encode_batch
-from skembed.engine._devices import is_out_of_memory
+from skembed.engine._devices import is_of_a_row, is_out_of_memory
 from skembed.engine._plan import plan_batches
 from skembed.engine._threads import stay_safe_after_fork
 from skembed.exceptions import StoreWarning, warn_user
-from skembed.store import EmbeddingStore
-
-if TYPE_CHECKING:
-    import torch
+from skembed.store import EmbeddingStore, content_key
 
 __all__ = ["Job", "run_missing", "stored_size"]
 
@@ -58,6 +56,7 @@ class Job:
     batch_size: int | None = None
     progress: str | None = None
     faults: dict[int, str] = field(default_factory=dict)
+    gone: set[int] = field(default_factory=set)
 
     def keys_of(self, rows: NDArray[np.int64]) -> list[bytes]:
         """Return the keys of rows as bytes."""
@@ -97,10 +96,23 @@ class Job:
             self.store.release(self.keys_of(rows), holder=self)
 
     def fail(self, row: int, reason: str) -> None:
-        """Note that a row cannot be embedded."""
-        self.faults[row] = reason
+        """Note that a row cannot be embedded; what was found first is kept."""
+        self.faults.setdefault(row, reason)
         self.vectors[row] = np.nan
         self.sizes[row] = 0
+
+    def why_not(self, row: int, item: Prepared | Fault) -> str | None:
+        """Return why a row that was prepared cannot be embedded; None if it can."""
+        if isinstance(item, Fault):
+            if item.is_gone:
+                self.gone.add(row)
+            return item.reason
+        if item.content is None:
+            return None
+        if content_key(self.encoder.digest, item.content) == self.keys[row].tobytes():
+            return None
+        self.gone.add(row)
+        return "it changed while it was being embedded"
 
 
 @dataclass(slots=True)
@@ -117,8 +129,7 @@ class _Batch:
 class _Share:
     """Claimed rows on their way: which of their parts are still to come."""
 
-    def __init__(self, rows: NDArray[np.int64]) -> None:
-        self.rows = rows
+    def __init__(self) -> None:
         self.n_parts_left: dict[int, int] = {}
         self.parts_done: dict[int, list[tuple[NDArray[np.float32], int]]] = {}
 
@@ -200,10 +211,11 @@ class _Runner:
         running: deque[tuple[_Batch, Callable[[], NDArray[np.float32]]]] = deque()
         try:
             for batch in batches:
-                vectors = encode_batch(encoder, batch.parts, batch.tensors, keep)
+                vectors = self._encode(encoder, batch, keep)
                 running.append((batch, begin_to_fetch(vectors)))
                 while len(running) > _runs_beside_host(vectors):
                     self._take(*running.popleft())
+                del batch  # before the next rows are prepared
                 yield
         except BaseException:
             # Batches that had run are not lost to a later one's error, nor to a stop.
@@ -213,6 +225,24 @@ class _Runner:
             raise
         while running:
             self._take(*running.popleft())
+
+    def _encode(self, encoder: Encoder, batch: _Batch, keep: list[bytes]) -> torch.Tensor:
+        """Run a batch; where code of the user's fails on it, every part alone."""
+        try:
+            return encode_batch(encoder, batch.parts, batch.tensors, keep)
+        except Exception as error:
+            if not encoder.may_fail or not is_of_a_row(error):
+                raise
+        vectors = []
+        for row, part in zip(batch.rows, batch.parts, strict=True):
+            try:
+                vectors.append(encode_batch(encoder, [part], None, keep).cpu())
+            except Exception as error:
+                if not is_of_a_row(error):
+                    raise
+                self.job.fail(row, f"the model failed on it: {type(error).__name__}: {error}")
+                vectors.append(torch.full((1, encoder.width), torch.nan))
+        return torch.cat(vectors)
 
     def _batches(self, rows: NDArray[np.int64], n_rows: int) -> Iterator[_Batch]:
         """Claim, prepare, plan and assemble share after share; runs ahead of the model."""
@@ -231,19 +261,24 @@ class _Runner:
                     del self.unfinished[row]
             if not is_ours.all():
                 self.deferred.append(share_rows[~is_ours])
-            ours = share_rows[is_ours]
-            if len(ours):
-                yield from self._batches_of(_Share(ours))
+            ours = share_rows[is_ours].tolist()
+            while ours:
+                prepared = self.job.encoder.prepare([self.job.items[row] for row in ours])
+                done, ours = ours[: len(prepared)], ours[len(prepared) :]
+                yield from self._batches_of(done, prepared)
+                del prepared  # before the next rows are prepared
 
-    def _batches_of(self, share: _Share) -> Iterator[_Batch]:
-        job, encoder = self.job, self.job.encoder
-        prepared = encoder.prepare([job.items[row] for row in share.rows])
+    def _batches_of(
+        self, prepared_rows: list[int], prepared: list[Prepared | Fault]
+    ) -> Iterator[_Batch]:
+        job, encoder, share = self.job, self.job.encoder, _Share()
         parts: list[Any] = []
         rows: list[int] = []
         failed: list[int] = []
-        for row, item in zip(share.rows.tolist(), prepared, strict=True):
-            if isinstance(item, Fault):
-                job.fail(row, item.reason)
+        for row, item in zip(prepared_rows, prepared, strict=True):
+            reason = job.why_not(row, item)
+            if reason is not None:
+                job.fail(row, reason)
                 failed.append(row)
                 continue
             assert isinstance(item, Prepared)

@@ -1,4 +1,4 @@
-"""Threads that torch computes with, in processes that were forked.
+"""Threads: those that torch computes with in processes that were forked, and those that share work.
 
 Knows torch and processes, not what is computed.
 """
@@ -6,8 +6,14 @@ Knows torch and processes, not what is computed.
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
 
-__all__ = ["stay_safe_after_fork"]
+__all__ = ["map_in_threads", "stay_safe_after_fork"]
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 _PROCESS_OF_IMPORT = os.getpid()
 
@@ -23,3 +29,30 @@ def stay_safe_after_fork() -> None:
 
     if os.getpid() != _PROCESS_OF_IMPORT and torch.get_num_threads() > 1:
         torch.set_num_threads(1)
+
+
+def map_in_threads(
+    function: Callable[[T], R], items: Sequence[T], *, name: str, most: int | None = None
+) -> list[R]:
+    """Return a function's value for each item, computed by as many threads as torch would use.
+
+    The items are begun in order.
+
+    Parameters
+    ----------
+    function : callable
+        Called with one item, in any thread.
+    items : sequence
+        What it is called with.
+    name : str
+        Of the threads.
+    most : int or None
+        Most threads.
+    """
+    import torch
+
+    n_threads = min(len(items), torch.get_num_threads(), most or len(items))
+    if n_threads < 2:
+        return [function(item) for item in items]
+    with ThreadPoolExecutor(n_threads, name, stay_safe_after_fork) as pool:
+        return list(pool.map(function, items))

@@ -6,9 +6,10 @@ the first picture has to be encoded.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from itertools import takewhile
 from typing import Any
 
 import PIL
@@ -21,16 +22,22 @@ from skembed._encoder import Encoder, Fault, Prepared, join_replicas
 from skembed.engine import (
     finish,
     is_out_of_memory,
+    map_in_threads,
     pixels_per_batch,
     resolve_devices,
     resolve_dtype,
     stay_safe_after_fork,
 )
-from skembed.exceptions import InvalidParameterError
+from skembed.exceptions import InvalidParameterError, UnsupportedModelError
 from skembed.image._backbone import Backbone, BackboneSettings
 from skembed.image._backbones import find_backbone
 from skembed.image._network import load_network
-from skembed.image._pictures import Picture, UnreadablePicture
+from skembed.image._pictures import (
+    ChangedPicture,
+    Picture,
+    UnreadablePicture,
+    digest_of_image,
+)
 from skembed.image._preprocess import Preprocess, make_preprocess, probe_picture
 from skembed.store import digest_of
 from skembed.weights import shared_model
@@ -63,6 +70,14 @@ def make_image_encoder(settings: ImageSettings) -> ImageEncoder:
     return join_replicas([ImageEncoder(settings, backbone, preprocess, each) for each in devices])
 
 
+_MOST_BYTES = 256 << 20
+"""Of prepared pictures at once, and a few more."""
+
+
+class _Unfit(Exception):
+    """A picture cannot be made what the model takes; the message says why."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Stacks:
     """A batch: pictures of each size in one tensor, and where each stood."""
@@ -87,7 +102,8 @@ class ImageEncoder(Encoder):
     """
 
     layout = "equal"
-    # Prepared pictures take 150 to 600 KiB each.
+    # Prepared pictures take 150 to 600 KiB each, but as much as it wants where the user's own
+    # preprocessing makes them.
     window = 128
 
     def __init__(
@@ -105,6 +121,7 @@ class ImageEncoder(Encoder):
         self.budget = pixels_per_batch(device)
         # Decoding takes all cores as the model does: in turn, 2 cores embed 17% more pictures.
         self.prepares_ahead = device.type != "cpu"
+        self.may_fail = backbone.is_foreign or preprocess is not None
         self.normalize = settings.normalize
         self.n_components = settings.n_components
         self._preprocess = preprocess
@@ -134,13 +151,28 @@ class ImageEncoder(Encoder):
         """Return the digest of the picture's content."""
         return item.digest
 
+    def describe(self, item: Picture) -> str:
+        """Return the picture's path, or what else it came as."""
+        return item.describe()
+
     def prepare(self, items: Sequence[Picture]) -> list[Prepared | Fault]:
         """Decode, resize and crop pictures, several at once; a part is a tensor (3, h, w)."""
-        n_threads = min(len(items), torch.get_num_threads())
-        if n_threads < 2:
-            return [self._prepare_one(item) for item in items]
-        with ThreadPoolExecutor(n_threads, "skembed-decode", stay_safe_after_fork) as pool:
-            return list(pool.map(self._prepare_one, items))
+        n_bytes = 0
+
+        def prepare(i: int) -> Prepared | Fault | None:
+            nonlocal n_bytes
+            if i and n_bytes >= _MOST_BYTES:
+                return None
+            found = self._prepare_one(items[i])
+            if isinstance(found, Prepared):
+                with guard:
+                    n_bytes += sum(part.nbytes for part in found.parts)
+            return found
+
+        guard = threading.Lock()
+        prepared = map_in_threads(prepare, range(len(items)), name="skembed-decode")
+        # One of another thread may have been done although one before it was left out.
+        return list(takewhile(lambda each: each is not None, prepared))  # type: ignore[arg-type]
 
     def cost(self, part: Tensor) -> int:
         """Return the number of pixels."""
@@ -163,10 +195,19 @@ class ImageEncoder(Encoder):
     def encode(self, batch: _Stacks) -> Tensor:
         """Return vectors of shape (parts, width), float32."""
         network = self._network()
-        features = torch.cat([network(self._pixels(each)).float() for each in batch.tensors])
+        features = torch.cat([self._run(network, each) for each in batch.tensors])
         if len(batch.tensors) > 1:
             features = features[torch.tensor(batch.order, device=features.device).argsort()]
         return finish(features, self.n_components, self.normalize)
+
+    def _run(self, network: nn.Module, stack: Tensor) -> Tensor:
+        features: Tensor = network(self._pixels(stack)).float()
+        if features.shape != (len(stack), self.backbone.width):
+            raise UnsupportedModelError(
+                f"{self.backbone.name} gives features of shape {tuple(features.shape)} for pixels "
+                f"of shape {tuple(stack.shape)}, expected {(len(stack), self.backbone.width)}."
+            )
+        return features
 
     def _pixels(self, stack: Tensor) -> Tensor:
         pixels = self.backbone.scale(stack) if self._preprocess is None else stack
@@ -176,26 +217,30 @@ class ImageEncoder(Encoder):
         try:
             image = item.open()
         except UnreadablePicture as error:
-            return Fault(str(error))
+            return Fault(str(error), is_gone=isinstance(error, ChangedPicture))
         size = max(1, image.width * image.height)
-        if self._preprocess is not None:
-            return self._preprocess_one(image, size)
+        content = digest_of_image(image) if item.is_of_pixels else None
         try:
-            return Prepared((self.backbone.prepare(image),), size)
-        except ValueError as error:
-            return Fault(f"cannot be prepared for {self.backbone.name}: {error}")
+            pixels = self._pixels_of(image)
+        except _Unfit as error:
+            return Fault(str(error))
+        return Prepared((pixels,), size, content)
 
-    def _preprocess_one(self, image: Image, size: int) -> Prepared | Fault:
-        """Run the user's preprocessing; what it raises is a fault of the row."""
-        assert self._preprocess is not None
+    def _pixels_of(self, image: Image) -> Tensor:
+        if self._preprocess is None:
+            try:
+                return self.backbone.prepare(image)
+            except ValueError as error:
+                reason = f"cannot be prepared for {self.backbone.name}: {error}"
+                raise _Unfit(reason) from error
         try:
-            return Prepared((self._preprocess(image),), size)
-        except InvalidParameterError:
-            raise
+            return self._preprocess(image)
+        except InvalidParameterError as error:  # it gave something else than of other pictures
+            raise _Unfit(str(error)) from error
         except Exception as error:
             if is_out_of_memory(error):
                 raise
-            return Fault(f"preprocess raised {type(error).__name__}: {error}")
+            raise _Unfit(f"preprocess raised {type(error).__name__}: {error}") from error
 
     def _network(self) -> nn.Module:
         """Return the model, loading it once per process for all settings that can share it."""

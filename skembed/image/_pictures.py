@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +23,7 @@ from PIL import Image, ImageCms, UnidentifiedImageError
 __all__ = [
     "FOREIGN_FORMATS",
     "BytesPicture",
+    "ChangedPicture",
     "FilePicture",
     "Picture",
     "PixelPicture",
@@ -71,6 +72,10 @@ class UnreadablePicture(Exception):
     """A picture cannot be decoded; the message says why."""
 
 
+class ChangedPicture(UnreadablePicture):
+    """A picture is gone, or no longer what it was."""
+
+
 class Picture(ABC):
     """One row.
 
@@ -78,11 +83,15 @@ class Picture(ABC):
     ----------
     digest : bytes
         Of its content: of a file its bytes, in memory its pixels after all that `open` does.
+    is_of_pixels : bool
+        Whether `digest` is that of the image that `open` gives. Who opens it has to compare them:
+        what lies in the user's memory may have changed since.
     """
 
     __slots__ = ()
 
     digest: bytes
+    is_of_pixels: ClassVar[bool] = False
 
     @abstractmethod
     def open(self) -> Image.Image:
@@ -92,7 +101,13 @@ class Picture(ABC):
         ------
         UnreadablePicture
             If it cannot be decoded.
+        ChangedPicture
+            If it is a file that is no longer what it was when its digest was taken.
         """
+
+    @abstractmethod
+    def describe(self) -> str:
+        """Return what messages call it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,14 +128,16 @@ class FilePicture(Picture):
         try:
             data = Path(self.path).read_bytes()
         except OSError as error:
-            raise UnreadablePicture(f"{self.path!r} cannot be read: {error.strerror}") from error
+            reason = error.strerror or error
+            raise ChangedPicture(f"it cannot be read any more: {reason}") from error
         # A vector must never be stored under the key of another content.
         if digest_of_file(data) != self.digest_of_bytes:
-            raise UnreadablePicture(f"{self.path!r} changed while it was being embedded")
-        try:
-            return decode(data, self.value_range)
-        except UnreadablePicture as error:
-            raise UnreadablePicture(f"{self.path!r}: {error}") from error
+            raise ChangedPicture("it changed while it was being embedded")
+        return decode(data, self.value_range)
+
+    def describe(self) -> str:
+        """Return the path."""
+        return repr(self.path)
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,15 +155,18 @@ class BytesPicture(Picture):
 
     def open(self) -> Image.Image:
         """Decode the bytes."""
-        try:
-            return decode(self.data, self.value_range)
-        except UnreadablePicture as error:
-            raise UnreadablePicture(f"{len(self.data):,} bytes: {error}") from error
+        return decode(self.data, self.value_range)
+
+    def describe(self) -> str:
+        """Return how many bytes it has."""
+        return f"{len(self.data):,} bytes"
 
 
 @dataclass(frozen=True, slots=True)
 class PixelPicture(Picture):
     """An array of shape (height, width) or (height, width, channels), checked already."""
+
+    is_of_pixels: ClassVar[bool] = True
 
     pixels: NDArray[Any]
     value_range: Range
@@ -160,6 +180,10 @@ class PixelPicture(Picture):
     def open(self) -> Image.Image:
         """Round to 8 bits and make RGB of it."""
         return Image.fromarray(self._rgb())
+
+    def describe(self) -> str:
+        """Return the array's shape."""
+        return f"an array of shape {self.pixels.shape}, {self.pixels.dtype}"
 
     def _rgb(self) -> NDArray[np.uint8]:
         pixels = to_8_bits(self.pixels, self.value_range)

@@ -15,7 +15,7 @@ from skembed import ImageEmbedder
 from skembed.exceptions import InvalidRowsError
 from skembed.image import _files, _pictures
 from skembed.image._inputs import check_images
-from skembed.image._pictures import UnreadablePicture
+from skembed.image._pictures import ChangedPicture, UnreadablePicture
 from tests.image.pictures import digests, encode, opened, pixels_of, rgb_pixels
 
 RGB = rgb_pixels()
@@ -105,10 +105,11 @@ def test_a_file_that_changes_meanwhile_is_a_fault_not_another_picture(folder):
     rows = check_images([folder / "a.png", folder / "b.png"])
     (folder / "a.png").write_bytes(encode(RGB[::-1].copy()))
     (folder / "b.png").unlink()
-    with pytest.raises(UnreadablePicture, match=r"a.png' changed while it was being embedded"):
+    with pytest.raises(ChangedPicture, match=r"it changed while it was being embedded"):
         rows.items[0].open()
-    with pytest.raises(UnreadablePicture, match=r"b.png' cannot be read: No such file"):
+    with pytest.raises(ChangedPicture, match=r"it cannot be read any more: No such file"):
         rows.items[1].open()
+    assert rows.items[0].describe() == repr(str(folder / "a.png"))
 
 
 def test_files_that_are_no_images_are_told_before_any_is_opened(folder):
@@ -122,7 +123,7 @@ def test_files_with_damaged_pixels_are_good_rows_until_they_are_opened(folder):
     (folder / "a.png").write_bytes(encode(RGB)[:90])
     rows = check_images([folder / "a.png"])
     assert rows.faults == {}
-    with pytest.raises(UnreadablePicture, match=r"a.png': damaged: OSError: image file is trunc"):
+    with pytest.raises(UnreadablePicture, match=r"damaged: OSError: image file is trunc"):
         rows.items[0].open()
 
 

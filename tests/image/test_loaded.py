@@ -9,7 +9,6 @@ import pytest
 from PIL import EpsImagePlugin, Image, ImageFile
 
 from skembed.image._inputs import check_images
-from skembed.image._pictures import UnreadablePicture
 from tests.image.pictures import digests, encode, opened, pixels_of, rgb_pixels
 
 RGB = rgb_pixels()
@@ -73,25 +72,6 @@ def test_no_outside_program_runs_for_an_opened_image(monkeypatch):
     monkeypatch.setattr(EpsImagePlugin, "Ghostscript", run)
     rows = check_images([lazy(form="EPS")])
     assert rows.faults == {0: "a PIL image: EPS files are not read; load or convert it first"}
-
-
-def test_an_image_whose_file_changes_is_a_fault():
-    image = lazy()
-    item = check_images([image]).items[0]
-    changed = encode(rgb_pixels(seed=1))
-    image.fp.seek(0)
-    image.fp.write(changed)
-    image.fp.truncate()
-    with pytest.raises(UnreadablePicture, match="a PIL image that changed while"):
-        item.open()
-
-
-def test_an_image_that_the_user_draws_on_is_a_fault():
-    image = Image.fromarray(RGB)
-    item = check_images([image]).items[0]
-    image.paste((1, 2, 3), (0, 0, 2, 2))
-    with pytest.raises(UnreadablePicture, match="a PIL image that changed while"):
-        item.open()
 
 
 def test_a_pickled_image_is_its_pixels():

@@ -288,7 +288,7 @@ def test_what_is_no_picture_is_told_before_any_is_decoded(data, reason, tmp_path
 def test_what_is_damaged_is_told_when_it_is_decoded(data, reason):
     rows = check_images([data])
     assert rows.faults == {}
-    with pytest.raises(UnreadablePicture, match=f"{len(data):,} bytes: {reason}"):
+    with pytest.raises(UnreadablePicture, match=reason):
         rows.items[0].open()
 
 
