@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from numbers import Integral
 from typing import Any, ClassVar, TypeVar
@@ -111,6 +112,9 @@ class BaseEmbedder(CallbackSupportMixin, TransformerMixin, BaseEstimator):
         "trust_remote_code": ["boolean"],
         "verbose": ["verbose"],
     }
+    _parameter_checks: ClassVar[dict[str, Callable[[Any], object]]] = {}
+    """What else refuses values of the right type, by the parameter's name; None is not shown it."""
+
     _is_private: ClassVar[tuple[str, ...]] = ("report_", "_present")
     """Attributes left out of pickles: the report of the last call, which grows with the rows, and
     the encoder last used, which any process finds again by the parameters."""
@@ -180,6 +184,7 @@ class BaseEmbedder(CallbackSupportMixin, TransformerMixin, BaseEstimator):
             before a bad one was found stay in the store.
         """
         started = time.perf_counter()
+        self.__dict__.pop("report_", None)  # of an earlier call, should this one fail
         encoder = self._encoder()
         rows = self._checked(X)
         embedded = self._embed(encoder, rows)
@@ -306,6 +311,9 @@ class BaseEmbedder(CallbackSupportMixin, TransformerMixin, BaseEstimator):
                 validate_parameter_constraints(
                     {name: constraints}, {name: value}, type(self).__name__
                 )
+                check = self._parameter_checks.get(name)
+                if check is not None and value is not None:
+                    check(value)
             except ValueError as error:
                 faults.append(str(error))
         if faults:

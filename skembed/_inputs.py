@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from skembed.exceptions import InvalidInputError
 
-__all__ = ["CheckedRows", "column_of", "is_missing"]
+__all__ = ["CheckedRows", "column_of", "is_missing", "shown"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +104,14 @@ def _first_column(X: Any) -> Any:
     if hasattr(X, "iloc"):
         return X.iloc[:, 0]
     return X.to_series(0) if hasattr(X, "to_series") else X.column(0)
+
+
+def shown(value: Any) -> str:
+    """Return the beginning of a value's repr, for messages; its type if that fails."""
+    try:
+        return f"{value!r:.60}"
+    except Exception:
+        return f"<{type(value).__name__}>"
 
 
 def is_missing(value: Any) -> bool:

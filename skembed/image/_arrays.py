@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from numbers import Real
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from skembed.exceptions import InvalidParameterError
-from skembed.image._pictures import Range, is_within
+from skembed.image._rgb import Range, is_within
 
 __all__ = [
     "as_numpy",
@@ -59,7 +60,9 @@ def as_numpy(tensor: Any) -> NDArray[Any]:
 def check_image_shape(image_shape: Sequence[Any]) -> tuple[int, ...]:
     """Return the shape as integers, or refuse it."""
     shape = tuple(image_shape)
-    is_whole = all(isinstance(n, (int, np.integer)) and n > 0 for n in shape)
+    is_whole = all(
+        isinstance(n, (int, np.integer)) and not isinstance(n, bool) and n > 0 for n in shape
+    )
     if not is_whole or isinstance(find_layout(shape, prefers_first=False), str):
         raise InvalidParameterError(
             f"image_shape={image_shape!r}: expected (height, width), or with 1 to 4 channels "
@@ -71,8 +74,8 @@ def check_image_shape(image_shape: Sequence[Any]) -> tuple[int, ...]:
 def check_value_range(value_range: Sequence[Any]) -> Range:
     """Return the range as two floats, or refuse it."""
     try:
-        low, high = map(float, value_range)
-    except (TypeError, ValueError):
+        low, high = (float(n) if isinstance(n, Real) else float("nan") for n in value_range)
+    except ValueError:
         low = high = float("nan")
     if not (np.isfinite([low, high]).all() and low < high):
         raise InvalidParameterError(

@@ -17,6 +17,7 @@ from torch import nn
 
 from skembed._base import BaseEmbedder, EmbeddingReport, device_setting, plain_text
 from skembed._inputs import CheckedRows
+from skembed.image._arrays import check_image_shape, check_value_range
 from skembed.image._backbone import BackboneSettings
 from skembed.image._encoder import ImageEncoder, ImageSettings, make_image_encoder
 from skembed.image._inputs import check_images
@@ -186,6 +187,11 @@ class ImageEmbedder(BaseEmbedder):
         "image_shape": [tuple, list, None],
         "value_range": [tuple, list, None],
         "dtype": [StrOptions({"auto", "float32", "bfloat16", "float16"})],
+    }
+
+    _parameter_checks: ClassVar[dict[str, Callable[[Any], object]]] = {
+        "image_shape": check_image_shape,
+        "value_range": check_value_range,
     }
 
     def __init__(

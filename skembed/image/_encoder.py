@@ -35,16 +35,16 @@ from skembed.image._network import load_network
 from skembed.image._pictures import (
     ChangedPicture,
     Picture,
-    UnreadablePicture,
     digest_of_image,
 )
 from skembed.image._preprocess import Preprocess, make_preprocess, probe_picture
+from skembed.image._rgb import UnreadablePicture
 from skembed.store import digest_of
 from skembed.weights import shared_model
 
 __all__ = ["ImageEncoder", "ImageSettings", "make_image_encoder"]
 
-_FORMAT = 2
+_FORMAT = 3
 """Raised when a change to skembed changes vectors, so that stored ones are not served."""
 
 

@@ -79,7 +79,8 @@ def _digest(path: str) -> bytes | str:
         digest, reason = _digest_of_regular(path, found)
         return digest if reason is None else f"{shown}: {reason}"
     except FileNotFoundError:
-        return f"no such file: {shown}"
+        hint = "; expand ~ with os.path.expanduser" if path.startswith("~") else ""
+        return f"no such file: {shown}{hint}"
     except ValueError as error:  # a null byte
         return f"not a path ({error}): {shown}"
     except OSError as error:

@@ -6,16 +6,16 @@ told by `_pictures` and `_arrays`.
 
 from __future__ import annotations
 
-import io
 import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from skembed._inputs import CheckedRows, column_of, is_missing
+from skembed._inputs import CheckedRows, column_of, is_missing, shown
 from skembed.exceptions import InvalidInputError
 from skembed.image._arrays import (
     as_numpy,
@@ -27,19 +27,20 @@ from skembed.image._arrays import (
     range_of,
 )
 from skembed.image._files import digest_files
-from skembed.image._loaded import check_loaded
+from skembed.image._loaded import check_all_loaded, read_from_start
 from skembed.image._pictures import (
     BytesPicture,
     FilePicture,
     Picture,
     PixelPicture,
-    Range,
     digest_of_file,
     why_not_an_image,
 )
+from skembed.image._rgb import Range
 
 __all__ = ["check_images"]
 
+_MOST_OF_A_PATH = 256
 _EXAMPLE = '["a.jpg", "b.png"]'
 
 
@@ -87,7 +88,7 @@ def check_images(
 
 def _refuse_single(X: Any) -> None:
     """Refuse one picture that is not in a collection; `column_of` refuses str and bytes."""
-    if isinstance(X, (Image.Image, os.PathLike, io.IOBase, memoryview)):
+    if isinstance(X, (Image.Image, os.PathLike, memoryview)) or callable(getattr(X, "read", None)):
         raise InvalidInputError(
             f"Expected a list, 1-D array, Series or one-column frame of images, like {_EXAMPLE}; "
             f"got a single {type(X).__name__}. Put it in a list."
@@ -106,7 +107,7 @@ def _as_stack(X: Any, shape: tuple[int, ...] | None) -> NDArray[Any] | None:
         except TypeError as error:
             raise InvalidInputError(f"Expected images, got {error}.") from error
     elif isinstance(X, np.ndarray):
-        array = X
+        array = np.asanyarray(X) if isinstance(X, np.ma.MaskedArray) else np.asarray(X)
     elif len(getattr(X, "shape", ())) == 2 and hasattr(X, "columns"):
         if shape is None and X.shape[1] == 1:
             return None
@@ -121,6 +122,12 @@ def _as_stack(X: Any, shape: tuple[int, ...] | None) -> NDArray[Any] | None:
     if array.dtype == object and array.ndim > 2:
         # What NumPy makes of a list of arrays of one shape, if objects are asked for.
         array = np.array(array.tolist())
+    is_frame = hasattr(X, "columns")
+    if array.dtype == object and array.ndim == 2 and array.shape[1] > 1 and not is_frame:
+        raise InvalidInputError(
+            f"Expected numbers, got a matrix of objects of shape {array.shape}. Choose the columns "
+            "with the pixels and convert them, for example with X.astype(float)."
+        )
     if array.dtype.kind == "S":
         raise InvalidInputError(
             "Expected encoded images in a list or object array; an array of NumPy's bytes type "
@@ -136,10 +143,10 @@ def _as_stack(X: Any, shape: tuple[int, ...] | None) -> NDArray[Any] | None:
             "which may be one image or a stack of gray ones. Put a single image in a list; make a "
             "stack of gray images (n, 1, height, width), with X.unsqueeze(1)."
         )
-    if array.ndim == 3 and len(array) and array.shape[2] in (3, 4):
+    if array.ndim == 3 and len(array) and array.shape[2] in (1, 3, 4):
         raise InvalidInputError(
             f"Expected a list or a stack of images, got an array of shape {array.shape}, a single "
-            "image as it seems. Put it in a list."
+            "image as it seems. Put it in a list; make a stack of images one pixel wide 4-D."
         )
     if array.ndim > 4:
         raise InvalidInputError(
@@ -150,10 +157,12 @@ def _as_stack(X: Any, shape: tuple[int, ...] | None) -> NDArray[Any] | None:
 
 def _matrix_of_frame(X: Any) -> NDArray[Any]:
     """Return a frame's numbers, gaps masked: by their type, not by what other rows lack."""
+    if not X.shape[1]:
+        return np.empty(X.shape)
     if not hasattr(X, "to_numpy"):  # Arrow
         return _fill_gaps(X.columns)
     if hasattr(X, "get_columns"):  # polars
-        return _fill_gaps(X.get_columns()) if X.width else X.to_numpy()
+        return _fill_gaps(X.get_columns())
     array: NDArray[Any] = X.to_numpy()
     if array.dtype == object and all(getattr(each, "kind", "O") in "biuf" for each in X.dtypes):
         # pandas' nullable types mean what NumPy's of the same name mean.
@@ -178,6 +187,10 @@ def _fill_gaps(columns: Sequence[Any]) -> NDArray[Any]:
 
 def _reshape_matrix(array: NDArray[Any], shape: tuple[int, ...] | None) -> NDArray[Any]:
     n_columns = array.shape[1]
+    if not n_columns:
+        raise InvalidInputError(
+            f"Expected images, got a table without columns, of shape {array.shape}."
+        )
     if shape is None and not len(array):
         return array.reshape(0, 1, 1)
     if shape is None:
@@ -232,12 +245,22 @@ def _check_column(
     items: dict[int, Picture] = {}
     faults: dict[int, str] = {}
     paths: dict[int, str] = {}
+    images: dict[int, Image.Image] = {}
     for row, value in enumerate(column):
+        if isinstance(value, Image.Image):
+            images[row] = value
+            continue
         found = _check_row(value, shape, value_range)
         if isinstance(found, Picture):
             items[row] = found
         elif isinstance(found, _Path):
             paths[row] = found
+        else:
+            faults[row] = found
+    checked = check_all_loaded(list(images.values()), value_range)
+    for row, found in zip(images, checked, strict=True):
+        if isinstance(found, Picture):
+            items[row] = found
         else:
             faults[row] = found
     for row, digest in zip(paths, digest_files(list(paths.values())), strict=True):
@@ -263,15 +286,15 @@ def _check_row(
     if isinstance(value, str):
         return _Path(str.__str__(value))
     if isinstance(value, os.PathLike):
-        path = os.fspath(value)
-        return _Path(path if isinstance(path, str) else os.fsdecode(path))
+        try:
+            return _Path(os.fsdecode(value))
+        except Exception as error:
+            return f"a {type(value).__name__} that gives no path: {type(error).__name__}: {error}"
     if isinstance(value, (bytes, bytearray, memoryview)):
         try:
             return _check_bytes(bytes(value), value_range)
         except ValueError as error:
             return f"a {type(value).__name__} that cannot be read: {error}"
-    if isinstance(value, Image.Image):
-        return check_loaded(value, value_range)
     if isinstance(value, np.ndarray) or is_tensor(value):
         return _check_array(value, shape, value_range)
     if is_missing(value):
@@ -285,7 +308,7 @@ def _check_row(
             return f"a {type(value).__name__} that is no array: {error}"
     return (
         "expected a path, an encoded file, a PIL image, an array or a tensor, got "
-        f"{type(value).__name__}: {value!r:.60}"
+        f"{type(value).__name__}: {shown(value)}"
     )
 
 
@@ -293,8 +316,13 @@ def _check_bytes(data: bytes, value_range: Range | None) -> Picture | str:
     if not data:
         return "empty bytes, expected an encoded file"
     if reason := why_not_an_image(data):
-        return f"{len(data):,} bytes: {reason}"
+        hint = "; give a path as str or Path, not as bytes" if _is_path(data) else ""
+        return f"{len(data):,} bytes: {reason}{hint}"
     return BytesPicture(data, digest_of_file(data), value_range)
+
+
+def _is_path(data: bytes) -> bool:
+    return len(data) < _MOST_OF_A_PATH and b"\0" not in data and Path(os.fsdecode(data)).exists()
 
 
 def _check_file_object(file: Any, value_range: Range | None) -> Picture | str:
@@ -303,12 +331,7 @@ def _check_file_object(file: Any, value_range: Range | None) -> Picture | str:
     try:
         if not hasattr(file, "seekable") or not file.seekable():
             return f"a {kind} that cannot be read from its start; read it into bytes first"
-        before = file.tell()
-        file.seek(0)
-        try:
-            data = file.read()
-        finally:
-            file.seek(before)
+        data = read_from_start(file)
     except Exception as error:  # closed, written only, or no file at all
         return f"a {kind} that cannot be read: {error}"
     if not isinstance(data, bytes):

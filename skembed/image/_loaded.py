@@ -1,4 +1,4 @@
-"""PIL images of the user's, which are neither loaded, changed nor closed.
+"""PIL images and file objects of the user's, which are neither loaded, changed nor closed.
 
 Owns how they are read without a trace. Must not know containers nor models.
 """
@@ -8,27 +8,27 @@ from __future__ import annotations
 import os
 import threading
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
 from PIL import Image, ImageFile, UnidentifiedImageError
 
+from skembed.engine import map_in_threads
 from skembed.image._pictures import (
     FOREIGN_FORMATS,
     Picture,
     PixelPicture,
-    Range,
-    UnreadablePicture,
     digest_of_image,
     is_short_of_memory,
     opened,
     too_large,
-    upright_rgb,
 )
+from skembed.image._rgb import Range, UnreadablePicture, upright_rgb
 
-__all__ = ["LoadedPicture", "check_loaded"]
+__all__ = ["LoadedPicture", "check_all_loaded", "read_from_start"]
 
-# Reading moves the position of an image's file, and `getexif` is half done for who comes second.
+# Reading moves the position of a file, and `getexif` is half done for who comes second.
 _guard = threading.RLock()
 
 
@@ -65,8 +65,24 @@ class LoadedPicture(Picture):
         return "a PIL image"
 
 
-def check_loaded(image: Image.Image, value_range: Range | None) -> Picture | str:
-    """Return an image as a picture, or say what is wrong with it."""
+def read_from_start(file: Any) -> Any:
+    """Return all that is in a file object, and leave it where it was; one thread at a time."""
+    with _guard:
+        before = file.tell()
+        file.seek(0)
+        try:
+            return file.read()
+        finally:
+            file.seek(before)
+
+
+def check_all_loaded(images: list[Image.Image], value_range: Range | None) -> list[Picture | str]:
+    """Return images as pictures, or what is wrong with each: they are decoded, several at once."""
+    check = partial(_check_loaded, value_range=value_range)
+    return map_in_threads(check, images, name="skembed-decode")
+
+
+def _check_loaded(image: Image.Image, value_range: Range | None) -> Picture | str:
     if reason := too_large(image):
         return reason
     if not (image.width and image.height):
@@ -105,12 +121,7 @@ def _read_anew(image: ImageFile.ImageFile, value_range: Range | None) -> Image.I
         file: Any = image.fp
         if file is None:
             return None
-        frame, before = image.tell(), file.tell()
-        file.seek(0)
-        try:
-            data = file.read()
-        finally:
-            file.seek(before)
+        frame, data = image.tell(), read_from_start(file)
     try:
         with opened(data) as fresh:
             if frame:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from skembed._inputs import CheckedRows, column_of, is_missing
+from skembed._inputs import CheckedRows, column_of, is_missing, shown
 
 __all__ = ["check_texts"]
 
@@ -47,7 +47,7 @@ def check_texts(X: Any) -> CheckedRows:
             faults[row] = f"missing ({value!r})"
         else:
             hint = ", decode it first" if isinstance(value, (bytes, bytearray)) else ""
-            faults[row] = f"expected a str, got {type(value).__name__}{hint}: {value!r:.60}"
+            faults[row] = f"expected a str, got {type(value).__name__}{hint}: {shown(value)}"
     positions = np.arange(len(column), dtype=np.int64)
     if faults:
         positions = np.delete(positions, list(faults))

@@ -20,7 +20,7 @@ import numpy as np
 from PIL import Image
 
 from skembed.image._inputs import check_images
-from skembed.image._pictures import UnreadablePicture
+from skembed.image._rgb import UnreadablePicture
 from tests.image.pictures import encode, png_chunk, png_file
 
 N_EACH = 250
@@ -227,7 +227,7 @@ def outcome_of(data):
         image = None if rows.faults else rows.items[0].open()
         fault = rows.faults.get(0, "")
     except UnreadablePicture as error:
-        image, fault = None, str(error)
+        image, fault = None, f"{rows.items[0].describe()}: {error}"
     if image is None:
         prefix, _, reason = fault.partition(": ")
         assert prefix == f"{len(data):,} bytes"

@@ -128,14 +128,17 @@ def test_a_frame_of_other_columns_is_no_matrix_of_pixels():
         check_images(frame, image_shape=(1, 2))
 
 
-@pytest.mark.parametrize("shape", [(8,), (8, 8, 8), (0, 8), (8, -1), (2.5, 8), (1, 8, 8, 1)])
+@pytest.mark.parametrize(
+    "shape", [(8,), (8, 8, 8), (True, 8), (0, 8), (8, -1), (2.5, 8), (1, 8, 8, 1)]
+)
 def test_a_shape_that_is_none_of_an_image_is_refused(shape):
     with pytest.raises(InvalidParameterError, match=r"image_shape=\(.*expected \(height, width\)"):
         check_images([], image_shape=shape)
 
 
 @pytest.mark.parametrize(
-    "value_range", [(1, 0), (0, 0), (0,), (0, np.inf), ("a", "b"), (np.nan, 1)]
+    "value_range",
+    [(1, 0), (0, 0), (0,), (0, 1, 2), (0, np.inf), ("a", "b"), ("0", "1"), (np.nan, 1)],
 )
 def test_a_range_that_is_none_is_refused(value_range):
     with pytest.raises(InvalidParameterError, match="expected two numbers"):

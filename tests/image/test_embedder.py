@@ -214,6 +214,12 @@ class TestEstimator:
         assert report.n_pixels.tolist() == [240, 270, 256, 240, 270, 240]
         assert str(report).startswith("6 rows, 5 distinct: 5 encoded, 0 reused")
 
+    def test_a_call_that_was_refused_leaves_no_report_of_an_earlier_one(self, embedder):
+        embedder.transform(ARRAYS)
+        with pytest.raises(InvalidRowsError, match=r"row 0: missing"):
+            embedder.transform([None])
+        assert not hasattr(embedder, "report_")
+
     def test_tags_say_what_rows_are(self, embedder):
         tags = get_tags(embedder)
         assert not tags.requires_fit
@@ -235,11 +241,21 @@ class TestEstimator:
 
 class TestParameters:
     def test_all_faults_are_told_at_once(self):
-        embedder = ImageEmbedder(3, pooling="median", batch_size=0, preprocess=7, layer=2.5)
-        with pytest.raises(InvalidParameterError) as caught:
+        embedder = ImageEmbedder(
+            3,
+            pooling="median",
+            batch_size=0,
+            preprocess=7,
+            layer=2.5,
+            image_shape=(8,),
+            value_range=(3, 1),
+        )
+        with pytest.raises(InvalidParameterError, match=r"model") as caught:
             embedder.fit(ARRAYS)
         for name in ("model", "pooling", "batch_size", "preprocess", "layer"):
             assert f"The '{name}' parameter" in str(caught.value)
+        for given in ("image_shape=(8,)", "value_range=(3, 1)"):
+            assert f"{given}: expected" in str(caught.value)
 
     @pytest.mark.parametrize(
         ("params", "message"),

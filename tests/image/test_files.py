@@ -15,7 +15,8 @@ from skembed import ImageEmbedder
 from skembed.exceptions import InvalidRowsError
 from skembed.image import _files, _pictures
 from skembed.image._inputs import check_images
-from skembed.image._pictures import ChangedPicture, UnreadablePicture
+from skembed.image._pictures import ChangedPicture
+from skembed.image._rgb import UnreadablePicture
 from tests.image.pictures import digests, encode, opened, pixels_of, rgb_pixels
 
 RGB = rgb_pixels()

@@ -2,6 +2,9 @@
 
 import io
 import os
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +17,7 @@ import torch
 from PIL import Image
 
 from skembed.exceptions import InvalidInputError
-from skembed.image import _files
+from skembed.image import _files, _loaded
 from skembed.image._inputs import check_images
 from tests.image.pictures import digests, encode, opened, pixels_of, rgb_pixels
 
@@ -64,6 +67,34 @@ def test_every_container_holds_pictures_in_memory():
         np.testing.assert_array_equal(opened(check_images(X))[0], RGB)
 
 
+class Pipe(io.RawIOBase):
+    """A stream that cannot go back."""
+
+    def readable(self):
+        return True
+
+
+class Unwilling:
+    """Raises when it is shown."""
+
+    def __repr__(self):
+        raise RuntimeError("no")
+
+
+class Placeless(os.PathLike):
+    """A path that is nowhere."""
+
+    def __fspath__(self):
+        raise RuntimeError("no place")
+
+
+class Downloaded:
+    """What some clients return: it reads, and nothing else."""
+
+    def read(self):
+        return encode(RGB)
+
+
 @pytest.mark.parametrize(
     ("X", "settings"),
     [
@@ -110,6 +141,11 @@ def test_no_rows_are_no_fault(X, settings):
         ({"a": "b.png"}, "a dict has no order of rows"),
         ((path for path in "ab"), r"use list\(...\)"),
         (7, "got int"),
+        (np.zeros((28, 28, 1)), r"shape \(28, 28, 1\), a single image as it seems"),
+        (pd.DataFrame(index=range(3)), r"a table without columns, of shape \(3, 0\)"),
+        (pa.table({}), r"a table without columns, of shape \(0, 0\)"),
+        (np.array([["a", 1], ["b", 2]], object), r"matrix of objects of shape \(2, 2\).*astype"),
+        (Downloaded(), r"got a single Downloaded. Put it in a list"),
         (torch.eye(4).to_sparse(), "a tensor that cannot become an array"),
         (torch.zeros(2, 3, 4, 4, device="meta"), "a tensor that cannot become an array"),
     ],
@@ -118,20 +154,6 @@ def test_no_rows_are_no_fault(X, settings):
 def test_what_is_no_collection_of_images_is_refused(X, message):
     with pytest.raises(InvalidInputError, match=message):
         check_images(X)
-
-
-class Pipe(io.RawIOBase):
-    """A stream that cannot go back."""
-
-    def readable(self):
-        return True
-
-
-class Downloaded:
-    """What some clients return: it reads, and nothing else."""
-
-    def read(self):
-        return encode(RGB)
 
 
 def closed_file():
@@ -179,6 +201,10 @@ def test_all_bad_rows_are_named_at_once(folder):
         (released_memory(), "a memoryview that cannot be read: operation forbidden on released"),
         (7, "expected a path, an encoded file, a PIL image, an array or a tensor, got int: 7"),
         ([[1, 2]], "got list"),
+        (Unwilling(), "got Unwilling: <Unwilling>"),
+        (Placeless(), "a Placeless that gives no path: RuntimeError: no place"),
+        ("~/none.png", "no such file: '~/none.png'; expand ~ with os.path.expanduser"),
+        (os.fsencode(folder / "a.png"), "not an image that Pillow reads; give a path as str"),
         (np.zeros((5, 6, 7)), "array of shape (5, 6, 7), float64: expected 1 to 4 channels"),
         (np.zeros((2, 3, 4, 3)), "array of shape (2, 3, 4, 3), float64: expected (height, width)"),
         (np.zeros(16), "array of shape (16,), float64: expected (height, width), or set image_"),
@@ -226,3 +252,45 @@ def test_an_unreadable_file_is_named(folder, monkeypatch):
 def test_paths_are_read_whatever_the_shape_of_arrays(folder):
     frame = pd.DataFrame({"photo": [str(folder / "a.png")]})
     np.testing.assert_array_equal(opened(check_images(frame, image_shape=(8, 8)))[0], RGB)
+
+
+def test_a_matrix_of_numpys_matrix_class_is_a_matrix():
+    with pytest.warns(PendingDeprecationWarning, match=r"matrix subclass"):
+        X = np.matrix(np.arange(12).reshape(2, 6))
+    rows = check_images(X, image_shape=(2, 3))
+    np.testing.assert_array_equal(opened(rows)[1][:, :, 0], np.arange(6, 12).reshape(2, 3))
+
+
+class SlowFile(io.BytesIO):
+    """Lets other threads in wherever it is read."""
+
+    def seek(self, *args):
+        time.sleep(0.001)
+        return super().seek(*args)
+
+    def read(self, *args):
+        time.sleep(0.001)
+        return super().read(*args)
+
+
+def test_a_file_object_is_read_whole_by_several_threads():
+    file = SlowFile(encode(RGB))
+    file.seek(3)
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda _: digests([file]), range(24)))
+    assert found == [digests([encode(RGB)])] * 24
+    assert file.tell() == 3
+
+
+def test_opened_images_are_checked_side_by_side(monkeypatch):
+    meeting = threading.Barrier(2, timeout=20)
+    read = _loaded._read
+
+    def read_together(image, value_range):
+        meeting.wait()
+        return read(image, value_range)
+
+    images = [Image.open(io.BytesIO(encode(RGB))) for _ in range(4)]
+    monkeypatch.setattr(_loaded, "_read", read_together)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    assert check_images(images).faults == {}

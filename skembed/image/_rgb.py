@@ -1,0 +1,132 @@
+"""Colours: from whatever Pillow or NumPy hold to upright 8-bit RGB.
+
+Owns the rules of colour, depth, transparency and orientation. Must not know files nor rows.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageCms
+
+__all__ = ["Range", "UnreadablePicture", "is_within", "to_8_bits", "upright_rgb"]
+
+_ORIENTATION = 0x0112
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+# Tags of TIFF files.
+_PHOTOMETRIC, _WHITE_IS_ZERO = 262, 0
+
+_WHITE = (255, 255, 255, 255)
+# Pixels that pass through float64 at once, and from how many on a table of all values is faster.
+_N_SCALED_AT_ONCE = 1 << 20
+_N_TABLE = 1 << 17
+
+# Arithmetic in float32 ends this share of the range beyond black or white (1.0000001).
+_ROUNDING = 1e-6
+
+Range = tuple[float, float]
+
+
+class UnreadablePicture(Exception):
+    """A picture cannot be decoded; the message says why."""
+
+
+def to_8_bits(pixels: NDArray[Any], value_range: Range) -> NDArray[np.uint8]:
+    """Round numbers of a range to 0..255, half to even."""
+    low, high = value_range
+    if pixels.dtype == np.uint8 and (low, high) == (0, 255):
+        return pixels
+    if pixels.dtype.kind == "u" and pixels.dtype.itemsize <= 2 and pixels.size > _N_TABLE:
+        table = np.arange(256**pixels.dtype.itemsize, dtype=pixels.dtype.newbyteorder("="))
+        is_within = (table >= low) & (table <= high)
+        rounded: NDArray[np.uint8] = _scaled(np.where(is_within, table, low), low, high)[pixels]
+        return rounded
+    rounded = np.empty(pixels.shape, np.uint8)
+    step = max(1, _N_SCALED_AT_ONCE // max(1, pixels[:1].size))
+    for start in range(0, len(pixels), step):
+        rounded[start : start + step] = _scaled(pixels[start : start + step], low, high)
+    return rounded
+
+
+def _scaled(numbers: NDArray[Any], low: float, high: float) -> NDArray[np.uint8]:
+    scaled = (numbers.astype(np.float64) - low) / (high - low) * 255
+    np.rint(scaled, out=scaled)
+    return np.clip(scaled, 0, 255, out=scaled).astype(np.uint8)
+
+
+def is_within(low: Any, high: Any, expected: Range) -> Any:
+    """Return whether numbers from low to high are of a range, to rounding; of NaN they are not."""
+    slack = _ROUNDING * (expected[1] - expected[0])
+    return (low >= expected[0] - slack) & (high <= expected[1] + slack)
+
+
+def upright_rgb(image: Image.Image, value_range: Range | None = None) -> Image.Image:
+    """Return a copy of an image, turned as its EXIF data say, in 8-bit RGB.
+
+    Transparent pixels are laid over white: what colour lies under them means nothing.
+    """
+    image.load()
+    try:
+        turn = _TURNS.get(image.getexif().get(_ORIENTATION, 1))
+    except Exception:  # damaged EXIF data tell no orientation; the pixels are there
+        turn = None
+    rgb = _to_rgb(image, value_range)
+    if turn is not None:
+        rgb = rgb.transpose(turn)
+    elif rgb is image:
+        rgb = rgb.copy()
+    # Whoever reads the orientation again must not turn it twice.
+    rgb.info = {}
+    return rgb
+
+
+def _to_rgb(image: Image.Image, value_range: Range | None) -> Image.Image:
+    if image.mode == "RGB" and "transparency" not in image.info:
+        return image
+    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+        return _from_numbers(image, value_range).convert("RGB")
+    if image.mode == "LAB":
+        lab, srgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
+        turned = ImageCms.profileToProfile(image, lab, srgb, outputMode="RGB")
+        assert turned is not None
+        return turned
+    if not image.has_transparency_data:
+        return image.convert("RGB")
+    if image.mode in ("La", "RGBa"):
+        image = image.convert("LA" if image.mode == "La" else "RGBA")
+    image = image.convert("RGBA")
+    below = Image.new("RGBA", image.size, _WHITE)
+    below.alpha_composite(image)
+    return below.convert("RGB")
+
+
+def _from_numbers(image: Image.Image, value_range: Range | None) -> Image.Image:
+    """Return a gray image of one with 16-bit, 32-bit or float pixels; Pillow would clip them."""
+    pixels = np.asarray(image)
+    expected = value_range or ((0, 1) if image.mode == "F" else (0, 65535))
+    low, high = (float(pixels.min()), float(pixels.max())) if pixels.size else expected
+    if np.isnan(low):
+        raise UnreadablePicture(f"some of its pixels (mode {image.mode}) are NaN")
+    if not is_within(low, high, expected):
+        raise UnreadablePicture(
+            f"its pixels (mode {image.mode}) are numbers from {low:g} to {high:g}, expected "
+            f"{expected[0]:g} to {expected[1]:g}; set value_range to what means black and white"
+        )
+    gray = to_8_bits(pixels, expected)
+    if getattr(image, "tag_v2", {}).get(_PHOTOMETRIC) == _WHITE_IS_ZERO:  # Pillow's to 8 bits only
+        gray = 255 - gray
+    transparent = image.info.get("transparency")
+    if isinstance(transparent, int):
+        gray = np.where(pixels == transparent, np.uint8(255), gray)
+    return Image.fromarray(gray)
