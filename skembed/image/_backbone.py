@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["Backbone", "BackboneSettings", "refuse_enormous", "scale_and_normalize"]
+__all__ = ["Backbone", "BackboneSettings", "MeanAndStd", "refuse_enormous"]
 
 
 _MOST_PIXELS = 64_000_000
@@ -105,9 +105,34 @@ class Backbone(ABC):
         """
 
 
-def scale_and_normalize(pixels: Tensor, mean: Tensor, std: Tensor) -> Tensor:
-    """Turn uint8 pixels (n, 3, h, w) into float32 of the model's mean and standard deviation."""
-    return pixels.to(torch.float32).div_(255).sub_(mean).div_(std)
+class MeanAndStd:
+    """Mean and standard deviation of the pixels that a model was trained on, kept on each device.
+
+    Parameters
+    ----------
+    mean, std : sequence of float or Tensor
+        One number for each channel.
+    unit : float
+        What they are multiplied by.
+    """
+
+    def __init__(self, mean: Any, std: Any, unit: float = 1.0) -> None:
+        self._on: dict[torch.device, tuple[Tensor, ...]] = {}
+        self._numbers = tuple(
+            (torch.as_tensor(each, dtype=torch.float32) * unit).view(1, -1, 1, 1)
+            for each in (mean, std)
+        )
+
+    def normalize(self, pixels: Tensor) -> Tensor:
+        """Subtract the mean of float32 pixels (n, 3, h, w), divide by the deviation; in place."""
+        if pixels.device not in self._on:
+            self._on[pixels.device] = tuple(each.to(pixels.device) for each in self._numbers)
+        mean, std = self._on[pixels.device]
+        return pixels.sub_(mean).div_(std)
+
+    def scale(self, pixels: Tensor) -> Tensor:
+        """Return uint8 pixels in float32, divided by 255 and normalised."""
+        return self.normalize(pixels.to(torch.float32).div_(255))
 
 
 def refuse_enormous(image: Image, shortest_edge: int) -> None:

@@ -11,6 +11,7 @@ from torch import nn
 
 from skembed.exceptions import InvalidParameterError
 from skembed.image._backbone import Backbone, BackboneSettings
+from skembed.image._models import IMAGE_MODELS
 from skembed.image._modules import ModuleBackbone
 from skembed.image._preprocess import Preprocess
 from skembed.image._timm import TimmBackbone, is_timm_folder
@@ -73,7 +74,13 @@ def find_backbone(
 
 
 def _is_place(name: str) -> bool:
-    """Return whether a name is that of a folder or of a model on the hub."""
+    """Return whether a name is that of a folder or of a model on the hub.
+
+    Names of torchvision are neither, whatever folders lie around.
+    """
     if not name.strip():
         raise InvalidParameterError(f"model={name!r}: expected the name of a model.")
+    row = IMAGE_MODELS.get(name)
+    if row is not None and row.is_torchvision:
+        return False
     return "/" in name or os.sep in name or name in (".", "..", "~") or Path(name).is_dir()

@@ -62,7 +62,8 @@ class ImageEmbedder(BaseEmbedder):
     model : str, path or torch.nn.Module, default="resnet50"
         - the name of a classification model of torchvision: "resnet50", "inception_v3", "vit_b_16",
           "convnext_tiny", ... Its classifier is left out, so that 2,048 features remain of a
-          ResNet-50 [1]_. Weights are looked up in torch's cache folder, then downloaded.
+          ResNet-50 [1]_. Weights are looked up in torch's cache folder, then downloaded. A folder
+          of such a name is "./resnet50".
         - a folder with a model of transformers, or its id on the Hugging Face hub:
           "facebook/dinov2-small", "openai/clip-vit-base-patch32", ... Vectors of CLIP-like models
           [2]_ are projected: `TextEmbedder` of the same id gives vectors in the same space.

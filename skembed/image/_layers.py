@@ -11,18 +11,40 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from skembed.exceptions import InvalidParameterError
 
-__all__ = ["ChannelsFirst", "CutAt", "check_layer", "extract", "measure"]
+__all__ = ["ChannelsFirst", "CutAt", "Reached", "check_layer", "extract", "measure", "stop_after"]
 
 
-class _Reached(BaseException):
+class Reached(BaseException):
     """The layer was reached; no fault, and not for a module's own `except Exception`."""
 
     def __init__(self, features: Any) -> None:
         super().__init__()
         self.features = features
+
+
+def stop_after(
+    module: nn.Module, take: Callable[[Any], Any] = lambda output: output
+) -> RemovableHandle:
+    """Have the forward pass end once a submodule has run; return the hook that does it.
+
+    Parameters
+    ----------
+    module : Module
+        The submodule. The hook is its last: the first would miss what the others change.
+    take : callable
+        Makes of its output what `Reached` carries; of None the pass goes on.
+    """
+
+    def stop(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+        found = take(output)
+        if found is not None:
+            raise Reached(found)
+
+    return module.register_forward_hook(stop)
 
 
 class CutAt(nn.Module):
@@ -45,14 +67,13 @@ class CutAt(nn.Module):
         super().__init__()
         check_layer(module, layer)
         self.module, self.layer = module, layer
-        # First among its hooks it would miss what the others change.
-        module.get_submodule(layer).register_forward_hook(_stop)
+        stop_after(module.get_submodule(layer))
 
     def forward(self, pixels: Any) -> Any:
         """Return what the submodule gives."""
         try:
             self.module(pixels)
-        except _Reached as reached:
+        except Reached as reached:
             return reached.features
         raise InvalidParameterError(
             f"layer={self.layer!r}: {type(self.module).__name__} has this submodule but does not "
@@ -60,8 +81,11 @@ class CutAt(nn.Module):
         )
 
 
-def check_layer(module: nn.Module, layer: str) -> None:
-    """Refuse a layer that the module does not have, and name those that are spelled alike."""
+def check_layer(module: nn.Module, layer: str, *, hint: str = "") -> None:
+    """Refuse a layer that the module does not have, and name those that are spelled alike.
+
+    The message ends with `hint`.
+    """
     names = [name for name, _ in module.named_modules(remove_duplicate=False) if name]
     if layer in names:
         return
@@ -69,12 +93,8 @@ def check_layer(module: nn.Module, layer: str) -> None:
     listed = ", ".join(map(repr, close)) or "none: the module has no submodules"
     raise InvalidParameterError(
         f"layer={layer!r}: {type(module).__name__} has no submodule of this name. Close to it: "
-        f"{listed}. All are in `[name for name, _ in model.named_modules()]`."
+        f"{listed}. All are in `[name for name, _ in model.named_modules()]`.{hint}"
     )
-
-
-def _stop(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
-    raise _Reached(output)
 
 
 class _Only(nn.Module):
@@ -116,11 +136,10 @@ def extract(module: nn.Module, layer: str, pixels: Tensor) -> nn.Module:
     """
     from torchvision.models.feature_extraction import create_feature_extractor
 
-    target = module.get_submodule(layer)
-    hook = target.register_forward_hook(_stop)
+    hook = stop_after(module.get_submodule(layer))
     try:
         module(pixels)
-    except _Reached as reached:
+    except Reached as reached:
         expected = reached.features
     else:
         return CutAt(module, layer)  # which says what is wrong

@@ -33,12 +33,14 @@ _EXPECTED = (
 )
 
 
-def probe_picture() -> Image.Image:
-    """Return the picture that preprocessing is tried on."""
-    width, height = _PROBE_SIZE
-    rows, columns = np.indices((height, width))
-    colours = [rows * 255 // height, columns * 255 // width, (rows + columns) % 256]
-    return Image.fromarray(np.stack(colours, 2).astype(np.uint8))
+def probe_picture(width: int = _PROBE_SIZE[0], height: int = _PROBE_SIZE[1]) -> Image.Image:
+    """Return a picture with smooth parts, sharp edges and noise; of a size always the same one."""
+    random = np.random.default_rng(0)
+    y, x = np.mgrid[:height, :width]
+    smooth = np.stack([255 * x / width, 255 * y / height, 127 * (np.sin(x / 3) + 1)], -1)
+    noise = random.integers(0, 256, smooth.shape)
+    pixels = np.where((x // 8 + y // 8)[..., None] % 2, smooth, noise)
+    return Image.fromarray(pixels.astype(np.uint8))
 
 
 def make_preprocess(function: Callable[[Image.Image], Any]) -> Preprocess:

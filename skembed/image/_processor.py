@@ -7,16 +7,17 @@ the processor gives.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from PIL import Image as pillow
 from torch import Tensor
 
 from skembed.exceptions import UnsafeModelError, UnsupportedModelError
-from skembed.image._backbone import refuse_enormous
+from skembed.image._backbone import MeanAndStd, refuse_enormous
+from skembed.image._preprocess import probe_picture
 from skembed.store import digest_of
 from skembed.weights import kept_recent, quiet_transformers, read_json
 
@@ -96,8 +97,12 @@ class Processor:
 
     def __init__(self, processor: Any) -> None:
         self._processor = processor
-        self._constants: dict[torch.device, tuple[Tensor, Tensor]] = {}
-        probes = [_probe(*size) for size in _PROBES]
+        self._numbers: MeanAndStd | None = None
+        with suppress(AttributeError, TypeError):  # of processors that work in other ways
+            unit = 1.0 / processor.rescale_factor if processor.do_rescale else 1.0
+            if processor.do_normalize:
+                self._numbers = MeanAndStd(processor.image_mean, processor.image_std, unit)
+        probes = [probe_picture(*size) for size in _PROBES]
         found = processor(images=probes[0], return_tensors="pt")
         pixels = found.get("pixel_values")
         if pixels is None or pixels.ndim != 4 or len(pixels) != 1 or pixels.shape[1] != 3:
@@ -132,9 +137,8 @@ class Processor:
             return pixels
         # The very operations of transformers' processors, so that nothing is rounded otherwise.
         processor, pixels = self._processor, pixels.to(torch.float32)
-        if processor.do_normalize:
-            mean, std = self._mean_and_std(pixels.device)
-            return pixels.sub_(mean).div_(std)
+        if self._numbers is not None:
+            return self._numbers.normalize(pixels)
         return pixels.mul_(processor.rescale_factor) if processor.do_rescale else pixels
 
     def _whole(self, image: Image) -> Tensor:
@@ -178,18 +182,6 @@ class Processor:
             return False  # this processor has no such halves: that is what the probe is for
         return True
 
-    def _mean_and_std(self, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Return mean and deviation in units of the pixels, shape (1, 3, 1, 1) each."""
-        if device not in self._constants:
-            processor = self._processor
-            unit = 1.0 / processor.rescale_factor if processor.do_rescale else 1.0
-            mean, std = (
-                (torch.tensor(values, dtype=torch.float32) * unit).view(1, -1, 1, 1).to(device)
-                for values in (processor.image_mean, processor.image_std)
-            )
-            self._constants[device] = mean, std
-        return self._constants[device]
-
     def _refuse_enormous(self, image: Image) -> None:
         size = getattr(self._processor, "size", None)
         shortest = getattr(size, "shortest_edge", None)
@@ -209,13 +201,3 @@ def _is_plain(kind: type, processor: Any) -> bool:
         processor.do_pad
         or any(getattr(kind, name) is not getattr(TorchvisionBackend, name) for name in inherited)
     )
-
-
-def _probe(width: int, height: int) -> Image:
-    """Return a picture with smooth parts, sharp edges and noise; always the same one."""
-    random = np.random.default_rng(0)
-    y, x = np.mgrid[:height, :width]
-    smooth = np.stack([255 * x / width, 255 * y / height, 127 * (np.sin(x / 3) + 1)], -1)
-    noise = random.integers(0, 256, smooth.shape)
-    pixels = np.where((x // 8 + y // 8)[..., None] % 2, smooth, noise)
-    return pillow.fromarray(pixels.astype(np.uint8))

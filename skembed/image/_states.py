@@ -5,26 +5,18 @@ Knows modules and their outputs, not files.
 
 from __future__ import annotations
 
-import difflib
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from skembed.exceptions import InvalidParameterError, UnsupportedModelError
+from skembed.image._layers import Reached, check_layer, stop_after
 
 __all__ = ["VisionStates", "count_prefix", "find_unused", "make_states", "take"]
 
 _CLASS_TOKENS = ("cls_token", "class_embedding", "class_token")
 _OTHER_TOKENS = ("distillation_token", "register_tokens")
-
-
-class _Reached(Exception):
-    """Carries a submodule's output out of the forward pass."""
-
-    def __init__(self, output: Tensor) -> None:
-        super().__init__("reached")
-        self.output = output
 
 
 class VisionStates(nn.Module):
@@ -47,15 +39,16 @@ class VisionStates(nn.Module):
         self.output = output
         self.stop_at = stop_at
         if stop_at is not None:
-            module.get_submodule(stop_at).register_forward_hook(_stop)
+            stop_after(module.get_submodule(stop_at), _first_tensor)
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Return vectors (n, d), tokens (n, tokens, d) or a map (n, d, height, width)."""
         all_states = isinstance(self.output, int) and self.stop_at is None
         try:
             found = self.run(pixels, all_states=all_states)
-        except _Reached as reached:
-            return reached.output
+        except Reached as reached:
+            features: Tensor = reached.features
+            return features
         if self.stop_at is not None:
             raise UnsupportedModelError(
                 f"layer {self.stop_at!r} is not run when pictures are embedded. Choose another."
@@ -84,12 +77,6 @@ def take(found: Any, output: str | int) -> Tensor:
         return features.flatten(1)
     value: Tensor = getattr(found, output)
     return value.flatten(1) if output == "pooler_output" else value
-
-
-def _stop(module: nn.Module, arguments: Any, output: Any) -> None:
-    found = _first_tensor(output)
-    if found is not None:
-        raise _Reached(found)
 
 
 def _first_tensor(output: Any) -> Tensor | None:
@@ -135,13 +122,7 @@ def make_states(
     if layer is None:
         return VisionStates(module, output)
     if isinstance(layer, str):
-        names = [each for each, _ in module.named_modules() if each]
-        if layer not in names:
-            close = difflib.get_close_matches(layer, names, n=5) or names[:5]
-            raise InvalidParameterError(
-                f"layer={layer!r}, but {name} has no submodule of that name; close ones are "
-                f"{', '.join(map(repr, close))}. Or give the number of a hidden state."
-            )
+        check_layer(module, layer, hint=" Or give the number of a hidden state.")
         return VisionStates(module, "last_hidden_state", layer)
     seen: list[tuple[str, Tensor | None]] = []
     hooks = [

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from skembed._optional import import_optional
 from skembed.exceptions import UnsupportedModelError
-from skembed.image._backbone import refuse_enormous, scale_and_normalize
+from skembed.image._backbone import MeanAndStd, refuse_enormous
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -44,13 +44,18 @@ class TimmPixels:
     Raises
     ------
     UnsupportedModelError
-        If the model takes no colour pictures.
+        If the model takes no colour pictures, or timm does not know which it takes.
     """
 
     def __init__(self, config: Mapping[str, Any], name: str) -> None:
         from torchvision import transforms
 
         data: Any = import_optional("timm.data", extra="timm", purpose="A model of timm")
+        if not config:
+            raise UnsupportedModelError(
+                f"timm does not say which pixels {name} takes. Register it with a configuration "
+                "(timm.models.generate_default_cfgs) that has input_size, mean and std."
+            )
         found = data.resolve_data_config(pretrained_cfg=dict(config))
         self.size = (1, *(int(each) for each in found["input_size"]))
         if self.size[1] != 3:
@@ -61,14 +66,14 @@ class TimmPixels:
         self._transform: Any = data.create_transform(**found, is_training=False)
         self._shortest = _shortest_edge(self._transform)
         self.description = f"{self._transform!r}"
-        self._constants: dict[torch.device, tuple[Tensor, Tensor]] = {}
-        self._numbers: tuple[Any, Any] | None = None
+        self._numbers: MeanAndStd | None = None
         steps = list(getattr(self._transform, "transforms", ()))
         ends = [type(each).__name__ for each in steps[-2:]]
         if ends in (["MaybeToTensor", "Normalize"], ["ToTensor", "Normalize"]):
-            self._numbers = steps[-1].mean, steps[-1].std
+            numbers = steps[-1].mean, steps[-1].std
+            self._numbers = MeanAndStd(*numbers)
             # Its representation rounds them.
-            self.description += f" {[torch.as_tensor(each).tolist() for each in self._numbers]}"
+            self.description += f" {[torch.as_tensor(each).tolist() for each in numbers]}"
             self._transform = transforms.Compose([*steps[:-2], transforms.PILToTensor()])
 
     def prepare(self, image: Image) -> Tensor:
@@ -86,16 +91,7 @@ class TimmPixels:
 
     def scale(self, pixels: Tensor) -> Tensor:
         """Return a batch of prepared pixels as the model reads them, float32."""
-        if self._numbers is None:
-            return pixels
-        constants = self._constants.get(pixels.device)
-        if constants is None:
-            mean, std = (
-                torch.as_tensor(each, dtype=torch.float32).view(1, -1, 1, 1).to(pixels.device)
-                for each in self._numbers
-            )
-            constants = self._constants[pixels.device] = mean, std
-        return scale_and_normalize(pixels, *constants)
+        return pixels if self._numbers is None else self._numbers.scale(pixels)
 
 
 def _shortest_edge(transform: Any) -> int | None:

@@ -19,8 +19,8 @@ from skembed.exceptions import InvalidParameterError, UnsupportedModelError
 from skembed.image._backbone import (
     Backbone,
     BackboneSettings,
+    MeanAndStd,
     refuse_enormous,
-    scale_and_normalize,
 )
 from skembed.image._building import build_empty, build_random
 from skembed.image._layers import ChannelsFirst, CutAt, check_layer, extract, measure
@@ -103,7 +103,7 @@ class TorchvisionBackbone(Backbone):
         self._sha256 = None if self._file is None else file_sha256(self._file)
         self._preset: Any = member.transforms()
         self._options = self._choose_options()
-        self._constants: dict[torch.device, tuple[Tensor, Tensor]] = {}
+        self._numbers = MeanAndStd(self._preset.mean, self._preset.std)
         self._refuse_missing_classifier(member)
         asked = {
             "name": name,
@@ -152,14 +152,7 @@ class TorchvisionBackbone(Backbone):
 
     def scale(self, pixels: Tensor) -> Tensor:
         """Normalise a batch of uint8 pixels as the preset does."""
-        constants = self._constants.get(pixels.device)
-        if constants is None:
-            mean, std = (
-                torch.tensor(values, dtype=torch.float32).view(1, -1, 1, 1).to(pixels.device)
-                for values in (self._preset.mean, self._preset.std)
-            )
-            constants = self._constants[pixels.device] = mean, std
-        return scale_and_normalize(pixels, *constants)
+        return self._numbers.scale(pixels)
 
     def load(self) -> nn.Module:
         """Load the module, in float32 on the CPU, in evaluation mode."""
@@ -254,10 +247,10 @@ class TorchvisionBackbone(Backbone):
         layer, pooling = settings.layer, settings.pooling
         if layer is not None:
             check_layer(module, str(layer))
-            if layer == head:
+            if f"{head}.".startswith(f"{layer}."):
                 raise InvalidParameterError(
-                    f"layer={layer!r} is the classifier of {self.name}, which is left out. "
-                    "layer=None gives what it takes."
+                    f"layer={layer!r} is or ends with the classifier of {self.name}, which is left "
+                    "out. layer=None gives what it takes."
                 )
         elif self._is_without_head():
             layer = "features"
