@@ -34,6 +34,9 @@ _TEXT = {
 _SQUARE = {"size": {"height": 32, "width": 32}}
 _CROP = {"size": {"shortest_edge": 36}, "crop_size": {"height": 32, "width": 32}}
 
+# What parameters that scale a residual branch are called, in torchvision, transformers and timm.
+_BRANCH_SCALES = ("layer_scale", "lambda", "gamma")
+
 # family -> (model, configuration, its settings, processor, its settings)
 FAMILIES = {
     "vit": (tf.ViTModel, tf.ViTConfig, _VIT, tf.ViTImageProcessor, _SQUARE),
@@ -188,8 +191,11 @@ def write_checkpoint(folder: Path, family: str, **changes: object) -> Path:
         torch.manual_seed(0)
         model = model_class(config)
         stir(model)
+        processor = processor_class(**options)
+        noise = [torch.randint(0, 256, (3, 64, 48), dtype=torch.uint8) for _ in range(4)]
+        settle(model, processor(noise, return_tensors="pt")["pixel_values"])
     model.save_pretrained(folder)
-    processor_class(**options).save_pretrained(folder)
+    processor.save_pretrained(folder)
     return folder
 
 
@@ -201,10 +207,33 @@ def stir(model: torch.nn.Module) -> None:
         if isinstance(module, torch.nn.BatchNorm2d):  # or pictures would fade from layer to layer
             torch.nn.init.uniform_(module.weight, 1.0, 2.0)
     for name, parameter in model.named_parameters():
-        if parameter.ndim == 1 or "token" in name or "lambda" in name:
+        if any(each in name for each in _BRANCH_SCALES):  # 1e-6 at first: blocks that do nothing
+            torch.nn.init.uniform_(parameter, 0.5, 1.5)
+        elif parameter.ndim == 1 or "token" in name or parameter.min() == parameter.max():
             parameter.data += 0.1 * torch.randn_like(parameter)
     for name, buffer in model.named_buffers():
         if name.endswith("running_mean"):
             buffer += 0.1 * torch.randn_like(buffer)
         if name.endswith("running_var"):
             buffer *= 1 + torch.rand_like(buffer)
+
+
+@torch.no_grad()
+def settle(model: torch.nn.Module, pixels: torch.Tensor) -> None:
+    """Give batch normalisations the statistics of these pictures, as training would.
+
+    With others, deep models give values of 1e-8 or 1e+16, or the same ones for all pictures. Most
+    of what is normalised is above zero: where ReLU cuts off half of it in every layer, rounding
+    grows, and two exact ways to the same vector are 4e-5 apart.
+    """
+    norms = [each for each in model.modules() if isinstance(each, torch.nn.BatchNorm2d)]
+    if not norms:
+        return
+    model.eval()
+    for norm in norms:
+        torch.nn.init.uniform_(norm.weight, 0.5, 1.0)
+        torch.nn.init.normal_(norm.bias, 0.75, 0.2)
+        norm.momentum = 1.0
+        norm.train()
+    model(pixels)
+    model.eval()

@@ -12,6 +12,7 @@ from skembed.exceptions import InvalidParameterError, ModelNotFoundError, Unsupp
 from skembed.image._backbone import BackboneSettings
 from skembed.image._models import IMAGE_MODELS
 from skembed.image._torchvision import TorchvisionBackbone
+from tests.image.checkpoints import settle, stir
 from tests.image.networks import pictures
 
 SIZES = ((60, 90), (91, 47), (224, 224), (1, 1), (3, 300))
@@ -23,22 +24,27 @@ FAMILIES = (
     *("googlenet", "inception_v3", "maxvit_t", "mnasnet0_5", "mobilenet_v2", "mobilenet_v3_small"),
     *("regnet_x_400mf", "regnet_y_400mf", "resnet18", "resnext50_32x4d", "shufflenet_v2_x0_5"),
     *("squeezenet1_1", "swin_t", "swin_v2_t", "vgg11_bn", "vit_b_32"),
+    "wide_resnet50_2",
 )
 
 
 def random_model(name):
-    """Return a model with weights and statistics at which every layer matters."""
+    """Return a model at which every layer matters, and pictures tell in what it gives."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         options = {"init_weights": False} if name in ("googlenet", "inception_v3") else {}
         module = models.get_model(name, weights=None, **options)
-        for each in module.modules():
-            if isinstance(each, nn.BatchNorm2d):
-                each.running_mean.normal_(0, 0.2)
-                each.running_var.uniform_(0.5, 1.5)
-    if name in ("googlenet", "inception_v3"):
-        module.transform_input = True  # as with torchvision's own weights
+        if name in ("googlenet", "inception_v3"):
+            module.transform_input = True  # as with torchvision's own weights
+        stir(module)
+        settle(module, prepared(name, IMAGES))
     return module.eval()
+
+
+def prepared(name, images):
+    """Return what torchvision's own preset makes of pictures."""
+    preset = models.get_model_weights(name).DEFAULT.transforms()
+    return torch.stack([preset(each) for each in images])
 
 
 def without_classifier(module):
@@ -63,16 +69,23 @@ def without_classifier(module):
 def test_vectors_are_those_before_the_classifier(name, tmp_path):
     module = random_model(name)
     torch.save(module.state_dict(), tmp_path / "weights.pth")
-    preset = models.get_model_weights(name).DEFAULT.transforms()
-    with torch.inference_mode():
-        expected = without_classifier(module)(torch.stack([preset(each) for each in SOME]))
+    expected = without_classifier(module)(prepared(name, SOME)).numpy()
+    scale = np.abs(expected).max()
+    # Or a wrong model would do as well, where all give every picture the same vector.
+    assert np.abs(expected[0] - expected[1]).mean() > 0.03 * np.abs(expected).mean()
+    assert 0.1 < scale < 100  # the difference allowed below is a share of the largest value
     embedder = ImageEmbedder(
         name, weights=tmp_path / "weights.pth", dtype="float32", cache=None, batch_size=2
     )
     found = embedder.fit_transform(SOME)
     assert found.shape == (len(SOME), IMAGE_MODELS[name].width)
-    scale = max(1.0, float(expected.abs().max()))
-    np.testing.assert_allclose(found / scale, expected.numpy() / scale, atol=1e-5)
+    np.testing.assert_allclose(found / scale, expected / scale, rtol=0, atol=1e-5)
+
+
+def test_a_model_of_every_family_is_compared():
+    papers = {row.source for row in IMAGE_MODELS.values() if row.is_torchvision}
+    other_weights = {"arXiv:2201.08371"}  # of RegNet and ViT
+    assert {IMAGE_MODELS[name].source for name in FAMILIES} == papers - other_weights
 
 
 @pytest.mark.parametrize("name", FAMILIES)
