@@ -4,6 +4,7 @@ from pathlib import Path
 
 import torch
 import transformers as tf
+from torch.nn.modules.batchnorm import _BatchNorm
 
 # Weights large enough that neighbours and positions matter to every state.
 TOWER = {
@@ -204,7 +205,7 @@ def stir(model: torch.nn.Module) -> None:
     for module in model.modules():
         if isinstance(module, torch.nn.Conv2d):
             torch.nn.init.kaiming_normal_(module.weight)
-        if isinstance(module, torch.nn.BatchNorm2d):  # or pictures would fade from layer to layer
+        if isinstance(module, _BatchNorm):  # or pictures would fade from layer to layer
             torch.nn.init.uniform_(module.weight, 1.0, 2.0)
     for name, parameter in model.named_parameters():
         if any(each in name for each in _BRANCH_SCALES):  # 1e-6 at first: blocks that do nothing
@@ -226,7 +227,7 @@ def settle(model: torch.nn.Module, pixels: torch.Tensor) -> None:
     of what is normalised is above zero: where ReLU cuts off half of it in every layer, rounding
     grows, and two exact ways to the same vector are 4e-5 apart.
     """
-    norms = [each for each in model.modules() if isinstance(each, torch.nn.BatchNorm2d)]
+    norms = [each for each in model.modules() if isinstance(each, _BatchNorm)]
     if not norms:
         return
     model.eval()
