@@ -22,11 +22,9 @@ from skembed.image._backbone import BackboneSettings
 from skembed.image._timm import TimmBackbone
 from skembed.weights import ModelSource
 from tests.image.checkpoints import settle, stir
-from tests.image.networks import pictures
+from tests.image.timm_folders import IMAGES, pixels_of, write_folder
 
 timm = pytest.importorskip("timm")
-
-IMAGES = [Image.fromarray(each) for each in pictures(4, sizes=((60, 90), (91, 47)))]
 
 
 def reference(name, pooling="auto"):
@@ -86,35 +84,6 @@ def test_without_timm_the_error_says_how_to_install_it(monkeypatch):
 
 def make(name, **settings):
     return TimmBackbone(name, BackboneSettings(**settings))
-
-
-def pixels_of(module, images=IMAGES):
-    """Return what timm's own transform makes of pictures."""
-    config = timm.data.resolve_model_data_config(module)
-    transform = timm.data.create_transform(**config, is_training=False)
-    return torch.stack([transform(image) for image in images])
-
-
-def write_folder(folder, name, model_args=None, **cfg):
-    """Save a random model as timm's repositories on the hub have it; return it."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(2)
-        module = timm.create_model(name, pretrained=False, **(model_args or {})).eval()
-        stir(module)
-        pixels = pixels_of(module)
-        # More of them: LeViT normalises the few places of its last maps.
-        settle(module, torch.cat([pixels, torch.randn(12, *pixels.shape[1:])]))
-    known = {k: v for k, v in module.pretrained_cfg.items() if v is not None}
-    config = {
-        "architecture": name,
-        "num_classes": 1000,
-        "model_args": model_args or {},
-        "pretrained_cfg": {**known, **cfg},
-    }
-    folder.mkdir(exist_ok=True)
-    (folder / "config.json").write_text(json.dumps(config))
-    save_file(module.state_dict(), folder / "model.safetensors")
-    return module
 
 
 def of_folder(folder, **settings):

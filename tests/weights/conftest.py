@@ -12,9 +12,7 @@ from huggingface_hub import constants
 from safetensors.torch import save_file
 
 from skembed.weights import _digest, _hub, _models, _remember
-
-COMMIT = "0123456789abcdef0123456789abcdef01234567"
-OLD_COMMIT = "f" * 40
+from tests.hub_cache import COMMIT, OLD_COMMIT, lay_out
 
 
 @pytest.fixture(autouse=True)
@@ -64,14 +62,7 @@ def write_snapshot(tmp_path, write_model):
     """
 
     def write(model, commit=COMMIT, ref="main", is_undecided=False):
-        store = tmp_path / "hub" / f"models--{model.replace('/', '--')}"
-        if ref:
-            (store / "refs").mkdir(parents=True, exist_ok=True)
-            (store / "refs" / ref).write_text(commit)
-        if not is_undecided:
-            (store / ".no_exist" / commit).mkdir(parents=True)
-            (store / ".no_exist" / commit / "modules.json").touch()
-        return write_model(store / "snapshots" / commit)
+        return write_model(lay_out(tmp_path / "hub", model, commit, ref, is_undecided))
 
     return write
 

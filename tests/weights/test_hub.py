@@ -10,8 +10,7 @@ from huggingface_hub import HfApi, constants, hf_hub_download, snapshot_download
 
 from skembed.exceptions import ModelNotFoundError, SkembedWarning, UnsupportedModelError
 from skembed.weights import _hub, _remember, folder_digest, resolve_model
-
-from .conftest import COMMIT, OLD_COMMIT
+from tests.hub_cache import COMMIT, OLD_COMMIT
 
 
 def test_a_cached_snapshot_is_found_offline_with_its_commit(write_snapshot):
