@@ -21,7 +21,8 @@ from skembed.weights import read_modules, resolve_model
 
 __all__ = ["find_backbone"]
 
-_CLIP_MODULE = "sentence_transformers.models.CLIPModel"
+_CLIP_MODULE = "CLIPModel"
+"""What sentence-transformers calls its CLIP; the module that it is in has changed with releases."""
 
 
 def find_backbone(
@@ -67,9 +68,9 @@ def find_backbone(
     if is_timm_folder(source.folder):
         return TimmBackbone(source, settings)
     if (source.folder / "modules.json").is_file():
-        kind, folder = read_modules(source.folder)[0]
-        if kind == _CLIP_MODULE:
-            source = replace(source, folder=folder)
+        for kind, folder in read_modules(source.folder)[:1]:
+            if kind.rpartition(".")[2] == _CLIP_MODULE:
+                source = replace(source, folder=folder)
     return TransformersBackbone(source, settings, has_preprocess=preprocess is not None)
 
 
