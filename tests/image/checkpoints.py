@@ -153,6 +153,14 @@ FAMILIES = {
         tf.SiglipImageProcessor,
         _SQUARE,
     ),
+    # Those of one picture size are of SigLIP's architecture, and are resized bilinearly.
+    "siglip-2": (
+        tf.SiglipModel,
+        tf.SiglipConfig,
+        {"text_config": {**_TEXT, "projection_size": 32}, "vision_config": _VIT},
+        tf.SiglipImageProcessor,
+        {**_SQUARE, "resample": 2},
+    ),
     # Of kinds that skembed has no rule of its own for.
     "chinese-clip": (
         tf.ChineseCLIPModel,

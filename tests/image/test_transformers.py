@@ -33,6 +33,7 @@ PREFIXES = {
     "chinese-clip": 1,
     "metaclip-2": 1,
     "siglip": 0,
+    "siglip-2": 0,
     "siglip-vision": 0,
     "swin": 0,
     "swinv2": 0,
@@ -45,7 +46,7 @@ SMALL = {
     "num_attention_heads": 2,
     "intermediate_size": 16,
 }
-DUAL = ("clip", "metaclip-2", "siglip", "chinese-clip")
+DUAL = ("clip", "metaclip-2", "siglip", "siglip-2", "chinese-clip")
 
 
 @pytest.fixture(scope="module")
