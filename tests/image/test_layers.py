@@ -1,5 +1,7 @@
 """Layers of models: where the pass ends, and where a map has its channels."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch import fx, nn
@@ -7,8 +9,10 @@ from torchvision import models
 
 from skembed.exceptions import InvalidParameterError
 from skembed.image._backbone import BackboneSettings
+from skembed.image._backbones import find_backbone
 from skembed.image._building import build_random
 from skembed.image._layers import CutAt, extract, measure
+from skembed.image._states import VisionStates
 from skembed.image._torchvision import TorchvisionBackbone
 
 
@@ -143,8 +147,10 @@ def test_as_many_channels_as_places_are_told_apart_by_a_larger_picture():
     [
         ("maxvit_t", "blocks.1.layers.0.layers.window_attention.attn_layer", "no one can tell"),
         ("vit_b_32", "encoder.layers.encoder_layer_5.self_attention", "gives a tuple"),
-        ("resnet18", "fc", "the classifier of resnet18"),
+        ("resnet18", "fc", "is or ends with the classifier of resnet18"),
         ("squeezenet1_1", "classifier", "the classifier of squeezenet1_1"),
+        ("efficientnet_b0", "classifier", "ends with the classifier of efficientnet_b0"),
+        ("vit_b_32", "heads", "ends with the classifier of vit_b_32"),
         ("swin_t", "features.1.0.attn.qkv", "does not call it"),
         ("googlenet", "aux1", "has no submodule of this name"),
     ],
@@ -176,3 +182,34 @@ def test_what_is_loaded_can_be_traced(name, layer):
         torch.testing.assert_close(fx.symbolic_trace(module)(pixels), module(pixels))
     assert not any(each.requires_grad for each in module.parameters())
     assert not any(each.training for each in module.modules())
+
+
+class Swallows(nn.Module):
+    """Goes on when a part of it fails."""
+
+    def __init__(self):
+        super().__init__()
+        self.part = nn.Conv2d(3, 4, 1)
+
+    def forward(self, pixel_values):
+        try:
+            return self.part(pixel_values)
+        except Exception:
+            return pixel_values
+
+
+@pytest.mark.parametrize("run", [CutAt, lambda module, layer: VisionStates(module, 0, layer)])
+def test_no_module_swallows_the_end_of_the_pass(run):
+    module = Swallows()
+    module.config = SimpleNamespace(model_type="own")
+    pixels = rand(1, 3, 4, 4)
+    expected = module.part(pixels)
+    assert torch.equal(run(module, "part")(pixels), expected)
+
+
+def test_a_folder_of_a_models_name_does_not_hide_the_model(tmp_path, monkeypatch):
+    (tmp_path / "resnet18").mkdir()
+    (tmp_path / "resnet18" / "config.json").write_text('{"model_type": "bert"}')
+    monkeypatch.chdir(tmp_path)
+    settings = BackboneSettings(weights=None)
+    assert find_backbone("resnet18", None, settings).digest == make("resnet18").digest

@@ -20,6 +20,7 @@ from skembed.exceptions import (
 from skembed.image import _timm
 from skembed.image._backbone import BackboneSettings
 from skembed.image._timm import TimmBackbone
+from skembed.image._timm_pixels import TimmPixels
 from skembed.weights import ModelSource
 from tests.image.checkpoints import settle, stir
 from tests.image.timm_folders import IMAGES, pixels_of, write_folder
@@ -309,3 +310,8 @@ def test_a_folder_brings_its_own_weights(tmp_path):
     write_folder(tmp_path, "test_resnet")
     with pytest.raises(InvalidParameterError, match="holds the weights"):
         of_folder(tmp_path, weights=None)
+
+
+def test_a_model_whose_pixels_timm_does_not_know_is_refused():
+    with pytest.raises(UnsupportedModelError, match=r"does not say which pixels timm:mine takes"):
+        TimmPixels({}, "timm:mine")
