@@ -140,17 +140,15 @@ def _next_of_the_same(job: Job, distinct: Distinct) -> NDArray[np.int64]:
 
     A file that was deleted meanwhile takes nothing from its copies, nor they from it.
     """
-    instead: list[int] = []
-    for row in sorted(job.gone):
-        which = distinct.inverse[row]
-        others = np.flatnonzero(distinct.inverse == which)
-        others = others[others > row]
-        if len(others):
-            distinct.first[which] = others[0]
-            instead.append(int(others[0]))
-            del job.faults[row]
+    gone = np.array(sorted(job.gone), dtype=np.int64)
     job.gone.clear()
-    return np.array(instead, dtype=np.int64)
+    later = np.flatnonzero(np.isin(distinct.inverse, distinct.inverse[gone]))
+    later = later[later > distinct.first[distinct.inverse[later]]]
+    kinds, places = np.unique(distinct.inverse[later], return_index=True)
+    for row in distinct.first[kinds].tolist():
+        del job.faults[row]
+    distinct.first[kinds] = later[places]
+    return later[places]
 
 
 def _copy_to_duplicates(result: Embedded, distinct: Distinct) -> None:

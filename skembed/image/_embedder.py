@@ -117,9 +117,10 @@ class ImageEmbedder(BaseEmbedder):
         found by the content of the image, not by its path.
     on_error : {"raise", "nan"}, default="raise"
         Rows that are missing, no images, damaged, empty or too large (more pixels than Pillow's
-        `PIL.Image.MAX_IMAGE_PIXELS`): an error that names every one, or rows of NaN, a warning and
-        the list in `report_.faults`. All that headers tell is told at once, before anything is
-        encoded; damage that only decoding shows comes after the good rows are stored.
+        `PIL.Image.MAX_IMAGE_PIXELS`), that change or vanish meanwhile, or on which alone
+        `preprocess` or your own module fails: an error that names every one, or rows of NaN, a
+        warning and the list in `report_.faults`. All that headers tell is told at once, before
+        anything is encoded; damage that only decoding shows comes after the good rows are stored.
     revision : str, default=None
         Branch, tag or commit of a model on the hub.
     trust_remote_code : bool, default=False
