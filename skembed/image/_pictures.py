@@ -83,18 +83,27 @@ class Picture(ABC):
         """Return what messages call it."""
 
 
-@dataclass(frozen=True, slots=True)
-class FilePicture(Picture):
-    """A file on disk, read when it is needed."""
+class _EncodedPicture(Picture):
+    """The bytes of a file, wherever they are."""
 
-    path: str
+    __slots__ = ()
+
     digest_of_bytes: bytes
-    value_range: Range | None = None
+    value_range: Range | None
 
     @property
     def digest(self) -> bytes:  # type: ignore[override]
         """Digest of the bytes, and of the range if there is one."""
         return _with_range(self.digest_of_bytes, self.value_range)
+
+
+@dataclass(frozen=True, slots=True)
+class FilePicture(_EncodedPicture):
+    """A file on disk, read when it is needed."""
+
+    path: str
+    digest_of_bytes: bytes
+    value_range: Range | None = None
 
     def open(self) -> Image.Image:
         """Read and decode the file."""
@@ -114,17 +123,12 @@ class FilePicture(Picture):
 
 
 @dataclass(frozen=True, slots=True)
-class BytesPicture(Picture):
+class BytesPicture(_EncodedPicture):
     """An encoded file in memory."""
 
     data: bytes
     digest_of_bytes: bytes
     value_range: Range | None = None
-
-    @property
-    def digest(self) -> bytes:  # type: ignore[override]
-        """Digest of the bytes, and of the range if there is one."""
-        return _with_range(self.digest_of_bytes, self.value_range)
 
     def open(self) -> Image.Image:
         """Decode the bytes."""

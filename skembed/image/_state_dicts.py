@@ -78,12 +78,9 @@ def fill(
         if is_ignored(each):
             continue
         wanted = expected.get(each)
-        if wanted is not None and value.shape != wanted.shape:
-            shape = tuple(wanted.shape)
-            wrong[each] = f"{each} has shape {tuple(value.shape)} where {shape} is expected"
-            continue
-        if wanted is not None and wanted.is_floating_point() and not value.is_floating_point():
-            wrong[each] = f"{each} holds {value.dtype} where real numbers are expected"
+        reason = None if wanted is None else _why_unlike(value, wanted)
+        if reason is not None:
+            wrong[each] = f"{each} {reason}"
             continue
         dtype = torch.float32 if value.is_floating_point() else value.dtype
         kept[each] = value.to(dtype, copy=True)
@@ -106,3 +103,12 @@ def fill(
             "Give the model that these weights are of, or other weights."
         )
     module.requires_grad_(False)
+
+
+def _why_unlike(value: Tensor, wanted: Tensor) -> str | None:
+    """Say why a value cannot stand where another is wanted; None if it can."""
+    if value.shape != wanted.shape:
+        return f"has shape {tuple(value.shape)} where {tuple(wanted.shape)} is expected"
+    if wanted.is_floating_point() and not value.is_floating_point():
+        return f"holds {value.dtype} where real numbers are expected"
+    return None

@@ -51,7 +51,7 @@ def test_what_the_machine_lacks_is_no_fault_of_a_row():
     with pytest.raises(RuntimeError, match=r"device-side assert"):
         embed(encoder, ["a", "x"])
     encoder.error = torch.OutOfMemoryError("out of memory")
-    with pytest.raises(torch.OutOfMemoryError):
+    with pytest.raises(torch.OutOfMemoryError, match=r"out of memory"):
         embed(encoder, ["x"])
 
 

@@ -132,7 +132,7 @@ def test_code_of_a_repository_is_refused(bespoke):
 
 
 def test_code_of_a_repository_runs_when_the_user_says_so(bespoke):
-    state = torch.load(bespoke / "pytorch_model.bin")
+    state = torch.load(bespoke / "pytorch_model.bin", weights_only=True)
     processor = tf.AutoImageProcessor.from_pretrained(bespoke)
     means = processor(IMAGES, return_tensors="pt")["pixel_values"].mean((2, 3))
     expected = means @ state["colours.weight"].T + state["colours.bias"]
