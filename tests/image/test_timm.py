@@ -237,6 +237,8 @@ def test_all_that_decides_vectors_is_in_the_digest(tmp_path):
         make("test_resnet", weights=tmp_path / "a" / "model.safetensors"),
         of_folder(tmp_path / "a"),
         of_folder(tmp_path / "b"),
+        make("resnet18.a1_in1k", weights=None),
+        make("resnet18.tv_in1k", weights=None),  # which prepares pictures otherwise
     ]
     assert len({each.digest for each in made}) == len(made)
     assert make("test_resnet", weights=None).digest == made[0].digest
