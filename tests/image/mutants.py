@@ -1,6 +1,7 @@
 """Damaged image files, and a process that opens them all under a limit of memory.
 
-`python -m tests.image.mutants` prints what became of each as JSON; `test_fuzz.py` judges it.
+`python -m tests.image.mutants` prints what became of each as JSON; `test_fuzz.py` judges it. Part
+of them are embedded as well.
 """
 
 import collections
@@ -19,11 +20,14 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from skembed import ImageEmbedder
 from skembed.image._inputs import check_images
 from skembed.image._rgb import UnreadablePicture
+from tests.image.networks import TinyNetwork, to_small_pixels
 from tests.image.pictures import encode, png_chunk, png_file
 
 N_EACH = 250
+EMBEDDED = 4  # one of so many
 SPARE_MIB = 400
 LITTLE_MIB = 200
 SECONDS = 60
@@ -250,6 +254,28 @@ def outcome_as_image(data):
     return "image"
 
 
+def embed(files):
+    """Embed files; return which rows are neither vectors nor faults, or unlike `outcome_of`."""
+    embedder = ImageEmbedder(
+        TinyNetwork(), preprocess=to_small_pixels, on_error="nan", dtype="float32", cache=None
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        vectors = embedder.transform(files)
+        outcomes = [outcome_of(data) for data in files]
+    report = embedder.report_
+    is_fault = np.isin(np.arange(len(files)), list(report.faults))
+    is_right = np.where(is_fault, np.isnan(vectors).all(1), np.isfinite(vectors).all(1))
+    is_right &= (report.n_pixels > 0) != is_fault
+    found = [report.faults.get(i, ": image").partition(": ")[2] for i in range(len(files))]
+    return {
+        "n_vectors": len(np.unique(vectors[~is_fault], axis=0)),
+        "n_faults": len(report.faults),
+        "wrong": np.flatnonzero(~is_right).tolist(),
+        "unlike": [[a, b] for a, b in zip(found, outcomes, strict=True) if a != b],
+    }
+
+
 def limit_memory(spare_mib):
     """Leave this process so much more address space than it has already."""
     n_pages = int(Path("/proc/self/statm").read_text().split()[0])
@@ -277,6 +303,7 @@ def main():
                     images[outcome_as_image(data)] += 1
                 except BaseException:
                     surprises.append(f"{form} {i}: {traceback.format_exc()}")
+    embedded = {form: embed(damaged[::EMBEDDED]) for form, damaged in files.items()}
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     Image.MAX_IMAGE_PIXELS = usual
     limit_memory(LITTLE_MIB)
@@ -286,6 +313,7 @@ def main():
             "images": dict(images.most_common()),
             "outcomes": {form: dict(counter.most_common()) for form, counter in outcomes.items()},
             "surprises": surprises,
+            "embedded": embedded,
             "grown_mib": (peak - before) / 1024,
         },
         sys.stdout,

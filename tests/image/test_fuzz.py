@@ -59,6 +59,15 @@ def test_every_fault_says_what_is_wrong(result):
             assert reason.startswith(starts) or " files are not read, as " in reason, reason
 
 
+def test_damaged_files_are_embedded_or_are_rows_of_nan_that_the_report_names(result):
+    assert result["embedded"].keys() == result["outcomes"].keys()
+    for form, embedded in result["embedded"].items():
+        assert embedded["wrong"] == [], form
+        assert embedded["unlike"] == [], form
+        assert embedded["n_vectors"] >= 10, form
+        assert embedded["n_faults"] >= 100, form
+
+
 def test_images_of_the_user_that_are_damaged_are_faults(result):
     counts = result["images"]
     assert counts["image"] > 1000
