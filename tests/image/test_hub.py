@@ -40,13 +40,13 @@ def embed(model, **params):
     return ImageEmbedder(model, **{"dtype": "float32", "cache": None, **params}).transform(IMAGES)
 
 
-def class_tokens(folder, is_mirrored=False):
+def class_tokens(folder):
     """Return what transformers itself gives for the pictures."""
     processor = tf.AutoImageProcessor.from_pretrained(folder)
     model = tf.ViTModel.from_pretrained(folder).eval()
     pixels = processor(IMAGES, return_tensors="pt")["pixel_values"]
     with torch.inference_mode():
-        out = model(pixels.flip(-1) if is_mirrored else pixels)
+        out = model(pixels)
     return out.last_hidden_state[:, 0].numpy()
 
 
@@ -140,31 +140,40 @@ def test_code_of_a_repository_runs_when_the_user_says_so(bespoke):
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
-def test_a_processor_that_is_code_of_a_repository_is_refused_until_the_user_trusts_it(
+# It turns pictures around, and has a rule of its own for black ones.
+PROCESSOR = """
+from transformers import ViTImageProcessor
+
+class OwnProcessor(ViTImageProcessor):
+    def rescale_and_normalize(self, images, *args, **kwargs):
+        found = super().rescale_and_normalize(images, *args, **kwargs)
+        return found.flip(-1) if images.any() else found + 1
+"""
+
+
+def test_a_processor_that_is_code_of_a_repository_runs_when_the_user_says_so(
     cache, monkeypatch, tmp_path
 ):
     monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path))
     folder = write_checkpoint(lay_out(cache, "org/vit"), "vit")
-    expected = class_tokens(folder, is_mirrored=True)
-    assert np.abs(expected - class_tokens(folder)).max() > 0.1
+    processor = tf.AutoImageProcessor.from_pretrained(folder)
+    images = [*IMAGES, Image.new("RGB", (20, 20))]
+    pixels = processor(images, return_tensors="pt")["pixel_values"]
+    pixels = torch.cat([pixels[:-1].flip(-1), pixels[-1:] + 1])
+    with torch.inference_mode():
+        states = tf.ViTModel.from_pretrained(folder).eval()(pixels).last_hidden_state
     settings = json.loads((folder / "preprocessor_config.json").read_text())
     settings |= {
-        "image_processor_type": "MirrorProcessor",
-        "auto_map": {"AutoImageProcessor": "mirror.MirrorProcessor"},
+        "image_processor_type": "OwnProcessor",
+        "auto_map": {"AutoImageProcessor": "own.OwnProcessor"},
     }
     (folder / "preprocessor_config.json").write_text(json.dumps(settings))
-    (folder / "mirror.py").write_text(
-        "from transformers import ViTImageProcessor\n\n"
-        "class MirrorProcessor(ViTImageProcessor):\n"
-        "    def preprocess(self, images, *args, **kwargs):\n"
-        "        found = super().preprocess(images, *args, **kwargs)\n"
-        "        found['pixel_values'] = found['pixel_values'].flip(-1)\n"
-        "        return found\n"
-    )
+    (folder / "own.py").write_text(PROCESSOR)
+    embedder = ImageEmbedder("org/vit", dtype="float32", cache=None)
     with pytest.raises(UnsafeModelError, match=r"processor .* code of its own, which skembed does"):
-        embed("org/vit")
-    found = embed("org/vit", trust_remote_code=True)
-    np.testing.assert_allclose(found, expected, atol=1e-5)
+        embedder.transform(images)
+    found = embedder.set_params(trust_remote_code=True).transform(images)
+    np.testing.assert_allclose(found, states[:, 0], atol=1e-5)
 
 
 # Of each model of the hub, what timm's own code calls it.
