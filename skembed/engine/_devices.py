@@ -10,7 +10,7 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from skembed.exceptions import InvalidParameterError
+from skembed.exceptions import InvalidParameterError, SkembedError
 from skembed.weights import is_out_of_memory, remembered
 
 if TYPE_CHECKING:
@@ -40,9 +40,22 @@ _PIXELS_PER_BATCH = {"cpu": 8 * 224**2, "cuda": 256 * 224**2, "mps": 32 * 224**2
 """CPU: ResNet-50 in float32 runs as fast on 4 and on 8 pictures at once and slower on 32."""
 
 
+# What the errors of a device and its libraries hold.
+_OF_DEVICES = ("CUDA", "cuDNN", "CUDNN", "CUBLAS", "CUSOLVER", "NCCL", "MPS", "find an engine")
+
+
 def is_of_a_row(error: Exception) -> bool:
-    """Return whether an error of a model may come of what it was given, not of the machine."""
-    return not is_out_of_memory(error) and "CUDA error" not in str(error)
+    """Return whether an error of a model may come of what it was given.
+
+    Not of the machine, nor of what skembed itself found wrong.
+    """
+    import torch
+
+    if is_out_of_memory(error) or isinstance(error, (SkembedError, OSError, ImportError)):
+        return False
+    if isinstance(error, getattr(torch, "AcceleratorError", ())):
+        return False
+    return not any(word in str(error) for word in _OF_DEVICES)
 
 
 def resolve_device(device: str) -> torch.device:

@@ -7,7 +7,7 @@ store, never modalities or estimators.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -103,7 +103,7 @@ def embed(
         )
     while len(missing):
         result.n_encoded += run_missing(job, missing)
-        missing = _next_of_the_same(job, distinct)
+        missing, distinct = _stand_ins(job, distinct)
     result.n_distinct = len(distinct.first) - len(job.faults)
     _copy_to_duplicates(result, distinct)
     result.faults = _spread_faults(job, distinct)
@@ -135,8 +135,8 @@ def measure_sizes(
     return sizes[distinct.inverse]
 
 
-def _next_of_the_same(job: Job, distinct: Distinct) -> NDArray[np.int64]:
-    """Return the next row of the same content for each that is gone, to be embedded in its place.
+def _stand_ins(job: Job, distinct: Distinct) -> tuple[NDArray[np.int64], Distinct]:
+    """Return the next row of the same content for each that is gone, and the distinct rows so.
 
     A file that was deleted meanwhile takes nothing from its copies, nor they from it.
     """
@@ -147,8 +147,9 @@ def _next_of_the_same(job: Job, distinct: Distinct) -> NDArray[np.int64]:
     kinds, places = np.unique(distinct.inverse[later], return_index=True)
     for row in distinct.first[kinds].tolist():
         del job.faults[row]
-    distinct.first[kinds] = later[places]
-    return later[places]
+    first = distinct.first.copy()
+    first[kinds] = later[places]
+    return later[places], replace(distinct, first=first)
 
 
 def _copy_to_duplicates(result: Embedded, distinct: Distinct) -> None:

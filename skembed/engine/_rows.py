@@ -27,7 +27,8 @@ class Distinct:
     Parameters
     ----------
     first : ndarray of shape (n_distinct,), int64
-        Position of the first row of each kind, rising.
+        Position of the row of each kind that stands for all: the first, in order of appearance, or
+        one after it where that has gone.
     inverse : ndarray of shape (n_rows,), int64
         For each row, which of the distinct rows it equals.
     """

@@ -101,33 +101,37 @@ class Job:
         self.vectors[row] = np.nan
         self.sizes[row] = 0
 
-    def why_not(self, row: int, item: Prepared | Fault) -> str | None:
-        """Return why a row that was prepared cannot be embedded; None if it can."""
-        if isinstance(item, Fault):
-            if item.is_gone:
-                self.gone.add(row)
-            return item.reason
+    def accept(self, row: int, item: Prepared | Fault) -> bool:
+        """Return whether a row that was prepared can be embedded; note what is wrong with it."""
+        fault = item if isinstance(item, Fault) else self._find_change(row, item)
+        if fault is None:
+            return True
+        if fault.is_gone:
+            self.gone.add(row)
+        self.fail(row, fault.reason)
+        return False
+
+    def _find_change(self, row: int, item: Prepared) -> Fault | None:
         if item.content is None:
             return None
         if content_key(self.encoder.digest, item.content) == self.keys[row].tobytes():
             return None
-        self.gone.add(row)
-        return "it changed while it was being embedded"
+        return Fault("it changed while it was being embedded", is_gone=True)
 
 
 @dataclass(slots=True)
 class _Batch:
     """Parts of rows, assembled or not: part `i` belongs to row `rows[i]`."""
 
-    share: _Share
+    pieces: _Pieces
     parts: list[Any]
     rows: list[int]
     costs: NDArray[np.int64]
     tensors: Any
 
 
-class _Share:
-    """Claimed rows on their way: which of their parts are still to come."""
+class _Pieces:
+    """Rows that were prepared together: which of their parts are still to come."""
 
     def __init__(self) -> None:
         self.n_parts_left: dict[int, int] = {}
@@ -271,19 +275,17 @@ class _Runner:
     def _batches_of(
         self, prepared_rows: list[int], prepared: list[Prepared | Fault]
     ) -> Iterator[_Batch]:
-        job, encoder, share = self.job, self.job.encoder, _Share()
+        job, encoder, pieces = self.job, self.job.encoder, _Pieces()
         parts: list[Any] = []
         rows: list[int] = []
         failed: list[int] = []
         for row, item in zip(prepared_rows, prepared, strict=True):
-            reason = job.why_not(row, item)
-            if reason is not None:
-                job.fail(row, reason)
+            if not job.accept(row, item):
                 failed.append(row)
                 continue
             assert isinstance(item, Prepared)
             job.sizes[row] = item.size
-            share.n_parts_left[row] = len(item.parts)
+            pieces.n_parts_left[row] = len(item.parts)
             parts.extend(item.parts)
             rows.extend([row] * len(item.parts))
         self._end(failed)
@@ -297,7 +299,7 @@ class _Runner:
         for chosen in plan:
             batch_parts = [parts[i] for i in chosen]
             tensors = self._collate(batch_parts)
-            yield _Batch(share, batch_parts, [rows[i] for i in chosen], costs[chosen], tensors)
+            yield _Batch(pieces, batch_parts, [rows[i] for i in chosen], costs[chosen], tensors)
 
     def _collate(self, parts: list[Any]) -> Any:
         """Assemble a batch ahead of its turn, or return None to have it assembled then."""
@@ -318,19 +320,19 @@ class _Runner:
 
     def _scatter(self, batch: _Batch, values: NDArray[np.float32]) -> None:
         """Put the vectors of a batch where their rows are, and rows that are whole in the store."""
-        job, share = self.job, batch.share
+        job, pieces = self.job, batch.pieces
         done: list[int] = []
         for i, row in enumerate(batch.rows):
-            share.n_parts_left[row] -= 1
-            n_left = share.n_parts_left[row]
-            if n_left or row in share.parts_done:
-                share.parts_done.setdefault(row, []).append((values[i], int(batch.costs[i])))
+            pieces.n_parts_left[row] -= 1
+            n_left = pieces.n_parts_left[row]
+            if n_left or row in pieces.parts_done:
+                pieces.parts_done.setdefault(row, []).append((values[i], int(batch.costs[i])))
                 if n_left:
                     continue
-                pieces = share.parts_done.pop(row)
+                found = pieces.parts_done.pop(row)
                 job.vectors[row] = job.encoder.merge(
-                    np.stack([vector for vector, _ in pieces]),
-                    np.array([cost for _, cost in pieces]),
+                    np.stack([vector for vector, _ in found]),
+                    np.array([cost for _, cost in found]),
                 )
             else:
                 job.vectors[row] = values[i]

@@ -75,9 +75,9 @@ def check_value_range(value_range: Sequence[Any]) -> Range:
     """Return the range as two floats, or refuse it."""
     try:
         low, high = (float(n) if isinstance(n, Real) else float("nan") for n in value_range)
-    except ValueError:
+    except (OverflowError, ValueError):
         low = high = float("nan")
-    if not (np.isfinite([low, high]).all() and low < high):
+    if not (np.isfinite([low, high, high - low]).all() and low < high):
         raise InvalidParameterError(
             f"value_range={value_range!r}: expected two numbers, those that mean black and white, "
             "the lower one first, like (0, 16)."

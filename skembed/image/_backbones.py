@@ -68,9 +68,9 @@ def find_backbone(
     if is_timm_folder(source.folder):
         return TimmBackbone(source, settings)
     if (source.folder / "modules.json").is_file():
-        for kind, folder in read_modules(source.folder)[:1]:
-            if kind.rpartition(".")[2] == _CLIP_MODULE:
-                source = replace(source, folder=folder)
+        modules = read_modules(source.folder)
+        if modules and modules[0][0].rpartition(".")[2] == _CLIP_MODULE:
+            source = replace(source, folder=modules[0][1])
     return TransformersBackbone(source, settings, has_preprocess=preprocess is not None)
 
 

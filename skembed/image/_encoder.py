@@ -9,7 +9,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from itertools import takewhile
 from typing import Any
 
 import PIL
@@ -28,7 +27,7 @@ from skembed.engine import (
     resolve_dtype,
     stay_safe_after_fork,
 )
-from skembed.exceptions import InvalidParameterError, UnsupportedModelError
+from skembed.exceptions import InvalidParameterError, SkembedError, UnsupportedModelError
 from skembed.image._backbone import Backbone, BackboneSettings
 from skembed.image._backbones import find_backbone
 from skembed.image._network import load_network
@@ -46,6 +45,10 @@ __all__ = ["ImageEncoder", "ImageSettings", "make_image_encoder"]
 
 _FORMAT = 3
 """Raised when a change to skembed changes vectors, so that stored ones are not served."""
+
+
+_MOST_BYTES = 256 << 20
+"""Prepared pictures of this size are enough at once."""
 
 
 @dataclass(frozen=True)
@@ -68,10 +71,6 @@ def make_image_encoder(settings: ImageSettings) -> ImageEncoder:
     backbone = find_backbone(settings.model, preprocess, settings.backbone)
     devices = resolve_devices(settings.device)
     return join_replicas([ImageEncoder(settings, backbone, preprocess, each) for each in devices])
-
-
-_MOST_BYTES = 256 << 20
-"""Of prepared pictures at once, and a few more."""
 
 
 class _Unfit(Exception):
@@ -157,9 +156,9 @@ class ImageEncoder(Encoder):
 
     def prepare(self, items: Sequence[Picture]) -> list[Prepared | Fault]:
         """Decode, resize and crop pictures, several at once; a part is a tensor (3, h, w)."""
-        n_bytes = 0
+        n_bytes, guard = 0, threading.Lock()
 
-        def prepare(i: int) -> Prepared | Fault | None:
+        def prepare_unless_full(i: int) -> Prepared | Fault | None:
             nonlocal n_bytes
             if i and n_bytes >= _MOST_BYTES:
                 return None
@@ -169,10 +168,12 @@ class ImageEncoder(Encoder):
                     n_bytes += sum(part.nbytes for part in found.parts)
             return found
 
-        guard = threading.Lock()
-        prepared = map_in_threads(prepare, range(len(items)), name="skembed-decode")
-        # One of another thread may have been done although one before it was left out.
-        return list(takewhile(lambda each: each is not None, prepared))  # type: ignore[arg-type]
+        prepared: list[Prepared | Fault] = []
+        for each in map_in_threads(prepare_unless_full, range(len(items)), name="skembed-decode"):
+            if each is None:  # one of another thread may have been done after it
+                break
+            prepared.append(each)
+        return prepared
 
     def cost(self, part: Tensor) -> int:
         """Return the number of pixels."""
@@ -203,7 +204,7 @@ class ImageEncoder(Encoder):
     def _run(self, network: nn.Module, stack: Tensor) -> Tensor:
         features: Tensor = network(self._pixels(stack)).float()
         if features.shape != (len(stack), self.backbone.width):
-            raise UnsupportedModelError(
+            raise ValueError(
                 f"{self.backbone.name} gives features of shape {tuple(features.shape)} for pixels "
                 f"of shape {tuple(stack.shape)}, expected {(len(stack), self.backbone.width)}."
             )
@@ -247,23 +248,32 @@ class ImageEncoder(Encoder):
         return shared_model(self.model_key, self._load_network, n_bytes=self.backbone.n_bytes)
 
     def _load_network(self) -> nn.Module:
-        if self._preprocess is None:
-            size = self.backbone.prepare(probe_picture()).shape
-        else:
-            size = self._preprocess.probe.shape
+        try:
+            return load_network(
+                self._load_module,
+                self._probe_pixels(),
+                device=self.torch_device,
+                dtype=self.torch_dtype,
+                is_foreign=self.backbone.is_foreign,
+            )
+        except Exception as error:
+            if isinstance(error, SkembedError) or is_out_of_memory(error):
+                raise
+            raise UnsupportedModelError(
+                f"{self.backbone.name} cannot be loaded: {type(error).__name__}: {error}"
+            ) from error
 
-        def load() -> nn.Module:
-            module = self.backbone.load()
-            self.backbone.refuse_other_files()
-            return module
+    def _load_module(self) -> nn.Module:
+        module = self.backbone.load()
+        self.backbone.refuse_other_files()
+        return module
 
-        return load_network(
-            load,
-            size,
-            device=self.torch_device,
-            dtype=self.torch_dtype,
-            is_foreign=self.backbone.is_foreign,
-        )
+    def _probe_pixels(self) -> Tensor:
+        """Return two pictures as the model takes them; random ones where it is known well."""
+        if self._preprocess is not None:
+            return torch.stack([self._preprocess.probe, self._preprocess.probe.flip(-1)])
+        size = self.backbone.prepare(probe_picture()).shape
+        return torch.randn((2, *size), generator=torch.Generator().manual_seed(0))
 
     def _choose_width(self, n_components: int | None) -> int:
         width = self.backbone.width

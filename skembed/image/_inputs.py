@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -246,28 +245,30 @@ def _check_column(
     faults: dict[int, str] = {}
     paths: dict[int, str] = {}
     images: dict[int, Image.Image] = {}
+
+    def note(row: int, found: Picture | str) -> None:
+        if isinstance(found, Picture):
+            items[row] = found
+        else:
+            faults[row] = found
+
     for row, value in enumerate(column):
         if isinstance(value, Image.Image):
             images[row] = value
             continue
         found = _check_row(value, shape, value_range)
-        if isinstance(found, Picture):
-            items[row] = found
-        elif isinstance(found, _Path):
+        if isinstance(found, _Path):
             paths[row] = found
         else:
-            faults[row] = found
+            note(row, found)
     checked = check_all_loaded(list(images.values()), value_range)
     for row, found in zip(images, checked, strict=True):
-        if isinstance(found, Picture):
-            items[row] = found
-        else:
-            faults[row] = found
+        note(row, found)
     for row, digest in zip(paths, digest_files(list(paths.values())), strict=True):
         if isinstance(digest, bytes):
-            items[row] = FilePicture(str.__str__(paths[row]), digest, value_range)
+            note(row, FilePicture(str.__str__(paths[row]), digest, value_range))
         else:
-            faults[row] = digest
+            note(row, digest)
     positions = np.array(sorted(items), dtype=np.int64)
     good = [items[row] for row in positions.tolist()]
     return CheckedRows(good, positions, len(column), dict(sorted(faults.items())))
@@ -322,7 +323,9 @@ def _check_bytes(data: bytes, value_range: Range | None) -> Picture | str:
 
 
 def _is_path(data: bytes) -> bool:
-    return len(data) < _MOST_OF_A_PATH and b"\0" not in data and Path(os.fsdecode(data)).exists()
+    if len(data) > _MOST_OF_A_PATH or b"\0" in data:
+        return False
+    return os.path.exists(data)  # noqa: PTH110  (never raises)
 
 
 def _check_file_object(file: Any, value_range: Range | None) -> Picture | str:

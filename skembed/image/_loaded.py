@@ -17,6 +17,7 @@ from PIL import Image, ImageFile, UnidentifiedImageError
 from skembed.engine import map_in_threads
 from skembed.image._pictures import (
     FOREIGN_FORMATS,
+    ChangedPicture,
     Picture,
     PixelPicture,
     digest_of_image,
@@ -58,7 +59,13 @@ class LoadedPicture(Picture):
 
     def open(self) -> Image.Image:
         """Return an upright copy in RGB."""
-        return _read(self.image, self.value_range)
+        try:
+            return _read(self.image, self.value_range)
+        except MemoryError:
+            raise
+        except Exception as error:  # it could be read when it was checked
+            reason = f"it can be read no more: {error or type(error).__name__}"
+            raise ChangedPicture(reason) from error
 
     def describe(self) -> str:
         """Return that it is one."""
@@ -101,7 +108,7 @@ def _check_loaded(image: Image.Image, value_range: Range | None) -> Picture | st
 
 
 def _read(image: Image.Image, value_range: Range | None) -> Image.Image:
-    if isinstance(image, ImageFile.ImageFile) and image.tile:
+    if isinstance(image, ImageFile.ImageFile) and _is_unread(image):
         if image.format in FOREIGN_FORMATS:
             raise UnreadablePicture(f"{image.format} files are not read; load or convert it first")
         rgb = _read_anew(image, value_range)
@@ -109,6 +116,11 @@ def _read(image: Image.Image, value_range: Range | None) -> Image.Image:
             return rgb
     with _guard:
         return upright_rgb(image, value_range)
+
+
+def _is_unread(image: ImageFile.ImageFile) -> bool:
+    """Return whether the pixels are still in the file; `load` of some formats looks there anew."""
+    return bool(image.tile) or vars(image).get("_im", vars(image).get("im")) is None
 
 
 def _read_anew(image: ImageFile.ImageFile, value_range: Range | None) -> Image.Image | None:

@@ -116,7 +116,7 @@ class ModuleBackbone(Backbone):
         module = self._copy()
         try:
             with torch.inference_mode():
-                features = module(pixels[None])
+                features, again = module(pixels[None]), module(pixels[None])
         except SkembedError:
             raise
         except Exception as error:
@@ -131,6 +131,14 @@ class ModuleBackbone(Backbone):
                 f"{self.name} gives {features.dtype} of shape {shape} for a batch of one picture; "
                 "expected floats of shape (1, features), (1, tokens, features) or (1, features, "
                 "height, width). Keep the batch's dimension in forward, or choose another layer."
+            )
+        if again.shape != shape or not torch.allclose(
+            features, again, rtol=1e-3, atol=1e-5, equal_nan=True
+        ):
+            raise UnsupportedModelError(
+                f"{self.name} is random: it gave different features of one picture in evaluation "
+                "mode, which would make the vectors random. Does it call functional.dropout "
+                "without training=self.training?"
             )
         try:
             with torch.inference_mode():

@@ -5,7 +5,9 @@ Knows modules and tensors of pixels, not which model it is nor where rows come f
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import os
+import threading
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -22,13 +24,11 @@ from skembed.engine import (
 
 __all__ = ["load_network"]
 
-_N_PROBED = 2
-
 
 @torch.inference_mode()
 def load_network(
     load: Callable[[], nn.Module],
-    size: Sequence[int],
+    pixels: Tensor,
     *,
     device: torch.device,
     dtype: torch.dtype,
@@ -37,22 +37,22 @@ def load_network(
     """Load a module and speed it up.
 
     Batch normalisations are folded, pixels lie with their channels side by side, and on CPUs
-    convolutions and linear layers run on packed weights. Every step is proven on random pixels and
+    convolutions and linear layers run on packed weights. Every step is proven on some pixels and
     left out where the features change by more than rounding.
 
     Parameters
     ----------
     load : callable
         Returns the module, in float32 on the CPU, in evaluation mode.
-    size : sequence of int
-        (channels, height, width) of what it usually takes.
+    pixels : Tensor of shape (n, channels, height, width), float32
+        Two or more different pictures as it takes them, on which every step is proven.
     device : torch.device
         Where it will run.
     dtype : torch.dtype
         In which format.
     is_foreign : bool
-        Whether its code is unknown. If it may then take another way on other pixels than the
-        random ones, nothing is fused.
+        Whether its code is unknown. If it may then take another way on other pixels than those,
+        nothing is fused; and it runs in one thread at a time.
 
     Returns
     -------
@@ -62,8 +62,6 @@ def load_network(
     if device.type == "cpu":
         keep_freed_memory()
     network = load().requires_grad_(False)
-    generator = torch.Generator().manual_seed(0)
-    pixels = torch.randn((_N_PROBED, *size), generator=generator)
 
     def agrees_with(expected: Tensor) -> Callable[[nn.Module], bool]:
         return lambda module: are_alike(module(pixels), expected)
@@ -77,13 +75,30 @@ def load_network(
         network = _converted(network, pixels, dtype)
     pixels = pixels.to(dtype).contiguous(memory_format=torch.channels_last)
     if device.type != "cpu":
-        return network.to(device)
-    near = agrees_with(network(pixels))
-    network = pack_convolutions(network, pixels, near)
-    pack_linear_layers(
-        network, lambda: network(pixels), lambda: near(network), each_alone=not is_steady
-    )
-    return network
+        network = network.to(device)
+    else:
+        near = agrees_with(network(pixels))
+        network = pack_convolutions(network, pixels, near)
+        pack_linear_layers(
+            network, lambda: network(pixels), lambda: near(network), each_alone=not is_steady
+        )
+    return _OneAtATime(network) if is_foreign else network
+
+
+class _OneAtATime(nn.Module):
+    """Runs a module in one thread at a time: unknown code may keep things on itself."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+        # One for each process: after a fork that of the parent may be held for ever.
+        self._locks: dict[int, threading.Lock] = {}
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Return the features."""
+        with self._locks.setdefault(os.getpid(), threading.Lock()):
+            features: Tensor = self.module(pixels)
+            return features
 
 
 def _converted(network: nn.Module, pixels: Tensor, dtype: torch.dtype) -> nn.Module:

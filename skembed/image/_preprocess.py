@@ -100,11 +100,15 @@ class Preprocess:
         elif not output.is_floating_point():
             came = f"a tensor of {output.dtype}"
             advice = "Add torchvision.transforms.v2.ToDtype(torch.float32, scale=True) to it"
+        elif output.layout is not torch.strided:
+            came = f"a tensor of layout {output.layout}"
+            advice = "Add its to_dense() to it"
         elif output.ndim != 3:
             came = f"a tensor of shape {tuple(output.shape)}"
             advice = "Leave out the batch's dimension: pictures are stacked afterwards"
         else:
-            return output.detach().to("cpu", torch.float32)
+            # A copy: what the function gives may be a small part of a large tensor.
+            return output.detach().to("cpu", torch.float32, copy=True)
         raise InvalidParameterError(
             f"preprocess: expected {_EXPECTED}; this one gave {came}. {advice}."
         )
@@ -130,4 +134,17 @@ class Preprocess:
                 "picture, which would make the vectors random. Use the transform of evaluation, "
                 "without augmentation."
             )
+        self._refuse_shared_memory()
         return found[0]
+
+    def _refuse_shared_memory(self) -> None:
+        """Refuse a function that writes each picture's pixels where those of the last one are."""
+        first = self._function(probe_picture())
+        before = first.detach().clone()
+        self._function(probe_picture().transpose(Image.Transpose.ROTATE_180))
+        if not torch.equal(first, before):
+            raise InvalidParameterError(
+                f"preprocess={self._function!r:.200} gives one tensor again and again, and writes "
+                "each picture over the last one. Let it make a new tensor for each: it is called "
+                "from several threads."
+            )

@@ -25,6 +25,7 @@ _TURNS = {
 }
 
 # Tags of TIFF files.
+_BITS_PER_SAMPLE = 258
 _PHOTOMETRIC, _WHITE_IS_ZERO = 262, 0
 
 _WHITE = (255, 255, 255, 255)
@@ -68,6 +69,7 @@ def _scaled(numbers: NDArray[Any], low: float, high: float) -> NDArray[np.uint8]
 def is_within(low: Any, high: Any, expected: Range) -> Any:
     """Return whether numbers from low to high are of a range, to rounding; of NaN they are not."""
     slack = _ROUNDING * (expected[1] - expected[0])
+    low, high = np.asarray(low, np.float64), np.asarray(high, np.float64)
     return (low >= expected[0] - slack) & (high <= expected[1] + slack)
 
 
@@ -113,8 +115,11 @@ def _to_rgb(image: Image.Image, value_range: Range | None) -> Image.Image:
 
 def _from_numbers(image: Image.Image, value_range: Range | None) -> Image.Image:
     """Return a gray image of one with 16-bit, 32-bit or float pixels; Pillow would clip them."""
-    pixels = np.asarray(image)
-    expected = value_range or ((0, 1) if image.mode == "F" else (0, 65535))
+    pixels, tags = np.asarray(image), getattr(image, "tag_v2", {})
+    n_bits = 16
+    if image.mode.startswith("I;16"):  # of a TIFF file also 12
+        n_bits = min(16, *tags.get(_BITS_PER_SAMPLE, (16,)))
+    expected = value_range or ((0, 1) if image.mode == "F" else (0, 2**n_bits - 1))
     low, high = (float(pixels.min()), float(pixels.max())) if pixels.size else expected
     if np.isnan(low):
         raise UnreadablePicture(f"some of its pixels (mode {image.mode}) are NaN")
@@ -124,7 +129,7 @@ def _from_numbers(image: Image.Image, value_range: Range | None) -> Image.Image:
             f"{expected[0]:g} to {expected[1]:g}; set value_range to what means black and white"
         )
     gray = to_8_bits(pixels, expected)
-    if getattr(image, "tag_v2", {}).get(_PHOTOMETRIC) == _WHITE_IS_ZERO:  # Pillow's to 8 bits only
+    if tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO:  # Pillow's to 8 bits only
         gray = 255 - gray
     transparent = image.info.get("transparency")
     if isinstance(transparent, int):

@@ -2,6 +2,7 @@
 
 import io
 import pickle
+import warnings
 
 import numpy as np
 import pandas as pd
@@ -138,7 +139,18 @@ def test_a_shape_that_is_none_of_an_image_is_refused(shape):
 
 @pytest.mark.parametrize(
     "value_range",
-    [(1, 0), (0, 0), (0,), (0, 1, 2), (0, np.inf), ("a", "b"), ("0", "1"), (np.nan, 1)],
+    [
+        (1, 0),
+        (0, 0),
+        (0,),
+        (0, 1, 2),
+        (0, np.inf),
+        ("a", "b"),
+        ("0", "1"),
+        (0, 10**400),
+        (-1.7e308, 1.7e308),
+        (np.nan, 1),
+    ],
 )
 def test_a_range_that_is_none_is_refused(value_range):
     with pytest.raises(InvalidParameterError, match="expected two numbers"):
@@ -273,3 +285,10 @@ def test_a_list_of_pictures_that_numpy_made_one_array_of_objects_is_a_stack():
         rows = check_images(np.array(objects, dtype=object))
         expected = check_images(pictures)
         assert [each.digest for each in rows.items] == [each.digest for each in expected.items]
+
+
+def test_half_precision_is_compared_with_any_range():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        rows = check_images([np.full((2, 2), 60_000, np.float16)], value_range=(0, 65_535))
+    assert opened(rows)[0][0, 0, 0] == 233

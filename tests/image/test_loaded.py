@@ -9,6 +9,7 @@ import pytest
 from PIL import EpsImagePlugin, Image, ImageFile
 
 from skembed.image._inputs import check_images
+from skembed.image._pictures import ChangedPicture
 from tests.image.pictures import digests, encode, opened, pixels_of, rgb_pixels
 
 RGB = rgb_pixels()
@@ -106,3 +107,38 @@ def test_a_closed_picture_is_a_fault_that_says_so(tmp_path):
     with Image.open(tmp_path / "a.png") as image:
         pass
     assert "closed" in check_images([image]).faults[0]
+
+
+@pytest.mark.parametrize("form", ["PNG", "JPEG", "WEBP", "TIFF", "GIF", "BMP"])
+def test_opened_images_of_any_format_are_not_loaded(form):
+    image = lazy(form=form)
+    item = check_images([image]).items[0]
+    item.open()
+    assert vars(image).get("_im", vars(image).get("im")) is None
+
+
+def close(image):
+    image.close()
+
+
+def close_file(image):
+    image.fp.close()
+
+
+def overwrite(image):
+    n_bytes = image.fp.seek(0, 2)
+    image.fp.seek(60)
+    image.fp.write(bytes(n_bytes - 60))
+
+
+def truncate(image):
+    image.fp.truncate(image.fp.seek(0, 2) // 2)
+
+
+@pytest.mark.parametrize("spoil", [close, close_file, overwrite, truncate])
+def test_an_image_that_is_spoiled_meanwhile_is_gone(spoil):
+    image = lazy()
+    item = check_images([image]).items[0]
+    spoil(image)
+    with pytest.raises(ChangedPicture, match=r"it can be read no more: "):
+        item.open()

@@ -173,3 +173,24 @@ def test_tiff_files_whose_zero_is_white_are_not_negatives(dtype):
     expected = np.rint(gray / np.iinfo(dtype).max * 255)
     for row in (data, Image.open(io.BytesIO(data))):
         np.testing.assert_array_equal(opened(check_images([row]))[0][:, :, 0], expected)
+
+
+@pytest.mark.parametrize(("bits", "line"), [(2, 0b00011011), (4, 0x01)])
+def test_a_transparent_gray_of_few_bits_is_laid_over_white(bits, line):
+    n, top = 8 // bits, 2**bits - 1
+    transparency = (b"tRNS", struct.pack(">H", 1))
+    data = png_file(n, 1, bits=bits, colour=0, lines=bytes([0, line]), chunks=[transparency])
+    expected = [255 if i == 1 else i * 255 // top for i in range(n)]
+    for row in (data, Image.open(io.BytesIO(data))):
+        assert open_row(row)[0, :, 0].tolist() == expected
+
+
+def test_white_of_a_12_bit_tiff_is_white():
+    entries = [(256, 2), (257, 1), (258, 12), (259, 1), (262, 1), (273, 8), (277, 1), (278, 1)]
+    tags = b"".join(struct.pack("<HHII", tag, 3, 1, value) for tag, value in [*entries, (279, 3)])
+    header = struct.pack("<2sHI", b"II", 42, 12)
+    samples = bytes([0xFF, 0xF8, 0x00, 0x00])  # 4095 and 2048, and one byte to fill up
+    data = header + samples + struct.pack("<H", 9) + tags + bytes(4)
+    assert Image.open(io.BytesIO(data)).mode == "I;16"
+    for row in (data, Image.open(io.BytesIO(data))):
+        assert open_row(row)[0, :, 0].tolist() == [255, 128]
