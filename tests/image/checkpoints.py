@@ -201,7 +201,7 @@ def write_checkpoint(folder: Path, family: str, **changes: object) -> Path:
         model = model_class(config)
         stir(model)
         processor = processor_class(**options)
-        noise = [torch.randint(0, 256, (3, 64, 48), dtype=torch.uint8) for _ in range(4)]
+        noise = [torch.randint(0, 256, (3, 64, 48), dtype=torch.uint8) for _ in range(16)]
         settle(model, processor(noise, return_tensors="pt")["pixel_values"])
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
@@ -241,7 +241,7 @@ def settle(model: torch.nn.Module, pixels: torch.Tensor) -> None:
     model.eval()
     for norm in norms:
         torch.nn.init.uniform_(norm.weight, 0.5, 1.0)
-        torch.nn.init.normal_(norm.bias, 0.75, 0.2)
+        torch.nn.init.normal_(norm.bias, 1.0, 0.2)
         norm.momentum = 1.0
         norm.train()
     model(pixels)
