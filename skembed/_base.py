@@ -41,6 +41,8 @@ __all__ = ["BaseEmbedder", "EmbeddingReport", "device_setting", "plain_text"]
 
 Self = TypeVar("Self", bound="BaseEmbedder")
 
+_MOST_SHOWN = 1000
+
 _COMPARABLE = (str, bool, int, float, os.PathLike, EmbeddingStore)
 
 
@@ -143,7 +145,9 @@ class BaseEmbedder(CallbackSupportMixin, TransformerMixin, BaseEstimator):
 
     @with_callbacks
     def fit(self: Self, X: Any, y: Any = None) -> Self:
-        """Check the parameters, the rows and the model; a frozen model learns nothing.
+        """Check the parameters, the rows as far as that needs no model, and the model's files.
+
+        A frozen model learns nothing.
 
         Parameters
         ----------
@@ -315,7 +319,8 @@ class BaseEmbedder(CallbackSupportMixin, TransformerMixin, BaseEstimator):
                 if check is not None and value is not None:
                     check(value)
             except ValueError as error:
-                faults.append(str(error))
+                text = str(error)  # with the value's repr, which may be that of a million numbers
+                faults.append(text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]}...")
         if faults:
             raise InvalidParameterError("\n".join(faults))
 

@@ -90,8 +90,8 @@ class Encoder(ABC):
     prepares_ahead : bool
         Whether rows are prepared while the model runs; not where both would want the same cores.
     may_fail : bool
-        Whether code of the user's takes part, which may fail on some rows only. Rows of a batch
-        that failed then run alone, and those on which the model fails are faults.
+        Whether the model may fail on some rows only, as code of the user's does, or models of one
+        size. Rows of a batch that failed then run alone, and those that fail again are faults.
     replicas : tuple of Encoder
         Encoders with the same digest, each on its own device, among which the engine divides the
         batches. Empty: the encoder runs them all itself.

@@ -24,6 +24,7 @@ __all__ = [
     "find_layout",
     "is_tensor",
     "range_of",
+    "size_of",
 ]
 
 _USUAL_CHANNELS = (1, 3, 4)
@@ -69,6 +70,13 @@ def check_image_shape(image_shape: Sequence[Any]) -> tuple[int, ...]:
             "before or after them, like (8, 8) or (32, 32, 3)."
         )
     return tuple(int(n) for n in shape)
+
+
+def size_of(image_shape: Sequence[Any]) -> tuple[int, int]:
+    """Return (height, width) of images of a shape."""
+    shape = check_image_shape(image_shape)
+    height, width = shape[1:] if find_layout(shape, prefers_first=False) == 0 else shape[:2]
+    return height, width
 
 
 def check_value_range(value_range: Sequence[Any]) -> Range:

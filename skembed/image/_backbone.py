@@ -63,9 +63,12 @@ class Backbone(ABC):
         Number of features.
     is_foreign : bool
         Whether code that skembed has never been tested with runs: of the user, or of a checkpoint.
+    probe : Tensor of shape (channels, height, width) or None
+        Pixels on which it is known to run.
     """
 
     is_foreign: bool = False
+    probe: Tensor | None = None
     name: str
     digest: bytes
     width: int

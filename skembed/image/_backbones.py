@@ -13,7 +13,8 @@ from skembed.exceptions import InvalidParameterError
 from skembed.image._backbone import Backbone, BackboneSettings
 from skembed.image._models import IMAGE_MODELS
 from skembed.image._modules import ModuleBackbone
-from skembed.image._preprocess import Preprocess
+from skembed.image._preprocess import Preprocess, probe_pixels
+from skembed.image._processor import has_processor
 from skembed.image._timm import TimmBackbone, is_timm_folder
 from skembed.image._torchvision import TorchvisionBackbone
 from skembed.image._transformers import TransformersBackbone
@@ -26,7 +27,11 @@ _CLIP_MODULE = "CLIPModel"
 
 
 def find_backbone(
-    model: Any, preprocess: Preprocess | None, settings: BackboneSettings
+    model: Any,
+    preprocess: Preprocess | None,
+    settings: BackboneSettings,
+    *,
+    image_size: tuple[int, int] | None = None,
 ) -> Backbone:
     """Return the backbone for a model of any kind.
 
@@ -39,6 +44,8 @@ def find_backbone(
         What the user prepares pictures with.
     settings : BackboneSettings
         What the user asked of it.
+    image_size : tuple of int or None
+        (height, width) of the user's pictures, where that is known.
 
     Raises
     ------
@@ -57,14 +64,14 @@ def find_backbone(
                 "RGB to a float tensor (channels, height, width), such as "
                 "torchvision.models.ResNet50_Weights.DEFAULT.transforms()."
             )
-        return ModuleBackbone(model, preprocess.probe, settings)
+        return ModuleBackbone(model, probe_pixels(preprocess, image_size), settings)
     name = os.fspath(model)
     scheme, colon, rest = name.partition(":")
     if scheme == "timm" and colon and not isinstance(model, os.PathLike):
         return TimmBackbone(rest, settings)
     if not (isinstance(model, os.PathLike) or _is_place(name)):
         return TorchvisionBackbone(name, settings)
-    source = resolve_model(model, revision=settings.revision)
+    source = resolve_model(model, revision=settings.revision, is_whole=_says_how_to_prepare)
     if is_timm_folder(source.folder):
         return TimmBackbone(source, settings)
     if (source.folder / "modules.json").is_file():
@@ -72,6 +79,10 @@ def find_backbone(
         if modules and modules[0][0].rpartition(".")[2] == _CLIP_MODULE:
             source = replace(source, folder=modules[0][1])
     return TransformersBackbone(source, settings, has_preprocess=preprocess is not None)
+
+
+def _says_how_to_prepare(folder: Path) -> bool:
+    return has_processor(folder) or is_timm_folder(folder)
 
 
 def _is_place(name: str) -> bool:

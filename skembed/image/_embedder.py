@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from enum import Enum
 from numbers import Integral
 from pathlib import Path
 from typing import Any, ClassVar
@@ -17,7 +18,8 @@ from torch import nn
 
 from skembed._base import BaseEmbedder, EmbeddingReport, device_setting, plain_text
 from skembed._inputs import CheckedRows
-from skembed.image._arrays import check_image_shape, check_value_range
+from skembed.exceptions import InvalidParameterError
+from skembed.image._arrays import check_image_shape, check_value_range, size_of
 from skembed.image._backbone import BackboneSettings
 from skembed.image._encoder import ImageEncoder, ImageSettings, make_image_encoder
 from skembed.image._inputs import check_images
@@ -42,6 +44,14 @@ class ImageReport(EmbeddingReport):
     def n_pixels(self) -> NDArray[np.int64]:
         """Pixels of each picture."""
         return self.row_sizes
+
+
+def _refuse_bool(layer: Any) -> None:
+    if isinstance(layer, (bool, np.bool_)):
+        raise InvalidParameterError(
+            f"layer={layer!r}: expected the name of a submodule, the number of a hidden state, or "
+            "None."
+        )
 
 
 class ImageEmbedder(BaseEmbedder):
@@ -70,8 +80,8 @@ class ImageEmbedder(BaseEmbedder):
         - "timm:" and the name of a model of timm ("timm:resnet18.a1_in1k"), or its id or folder.
           Needs ``pip install skembed[timm]``.
         - a module that takes pixels of shape (n, channels, height, width), with a `preprocess`. It
-          is copied, not changed, and runs in evaluation mode.
-    weights : str, path or None, default="auto"
+          is copied, not changed, and runs in evaluation mode, in one thread at a time.
+    weights : str, path, torchvision's enum member or None, default="auto"
         For models of torchvision: the name of their weights ("IMAGENET1K_V1"); "auto" is the best
         that torchvision has. For those and models of timm also a file with a state dict
         (safetensors, or a pickle restricted to tensors), or None: random weights, always the same.
@@ -83,7 +93,9 @@ class ImageEmbedder(BaseEmbedder):
         How patches or a feature map become one vector: the class token, the mean, both side by
         side, or the largest value of each feature. Means and maxima leave out tokens that are not
         patches. "auto" is what the model itself ends with; of an intermediate layer, the class
-        token where there is one, else the mean.
+        token where there is one, else the mean. Of CLIP-like models only "auto" lies in the space
+        of texts. Of your own module "auto" is what it gives, or the mean of tokens or a map; only
+        "cls" and "cls+mean" take its first token for a class token.
     normalize : bool, default=False
         Whether vectors have unit length.
     n_components : int, default=None
@@ -119,7 +131,8 @@ class ImageEmbedder(BaseEmbedder):
         Rows that are missing, no images, damaged, empty or too large (more pixels than Pillow's
         `PIL.Image.MAX_IMAGE_PIXELS`), that change or vanish meanwhile, or on which alone
         `preprocess` or your own module fails: an error that names every one, or rows of NaN, a
-        warning and the list in `report_.faults`. All that headers tell is told at once, before
+        warning and the list in `report_.faults` (drop these rows, or impute them with
+        `SimpleImputer`: most estimators refuse NaN). All that headers tell is told at once, before
         anything is encoded; damage that only decoding shows comes after the good rows are stored.
     revision : str, default=None
         Branch, tag or commit of a model on the hub.
@@ -181,7 +194,7 @@ class ImageEmbedder(BaseEmbedder):
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         **BaseEmbedder._parameter_constraints,
         "model": [str, os.PathLike, nn.Module],
-        "weights": [str, os.PathLike, None],
+        "weights": [str, os.PathLike, Enum, None],
         "layer": [str, Integral, None],
         "pooling": [StrOptions(set(IMAGE_POOLINGS))],
         "normalize": ["boolean"],
@@ -192,6 +205,7 @@ class ImageEmbedder(BaseEmbedder):
     }
 
     _parameter_checks: ClassVar[dict[str, Callable[[Any], object]]] = {
+        "layer": _refuse_bool,
         "image_shape": check_image_shape,
         "value_range": check_value_range,
     }
@@ -256,6 +270,7 @@ class ImageEmbedder(BaseEmbedder):
                 normalize=bool(self.normalize),
                 n_components=None if self.n_components is None else int(self.n_components),
                 preprocess=self.preprocess,
+                image_size=None if self.image_shape is None else size_of(self.image_shape),
                 device=device_setting(self.device),
                 dtype=plain_text(self.dtype),
             )
@@ -273,9 +288,14 @@ class ImageEmbedder(BaseEmbedder):
 
 
 def _plain(value: Any) -> Any:
-    """Return a setting as Python's own str, int or Path, as grids of NumPy arrays set others."""
+    """Return a setting as Python's own str, int or Path, as grids of NumPy arrays set others.
+
+    Of an enum's member its name: torchvision's weights are such.
+    """
     if isinstance(value, str):
         return plain_text(value)
+    if isinstance(value, Enum):
+        return f"{type(value).__name__}.{value.name}"
     if isinstance(value, Integral):
         return int(value)
     return value if value is None else Path(value)

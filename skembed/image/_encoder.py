@@ -7,7 +7,7 @@ the first picture has to be encoded.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -36,7 +36,7 @@ from skembed.image._pictures import (
     Picture,
     digest_of_image,
 )
-from skembed.image._preprocess import Preprocess, make_preprocess, probe_picture
+from skembed.image._preprocess import Preprocess, make_preprocess, probe_pixels
 from skembed.image._rgb import UnreadablePicture
 from skembed.store import digest_of
 from skembed.weights import shared_model
@@ -60,6 +60,7 @@ class ImageSettings:
     normalize: bool = False
     n_components: int | None = None
     preprocess: Callable[[Image], Any] | None = None
+    image_size: tuple[int, int] | None = None
     device: str | tuple[str, ...] = "auto"
     dtype: str = "auto"
 
@@ -68,7 +69,9 @@ def make_image_encoder(settings: ImageSettings) -> ImageEncoder:
     """Return the encoder for these settings, with a replica for each device."""
     stay_safe_after_fork()
     preprocess = None if settings.preprocess is None else make_preprocess(settings.preprocess)
-    backbone = find_backbone(settings.model, preprocess, settings.backbone)
+    backbone = find_backbone(
+        settings.model, preprocess, settings.backbone, image_size=settings.image_size
+    )
     devices = resolve_devices(settings.device)
     return join_replicas([ImageEncoder(settings, backbone, preprocess, each) for each in devices])
 
@@ -101,6 +104,7 @@ class ImageEncoder(Encoder):
     """
 
     layout = "equal"
+    may_fail = True
     # Prepared pictures take 150 to 600 KiB each, but as much as it wants where the user's own
     # preprocessing makes them.
     window = 128
@@ -120,10 +124,10 @@ class ImageEncoder(Encoder):
         self.budget = pixels_per_batch(device)
         # Decoding takes all cores as the model does: in turn, 2 cores embed 17% more pictures.
         self.prepares_ahead = device.type != "cpu"
-        self.may_fail = backbone.is_foreign or preprocess is not None
         self.normalize = settings.normalize
         self.n_components = settings.n_components
         self._preprocess = preprocess
+        self._image_size = settings.image_size
         self.width = self._choose_width(settings.n_components)
         place = {"kind": "image backbone", "backbone": backbone.digest}
         self.model_key = digest_of({**place, "device": self.device, "dtype": self.dtype})
@@ -251,7 +255,7 @@ class ImageEncoder(Encoder):
         try:
             return load_network(
                 self._load_module,
-                self._probe_pixels(),
+                self._probes(),
                 device=self.torch_device,
                 dtype=self.torch_dtype,
                 is_foreign=self.backbone.is_foreign,
@@ -268,12 +272,16 @@ class ImageEncoder(Encoder):
         self.backbone.refuse_other_files()
         return module
 
-    def _probe_pixels(self) -> Tensor:
-        """Return two pictures as the model takes them; random ones where it is known well."""
-        if self._preprocess is not None:
-            return torch.stack([self._preprocess.probe, self._preprocess.probe.flip(-1)])
-        size = self.backbone.prepare(probe_picture()).shape
-        return torch.randn((2, *size), generator=torch.Generator().manual_seed(0))
+    def _probes(self) -> Iterator[Tensor]:
+        """Yield two pictures as the model may take them, of one size after another."""
+        if self.backbone.probe is not None:
+            yield _with_its_mirror_image(self.backbone.probe)
+        elif self._preprocess is not None:
+            yield from map(_with_its_mirror_image, probe_pixels(self._preprocess, self._image_size))
+        else:  # random ones, which differ more
+            for pixels in probe_pixels(self.backbone.prepare, self._image_size):
+                generator = torch.Generator().manual_seed(0)
+                yield torch.randn((2, *pixels.shape), generator=generator)
 
     def _choose_width(self, n_components: int | None) -> int:
         width = self.backbone.width
@@ -284,3 +292,7 @@ class ImageEncoder(Encoder):
                 f"n_components={n_components}, but {self.backbone.name} gives {width} features."
             )
         return n_components
+
+
+def _with_its_mirror_image(pixels: Tensor) -> Tensor:
+    return torch.stack([pixels, pixels.flip(-1)])

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from skembed._inputs import CheckedRows, column_of, is_missing, shown
-from skembed.exceptions import InvalidInputError
+from skembed.exceptions import InvalidInputError, SkembedWarning, warn_user
 from skembed.image._arrays import (
     as_numpy,
     check_image_shape,
@@ -81,6 +81,7 @@ def check_images(
     stack = _as_stack(X, shape)
     if stack is not None:
         return _check_stack(stack, is_tensor(X), value_range)
+    _refuse_flat_row(X, shape)
     column = column_of(X, what="images", example=_EXAMPLE)
     return _check_column(column, shape, value_range)
 
@@ -95,6 +96,15 @@ def _refuse_single(X: Any) -> None:
     if hasattr(X, "toarray"):
         raise InvalidInputError(
             f"Expected images as a dense matrix, got a {type(X).__name__}. Use X.toarray()."
+        )
+
+
+def _refuse_flat_row(X: Any, shape: tuple[int, ...] | None) -> None:
+    is_flat = isinstance(X, np.ndarray) and X.ndim == 1 and X.dtype.kind in "biuf"
+    if shape is not None and is_flat and X.size == np.prod(shape):
+        raise InvalidInputError(
+            f"Expected a matrix of shape (n, {X.size}), as image_shape={shape} is set, got one row "
+            "of it. Use X.reshape(1, -1)."
         )
 
 
@@ -232,10 +242,26 @@ def _check_stack(
         stack = np.moveaxis(stack, 1, -1)
     expected = range_of(stack.dtype, value_range)
     faults = check_values(stack, expected)
+    if value_range is None:
+        _warn_if_nearly_black(stack, expected)
     positions = np.arange(len(stack), dtype=np.int64)
     if faults:
         positions = np.delete(positions, list(faults))
     return CheckedRows(_StackedPictures(stack, positions, expected), positions, len(stack), faults)
+
+
+def _warn_if_nearly_black(stack: NDArray[Any], expected: Range) -> None:
+    """Warn where whole numbers end far below what their type makes white."""
+    if stack.dtype.kind not in "iu" or stack.dtype == np.uint8 or not stack.size:
+        return
+    largest = int(stack.max())
+    if 0 < largest <= expected[1] / 8:
+        warn_user(
+            f"The pixels of all {len(stack):,} rows ({stack.dtype}) are numbers up to {largest}, "
+            f"and {expected[1]:g} means white: nearly black pictures. If {largest} is white, set "
+            f"value_range=(0, {largest}).",
+            SkembedWarning,
+        )
 
 
 def _check_column(

@@ -6,16 +6,26 @@ Knows torch modules and their names, not pictures.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from skembed.exceptions import InvalidParameterError
+from skembed.engine import is_out_of_memory
+from skembed.exceptions import InvalidParameterError, SkembedError
 
-__all__ = ["ChannelsFirst", "CutAt", "Reached", "check_layer", "extract", "measure", "stop_after"]
+__all__ = [
+    "ChannelsFirst",
+    "CutAt",
+    "Reached",
+    "check_layer",
+    "extract",
+    "first_that_runs",
+    "measure",
+    "stop_after",
+]
 
 
 class Reached(BaseException):
@@ -81,10 +91,10 @@ class CutAt(nn.Module):
         )
 
 
-def check_layer(module: nn.Module, layer: str, *, hint: str = "") -> None:
+def check_layer(module: nn.Module, layer: str, *, model: str = "model", hint: str = "") -> None:
     """Refuse a layer that the module does not have, and name those that are spelled alike.
 
-    The message ends with `hint`.
+    The message says how `model` lists them, and ends with `hint`.
     """
     names = [name for name, _ in module.named_modules(remove_duplicate=False) if name]
     if layer in names:
@@ -93,7 +103,7 @@ def check_layer(module: nn.Module, layer: str, *, hint: str = "") -> None:
     listed = ", ".join(map(repr, close)) or "none: the module has no submodules"
     raise InvalidParameterError(
         f"layer={layer!r}: {type(module).__name__} has no submodule of this name. Close to it: "
-        f"{listed}. All are in `[name for name, _ in model.named_modules()]`.{hint}"
+        f"{listed}. All are in `[name for name, _ in {model}.named_modules()]`.{hint}"
     )
 
 
@@ -156,6 +166,25 @@ def extract(module: nn.Module, layer: str, pixels: Tensor) -> nn.Module:
     except Exception:  # tracing refuses with whatever the model's own code raises
         return CutAt(module, layer)
     return CutAt(module, layer)
+
+
+def first_that_runs(run: Callable[[Tensor], Any], pixels: Iterable[Tensor]) -> tuple[Tensor, Any]:
+    """Return the first pixels on which a model does not fail, and what it gives.
+
+    Raises
+    ------
+    Exception
+        What it raised on the first, if it fails on all.
+    """
+    first_error: Exception | None = None
+    for each in pixels:
+        try:
+            return each, run(each)
+        except Exception as error:
+            if isinstance(error, SkembedError) or is_out_of_memory(error):
+                raise
+            first_error = first_error or error
+    raise first_error or RuntimeError("there were no pixels to run it on")
 
 
 def measure(

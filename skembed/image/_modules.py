@@ -7,8 +7,9 @@ come from, rows, devices, nor how pictures become pixels.
 from __future__ import annotations
 
 import copy
+import itertools
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from PIL import Image
@@ -17,7 +18,7 @@ from torch.fx import Proxy
 
 from skembed.exceptions import InvalidParameterError, SkembedError, UnsupportedModelError
 from skembed.image._backbone import Backbone, BackboneSettings
-from skembed.image._layers import ChannelsFirst, CutAt, check_layer, measure
+from skembed.image._layers import ChannelsFirst, CutAt, check_layer, first_that_runs, measure
 from skembed.image._pooling import Pool, make_pool
 from skembed.store import digest_of
 from skembed.weights import fingerprint, kept_recent
@@ -37,8 +38,9 @@ class ModuleBackbone(Backbone):
         Maps pixels (n, channels, height, width) to vectors (n, d), feature maps (n, d, h, w) or
         (n, h, w, d), or tokens (n, tokens, d): a tensor, or a mapping or an output of transformers
         with "image_embeds", "pooler_output" or "last_hidden_state".
-    pixels : Tensor of shape (channels, height, width)
-        What the user's preprocessing makes of a picture.
+    probes : iterable of Tensor of shape (channels, height, width)
+        What the user's preprocessing makes of pictures of several sizes. The module has to run on
+        one of them.
     settings : BackboneSettings
         Layer and pooling; weights have to be "auto", as they are in the module.
 
@@ -52,7 +54,9 @@ class ModuleBackbone(Backbone):
 
     is_foreign = True
 
-    def __init__(self, module: nn.Module, pixels: Tensor, settings: BackboneSettings) -> None:
+    def __init__(
+        self, module: nn.Module, probes: Iterable[Tensor], settings: BackboneSettings
+    ) -> None:
         self.module = _without_compiler(module)
         self.name = type(self.module).__name__
         _check_settings(self.module, settings, self.name)
@@ -68,9 +72,11 @@ class ModuleBackbone(Backbone):
             }
         )
         place = {"kind": "features of a module", "digest": self.digest}
-        key = digest_of({**place, "size": tuple(pixels.shape)})
-        measured: tuple[tuple[int, ...], bool] = kept_recent(key, lambda: self._measure(pixels))
-        self._shape, self._is_channels_last = measured
+        first, probes = itertools.tee(probes)
+        key = digest_of({**place, "size": tuple(next(first).shape)})
+        measured: tuple[Tensor, tuple[int, ...], bool]
+        measured = kept_recent(key, lambda: self._measure(probes))
+        self.probe, self._shape, self._is_channels_last = measured
         self._pool, self.width = self._make_pool()
 
     def prepare(self, image: Image.Image) -> Tensor:
@@ -92,7 +98,9 @@ class ModuleBackbone(Backbone):
         if fingerprint(self.module) != self._fingerprint:
             raise UnsupportedModelError(
                 f"{self.name} has been changed since this embedder was fitted (its weights, its "
-                "attributes or its code). Fit the embedder again."
+                "attributes, its code or a variable that its code uses). Fit the embedder again. "
+                "If it changes such a variable as it runs, like a list that it appends to, make "
+                "that an attribute of the module: it runs on a copy."
             )
 
     def _copy(self) -> nn.Module:
@@ -111,20 +119,11 @@ class ModuleBackbone(Backbone):
         inner = module if layer is None else CutAt(module, str(layer))
         return _Features(inner, names, self.name)
 
-    def _measure(self, pixels: Tensor) -> tuple[tuple[int, ...], bool]:
-        """Return the shape of one picture's features, and whether their channels came last."""
+    @torch.inference_mode()
+    def _measure(self, probes: Iterable[Tensor]) -> tuple[Tensor, tuple[int, ...], bool]:
+        """Return a picture that it runs on, its features' shape, and whether channels came last."""
         module = self._copy()
-        try:
-            with torch.inference_mode():
-                features, again = module(pixels[None]), module(pixels[None])
-        except SkembedError:
-            raise
-        except Exception as error:
-            raise UnsupportedModelError(
-                f"{self.name} failed on a prepared picture, a float32 tensor of shape "
-                f"{(1, *pixels.shape)}: {type(error).__name__}: {error}. preprocess has to give "
-                "what the module reads."
-            ) from error
+        pixels, features = self._run_first(module, probes)
         shape = tuple(features.shape)
         if len(shape) < 2 or shape[0] != 1 or not features.is_floating_point():
             raise UnsupportedModelError(
@@ -132,19 +131,55 @@ class ModuleBackbone(Backbone):
                 "expected floats of shape (1, features), (1, tokens, features) or (1, features, "
                 "height, width). Keep the batch's dimension in forward, or choose another layer."
             )
-        if again.shape != shape or not torch.allclose(
-            features, again, rtol=1e-3, atol=1e-5, equal_nan=True
-        ):
+        self._refuse_unsteady(module, pixels, features)
+        try:
+            return pixels, *measure(module, pixels[None], self.name)
+        except InvalidParameterError:  # no one can tell: as maps usually are
+            return pixels, shape, False
+
+    def _run_first(self, module: nn.Module, probes: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
+        first: list[tuple[int, ...]] = []
+
+        def run(pixels: Tensor) -> Tensor:
+            first.append((1, *pixels.shape))
+            features: Tensor = module(pixels[None])
+            return features
+
+        try:
+            return first_that_runs(run, probes)
+        except SkembedError:
+            raise
+        except Exception as error:
+            tried = f" (and on {len(first) - 1} of other sizes)" if len(first) > 1 else ""
+            raise UnsupportedModelError(
+                f"{self.name} failed on a prepared picture, a float32 tensor of shape {first[0]}"
+                f"{tried}: {type(error).__name__}: {error}. preprocess has to give what the module "
+                "reads: add a Resize to the size it takes."
+            ) from error
+
+    def _refuse_unsteady(self, module: nn.Module, pixels: Tensor, features: Tensor) -> None:
+        """Refuse a module whose vector of a picture is not always the same."""
+        again = module(pixels[None])
+        if not _are_near(again, features):
             raise UnsupportedModelError(
                 f"{self.name} is random: it gave different features of one picture in evaluation "
                 "mode, which would make the vectors random. Does it call functional.dropout "
                 "without training=self.training?"
             )
+        darker = pixels.flip(-1) / 2  # no other range, and other statistics
         try:
-            with torch.inference_mode():
-                return measure(module, pixels[None], self.name)
-        except InvalidParameterError:  # no one can tell: as maps usually are
-            return shape, False
+            beside_another = module(torch.stack([pixels, darker]))[:1]
+        except Exception as error:
+            raise UnsupportedModelError(
+                f"{self.name} runs on a batch of one picture and fails on one of two: "
+                f"{type(error).__name__}: {error}. Keep the batch's dimension in forward."
+            ) from error
+        if not _are_near(beside_another, features):
+            raise UnsupportedModelError(
+                f"{self.name} mixes the pictures of a batch: it gave a picture other features "
+                "beside another one, which would make vectors depend on other rows. Does it have "
+                "a BatchNorm with track_running_stats=False?"
+            )
 
     def _make_pool(self) -> tuple[Pool, int]:
         # Only the user knows whether a module's first token stands for the whole picture.
@@ -220,3 +255,10 @@ def _check_settings(module: nn.Module, settings: BackboneSettings, name: str) ->
         )
     if layer is not None:
         check_layer(module, layer)
+
+
+def _are_near(some: Tensor, others: Tensor) -> bool:
+    if some.shape != others.shape:
+        return False
+    scale = float(others.abs().nan_to_num(0, 0, 0).max()) if others.numel() else 0.0
+    return torch.allclose(some, others, rtol=1e-3, atol=1e-3 * scale, equal_nan=True)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,7 @@ from skembed.engine import (
     pack_convolutions,
     pack_linear_layers,
 )
+from skembed.image._layers import first_that_runs
 
 __all__ = ["load_network"]
 
@@ -28,7 +29,7 @@ __all__ = ["load_network"]
 @torch.inference_mode()
 def load_network(
     load: Callable[[], nn.Module],
-    pixels: Tensor,
+    probes: Iterable[Tensor],
     *,
     device: torch.device,
     dtype: torch.dtype,
@@ -44,8 +45,9 @@ def load_network(
     ----------
     load : callable
         Returns the module, in float32 on the CPU, in evaluation mode.
-    pixels : Tensor of shape (n, channels, height, width), float32
-        Two or more different pictures as it takes them, on which every step is proven.
+    probes : iterable of Tensor of shape (n, channels, height, width), float32
+        Two or more different pictures as it may take them, on which every step is proven; of
+        several sizes, the first that it does not fail on.
     device : torch.device
         Where it will run.
     dtype : torch.dtype
@@ -66,7 +68,8 @@ def load_network(
     def agrees_with(expected: Tensor) -> Callable[[nn.Module], bool]:
         return lambda module: are_alike(module(pixels), expected)
 
-    exact = agrees_with(network(pixels))
+    pixels, features = first_that_runs(network, probes)
+    exact = agrees_with(features)
     is_steady = not is_foreign or is_traceable(network)
     if is_steady:
         fold_batch_norms(network, lambda: network(pixels), lambda: exact(network))

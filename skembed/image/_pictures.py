@@ -40,6 +40,8 @@ __all__ = [
 # around a file of any format, and has Pillow open an EPS file within.
 FOREIGN_FORMATS = {"EPS", "WMF", "BUFR", "GRIB", "HDF5", "IPTC"}
 
+_HEIC = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"mif1", b"msf1")
+
 _IF_TRUSTED = "If you trust it, raise PIL.Image.MAX_IMAGE_PIXELS."
 
 _PLENTY = 64 << 20
@@ -284,6 +286,11 @@ def _why_unidentified(data: bytes) -> str:
         accepts = Image.OPEN[name][1] if name in Image.OPEN else None
         if accepts is not None and accepts(data[:16]):
             return f"{name} files are not read, as other programs would have to; convert it first"
+    if data[4:8] == b"ftyp" and data[8:12] in _HEIC:
+        return (
+            "not an image that Pillow reads by itself: HEIC, for which there is pillow-heif "
+            "(call pillow_heif.register_heif_opener() first)"
+        )
     return "not an image that Pillow reads"
 
 

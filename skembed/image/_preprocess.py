@@ -7,7 +7,7 @@ models nor rows.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -19,10 +19,13 @@ from skembed.exceptions import InvalidParameterError
 from skembed.store import digest_of
 from skembed.weights import fingerprint, kept_recent
 
-__all__ = ["Preprocess", "make_preprocess", "probe_picture"]
+__all__ = ["Preprocess", "make_preprocess", "probe_picture", "probe_pixels"]
 
 # Not square, as most pictures are not.
 _PROBE_SIZE = (320, 240)
+
+# Sides of the squares that models of one size take, where nothing resizes pictures to it.
+_USUAL_SIDES = (224, 32, 28, 64, 96, 128, 256, 299, 384, 16, 8)
 
 # So often does a random function have to give the same tensor by chance to pass for a fixed one.
 _N_TRIALS = 4
@@ -41,6 +44,32 @@ def probe_picture(width: int = _PROBE_SIZE[0], height: int = _PROBE_SIZE[1]) -> 
     noise = random.integers(0, 256, smooth.shape)
     pixels = np.where((x // 8 + y // 8)[..., None] % 2, smooth, noise)
     return Image.fromarray(pixels.astype(np.uint8))
+
+
+def probe_pixels(
+    prepare: Callable[[Image.Image], Tensor], image_size: tuple[int, int] | None = None
+) -> Iterator[Tensor]:
+    """Yield pixels of pictures of one size after another, until a model takes some.
+
+    Parameters
+    ----------
+    prepare : callable
+        Makes pixels (channels, height, width) of a picture.
+    image_size : tuple of int or None
+        (height, width) of the user's pictures, where that is known: these come first.
+    """
+    sizes = [] if image_size is None else [image_size[::-1]]
+    seen = set()
+    for size in [*sizes, _PROBE_SIZE, *((side, side) for side in _USUAL_SIDES)]:
+        try:
+            pixels = prepare(probe_picture(*size))
+        except Exception:
+            if size == _PROBE_SIZE:
+                raise
+            continue
+        if pixels.shape not in seen:
+            seen.add(pixels.shape)
+            yield pixels
 
 
 def make_preprocess(function: Callable[[Image.Image], Any]) -> Preprocess:

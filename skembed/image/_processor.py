@@ -89,6 +89,8 @@ class Processor:
     ----------
     extras : dict of str to Tensor
         What the processor gives beside pixels, of a probe picture.
+    is_of_one_size : bool
+        Whether all pictures become the same size.
     way : {"steps", "halves", "whole"}
         "whole" calls the processor on each picture. "halves" calls it without rescaling and
         normalising, which `scale` does on the batch: pictures stay in uint8 until then. "steps"
@@ -119,6 +121,7 @@ class Processor:
                 self.way, self._run = way, run
                 break
         self.shape = tuple(pixels.shape[1:])
+        self.is_of_one_size = self._whole(probes[1]).shape == pixels[0].shape
 
     def prepare(self, image: Image) -> Tensor:
         """Return pixels of shape (3, height, width), uint8 or float32.

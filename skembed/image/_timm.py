@@ -202,7 +202,7 @@ class TimmBackbone(Backbone):
         if weights == "auto":
             # Without a tag, the one that timm takes first; some have other owners.
             hub_id = getattr(found, "hf_hub_id", None) or f"timm/{name}"
-            return resolve_model(hub_id, revision=revision)
+            return resolve_model(hub_id, revision=revision, is_whole=is_timm_folder)
         if revision is not None:
             raise InvalidParameterError(
                 f"revision={revision!r}: only models of the hub have revisions, and weights="
@@ -328,7 +328,8 @@ class TimmBackbone(Backbone):
         n_tokens = None
         with torch.inference_mode():
             if settings.layer is not None:
-                check_layer(module, str(settings.layer))
+                model = f"timm.create_model({self._architecture!r})"
+                check_layer(module, str(settings.layer), model=model)
                 name = f"layer {str(settings.layer)!r} of {name}"
                 last = _LastFeatures(module)(pixels) if n_prefix else None
                 n_tokens = last.shape[1] if isinstance(last, Tensor) and last.ndim == 3 else None

@@ -246,7 +246,8 @@ class TorchvisionBackbone(Backbone):
         head = _drop_head(module)
         layer, pooling = settings.layer, settings.pooling
         if layer is not None:
-            check_layer(module, str(layer))
+            model = f"torchvision.models.get_model({self.name!r})"
+            check_layer(module, str(layer), model=model)
             if f"{head}.".startswith(f"{layer}."):
                 raise InvalidParameterError(
                     f"layer={layer!r} is or ends with the classifier of {self.name}, which is left "

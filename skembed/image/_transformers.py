@@ -41,6 +41,9 @@ _FORMAT = 1
 """Raised when a change to skembed changes vectors, so that stored ones are not served."""
 
 
+_OF_TEXTS = ("tokenizer.json", "tokenizer_config.json", "vocab.txt")
+
+
 @dataclass(frozen=True)
 class _Plan:
     """What is run and how it is pooled, found without the weights.
@@ -170,18 +173,20 @@ class TransformersBackbone(Backbone):
     def _load_processor(self) -> Processor:
         folder = self.source.folder
         if not has_processor(folder):
+            is_of_texts = any((folder / name).is_file() for name in _OF_TEXTS)
+            hint = " If it is a model of texts, TextEmbedder reads it." if is_of_texts else ""
             raise UnsupportedModelError(
                 f"{folder} does not say how the model's pictures are prepared: it has no "
                 "preprocessor_config.json. Save the model's image processor there "
                 "(`processor.save_pretrained(folder)`), or set preprocess= to a callable that "
-                "turns a PIL image into a tensor."
+                f"turns a PIL image into a tensor.{hint}"
             )
         trusted = self._settings.trust_remote_code
         return load_processor(folder, self._files_digest, trust_remote_code=trusted)
 
     def _shape(self) -> tuple[int, ...]:
         """Return the shape of one picture that the model can read, as a batch."""
-        if self._processor is not None:
+        if self._processor is not None and self._processor.is_of_one_size:
             return (1, *self._processor.shape)
         size = getattr(self._config, "image_size", None) or 224
         height, width = (size, size) if isinstance(size, int) else size

@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import json
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -100,8 +101,13 @@ def why_not_an_id(name: str) -> str | None:
     return None
 
 
-def find_cached(model: str, revision: str | None) -> Outcome:
-    """Look for a complete snapshot in the hub's local cache; uses no network."""
+def find_cached(
+    model: str, revision: str | None, is_whole: Callable[[Path], bool] | None = None
+) -> Outcome:
+    """Look for a complete snapshot in the hub's local cache; uses no network.
+
+    `is_whole` as in `resolve_model`.
+    """
     from huggingface_hub import constants, snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
@@ -121,14 +127,23 @@ def find_cached(model: str, revision: str | None) -> Outcome:
     lacking = missing_part(folder)
     if lacking:
         return Outcome(place, f"the snapshot {folder.name} is incomplete: {lacking}")
-    if (folder / _MODULES).is_file() or _has_no_modules(model, folder.name):
+    is_decided = (folder / _MODULES).is_file() or (is_whole is not None and is_whole(folder))
+    if is_decided or _has_no_modules(model, folder.name):
         return Outcome(place, "found", folder=folder)
     result = f"the snapshot {folder.name} may lack {_MODULES}"
     return Outcome(place, result, folder=folder, is_undecided=True)
 
 
-def complete_cached(model: str, revision: str | None, cached: Outcome) -> Outcome:
-    """Fetch what an undecided snapshot may lack; where that fails, take it as it is and warn."""
+def complete_cached(
+    model: str,
+    revision: str | None,
+    cached: Outcome,
+    is_whole: Callable[[Path], bool] | None = None,
+) -> Outcome:
+    """Fetch what an undecided snapshot may lack; where that fails, take it as it is and warn.
+
+    `is_whole` as in `resolve_model`: who gives it says what is missing.
+    """
     folder = cached.folder
     if folder is None or folder in _guessed:
         return cached
@@ -138,10 +153,12 @@ def complete_cached(model: str, revision: str | None, cached: Outcome) -> Outcom
         fetched = download(model, folder.name)
         if fetched.folder is not None:
             return fetched
-        now = find_cached(model, revision)
+        now = find_cached(model, revision, is_whole)
         if not now.is_undecided:  # modules.json came, and perhaps not all that it names
             return now
         reason = f"{fetched.place}: {fetched.result}"
+    if is_whole is not None:
+        return cached
     option = "" if revision is None else f" --revision {revision}"
     warn_user(
         f"The snapshot {folder.name} of {model!r} in the hub's cache has no {_MODULES}, and "

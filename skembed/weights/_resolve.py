@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -52,7 +53,12 @@ class ModelSource:
     revision: str | None = None
 
 
-def resolve_model(name: str | os.PathLike[str], *, revision: str | None = None) -> ModelSource:
+def resolve_model(
+    name: str | os.PathLike[str],
+    *,
+    revision: str | None = None,
+    is_whole: Callable[[Path], bool] | None = None,
+) -> ModelSource:
     """Find the local folder of a model, downloading it if need be.
 
     Tried in order: a folder of that name; an installed package that is known to carry the model
@@ -72,6 +78,9 @@ def resolve_model(name: str | os.PathLike[str], *, revision: str | None = None) 
         path ("./", "../", "/", "~"), can only be a folder.
     revision : str, optional
         A branch, tag or commit on the hub. Rules out folders and packages.
+    is_whole : callable, optional
+        Tells that a cached snapshot without a modules.json lacks nothing that is needed, so that
+        the hub is not asked for it.
 
     Returns
     -------
@@ -111,7 +120,9 @@ def resolve_model(name: str | os.PathLike[str], *, revision: str | None = None) 
         tried.append(Outcome("hub", f"not an id of the hub: {fault}"))
         raise _not_found(text, tried)
     ids = [text] if "/" in text else [text, f"{_DEFAULT_OWNER}/{text}"]
-    source = _from_packages(text, ids, revision, tried) or _from_hub(text, ids, revision, tried)
+    source = _from_packages(text, ids, revision, tried) or _from_hub(
+        text, ids, revision, tried, is_whole
+    )
     if source is None:
         raise _not_found(text, tried)
     return source
@@ -206,12 +217,16 @@ def _from_packages(
 
 
 def _from_hub(
-    name: str, ids: list[str], revision: str | None, tried: list[Outcome]
+    name: str,
+    ids: list[str],
+    revision: str | None,
+    tried: list[Outcome],
+    is_whole: Callable[[Path], bool] | None,
 ) -> ModelSource | None:
     for model in ids:
-        tried.append(find_cached(model, revision))
+        tried.append(find_cached(model, revision, is_whole))
         if tried[-1].is_undecided:
-            tried.append(complete_cached(model, revision, tried[-1]))
+            tried.append(complete_cached(model, revision, tried[-1], is_whole))
         if tried[-1].folder is not None:
             return _hub_source(name, tried[-1].folder)
     if is_offline():

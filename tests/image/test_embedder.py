@@ -16,6 +16,7 @@ from sklearn.compose import ColumnTransformer
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.utils import get_tags
+from torchvision.models import ResNet18_Weights
 
 from skembed import EmbeddingStore, ImageEmbedder, TextEmbedder
 from skembed.exceptions import (
@@ -23,6 +24,7 @@ from skembed.exceptions import (
     InvalidParameterError,
     InvalidRowsError,
     InvalidRowsWarning,
+    ModelNotFoundError,
 )
 from tests.image.networks import (
     TinyNetwork,
@@ -264,6 +266,7 @@ class TestParameters:
             ({"n_components": 17}, "n_components=17, but .* gives 16 features"),
             ({"layer": "nrom"}, "norm"),
             ({"pooling": "cls"}, "feature map"),
+            ({"layer": True}, "layer=True: expected the name of a submodule"),
             ({"preprocess": lambda image: np.zeros(3)}, "preprocess"),
             ({"device": "gpu"}, "device='gpu'"),
             ({"weights": "IMAGENET1K_V1"}, "weights"),
@@ -272,6 +275,20 @@ class TestParameters:
     def test_what_does_not_go_together_is_refused(self, embedder, params, message):
         with pytest.raises(InvalidParameterError, match=message):
             embedder.set_params(**params).fit(ARRAYS)
+
+    def test_a_value_of_many_numbers_is_not_told_whole(self):
+        weights = {"weight": np.arange(100_000).tolist()}
+        with pytest.raises(InvalidParameterError, match=r"The 'weights' parameter") as caught:
+            ImageEmbedder(weights=weights).fit([])
+        assert len(str(caught.value)) < 2000
+
+    def test_torchvisions_enum_members_are_weights(self):
+        members = ResNet18_Weights.DEFAULT, ResNet18_Weights.IMAGENET1K_V1
+        for weights in (*members, "IMAGENET1K_V1", "ResNet18_Weights.IMAGENET1K_V1"):
+            with pytest.raises(ModelNotFoundError, match=r"resnet18-f37072fd.pth"):
+                clone(ImageEmbedder("resnet18", weights=weights)).fit([])
+        with pytest.raises(InvalidParameterError, match=r"nor weights of resnet50"):
+            ImageEmbedder("resnet50", weights=ResNet18_Weights.DEFAULT).fit([])
 
     def test_a_name_that_is_no_model_says_what_is_like_it(self):
         with pytest.raises(InvalidParameterError, match="resnet50"):

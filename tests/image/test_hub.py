@@ -1,6 +1,7 @@
 """Models by their id on the hub: which snapshot is read, and whose code runs."""
 
 import json
+import warnings
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from PIL import Image
 from skembed import EmbeddingStore, ImageEmbedder
 from skembed.exceptions import ModelNotFoundError, UnsafeModelError
 from skembed.image._models import IMAGE_MODELS
+from skembed.weights import _hub
 from tests.hub_cache import COMMIT, OLD_COMMIT, lay_out
 from tests.image.checkpoints import write_checkpoint
 from tests.image.networks import pictures
@@ -201,3 +203,17 @@ def test_widths_in_the_table_are_those_of_the_published_architectures():
         is_projected = architecture.endswith(".openai")
         found[name] = model.num_classes if is_projected else model.num_features
     assert found == rows
+
+
+@pytest.mark.parametrize("library", ["transformers", "timm"])
+def test_snapshots_as_other_libraries_leave_them_are_whole(cache, monkeypatch, library):
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(_hub, "download", None)  # the hub is not asked
+    folder = lay_out(cache, "org/model", is_undecided=True)
+    if library == "timm":
+        write_folder(folder, "test_resnet")
+    else:
+        write_checkpoint(folder, "vit")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert np.isfinite(embed("org/model")).all()

@@ -4,6 +4,7 @@ import io
 import os
 import threading
 import time
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -256,9 +257,9 @@ def test_paths_are_read_whatever_the_shape_of_arrays(folder):
 
 def test_a_matrix_of_numpys_matrix_class_is_a_matrix():
     with pytest.warns(PendingDeprecationWarning, match=r"matrix subclass"):
-        X = np.matrix(np.arange(12).reshape(2, 6))
+        X = np.matrix(20 * np.arange(12).reshape(2, 6))
     rows = check_images(X, image_shape=(2, 3))
-    np.testing.assert_array_equal(opened(rows)[1][:, :, 0], np.arange(6, 12).reshape(2, 3))
+    np.testing.assert_array_equal(opened(rows)[1][:, :, 0], 20 * np.arange(6, 12).reshape(2, 3))
 
 
 class SlowFile(io.BytesIO):
@@ -294,3 +295,38 @@ def test_opened_images_are_checked_side_by_side(monkeypatch):
     monkeypatch.setattr(_loaded, "_read", read_together)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     assert check_images(images).faults == {}
+
+
+def test_a_single_row_of_a_matrix_is_told_from_many_numbers():
+    with pytest.raises(InvalidInputError, match=r"matrix of shape \(n, 64\).*X.reshape\(1, -1\)"):
+        check_images(np.zeros(64), image_shape=(8, 8))
+
+
+def test_heic_files_say_what_reads_them():
+    reason = check_images([b"\0\0\0\x18ftypheic" + bytes(40)]).faults[0]
+    assert "HEIC, for which there is pillow-heif" in reason
+
+
+@pytest.mark.parametrize(
+    ("X", "settings", "largest"),
+    [
+        (np.full((3, 8, 8), 16), {}, 16),
+        (np.full((3, 64), 16), {"image_shape": (8, 8)}, 16),
+        (np.full((3, 8, 8, 3), 255, np.uint16), {}, 255),
+        (np.full((3, 64), 17), {"image_shape": (8, 8), "value_range": (0, 17)}, None),
+        (np.full((3, 8, 8), 16, np.uint8), {}, None),
+        (np.full((3, 8, 8), 33), {}, None),
+        (np.zeros((3, 8, 8), int), {}, None),
+        (np.zeros((0, 8, 8), int), {}, None),
+        (np.full((3, 8, 8), 0.1), {}, None),
+    ],
+)
+def test_whole_numbers_that_are_nearly_black_are_told(X, settings, largest):
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        check_images(X, **settings)
+    expected = [] if largest is None else [f"set value_range=(0, {largest})."]
+    assert [
+        str(each.message)[-len(text) :] for each, text in zip(caught, expected, strict=True)
+    ] == expected
+    assert len(caught) == len(expected)

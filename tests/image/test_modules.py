@@ -49,7 +49,8 @@ class Net(nn.Module):
 
 
 def make(module, preprocess=to_pixels, **settings):
-    return ModuleBackbone(module, make_preprocess(preprocess).probe, BackboneSettings(**settings))
+    probes = [make_preprocess(preprocess).probe]
+    return ModuleBackbone(module, probes, BackboneSettings(**settings))
 
 
 @pytest.fixture

@@ -302,6 +302,9 @@ def test_a_processor_nested_in_processor_config_is_read(tmp_path):
 def test_models_of_other_rows_are_refused(tmp_path):
     bert = tf.BertModel(tf.BertConfig(**SMALL, vocab_size=16))
     bert.save_pretrained(tmp_path / "bert")
+    (tmp_path / "bert" / "vocab.txt").touch()
+    with pytest.raises(UnsupportedModelError, match=r"model of texts, TextEmbedder reads it"):
+        backbone(tmp_path / "bert")
     tf.ViTImageProcessor().save_pretrained(tmp_path / "bert")
     with pytest.raises(UnsupportedModelError, match=r"reads text, .*TextEmbedder embeds it"):
         backbone(tmp_path / "bert")

@@ -160,3 +160,54 @@ def test_two_threads_share_one_store_and_a_module_that_keeps_things(expected):
     found = embedder_of(model, cache=store)
     np.testing.assert_allclose(found.transform(ROWS), expected, atol=1e-5)
     assert found.report_.n_encoded == 0
+
+
+class MixesRows(nn.Module):
+    """Normalises by the statistics of the batch."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm = nn.BatchNorm2d(3, track_running_stats=False)
+
+    def forward(self, pixels):
+        return self.norm(pixels).amax((2, 3))
+
+
+class OnlyOne(nn.Module):
+    """Runs on one picture at a time."""
+
+    def forward(self, pixels):
+        return pixels.reshape(1, 3, -1).mean(2)
+
+
+@pytest.mark.parametrize(
+    ("module", "message"),
+    [
+        (MixesRows(), r"MixesRows mixes the pictures of a batch.*track_running_stats=False"),
+        (OnlyOne(), r"OnlyOne mixes the pictures of a batch|OnlyOne runs on a batch of one"),
+    ],
+)
+def test_a_module_whose_vectors_depend_on_other_rows_is_refused(module, message):
+    with pytest.raises(UnsupportedModelError, match=message):
+        embedder_of(module).fit(ROWS)
+
+
+SEEN = []
+
+
+class WritesToAGlobal(nn.Module):
+    """Appends to a list outside of it whenever it runs."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = TinyNetwork()
+
+    def forward(self, pixels):
+        SEEN.append(tuple(pixels.shape))
+        return self.inner(pixels)
+
+
+def test_a_module_that_changes_what_its_code_reads_is_one_error():
+    embedder = embedder_of(WritesToAGlobal(), on_error="nan")
+    with pytest.raises(UnsupportedModelError, match=r"make that an attribute of the module"):
+        embedder.fit_transform(ROWS)
