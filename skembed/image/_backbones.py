@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from skembed.exceptions import InvalidParameterError
+from skembed.exceptions import InvalidParameterError, UnsupportedModelError
 from skembed.image._backbone import Backbone, BackboneSettings
 from skembed.image._models import IMAGE_MODELS
 from skembed.image._modules import ModuleBackbone
@@ -75,10 +75,23 @@ def find_backbone(
     if is_timm_folder(source.folder):
         return TimmBackbone(source, settings)
     if (source.folder / "modules.json").is_file():
-        modules = read_modules(source.folder)
-        if modules and modules[0][0].rpartition(".")[2] == _CLIP_MODULE:
-            source = replace(source, folder=modules[0][1])
+        source = replace(source, folder=_part_of_pictures(source.folder))
     return TransformersBackbone(source, settings, has_preprocess=preprocess is not None)
+
+
+def _part_of_pictures(folder: Path) -> Path:
+    """Return where a folder of sentence-transformers has its CLIP; itself if it has none."""
+    modules = read_modules(folder)
+    kinds = [kind.rpartition(".")[2] for kind, _ in modules]
+    if kinds[:1] != [_CLIP_MODULE]:
+        return folder
+    if len(kinds) > 1:
+        raise UnsupportedModelError(
+            f"{folder} chains the modules {', '.join(kinds)}; skembed reads a {_CLIP_MODULE} alone "
+            f"for pictures. Give the folder of that, {modules[0][1]}, and set normalize=True if "
+            "there is a Normalize after it."
+        )
+    return modules[0][1]
 
 
 def _says_how_to_prepare(folder: Path) -> bool:

@@ -9,6 +9,7 @@ import transformers as tf
 from PIL import Image
 
 from skembed import ImageEmbedder, TextEmbedder
+from skembed.exceptions import UnsupportedModelError
 from tests.image.checkpoints import write_checkpoint
 from tests.image.networks import pictures
 from tests.text.test_towers import write_tower
@@ -82,3 +83,15 @@ def test_a_folder_that_lists_no_modules_is_one_of_transformers(tmp_path):
     (folder / "modules.json").write_text("[]")
     found = ImageEmbedder(folder, dtype="float32", cache=None).transform(images)
     np.testing.assert_array_equal(found, expected)
+
+
+def test_modules_after_a_clip_are_not_left_out_in_silence(tmp_path):
+    write_checkpoint(tmp_path / "0_CLIPModel", "clip")
+    normalize = "sentence_transformers.models.Normalize"
+    modules = [
+        {"idx": 0, "name": "0", "path": "0_CLIPModel", "type": OLD_KIND},
+        {"idx": 1, "name": "1", "path": "1_Normalize", "type": normalize},
+    ]
+    (tmp_path / "modules.json").write_text(json.dumps(modules))
+    with pytest.raises(UnsupportedModelError, match=r"CLIPModel, Normalize.*normalize=True"):
+        ImageEmbedder(tmp_path, dtype="float32", cache=None).fit([])
