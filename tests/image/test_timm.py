@@ -208,7 +208,7 @@ def test_tokens_of_which_timm_does_not_tell_are_not_pooled():
 def test_a_name_without_a_tag_is_the_one_that_timm_takes_first(monkeypatch, name, expected):
     asked = []
 
-    def resolve(name, *, revision):
+    def resolve(name, *, revision, is_whole):
         asked.append((name, revision))
         raise ModelNotFoundError("not here")
 
