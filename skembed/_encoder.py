@@ -91,7 +91,8 @@ class Encoder(ABC):
         Whether rows are prepared while the model runs; not where both would want the same cores.
     may_fail : bool
         Whether the model may fail on some rows only, as code of the user's does, or models of one
-        size. Rows of a batch that failed then run alone, and those that fail again are faults.
+        size. Rows of a batch that failed then run alone, and those that fail again are faults;
+        where none of the first few hundred runs, that is the model's error.
     replicas : tuple of Encoder
         Encoders with the same digest, each on its own device, among which the engine divides the
         batches. Empty: the encoder runs them all itself.

@@ -12,6 +12,7 @@ traced, layers stay as they are. Knows modules and tensors, not what they are fo
 
 from __future__ import annotations
 
+import copy
 import itertools
 import operator
 from collections.abc import Callable
@@ -90,12 +91,18 @@ def is_traceable(module: nn.Module) -> bool:
     Its code is run on a stand-in for a tensor, which refuses to tell its values and its shape.
     """
     try:
-        fx.symbolic_trace(module)
+        _trace(module)
     except MemoryError:
         raise
     except Exception:  # whatever the model's own code raises on a stand-in
         return False
     return True
+
+
+def _trace(module: nn.Module) -> fx.GraphModule:
+    """Return a model as a graph; traced on a copy, as code may keep what it is given: stand-ins."""
+    shared = {id(each): each for each in [*module.parameters(), *module.buffers()]}
+    return fx.symbolic_trace(copy.deepcopy(module, shared))
 
 
 def pack_convolutions(
@@ -120,7 +127,7 @@ def pack_convolutions(
         return module
     try:
         with torch.inference_mode():
-            graph = fx.symbolic_trace(module)
+            graph = _trace(module)
             _drop_idle(graph)
             _note_results(graph, example)
             for node in list(graph.graph.nodes):

@@ -40,8 +40,11 @@ _PIXELS_PER_BATCH = {"cpu": 8 * 224**2, "cuda": 256 * 224**2, "mps": 32 * 224**2
 """CPU: ResNet-50 in float32 runs as fast on 4 and on 8 pictures at once and slower on 32."""
 
 
-# What the errors of a device and its libraries hold.
-_OF_DEVICES = ("CUDA", "cuDNN", "CUDNN", "CUBLAS", "CUSOLVER", "NCCL", "MPS", "find an engine")
+# What torch's errors of a device, its libraries or a number format hold.
+_OF_DEVICES = (
+    *("CUDA", "cuDNN", "CUDNN", "CUBLAS", "CUSOLVER", "NCCL", "MPS backend", "find an engine"),
+    *("tensors to be on the same device", "expected scalar type", "not implemented for '"),
+)
 
 
 def is_of_a_row(error: Exception) -> bool:
@@ -55,7 +58,8 @@ def is_of_a_row(error: Exception) -> bool:
         return False
     if isinstance(error, getattr(torch, "AcceleratorError", ())):
         return False
-    return not any(word in str(error) for word in _OF_DEVICES)
+    is_of_torch = isinstance(error, RuntimeError)
+    return not (is_of_torch and any(word in str(error) for word in _OF_DEVICES))
 
 
 def resolve_device(device: str) -> torch.device:

@@ -28,13 +28,14 @@ from skembed.engine._batch import begin_to_fetch, encode_batch
 from skembed.engine._devices import is_of_a_row, is_out_of_memory
 from skembed.engine._plan import plan_batches
 from skembed.engine._threads import stay_safe_after_fork
-from skembed.exceptions import StoreWarning, warn_user
+from skembed.exceptions import StoreWarning, UnsupportedModelError, warn_user
 from skembed.store import EmbeddingStore, content_key
 
 __all__ = ["Job", "run_missing", "stored_size"]
 
 _SIZE = struct.Struct("<q")
 _MIN_SHARE, _SHARES = 64, 8
+_HOPELESS = 256
 _WAIT_SECONDS, _WARN_SECONDS, _PATIENCE_SECONDS = 10.0, 60.0, 600.0
 
 
@@ -165,7 +166,7 @@ class _Runner:
         self.replicas = job.encoder.replicas or (job.encoder,)
         self.deferred: list[NDArray[np.int64]] = []
         self.unfinished: dict[int, None] = {}
-        self.n_encoded = 0
+        self.n_encoded = self.n_failed = 0
         self.lock = threading.Lock()
         self.scattering = threading.Lock()
         self.is_over = False
@@ -244,6 +245,12 @@ class _Runner:
             except Exception as error:
                 if not is_of_a_row(error):
                     raise
+                self.n_failed += 1
+                if self.n_failed >= _HOPELESS and not self.n_encoded:
+                    raise UnsupportedModelError(
+                        f"The model failed on each of the first {self.n_failed} rows: "
+                        f"{type(error).__name__}: {error}"
+                    ) from error
                 self.job.fail(row, f"the model failed on it: {type(error).__name__}: {error}")
                 vectors.append(torch.full((1, encoder.width), torch.nan))
         return torch.cat(vectors)

@@ -105,7 +105,8 @@ class ImageEmbedder(BaseEmbedder):
         place of the model's own preprocessing. Called from several threads; must not be random.
     image_shape : tuple of int, default=None
         (height, width), or with channels before or after them, of images that are rows of a matrix
-        (scikit-learn's digits are (8, 8)).
+        (scikit-learn's digits are (8, 8)); of other rows the size that all have, which a module of
+        one size without a resizing `preprocess` is tried on.
     value_range : tuple of two float, default=None
         The numbers that mean black and white in arrays, and in images and files whose pixels are
         other numbers than 8-bit ones. None goes by the type: 0 to 255 for 8-bit and other integers,
@@ -294,8 +295,8 @@ def _plain(value: Any) -> Any:
     """
     if isinstance(value, str):
         return plain_text(value)
-    if isinstance(value, Enum):
-        return f"{type(value).__name__}.{value.name}"
     if isinstance(value, Integral):
         return int(value)
+    if isinstance(value, Enum):
+        return f"{type(value).__name__}.{value.name}"
     return value if value is None else Path(value)

@@ -259,7 +259,7 @@ def _warn_if_nearly_black(stack: NDArray[Any], expected: Range) -> None:
         warn_user(
             f"The pixels of all {len(stack):,} rows ({stack.dtype}) are numbers up to {largest}, "
             f"and {expected[1]:g} means white: nearly black pictures. If {largest} is white, set "
-            f"value_range=(0, {largest}).",
+            f"value_range=(0, {largest}); if not, value_range=(0, {expected[1]:g}) says so.",
             SkembedWarning,
         )
 

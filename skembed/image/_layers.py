@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from skembed.engine import is_out_of_memory
 from skembed.exceptions import InvalidParameterError, SkembedError
 
 __all__ = [
@@ -24,6 +23,7 @@ __all__ = [
     "extract",
     "first_that_runs",
     "measure",
+    "run_apart",
     "stop_after",
 ]
 
@@ -168,6 +168,12 @@ def extract(module: nn.Module, layer: str, pixels: Tensor) -> nn.Module:
     return CutAt(module, layer)
 
 
+def run_apart(module: Callable[[Tensor], Any], pixels: Tensor) -> Any:
+    """Return what a module gives, where it may change its input or write over its output later."""
+    found = module(pixels.clone())
+    return found.clone() if isinstance(found, Tensor) else found
+
+
 def first_that_runs(run: Callable[[Tensor], Any], pixels: Iterable[Tensor]) -> tuple[Tensor, Any]:
     """Return the first pixels on which a model does not fail, and what it gives.
 
@@ -181,7 +187,7 @@ def first_that_runs(run: Callable[[Tensor], Any], pixels: Iterable[Tensor]) -> t
         try:
             return each, run(each)
         except Exception as error:
-            if isinstance(error, SkembedError) or is_out_of_memory(error):
+            if isinstance(error, SkembedError):
                 raise
             first_error = first_error or error
     raise first_error or RuntimeError("there were no pixels to run it on")

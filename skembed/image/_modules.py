@@ -10,6 +10,7 @@ import copy
 import itertools
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 
 import torch
 from PIL import Image
@@ -18,12 +19,24 @@ from torch.fx import Proxy
 
 from skembed.exceptions import InvalidParameterError, SkembedError, UnsupportedModelError
 from skembed.image._backbone import Backbone, BackboneSettings
-from skembed.image._layers import ChannelsFirst, CutAt, check_layer, first_that_runs, measure
+from skembed.image._layers import (
+    ChannelsFirst,
+    CutAt,
+    check_layer,
+    first_that_runs,
+    measure,
+    run_apart,
+)
 from skembed.image._pooling import Pool, make_pool
 from skembed.store import digest_of
 from skembed.weights import fingerprint, kept_recent
 
 __all__ = ["ModuleBackbone"]
+
+# Rounding in bfloat16, in which a module may compute on its own, and more in batches of two.
+_MOST_OF_NEIGHBOURS = 0.03
+
+_NOTHING = 1e-6
 
 # What transformers' models and their like call the features, the most finished first.
 _OUTPUT_NAMES = ("image_embeds", "pooler_output", "last_hidden_state")
@@ -71,7 +84,12 @@ class ModuleBackbone(Backbone):
                 "torch": ".".join(torch.__version__.split(".")[:2]),
             }
         )
-        place = {"kind": "features of a module", "digest": self.digest}
+        place = {
+            "kind": "features of a module",
+            "module": self._fingerprint,
+            "layer": settings.layer,
+            "is_auto": settings.pooling == "auto",
+        }
         first, probes = itertools.tee(probes)
         key = digest_of({**place, "size": tuple(next(first).shape)})
         measured: tuple[Tensor, tuple[int, ...], bool]
@@ -133,7 +151,7 @@ class ModuleBackbone(Backbone):
             )
         self._refuse_unsteady(module, pixels, features)
         try:
-            return pixels, *measure(module, pixels[None], self.name)
+            return pixels, *measure(partial(run_apart, module), pixels[None], self.name)
         except InvalidParameterError:  # no one can tell: as maps usually are
             return pixels, shape, False
 
@@ -142,7 +160,7 @@ class ModuleBackbone(Backbone):
 
         def run(pixels: Tensor) -> Tensor:
             first.append((1, *pixels.shape))
-            features: Tensor = module(pixels[None])
+            features: Tensor = run_apart(module, pixels[None])
             return features
 
         try:
@@ -154,27 +172,34 @@ class ModuleBackbone(Backbone):
             raise UnsupportedModelError(
                 f"{self.name} failed on a prepared picture, a float32 tensor of shape {first[0]}"
                 f"{tried}: {type(error).__name__}: {error}. preprocess has to give what the module "
-                "reads: add a Resize to the size it takes."
+                "reads. If it takes pictures of one size, add a Resize to preprocess, or set "
+                "image_shape=(height, width) to the size that all pictures have."
             ) from error
 
     def _refuse_unsteady(self, module: nn.Module, pixels: Tensor, features: Tensor) -> None:
         """Refuse a module whose vector of a picture is not always the same."""
-        again = module(pixels[None])
-        if not _are_near(again, features):
+        run = partial(run_apart, module)
+        others = [pixels.flip(-1) / 2, pixels.flip(-1)]  # of other statistics, if it takes such
+        other, _ = first_that_runs(lambda each: run(each[None]), others)
+        if not _are_near(run(pixels[None]), features, 1e-3):
             raise UnsupportedModelError(
-                f"{self.name} is random: it gave different features of one picture in evaluation "
-                "mode, which would make the vectors random. Does it call functional.dropout "
-                "without training=self.training?"
+                f"{self.name} is random, or keeps something of the pictures before: it gave "
+                "different features of one picture in evaluation mode, which would make the "
+                "vectors random. Does it call functional.dropout without training=self.training?"
             )
-        darker = pixels.flip(-1) / 2  # no other range, and other statistics
         try:
-            beside_another = module(torch.stack([pixels, darker]))[:1]
+            pair = run(torch.stack([pixels, other]))
         except Exception as error:
             raise UnsupportedModelError(
                 f"{self.name} runs on a batch of one picture and fails on one of two: "
                 f"{type(error).__name__}: {error}. Keep the batch's dimension in forward."
             ) from error
-        if not _are_near(beside_another, features):
+        if pair.shape != (2, *features.shape[1:]):
+            raise UnsupportedModelError(
+                f"{self.name} gives features of shape {tuple(pair.shape)} for two pictures and of "
+                f"{tuple(features.shape)} for one. Keep the batch's dimension in forward."
+            )
+        if not _are_near(pair[:1], features, _MOST_OF_NEIGHBOURS):
             raise UnsupportedModelError(
                 f"{self.name} mixes the pictures of a batch: it gave a picture other features "
                 "beside another one, which would make vectors depend on other rows. Does it have "
@@ -257,8 +282,11 @@ def _check_settings(module: nn.Module, settings: BackboneSettings, name: str) ->
         check_layer(module, layer)
 
 
-def _are_near(some: Tensor, others: Tensor) -> bool:
+def _are_near(some: Tensor, others: Tensor, share: float) -> bool:
+    """Return whether features differ by no more than a share of the largest."""
     if some.shape != others.shape:
         return False
     scale = float(others.abs().nan_to_num(0, 0, 0).max()) if others.numel() else 0.0
-    return torch.allclose(some, others, rtol=1e-3, atol=1e-3 * scale, equal_nan=True)
+    if scale < _NOTHING:  # what rounding has left of zeros
+        return True
+    return torch.allclose(some, others, rtol=share, atol=share * scale, equal_nan=True)

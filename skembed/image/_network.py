@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Iterable
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -16,12 +17,13 @@ from skembed.engine import (
     are_alike,
     convert,
     fold_batch_norms,
+    is_out_of_memory,
     is_traceable,
     keep_freed_memory,
     pack_convolutions,
     pack_linear_layers,
 )
-from skembed.image._layers import first_that_runs
+from skembed.image._layers import first_that_runs, run_apart
 
 __all__ = ["load_network"]
 
@@ -66,24 +68,28 @@ def load_network(
     network = load().requires_grad_(False)
 
     def agrees_with(expected: Tensor) -> Callable[[nn.Module], bool]:
-        return lambda module: are_alike(module(pixels), expected)
+        return lambda module: are_alike(run_apart(module, pixels), expected)
 
-    pixels, features = first_that_runs(network, probes)
+    pixels, features = first_that_runs(partial(run_apart, network), probes)
     exact = agrees_with(features)
     is_steady = not is_foreign or is_traceable(network)
     if is_steady:
-        fold_batch_norms(network, lambda: network(pixels), lambda: exact(network))
+        fold_batch_norms(network, lambda: run_apart(network, pixels), lambda: exact(network))
     network = network.to(memory_format=torch.channels_last)
     if dtype is not torch.float32:
         network = _converted(network, pixels, dtype)
     pixels = pixels.to(dtype).contiguous(memory_format=torch.channels_last)
     if device.type != "cpu":
         network = network.to(device)
+        run_apart(network, pixels.to(device))  # what fails there is no fault of rows
     else:
-        near = agrees_with(network(pixels))
-        network = pack_convolutions(network, pixels, near)
+        near = agrees_with(run_apart(network, pixels))
+        network = pack_convolutions(network, pixels.clone(), near)
         pack_linear_layers(
-            network, lambda: network(pixels), lambda: near(network), each_alone=not is_steady
+            network,
+            lambda: run_apart(network, pixels),
+            lambda: near(network),
+            each_alone=not is_steady,
         )
     return _OneAtATime(network) if is_foreign else network
 
@@ -100,8 +106,14 @@ class _OneAtATime(nn.Module):
     def forward(self, pixels: Tensor) -> Tensor:
         """Return the features."""
         with self._locks.setdefault(os.getpid(), threading.Lock()):
-            features: Tensor = self.module(pixels)
-            return features
+            try:
+                features: Tensor = self.module(pixels)
+                return features.clone()  # which may lie where those of the next pictures will
+            except Exception as error:
+                if is_out_of_memory(error) or isinstance(error, RuntimeError):
+                    raise
+                # Whatever it is, it comes of these pictures, not of skembed nor of its files.
+                raise RuntimeError(f"{type(error).__name__}: {error}") from error
 
 
 def _converted(network: nn.Module, pixels: Tensor, dtype: torch.dtype) -> nn.Module:
@@ -111,7 +123,7 @@ def _converted(network: nn.Module, pixels: Tensor, dtype: torch.dtype) -> nn.Mod
             module.to(dtype)
     convert(network, dtype)
     try:
-        network(pixels.to(dtype))
+        network(pixels.to(dtype, copy=True))
     except RuntimeError:  # it adds up numbers of both formats
         for buffer in network.buffers():
             if buffer.is_floating_point():

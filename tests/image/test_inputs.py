@@ -325,8 +325,6 @@ def test_whole_numbers_that_are_nearly_black_are_told(X, settings, largest):
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         check_images(X, **settings)
-    expected = [] if largest is None else [f"set value_range=(0, {largest})."]
-    assert [
-        str(each.message)[-len(text) :] for each, text in zip(caught, expected, strict=True)
-    ] == expected
-    assert len(caught) == len(expected)
+    advice = [] if largest is None else [f"set value_range=(0, {largest}); if not"]
+    for warning, text in zip(caught, advice, strict=True):
+        assert text in str(warning.message)

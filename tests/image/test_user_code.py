@@ -12,9 +12,15 @@ from torch import nn
 from torchvision.transforms import CenterCrop, Compose, ToTensor
 
 from skembed import EmbeddingStore, ImageEmbedder
+from skembed.engine import _run
 from skembed.engine._devices import is_of_a_row
-from skembed.exceptions import InvalidInputError, InvalidParameterError, UnsupportedModelError
-from skembed.image._preprocess import make_preprocess
+from skembed.exceptions import (
+    InvalidInputError,
+    InvalidParameterError,
+    InvalidRowsWarning,
+    UnsupportedModelError,
+)
+from skembed.image._preprocess import make_preprocess, probe_picture
 from tests.image.networks import TinyNetwork, features, pictures, to_pixels, to_small_pixels
 
 ROWS = pictures(60, sizes=[(16, 16)])
@@ -184,7 +190,7 @@ class OnlyOne(nn.Module):
     ("module", "message"),
     [
         (MixesRows(), r"MixesRows mixes the pictures of a batch.*track_running_stats=False"),
-        (OnlyOne(), r"OnlyOne mixes the pictures of a batch|OnlyOne runs on a batch of one"),
+        (OnlyOne(), r"OnlyOne gives features of shape \(1, 3\) for two pictures"),
     ],
 )
 def test_a_module_whose_vectors_depend_on_other_rows_is_refused(module, message):
@@ -211,3 +217,159 @@ def test_a_module_that_changes_what_its_code_reads_is_one_error():
     embedder = embedder_of(WritesToAGlobal(), on_error="nan")
     with pytest.raises(UnsupportedModelError, match=r"make that an attribute of the module"):
         embedder.fit_transform(ROWS)
+
+
+class ChangesInput(nn.Module):
+    """Normalises its input where it lies."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = TinyNetwork()
+
+    def forward(self, pixels):
+        pixels.sub_(0.45).div_(0.22)
+        return self.inner(pixels)
+
+
+class KeepsOutput(nn.Module):
+    """Writes features where those of the last pictures were."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner, self.out = TinyNetwork(), torch.empty(64, 16)
+
+    def forward(self, pixels):
+        return self.out[: len(pixels)].copy_(self.inner(pixels).mean((2, 3)))
+
+
+def to_any_pixels(image):
+    return to_pixels(image.resize((20, 24) if image.height > image.width else (24, 20)))
+
+
+def test_a_module_may_change_its_input():
+    found = embedder_of(ChangesInput()).transform(ROWS)
+    expected = features(TinyNetwork(), lambda image: (to_small_pixels(image) - 0.45) / 0.22, ROWS)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("device", ["cpu", ["cpu", "cpu"]])
+def test_a_module_may_write_over_its_last_output(device):
+    rows = pictures(40, sizes=[(12, 20), (20, 12)])
+    found = embedder_of(KeepsOutput(), to_any_pixels, device=device, batch_size=8)
+    expected = features(TinyNetwork(), to_any_pixels, rows)
+    np.testing.assert_allclose(found.transform(rows), expected, atol=1e-5)
+
+
+class Remembers(nn.Module):
+    """Adds to each picture's features those of the picture before."""
+
+    def __init__(self):
+        super().__init__()
+        self.last = None
+
+    def forward(self, pixels):
+        found = pixels.mean((2, 3))
+        before, self.last = self.last, found[-1:]
+        return found if before is None else torch.maximum(found, before)
+
+
+class RandomBuffer(nn.Module):
+    """Gives random numbers, always in the same place."""
+
+    def __init__(self):
+        super().__init__()
+        self.out = torch.empty(64, 4)
+
+    def forward(self, pixels):
+        return self.out[: len(pixels)].copy_(torch.randn(len(pixels), 4))
+
+
+@pytest.mark.parametrize("module", [Remembers(), RandomBuffer()])
+def test_a_module_that_keeps_something_of_other_pictures_is_refused(module):
+    with pytest.raises(UnsupportedModelError, match=r"is random, or keeps something of the pict"):
+        embedder_of(module).fit(ROWS)
+
+
+class Counts(nn.Module):
+    """Keeps a running mean that changes nothing, and asks for its value."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner, self.mean = TinyNetwork(), 0.0
+
+    def forward(self, pixels):
+        self.mean = 0.9 * self.mean + 0.1 * pixels.mean()
+        return self.inner(pixels) if self.mean < 1e9 else pixels
+
+
+def test_what_tracing_leaves_on_a_module_does_not_stay(expected):
+    np.testing.assert_allclose(embedder_of(Counts()).transform(ROWS), expected, atol=1e-5)
+
+
+class Autocasts(nn.Module):
+    """Computes in bfloat16 by itself."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = TinyNetwork()
+
+    def forward(self, pixels):
+        with torch.autocast("cpu", torch.bfloat16):
+            return self.inner(pixels)
+
+
+def test_rounding_in_half_precision_is_no_mixing(expected):
+    found = embedder_of(Autocasts()).transform(ROWS)
+    np.testing.assert_allclose(found, expected, atol=0.05)
+
+
+def refuses_dark_corners(image):
+    if image.getpixel((0, 0))[0] < 200:  # so it does on the probe picture turned around
+        raise ValueError("dark corner")
+    return to_small_pixels(image)
+
+
+def test_a_function_that_refuses_some_pictures_is_tried_on_others():
+    assert refuses_dark_corners(probe_picture()).shape == (3, 16, 16)
+    with pytest.raises(ValueError, match=r"dark corner"):
+        refuses_dark_corners(probe_picture().rotate(180))
+    dark, bright = np.zeros((2, 16, 16, 3), np.uint8)
+    bright[:] = 255
+    embedder = embedder_of(TinyNetwork(), refuses_dark_corners, on_error="nan")
+    with pytest.warns(InvalidRowsWarning, match=r"row 1: .*preprocess raised ValueError: dark"):
+        embedder.fit_transform([bright, dark])
+
+
+class OpensFiles(nn.Module):
+    """Fails on large pictures as a program fails that reads files."""
+
+    def forward(self, pixels):
+        if pixels.shape[2] > 240:
+            raise FileNotFoundError("no such table")
+        return pixels.mean((2, 3))
+
+
+def test_whatever_a_module_raises_on_one_picture_is_a_fault_of_its_row():
+    embedder = embedder_of(OpensFiles(), to_pixels, on_error="nan")
+    rows = [*ROWS[:3], np.zeros((250, 4, 3), np.uint8)]
+    with pytest.warns(InvalidRowsWarning, match=r"row 3: .*FileNotFoundError: no such table"):
+        assert np.isfinite(embedder.fit_transform(rows)[:3]).all()
+
+
+class Never(nn.Module):
+    """Runs on the pictures it is tried on, and on no others."""
+
+    def forward(self, pixels):
+        if pixels.shape[-1] == 16:
+            raise ValueError("never 16")
+        return pixels.mean((2, 3))
+
+
+def test_a_model_that_fails_on_all_of_many_rows_is_one_error(monkeypatch):
+    monkeypatch.setattr(_run, "_HOPELESS", 40)
+    embedder = embedder_of(Never(), to_pixels, on_error="nan")
+    with pytest.raises(UnsupportedModelError, match=r"on each of the first 40 rows.*never 16"):
+        embedder.fit_transform(ROWS)
+    one_good = [*ROWS, np.zeros((99, 99, 3), np.uint8)]
+    with pytest.warns(InvalidRowsWarning, match=r"60 of 61 rows cannot be embedded"):
+        embedder.fit_transform(one_good)
