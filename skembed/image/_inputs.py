@@ -116,7 +116,7 @@ def _as_stack(X: Any, shape: tuple[int, ...] | None) -> NDArray[Any] | None:
         except TypeError as error:
             raise InvalidInputError(f"Expected images, got {error}.") from error
     elif isinstance(X, np.ndarray):
-        array = np.asanyarray(X) if isinstance(X, np.ma.MaskedArray) else np.asarray(X)
+        array = X if isinstance(X, np.ma.MaskedArray) else np.asarray(X)  # not np.matrix
     elif len(getattr(X, "shape", ())) == 2 and hasattr(X, "columns"):
         if shape is None and X.shape[1] == 1:
             return None
@@ -254,7 +254,7 @@ def _warn_if_nearly_black(stack: NDArray[Any], expected: Range) -> None:
     """Warn where whole numbers end far below what their type makes white."""
     if stack.dtype.kind not in "iu" or stack.dtype == np.uint8 or not stack.size:
         return
-    largest = int(stack.max())
+    largest = int(np.ma.getdata(stack).max())
     if 0 < largest <= expected[1] / 8:
         warn_user(
             f"The pixels of all {len(stack):,} rows ({stack.dtype}) are numbers up to {largest}, "

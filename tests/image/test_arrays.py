@@ -292,3 +292,9 @@ def test_half_precision_is_compared_with_any_range():
         warnings.simplefilter("error")
         rows = check_images([np.full((2, 2), 60_000, np.float16)], value_range=(0, 65_535))
     assert opened(rows)[0][0, 0, 0] == 233
+
+
+def test_a_frame_of_gaps_alone_has_a_fault_in_every_row():
+    frame = pd.DataFrame({"a": [pd.NA, pd.NA], "b": [pd.NA, pd.NA]}, dtype="Int64")
+    faults = check_images(frame, image_shape=(1, 2)).faults
+    assert ["missing or masked" in faults[row] for row in (0, 1)] == [True, True]

@@ -306,21 +306,24 @@ def test_what_tracing_leaves_on_a_module_does_not_stay(expected):
     np.testing.assert_allclose(embedder_of(Counts()).transform(ROWS), expected, atol=1e-5)
 
 
-class Autocasts(nn.Module):
-    """Computes in bfloat16 by itself."""
+class RoundsByBatch(nn.Module):
+    """Rounds otherwise in a batch of several, by as much as bfloat16 does, or of nothing."""
 
-    def __init__(self):
+    def __init__(self, share, scale=1.0):
         super().__init__()
-        self.inner = TinyNetwork()
+        self.share, self.scale = share, scale
 
     def forward(self, pixels):
-        with torch.autocast("cpu", torch.bfloat16):
-            return self.inner(pixels)
+        found = self.scale * pixels.mean((2, 3))
+        return found * (1 + self.share) if len(pixels) > 1 else found
 
 
-def test_rounding_in_half_precision_is_no_mixing(expected):
-    found = embedder_of(Autocasts()).transform(ROWS)
-    np.testing.assert_allclose(found, expected, atol=0.05)
+@pytest.mark.parametrize(("share", "scale"), [(2**-7, 1.0), (1.0, 1e-9)])
+def test_rounding_is_no_mixing_of_pictures(share, scale):
+    found = embedder_of(RoundsByBatch(share, scale)).fit_transform(ROWS)
+    assert found.shape == (60, 3)
+    with pytest.raises(UnsupportedModelError, match=r"RoundsByBatch mixes the pictures"):
+        embedder_of(RoundsByBatch(10 * share, 1.0)).fit(ROWS)
 
 
 def refuses_dark_corners(image):
