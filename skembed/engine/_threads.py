@@ -31,9 +31,7 @@ def stay_safe_after_fork() -> None:
         torch.set_num_threads(1)
 
 
-def map_in_threads(
-    function: Callable[[T], R], items: Sequence[T], *, name: str, most: int | None = None
-) -> list[R]:
+def map_in_threads(function: Callable[[T], R], items: Sequence[T], *, name: str) -> list[R]:
     """Return a function's value for each item, computed by as many threads as torch would use.
 
     The items are begun in order.
@@ -46,12 +44,10 @@ def map_in_threads(
         What it is called with.
     name : str
         Of the threads.
-    most : int or None
-        Most threads.
     """
     import torch
 
-    n_threads = min(len(items), torch.get_num_threads(), most or len(items))
+    n_threads = min(len(items), torch.get_num_threads())
     if n_threads < 2:
         return [function(item) for item in items]
     with ThreadPoolExecutor(n_threads, name, stay_safe_after_fork) as pool:

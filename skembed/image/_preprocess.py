@@ -9,7 +9,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -63,10 +62,11 @@ def probe_pixels(
     image_size : tuple of int or None
         (height, width) of the user's pictures, where that is known: these come first.
     """
-    is_known = image_size is not None and image_size[0] * image_size[1] <= _MOST_PIXELS
-    sizes = [image_size[::-1]] if is_known and image_size is not None else []
+    sizes = [_PROBE_SIZE, *((side, side) for side in _USUAL_SIDES)]
+    if image_size is not None and image_size[0] * image_size[1] <= _MOST_PIXELS:
+        sizes.insert(0, image_size[::-1])
     seen = set()
-    for size in [*sizes, _PROBE_SIZE, *((side, side) for side in _USUAL_SIDES)]:
+    for size in sizes:
         try:
             if isinstance(prepare, Preprocess) and size == _PROBE_SIZE:
                 pixels = prepare.probe
@@ -166,8 +166,7 @@ class Preprocess:
                     f"{image.width} x {image.height} pixels: {type(error).__name__}: {error}. "
                     f"Expected {_EXPECTED}."
                 ) from error
-        same = partial(torch.allclose, found[0], rtol=0, atol=0, equal_nan=True)
-        if not all(found[0].shape == each.shape and same(each) for each in found[1:]):
+        if not all(_are_equal(found[0], each) for each in found[1:]):
             raise InvalidParameterError(
                 f"preprocess={self._function!r:.200} is random: it made different tensors of one "
                 "picture, which would make the vectors random. Use the transform of evaluation, "
@@ -182,9 +181,16 @@ class Preprocess:
         before = first.detach().clone()
         with suppress(Exception):  # pictures that it does not take are faults of their rows
             self._function(probe_picture().transpose(Image.Transpose.ROTATE_180))
-        if not torch.equal(first, before):
+        if not _are_equal(first, before):
             raise InvalidParameterError(
                 f"preprocess={self._function!r:.200} gives one tensor again and again, and writes "
                 "each picture over the last one. Let it make a new tensor for each: it is called "
                 "from several threads."
             )
+
+
+def _are_equal(some: Tensor, others: Tensor) -> bool:
+    """Return whether tensors are the same in every bit that matters: NaN is NaN."""
+    if some.shape != others.shape:
+        return False
+    return torch.allclose(some, others, rtol=0, atol=0, equal_nan=True)

@@ -46,3 +46,8 @@ def test_it_is_tried_out_once_for_its_content():
     first = make_preprocess(to_pixels)
     assert make_preprocess(to_pixels) is first
     assert make_preprocess(to_small_pixels) is not first
+
+
+def test_pixels_that_are_no_numbers_are_neither_random_nor_overwritten():
+    made = make_preprocess(lambda image: to_pixels(image) / (image.width - 320))
+    assert made.probe.isnan().any()
