@@ -10,7 +10,14 @@ import struct
 import zlib
 from typing import Any, NamedTuple
 
-__all__ = ["StreamInfo", "describe_foreign", "flac_info", "is_mpeg", "why_incomplete"]
+__all__ = [
+    "StreamInfo",
+    "describe_foreign",
+    "flac_info",
+    "is_mpeg",
+    "why_incomplete",
+    "with_known_size",
+]
 
 # Programs that write to a pipe cannot know the size: 0 or all ones (ffmpeg), nearly 2 GiB (SoX).
 _UNKNOWN_FROM = 0x7FFFF000
@@ -103,6 +110,20 @@ def flac_info(data: bytes) -> StreamInfo | None:
         return None
     packed = int.from_bytes(data[at + 18 : at + 26], "big")
     return StreamInfo(packed & (1 << 36) - 1, (packed >> 36 & 31) + 1, data[at + 26 : at + 42])
+
+
+def with_known_size(data: bytes) -> bytes:
+    """Return a WAV file whose size was never written, 0, so that libsndfile reads it to its end."""
+    if data[:4] not in (b"RIFF", b"RIFX") or data[8:12] != b"WAVE":
+        return data
+    order, at = ">" if data[:4] == b"RIFX" else "<", 12
+    while chunk := _unpack(order + "I", data, at + 4):
+        if data[at : at + 4] == b"data":
+            if chunk[0] or at + 8 == len(data):
+                return data
+            return b"".join([data[: at + 4], b"\xff" * 4, data[at + 8 :]])
+        at += 8 + chunk[0] + chunk[0] % 2
+    return data
 
 
 def _after_id3(data: bytes) -> int:

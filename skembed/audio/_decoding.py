@@ -21,6 +21,7 @@ from skembed.audio._containers import (
     flac_info,
     is_mpeg,
     why_incomplete,
+    with_known_size,
 )
 from skembed.audio._mpeg import DamagedStream, MpegStream, read_mpeg
 from skembed.audio._quality import QualityCheck, mix, to_float
@@ -65,6 +66,18 @@ class _Opened(NamedTuple):
     file: soundfile.SoundFile
     duration: Duration
     mpeg: MpegStream | None
+
+
+class _SoundFile(soundfile.SoundFile):
+    """A file that is read forward.
+
+    After every block soundfile would seek to where it is already, which libsndfile refuses for FLAC
+    files of unknown length.
+    """
+
+    def seekable(self) -> bool:
+        """Return False."""
+        return False
 
 
 class _Bytes(io.BytesIO):
@@ -159,7 +172,7 @@ def _opened(data: bytes) -> Iterator[_Opened]:
         elif reason := why_incomplete(data):
             raise UnreadableSound(reason)
         with _damage_told(mpeg):
-            file = soundfile.SoundFile(_Bytes(mpeg.data if mpeg else data))
+            file = _SoundFile(_Bytes(mpeg.data if mpeg else with_known_size(data)))
         with file:
             duration = Duration(file.frames, file.samplerate, file.channels)
             if not 0 <= duration.n_frames < _UNKNOWN_FROM:

@@ -63,7 +63,13 @@ def encode(kind, samples, rate=48000, **how):
     """Return a sound file's bytes."""
     form, subtype = KINDS[kind]
     file = io.BytesIO()
-    soundfile.write(file, samples, rate, format=form, subtype=subtype, **how)
+    n_channels = samples.shape[1] if samples.ndim == 2 else 1
+    with soundfile.SoundFile(
+        file, "w", rate, n_channels, format=form, subtype=subtype, **how
+    ) as writer:
+        # libsndfile 1.2.2 overflows its stack over Vorbis of more than a minute at once.
+        for start in range(0, len(samples), 100_000):
+            writer.write(samples[start : start + 100_000])
     return file.getvalue()
 
 
