@@ -137,6 +137,9 @@ def test_ogg_damage_is_told(kind):
     lacks = b"".join(pages[:2] + pages[3:])
     assert "page 2 lacks, or is not in its place" in why_not_a_sound(lacks)
     assert "several Ogg streams in a row" in why_not_a_sound(data + data)
+    other = [bytearray(each) for each in pages]
+    other[1][14] ^= 1  # of the serial number
+    assert "several Ogg streams at once" in why_not_a_sound(b"".join(map(bytes, other)))
     assert why_not_a_sound(data + b"tag of another program") is None
 
 
@@ -186,7 +189,8 @@ def test_mp3_tags_are_not_taken_for_damage():
     id3 = b"ID3\x04\0\0\0\0\x01\x00" + bytes(128)
     ape = b"APETAGEX" + struct.pack("<4I", 2000, 40, 0, 0xA0000000) + bytes(8) + b"12345678"
     ape += b"APETAGEX" + struct.pack("<4I", 2000, 40, 0, 0x80000000) + bytes(8)
-    tagged = id3 + data + bytes(100) + ape + b"TAG" + b"title".ljust(125)
+    lyrics = b"LYRICSBEGIN" + b"words" + b"000016" + b"LYRICS200"
+    tagged = id3 + data + bytes(100) + ape + lyrics + b"TAG" + b"title".ljust(125)
     assert np.array_equal(decode(tagged, 16000), decode(data, 16000))
 
 

@@ -158,6 +158,15 @@ def test_clipped_are_five_percent_in_runs_at_the_ends(level):
     assert (why_unfit(samples, RATE) is not None) == (share_at_the_ends(samples) >= 0.05)
 
 
+@pytest.mark.parametrize(("n_in_run", "is_clipped"), [(1, False), (3, False), (4, True)])
+def test_shorter_runs_than_four_samples_are_peaks(n_in_run, is_clipped):
+    samples = noise(8000)
+    for i in range(n_in_run):
+        samples[i::20] = 1
+    assert (why_unfit(samples, RATE) is not None) == (is_clipped and n_in_run / 20 >= 0.05)
+    assert (in_pieces(samples, 2) is not None) == is_clipped
+
+
 def test_a_level_passed_later_is_not_the_end_of_the_scale():
     # Half of it stays at 1, but floats go on to 1.5 later.
     samples = np.concatenate([np.clip(tone(100, RATE, RATE, level=2), -1, 1), [1.5, -1.5]])
