@@ -101,6 +101,13 @@ def test_wav_files_from_a_pipe_are_read_to_their_end(size):
     assert np.array_equal(decode(bytes(data), 16000), decode(encode("wav", noise(4800)), 16000))
 
 
+def test_what_follows_no_samples_is_not_read_as_samples():
+    empty = encode("wav", noise(4800)[:0])
+    data = empty + b"LIST" + struct.pack("<I", 400) + np.random.default_rng(0).bytes(400)
+    data = data[:4] + struct.pack("<I", len(data) - 8) + data[8:]
+    assert why_not_a_sound(data) == "it has no frames"
+
+
 def test_au_and_flac_files_from_a_pipe_are_read_to_their_end():
     au = bytearray(encode("au", noise(4800)))
     au[8:12] = b"\xff" * 4
