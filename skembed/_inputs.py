@@ -5,6 +5,7 @@ Knows containers, not what a row is.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,7 +15,15 @@ from numpy.typing import NDArray
 
 from skembed.exceptions import InvalidInputError
 
-__all__ = ["CheckedRows", "column_of", "is_missing", "shown"]
+__all__ = [
+    "CheckedRows",
+    "as_numpy",
+    "column_of",
+    "is_missing",
+    "is_tensor",
+    "matrix_of_frame",
+    "shown",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,3 +128,60 @@ def is_missing(value: Any) -> bool:
     if value is None or type(value).__name__ in ("NAType", "NaTType"):
         return True
     return isinstance(value, (float, np.floating)) and bool(np.isnan(value))
+
+
+def is_tensor(value: Any) -> bool:
+    """Return whether a value is a torch tensor; imports no torch."""
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(value, torch.Tensor)
+
+
+def as_numpy(tensor: Any) -> NDArray[Any]:
+    """Return a tensor as an array; formats that NumPy lacks become float32.
+
+    Raises
+    ------
+    TypeError
+        If it is none that NumPy can hold (sparse, quantized, without data, ...).
+    """
+    try:
+        tensor = tensor.detach().cpu()
+        if tensor.dtype.is_floating_point and tensor.dtype.itemsize < 4:
+            tensor = tensor.float()
+        array: NDArray[Any] = tensor.numpy()
+    except (TypeError, RuntimeError) as error:  # torch's NotImplementedError is one
+        raise TypeError(
+            f"a tensor that cannot become an array (layout {tensor.layout}, device "
+            f"{tensor.device}, {tensor.dtype}): {error}"
+        ) from error
+    return array
+
+
+def matrix_of_frame(X: Any) -> NDArray[Any]:
+    """Return a frame's numbers, gaps masked: by their type, not by what other rows lack."""
+    if not X.shape[1]:
+        return np.empty(X.shape)
+    if not hasattr(X, "to_numpy"):  # Arrow
+        return _fill_gaps(X.columns)
+    if hasattr(X, "get_columns"):  # polars
+        return _fill_gaps(X.get_columns())
+    array: NDArray[Any] = X.to_numpy()
+    if array.dtype == object and all(getattr(each, "kind", "O") in "biuf" for each in X.dtypes):
+        # pandas' nullable types mean what NumPy's of the same name mean.
+        types = [getattr(each, "numpy_dtype", each) for each in X.dtypes]
+        is_missing = X.isna().to_numpy()
+        array = X.to_numpy(dtype=np.result_type(*types), na_value=0)
+        return np.ma.masked_array(array, is_missing) if is_missing.any() else array
+    return array
+
+
+def _fill_gaps(columns: Sequence[Any]) -> NDArray[Any]:
+    """Return columns of Arrow or polars side by side."""
+    missing = [column.is_null().to_numpy() for column in columns]
+    if not any(each.any() for each in missing):
+        return np.column_stack([column.to_numpy() for column in columns])
+    filled = [
+        column.fill_null(0).to_numpy() if each.any() else column.to_numpy()
+        for column, each in zip(columns, missing, strict=True)
+    ]
+    return np.ma.masked_array(np.column_stack(filled), np.column_stack(missing))

@@ -5,7 +5,6 @@ Knows shapes and numbers, not containers of rows.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from numbers import Real
 from typing import Any, Literal
@@ -17,45 +16,16 @@ from skembed.exceptions import InvalidParameterError
 from skembed.image._rgb import Range, is_within
 
 __all__ = [
-    "as_numpy",
     "check_image_shape",
     "check_value_range",
     "check_values",
     "find_layout",
-    "is_tensor",
     "range_of",
     "size_of",
 ]
 
 _USUAL_CHANNELS = (1, 3, 4)
 _BYTES_PER_CHUNK = 32 << 20
-
-
-def is_tensor(value: Any) -> bool:
-    """Return whether a value is a torch tensor; imports no torch."""
-    torch = sys.modules.get("torch")
-    return torch is not None and isinstance(value, torch.Tensor)
-
-
-def as_numpy(tensor: Any) -> NDArray[Any]:
-    """Return a tensor as an array; formats that NumPy lacks become float32.
-
-    Raises
-    ------
-    TypeError
-        If it is none that NumPy can hold (sparse, quantized, without data, ...).
-    """
-    try:
-        tensor = tensor.detach().cpu()
-        if tensor.dtype.is_floating_point and tensor.dtype.itemsize < 4:
-            tensor = tensor.float()
-        array: NDArray[Any] = tensor.numpy()
-    except (TypeError, RuntimeError) as error:  # torch's NotImplementedError is one
-        raise TypeError(
-            f"a tensor that cannot become an array (layout {tensor.layout}, device "
-            f"{tensor.device}, {tensor.dtype}): {error}"
-        ) from error
-    return array
 
 
 def check_image_shape(image_shape: Sequence[Any]) -> tuple[int, ...]:

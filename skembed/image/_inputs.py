@@ -14,32 +14,36 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from skembed._inputs import CheckedRows, column_of, is_missing, shown
+from skembed._files import digest_files, digest_of_file, is_path, path_of, read_file_object
+from skembed._inputs import (
+    CheckedRows,
+    as_numpy,
+    column_of,
+    is_missing,
+    is_tensor,
+    matrix_of_frame,
+    shown,
+)
 from skembed.exceptions import InvalidInputError, SkembedWarning, warn_user
 from skembed.image._arrays import (
-    as_numpy,
     check_image_shape,
     check_value_range,
     check_values,
     find_layout,
-    is_tensor,
     range_of,
 )
-from skembed.image._files import digest_files
-from skembed.image._loaded import check_all_loaded, read_from_start
+from skembed.image._loaded import check_all_loaded
 from skembed.image._pictures import (
     BytesPicture,
     FilePicture,
     Picture,
     PixelPicture,
-    digest_of_file,
     why_not_an_image,
 )
 from skembed.image._rgb import Range
 
 __all__ = ["check_images"]
 
-_MOST_OF_A_PATH = 256
 _EXAMPLE = '["a.jpg", "b.png"]'
 
 
@@ -120,7 +124,7 @@ def _as_stack(X: Any, shape: tuple[int, ...] | None) -> NDArray[Any] | None:
     elif len(getattr(X, "shape", ())) == 2 and hasattr(X, "columns"):
         if shape is None and X.shape[1] == 1:
             return None
-        array = _matrix_of_frame(X)
+        array = matrix_of_frame(X)
         if shape is not None and X.shape[1] > 1 and array.dtype.kind not in "biuf":
             raise InvalidInputError(
                 f"Expected a frame of numbers, as image_shape={shape} is set, got one with columns "
@@ -162,36 +166,6 @@ def _as_stack(X: Any, shape: tuple[int, ...] | None) -> NDArray[Any] | None:
             f"Expected a stack of images of 3 or 4 dimensions, got an array of shape {array.shape}."
         )
     return array
-
-
-def _matrix_of_frame(X: Any) -> NDArray[Any]:
-    """Return a frame's numbers, gaps masked: by their type, not by what other rows lack."""
-    if not X.shape[1]:
-        return np.empty(X.shape)
-    if not hasattr(X, "to_numpy"):  # Arrow
-        return _fill_gaps(X.columns)
-    if hasattr(X, "get_columns"):  # polars
-        return _fill_gaps(X.get_columns())
-    array: NDArray[Any] = X.to_numpy()
-    if array.dtype == object and all(getattr(each, "kind", "O") in "biuf" for each in X.dtypes):
-        # pandas' nullable types mean what NumPy's of the same name mean.
-        types = [getattr(each, "numpy_dtype", each) for each in X.dtypes]
-        is_missing = X.isna().to_numpy()
-        array = X.to_numpy(dtype=np.result_type(*types), na_value=0)
-        return np.ma.masked_array(array, is_missing) if is_missing.any() else array
-    return array
-
-
-def _fill_gaps(columns: Sequence[Any]) -> NDArray[Any]:
-    """Return columns of Arrow or polars side by side."""
-    missing = [column.is_null().to_numpy() for column in columns]
-    if not any(each.any() for each in missing):
-        return np.column_stack([column.to_numpy() for column in columns])
-    filled = [
-        column.fill_null(0).to_numpy() if each.any() else column.to_numpy()
-        for column, each in zip(columns, missing, strict=True)
-    ]
-    return np.ma.masked_array(np.column_stack(filled), np.column_stack(missing))
 
 
 def _reshape_matrix(array: NDArray[Any], shape: tuple[int, ...] | None) -> NDArray[Any]:
@@ -290,7 +264,9 @@ def _check_column(
     checked = check_all_loaded(list(images.values()), value_range)
     for row, found in zip(images, checked, strict=True):
         note(row, found)
-    for row, digest in zip(paths, digest_files(list(paths.values())), strict=True):
+    for row, digest in zip(
+        paths, digest_files(list(paths.values()), why_not_an_image, what="an image"), strict=True
+    ):
         if isinstance(digest, bytes):
             note(row, FilePicture(str.__str__(paths[row]), digest, value_range))
         else:
@@ -310,13 +286,11 @@ def _check_row(
     value: Any, shape: tuple[int, ...] | None, value_range: Range | None
 ) -> Picture | str:
     """Return a picture, the path of one, or what is wrong."""
-    if isinstance(value, str):
-        return _Path(str.__str__(value))
-    if isinstance(value, os.PathLike):
+    if isinstance(value, (str, os.PathLike)):
         try:
-            return _Path(os.fsdecode(value))
-        except Exception as error:
-            return f"a {type(value).__name__} that gives no path: {type(error).__name__}: {error}"
+            return _Path(path_of(value))
+        except ValueError as error:
+            return str(error)
     if isinstance(value, (bytes, bytearray, memoryview)):
         try:
             return _check_bytes(bytes(value), value_range)
@@ -327,7 +301,10 @@ def _check_row(
     if is_missing(value):
         return f"missing ({value!r})"
     if callable(getattr(value, "read", None)):
-        return _check_file_object(value, value_range)
+        try:
+            return _check_bytes(read_file_object(value), value_range)
+        except ValueError as error:
+            return str(error)
     if isinstance(value, (list, tuple)) and shape is not None:
         try:
             return _check_array(np.asarray(value), shape, value_range)
@@ -343,29 +320,9 @@ def _check_bytes(data: bytes, value_range: Range | None) -> Picture | str:
     if not data:
         return "empty bytes, expected an encoded file"
     if reason := why_not_an_image(data):
-        hint = "; give a path as str or Path, not as bytes" if _is_path(data) else ""
+        hint = "; give a path as str or Path, not as bytes" if is_path(data) else ""
         return f"{len(data):,} bytes: {reason}{hint}"
     return BytesPicture(data, digest_of_file(data), value_range)
-
-
-def _is_path(data: bytes) -> bool:
-    if len(data) > _MOST_OF_A_PATH or b"\0" in data:
-        return False
-    return os.path.exists(data)  # noqa: PTH110  (never raises)
-
-
-def _check_file_object(file: Any, value_range: Range | None) -> Picture | str:
-    """Read a file object from its start and leave it where it was."""
-    kind = type(file).__name__
-    try:
-        if not hasattr(file, "seekable") or not file.seekable():
-            return f"a {kind} that cannot be read from its start; read it into bytes first"
-        data = read_from_start(file)
-    except Exception as error:  # closed, written only, or no file at all
-        return f"a {kind} that cannot be read: {error}"
-    if not isinstance(data, bytes):
-        return f"a {kind} that gives {type(data).__name__}; open the file with mode 'rb'"
-    return _check_bytes(data, value_range) if data else f"an empty {kind}"
 
 
 def _check_array(

@@ -5,8 +5,6 @@ Owns how they are read without a trace. Must not know containers nor models.
 
 from __future__ import annotations
 
-import os
-import threading
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar
@@ -14,6 +12,7 @@ from typing import Any, ClassVar
 import numpy as np
 from PIL import Image, ImageFile, UnidentifiedImageError
 
+from skembed._files import read_from_start, reading
 from skembed.engine import map_in_threads
 from skembed.image._pictures import (
     FOREIGN_FORMATS,
@@ -27,20 +26,7 @@ from skembed.image._pictures import (
 )
 from skembed.image._rgb import Range, UnreadablePicture, upright_rgb
 
-__all__ = ["LoadedPicture", "check_all_loaded", "read_from_start"]
-
-# Reading moves the position of a file, and `getexif` is half done for who comes second.
-_guard = threading.RLock()
-
-
-def _after_fork() -> None:
-    """Replace a lock that a thread of the parent may hold."""
-    global _guard
-    _guard = threading.RLock()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
+__all__ = ["LoadedPicture", "check_all_loaded"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,17 +56,6 @@ class LoadedPicture(Picture):
     def describe(self) -> str:
         """Return that it is one."""
         return "a PIL image"
-
-
-def read_from_start(file: Any) -> Any:
-    """Return all that is in a file object, and leave it where it was; one thread at a time."""
-    with _guard:
-        before = file.tell()
-        file.seek(0)
-        try:
-            return file.read()
-        finally:
-            file.seek(before)
 
 
 def check_all_loaded(images: list[Image.Image], value_range: Range | None) -> list[Picture | str]:
@@ -114,7 +89,7 @@ def _read(image: Image.Image, value_range: Range | None) -> Image.Image:
         rgb = _read_anew(image, value_range)
         if rgb is not None:
             return rgb
-    with _guard:
+    with reading():  # `getexif` is half done for who comes second
         return upright_rgb(image, value_range)
 
 
@@ -129,7 +104,7 @@ def _read_anew(image: ImageFile.ImageFile, value_range: Range | None) -> Image.I
     Loading the user's own would leave its pixels there for as long as the user keeps it: a list of
     ten thousand opened photographs would fill any memory.
     """
-    with _guard:
+    with reading():
         file: Any = image.fp
         if file is None:
             return None

@@ -6,28 +6,28 @@ come from, rows, devices, nor how pictures become pixels.
 
 from __future__ import annotations
 
-import copy
 import itertools
-import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from functools import partial
 
 import torch
 from PIL import Image
 from torch import Tensor, nn
-from torch.fx import Proxy
 
 from skembed.exceptions import InvalidParameterError, SkembedError, UnsupportedModelError
 from skembed.image._backbone import Backbone, BackboneSettings
-from skembed.image._layers import (
-    ChannelsFirst,
-    CutAt,
-    check_layer,
-    first_that_runs,
-    measure,
-    run_apart,
-)
+from skembed.image._layers import ChannelsFirst, measure
 from skembed.image._pooling import Pool, make_pool
+from skembed.modules import (
+    CutAt,
+    Features,
+    are_near,
+    check_layer,
+    copy_of,
+    first_that_runs,
+    run_apart,
+    without_compiler,
+)
 from skembed.store import digest_of
 from skembed.weights import fingerprint, kept_recent
 
@@ -35,8 +35,6 @@ __all__ = ["ModuleBackbone"]
 
 # Rounding in bfloat16, in which a module may compute on its own, and more in batches of two.
 _MOST_OF_NEIGHBOURS = 0.03
-
-_NOTHING = 1e-6
 
 # What transformers' models and their like call the features, the most finished first.
 _OUTPUT_NAMES = ("image_embeds", "pooler_output", "last_hidden_state")
@@ -70,7 +68,7 @@ class ModuleBackbone(Backbone):
     def __init__(
         self, module: nn.Module, probes: Iterable[Tensor], settings: BackboneSettings
     ) -> None:
-        self.module = _without_compiler(module)
+        self.module = without_compiler(module)
         self.name = type(self.module).__name__
         _check_settings(self.module, settings, self.name)
         self._settings = settings
@@ -122,20 +120,12 @@ class ModuleBackbone(Backbone):
             )
 
     def _copy(self) -> nn.Module:
-        try:
-            module = copy.deepcopy(self.module)
-        except Exception as error:
-            raise UnsupportedModelError(
-                f"{self.name} cannot be copied, and skembed does not run the module itself, so as "
-                f"not to change it: {type(error).__name__}: {error}. copy.deepcopy(model) has to "
-                "work."
-            ) from error
-        module = module.cpu().float().eval().requires_grad_(False)
+        module = copy_of(self.module, self.name)
         layer = self._settings.layer
         # Who asks for a pooling means the tokens, not the vector made of them.
         names = _OUTPUT_NAMES if self._settings.pooling == "auto" else _OUTPUT_NAMES[::-1]
         inner = module if layer is None else CutAt(module, str(layer))
-        return _Features(inner, names, self.name)
+        return Features(inner, names, self.name)
 
     @torch.inference_mode()
     def _measure(self, probes: Iterable[Tensor]) -> tuple[Tensor, tuple[int, ...], bool]:
@@ -181,7 +171,7 @@ class ModuleBackbone(Backbone):
         run = partial(run_apart, module)
         others = [pixels.flip(-1) / 2, pixels.flip(-1)]  # of other statistics, if it takes such
         other, _ = first_that_runs(lambda each: run(each[None]), others)
-        if not _are_near(run(pixels[None]), features, 1e-3):
+        if not are_near(run(pixels[None]), features, 1e-3):
             raise UnsupportedModelError(
                 f"{self.name} is random, or keeps something of the pictures before: it gave "
                 "different features of one picture in evaluation mode, which would make the "
@@ -199,7 +189,7 @@ class ModuleBackbone(Backbone):
                 f"{self.name} gives features of shape {tuple(pair.shape)} for two pictures and of "
                 f"{tuple(features.shape)} for one. Keep the batch's dimension in forward."
             )
-        if not _are_near(pair[:1], features, _MOST_OF_NEIGHBOURS):
+        if not are_near(pair[:1], features, _MOST_OF_NEIGHBOURS):
             raise UnsupportedModelError(
                 f"{self.name} mixes the pictures of a batch: it gave a picture other features "
                 "beside another one, which would make vectors depend on other rows. Does it have "
@@ -218,54 +208,6 @@ class ModuleBackbone(Backbone):
         )
 
 
-class _Features(nn.Module):
-    """A module whose output is a tensor, whatever it was wrapped in."""
-
-    def __init__(self, module: nn.Module, names: Sequence[str], title: str) -> None:
-        super().__init__()
-        self.module, self.names, self.title = module, tuple(names), title
-
-    def forward(self, pixels: Tensor) -> Tensor:
-        """Return the features."""
-        output = self.module(pixels)
-        if isinstance(output, (Tensor, Proxy)):  # a proxy stands for what tracing has not computed
-            return output  # type: ignore[return-value]
-        if isinstance(output, Mapping):
-            named, what = (
-                dict(output),
-                f"a mapping with {', '.join(map(repr, output)) or 'nothing'}",
-            )
-        elif hasattr(output, "_asdict"):
-            named = output._asdict()
-            what = f"a tuple with the fields {', '.join(map(repr, named))}"
-        else:
-            named, what = {}, f"a {type(output).__name__}"
-        for name in self.names:
-            found = named.get(name)
-            if isinstance(found, Tensor):
-                return found
-        if isinstance(output, (tuple, list)):
-            tensors = [each for each in output if isinstance(each, Tensor)]
-            if len(tensors) == 1:
-                return tensors[0]
-            what += f" of {len(output)}, {len(tensors)} of them tensors"
-        raise UnsupportedModelError(
-            f"{self.title} gives {what}; expected a tensor, or a mapping with "
-            f"{', '.join(map(repr, _OUTPUT_NAMES))}. Choose a layer that gives a tensor, or wrap "
-            "the module in one whose forward returns the features."
-        )
-
-
-def _without_compiler(module: nn.Module) -> nn.Module:
-    """Return the module within a compiled one, which computes the same."""
-    dynamo = sys.modules.get("torch._dynamo.eval_frame")  # a second to import, and then unneeded
-    if dynamo is not None and isinstance(module, dynamo.OptimizedModule):
-        fingerprint(module)  # which refuses what would be lost with the compiler
-        inner: nn.Module = module._orig_mod
-        return inner
-    return module
-
-
 def _check_settings(module: nn.Module, settings: BackboneSettings, name: str) -> None:
     if settings.weights != "auto":
         raise InvalidParameterError(
@@ -280,13 +222,3 @@ def _check_settings(module: nn.Module, settings: BackboneSettings, name: str) ->
         )
     if layer is not None:
         check_layer(module, layer)
-
-
-def _are_near(some: Tensor, others: Tensor, share: float) -> bool:
-    """Return whether features differ by no more than a share of the largest."""
-    if some.shape != others.shape:
-        return False
-    scale = float(others.abs().nan_to_num(0, 0, 0).max()) if others.numel() else 0.0
-    if scale < _NOTHING:  # what rounding has left of zeros
-        return True
-    return torch.allclose(some, others, rtol=share, atol=share * scale, equal_nan=True)

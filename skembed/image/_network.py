@@ -5,8 +5,6 @@ Knows modules and tensors of pixels, not which model it is nor where rows come f
 
 from __future__ import annotations
 
-import os
-import threading
 from collections.abc import Callable, Iterable
 from functools import partial
 
@@ -17,13 +15,12 @@ from skembed.engine import (
     are_alike,
     convert,
     fold_batch_norms,
-    is_out_of_memory,
     is_traceable,
     keep_freed_memory,
     pack_convolutions,
     pack_linear_layers,
 )
-from skembed.image._layers import first_that_runs, run_apart
+from skembed.modules import OneAtATime, first_that_runs, run_apart
 
 __all__ = ["load_network"]
 
@@ -91,29 +88,7 @@ def load_network(
             lambda: near(network),
             each_alone=not is_steady,
         )
-    return _OneAtATime(network) if is_foreign else network
-
-
-class _OneAtATime(nn.Module):
-    """Runs a module in one thread at a time: unknown code may keep things on itself."""
-
-    def __init__(self, module: nn.Module) -> None:
-        super().__init__()
-        self.module = module
-        # One for each process: after a fork that of the parent may be held for ever.
-        self._locks: dict[int, threading.Lock] = {}
-
-    def forward(self, pixels: Tensor) -> Tensor:
-        """Return the features."""
-        with self._locks.setdefault(os.getpid(), threading.Lock()):
-            try:
-                features: Tensor = self.module(pixels)
-                return features.clone()  # which may lie where those of the next pictures will
-            except Exception as error:
-                if is_out_of_memory(error) or isinstance(error, RuntimeError):
-                    raise
-                # Whatever it is, it comes of these pictures, not of skembed nor of its files.
-                raise RuntimeError(f"{type(error).__name__}: {error}") from error
+    return OneAtATime(network) if is_foreign else network
 
 
 def _converted(network: nn.Module, pixels: Tensor, dtype: torch.dtype) -> nn.Module:

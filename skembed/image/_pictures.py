@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
+from skembed._files import digest_of_file
 from skembed.image._rgb import Range, UnreadablePicture, to_8_bits, upright_rgb
 
 __all__ = [
@@ -28,7 +29,6 @@ __all__ = [
     "FilePicture",
     "Picture",
     "PixelPicture",
-    "digest_of_file",
     "digest_of_image",
     "is_short_of_memory",
     "opened",
@@ -189,11 +189,6 @@ def _with_range(digest: bytes, value_range: Range | None) -> bytes:
     mixed = hashlib.blake2b(digest, digest_size=16, person=b"skembed.range")
     mixed.update(struct.pack("<2d", *value_range))
     return mixed.digest()
-
-
-def digest_of_file(data: bytes) -> bytes:
-    """Return the digest of an encoded file."""
-    return hashlib.blake2b(data, digest_size=16, person=b"skembed.file").digest()
 
 
 def digest_of_image(image: Image.Image) -> bytes:

@@ -1,22 +1,19 @@
 """A function of the user that turns a picture into a model's pixels.
 
-Owns what such a function may give, and the proof that it always gives the same. Must not know
-models nor rows.
+Owns what such a function may give. Must not know models nor rows.
 """
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
 from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
-from skembed.exceptions import InvalidParameterError
+from skembed.modules import Preprocess as BasePreprocess
 from skembed.store import digest_of
 from skembed.weights import fingerprint, kept_recent
 
@@ -30,9 +27,6 @@ _USUAL_SIDES = (224, 32, 28, 64, 96, 128, 256, 299, 384, 16, 8)
 
 # A model of one size takes no larger pictures.
 _MOST_PIXELS = 1 << 20
-
-# So often does a random function have to give the same tensor by chance to pass for a fixed one.
-_N_TRIALS = 4
 
 _EXPECTED = (
     "a callable from a PIL image in mode RGB to a float tensor (channels, height, width), such as "
@@ -96,101 +90,40 @@ def make_preprocess(function: Callable[[Image.Image], Any]) -> Preprocess:
     return kept_recent(key, lambda: Preprocess(function, digest))
 
 
-class Preprocess:
-    """The user's function, copied, so that it stays as it is when the user changes it.
+class Preprocess(BasePreprocess):
+    """Turns a PIL image in mode RGB into a float tensor (channels, height, width)."""
 
-    Parameters
-    ----------
-    function : callable
-        Turns a PIL image in mode RGB into a float tensor (channels, height, width).
-    digest : bytes
-        Of its content.
+    expected = _EXPECTED
+    row = "picture"
+    advice = "Use the transform of evaluation, without augmentation."
 
-    Attributes
-    ----------
-    digest : bytes
-        Of its content.
-    probe : Tensor of shape (channels, height, width)
-        What it makes of `probe_picture`.
+    def example(self) -> Image.Image:
+        """Return a picture, always the same."""
+        return probe_picture()
 
-    Raises
-    ------
-    InvalidParameterError
-        If it fails on a picture, gives something else, or is random.
-    """
+    def other_example(self) -> Image.Image:
+        """Return it upside down."""
+        return probe_picture().transpose(Image.Transpose.ROTATE_180)
 
-    def __init__(self, function: Callable[[Image.Image], Any], digest: bytes) -> None:
-        self.digest = digest
-        copied = copy.deepcopy(function)
-        self._function = copied.eval() if isinstance(copied, nn.Module) else copied
-        self.probe = self._try()
+    def describe(self, row: Image.Image) -> str:
+        """Say which picture it failed on."""
+        return f"a PIL image in mode RGB of {row.width} x {row.height} pixels"
 
-    def __call__(self, image: Image.Image) -> Tensor:
-        """Return the pixels of a picture, float32 (channels, height, width)."""
-        output = self._function(image)
+    def find_fault(self, output: Any) -> tuple[str, str] | None:
+        """Return what it gave and what to do, None if that is right."""
         if not isinstance(output, Tensor):
             kind = type(output)
-            came = f"a {kind.__module__}.{kind.__qualname__}"
             advice = "Add torchvision.transforms.ToTensor() to it"
             if isinstance(output, Mapping):
                 advice = 'Take the tensor out: `lambda x: processor(x, return_tensors="pt")'
                 advice += '["pixel_values"][0]`'
-        elif not output.is_floating_point():
-            came = f"a tensor of {output.dtype}"
+            return f"a {kind.__module__}.{kind.__qualname__}", advice
+        if not output.is_floating_point():
             advice = "Add torchvision.transforms.v2.ToDtype(torch.float32, scale=True) to it"
-        elif output.layout is not torch.strided:
-            came = f"a tensor of layout {output.layout}"
-            advice = "Add its to_dense() to it"
-        elif output.ndim != 3:
-            came = f"a tensor of shape {tuple(output.shape)}"
+            return f"a tensor of {output.dtype}", advice
+        if output.layout is not torch.strided:
+            return f"a tensor of layout {output.layout}", "Add its to_dense() to it"
+        if output.ndim != 3:
             advice = "Leave out the batch's dimension: pictures are stacked afterwards"
-        else:
-            # A copy: what the function gives may be a small part of a large tensor.
-            return output.detach().to("cpu", torch.float32, copy=True)
-        raise InvalidParameterError(
-            f"preprocess: expected {_EXPECTED}; this one gave {came}. {advice}."
-        )
-
-    def _try(self) -> Tensor:
-        """Return what it makes of a picture, having seen that it is always the same."""
-        found = []
-        for _ in range(_N_TRIALS):
-            image = probe_picture()
-            try:
-                found.append(self(image))
-            except InvalidParameterError:
-                raise
-            except Exception as error:
-                raise InvalidParameterError(
-                    f"preprocess={self._function!r:.200} failed on a PIL image in mode RGB of "
-                    f"{image.width} x {image.height} pixels: {type(error).__name__}: {error}. "
-                    f"Expected {_EXPECTED}."
-                ) from error
-        if not all(_are_equal(found[0], each) for each in found[1:]):
-            raise InvalidParameterError(
-                f"preprocess={self._function!r:.200} is random: it made different tensors of one "
-                "picture, which would make the vectors random. Use the transform of evaluation, "
-                "without augmentation."
-            )
-        self._refuse_shared_memory()
-        return found[0]
-
-    def _refuse_shared_memory(self) -> None:
-        """Refuse a function that writes each picture's pixels where those of the last one are."""
-        first = self._function(probe_picture())
-        before = first.detach().clone()
-        with suppress(Exception):  # pictures that it does not take are faults of their rows
-            self._function(probe_picture().transpose(Image.Transpose.ROTATE_180))
-        if not _are_equal(first, before):
-            raise InvalidParameterError(
-                f"preprocess={self._function!r:.200} gives one tensor again and again, and writes "
-                "each picture over the last one. Let it make a new tensor for each: it is called "
-                "from several threads."
-            )
-
-
-def _are_equal(some: Tensor, others: Tensor) -> bool:
-    """Return whether tensors are the same in every bit that matters: NaN is NaN."""
-    if some.shape != others.shape:
-        return False
-    return torch.allclose(some, others, rtol=0, atol=0, equal_nan=True)
+            return f"a tensor of shape {tuple(output.shape)}", advice
+        return None

@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from skembed.exceptions import InvalidParameterError, UnsupportedModelError
-from skembed.image._layers import Reached, check_layer, stop_after
+from skembed.exceptions import UnsupportedModelError
+from skembed.modules import Reached, check_layer, find_layer, first_tensor, stop_after
 
-__all__ = ["VisionStates", "count_prefix", "find_unused", "make_states", "take"]
+__all__ = ["VisionStates", "count_prefix", "make_states", "take"]
 
 _CLASS_TOKENS = ("cls_token", "class_embedding", "class_token")
 _OTHER_TOKENS = ("distillation_token", "register_tokens")
@@ -39,7 +39,7 @@ class VisionStates(nn.Module):
         self.output = output
         self.stop_at = stop_at
         if stop_at is not None:
-            stop_after(module.get_submodule(stop_at), _first_tensor)
+            stop_after(module.get_submodule(stop_at), first_tensor)
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Return vectors (n, d), tokens (n, tokens, d) or a map (n, d, height, width)."""
@@ -79,16 +79,6 @@ def take(found: Any, output: str | int) -> Tensor:
     return value.flatten(1) if output == "pooler_output" else value
 
 
-def _first_tensor(output: Any) -> Tensor | None:
-    """Return a submodule's states: its output, or the first of several."""
-    if isinstance(output, Tensor):
-        return output
-    values = output.values() if isinstance(output, dict) else output
-    if isinstance(output, (tuple, list, dict)):
-        return next((value for value in values if isinstance(value, Tensor)), None)
-    return None
-
-
 def _in_order(module: Any, pixels: Tensor) -> Tensor:
     """Return the "noise" by which ViTMAE shuffles patches that leaves them as they are."""
     size = module.config.patch_size
@@ -124,35 +114,9 @@ def make_states(
     if isinstance(layer, str):
         check_layer(module, layer, hint=" Or give the number of a hidden state.")
         return VisionStates(module, "last_hidden_state", layer)
-    seen: list[tuple[str, Tensor | None]] = []
-    hooks = [
-        each.register_forward_hook(lambda m, i, out, k=k: seen.append((k, _first_tensor(out))))
-        for k, each in module.named_modules()
-        if k
-    ]
-    try:
-        found = VisionStates(module, 0).run(pixels, all_states=True)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    states: tuple[Tensor, ...] = getattr(found, "hidden_states", None) or ()
-    n_states = len(states)
-    if not -n_states <= layer < n_states:
-        has = f"has hidden states {-n_states} to {n_states - 1}" if n_states else "gives none"
-        raise InvalidParameterError(
-            f"layer={layer}, but {name} {has}. Choose one of these, or a submodule by its name."
-        )
-    return VisionStates(module, layer, _maker(seen, states[layer]))
-
-
-def _maker(seen: list[tuple[str, Tensor | None]], states: Tensor) -> str | None:
-    """Return the first submodule to end whose output are these states, None if there is none."""
-    for name, output in seen:
-        if output is None or output.shape != states.shape:
-            continue
-        if output is states or (states.device.type != "meta" and torch.equal(output, states)):
-            return name
-    return None
+    states = VisionStates(module, 0)
+    maker = find_layer(module, lambda: states.run(pixels, all_states=True), layer, name)
+    return VisionStates(module, layer, maker)
 
 
 def count_prefix(module: nn.Module) -> tuple[int, bool]:
@@ -171,29 +135,3 @@ def count_prefix(module: nn.Module) -> tuple[int, bool]:
             n_prefix += parameter.shape[-2] if parameter.ndim > 1 else 1
             has_class = has_class or last in _CLASS_TOKENS
     return n_prefix, has_class
-
-
-def find_unused(states: VisionStates, pixels: Tensor) -> frozenset[str]:
-    """Return the weights, by name, on which the output does not depend.
-
-    Parameters
-    ----------
-    states : VisionStates
-        Also of a model on the meta device, which has no values.
-    pixels : Tensor of shape (n, 3, height, width)
-        What to run.
-    """
-    named = dict(states.module.named_parameters())
-    with torch.enable_grad():
-        for parameter in named.values():
-            parameter.requires_grad_(True)
-        out = states(pixels)
-        if not out.requires_grad:  # the pixels themselves
-            return frozenset(named)
-        gradients = torch.autograd.grad(out.sum(), list(named.values()), allow_unused=True)
-    unused = {name for name, found in zip(named, gradients, strict=True) if found is None}
-    owners = {name.rpartition(".")[0] for name in unused}
-    owners -= {name.rpartition(".")[0] for name in named if name not in unused}
-    # Running statistics have no gradient of their own; they are run with their module's weights.
-    buffers = {name for name, _ in states.module.named_buffers()}
-    return frozenset(unused | {name for name in buffers if name.rpartition(".")[0] in owners})

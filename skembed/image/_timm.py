@@ -25,11 +25,18 @@ from skembed.exceptions import (
     UnsupportedModelError,
 )
 from skembed.image._backbone import Backbone, BackboneSettings
-from skembed.image._building import build_empty, build_random, is_empty
-from skembed.image._layers import ChannelsFirst, CutAt, check_layer, extract, measure
+from skembed.image._layers import ChannelsFirst, extract, measure
 from skembed.image._pooling import make_pool
-from skembed.image._state_dicts import fill, plain_names
 from skembed.image._timm_pixels import TimmPixels
+from skembed.modules import (
+    CutAt,
+    build_empty,
+    build_random,
+    check_layer,
+    fill,
+    is_empty,
+    plain_names,
+)
 from skembed.store import digest_of
 from skembed.weights import (
     ModelSource,

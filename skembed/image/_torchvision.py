@@ -22,12 +22,11 @@ from skembed.image._backbone import (
     MeanAndStd,
     refuse_enormous,
 )
-from skembed.image._building import build_empty, build_random
-from skembed.image._layers import ChannelsFirst, CutAt, check_layer, extract, measure
+from skembed.image._layers import ChannelsFirst, extract, measure
 from skembed.image._models import IMAGE_MODELS
 from skembed.image._pooling import make_pool
 from skembed.image._published import find_weights
-from skembed.image._state_dicts import fill
+from skembed.modules import CutAt, build_empty, build_random, check_layer, fill
 from skembed.store import digest_of
 from skembed.weights import file_sha256, kept_recent, load_state, releases_of
 

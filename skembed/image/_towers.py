@@ -7,17 +7,13 @@ from __future__ import annotations
 
 import copy
 import inspect
-import json
-from collections.abc import Collection
-from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from skembed.exceptions import UnsupportedModelError
-from skembed.weights import check_weights, load_state
 
-__all__ = ["CLASS_TOKEN", "check_kind", "drop_unused", "find_tower", "has_weights"]
+__all__ = ["CLASS_TOKEN", "check_kind", "find_tower"]
 
 # Models of pictures and texts: the part that reads pictures, and what of its output lies in the
 # space shared with texts.
@@ -112,31 +108,3 @@ def check_kind(module: nn.Module, name: str) -> bool:
             "Choose a model of pictures of one size (for SigLIP 2: not one of the NaFlex ones)."
         )
     return is_dual
-
-
-def drop_unused(module: nn.Module, unused: Collection[str]) -> None:
-    """Free the parts of a model, such as the one that reads texts, of which no weight is run."""
-    for name, part in list(module.named_children()):
-        weights = [f"{name}.{each}" for each, _ in part.named_parameters()]
-        if weights and all(each in unused for each in weights):
-            setattr(module, name, None)
-
-
-def has_weights(folder: Path, names: Collection[str]) -> bool:
-    """Return whether a checkpoint has weights of all these names, at whatever prefix."""
-    if not names:
-        return True
-    stored = _stored_names(folder)
-    return all(any(f".{key}".endswith(f".{name}") for key in stored) for name in names)
-
-
-def _stored_names(folder: Path) -> set[str]:
-    names: set[str] = set()
-    for path in check_weights(folder):
-        if path.suffix != ".safetensors":
-            names |= set(load_state(path))
-            continue
-        with path.open("rb") as file:
-            header = file.read(int.from_bytes(file.read(8), "little"))
-        names |= set(json.loads(header))
-    return names

@@ -18,8 +18,9 @@ from skembed.exceptions import InvalidParameterError, SkembedError, UnsupportedM
 from skembed.image._backbone import Backbone, BackboneSettings
 from skembed.image._pooling import IMAGE_POOLINGS, make_pool
 from skembed.image._processor import Processor, has_processor, load_processor
-from skembed.image._states import VisionStates, count_prefix, find_unused, make_states, take
-from skembed.image._towers import CLASS_TOKEN, check_kind, drop_unused, find_tower, has_weights
+from skembed.image._states import VisionStates, count_prefix, make_states, take
+from skembed.image._towers import CLASS_TOKEN, check_kind, find_tower
+from skembed.modules import drop_unused, find_unused, has_weights
 from skembed.store import digest_of
 from skembed.weights import (
     ModelSource,
@@ -235,7 +236,7 @@ class TransformersBackbone(Backbone):
             module, pixels = self._build(), torch.full(self._shape(), 0.5)
             layer = self._settings.layer
             states = make_states(module, self._plan.output, layer, pixels, self.name)
-            return find_unused(states, pixels)
+            return find_unused(states.module, lambda: states(pixels))
 
     def _build(self) -> nn.Module:
         """Build the model with random weights."""

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFile
 
-from skembed import ImageEmbedder
+from skembed import ImageEmbedder, _files
 from skembed.exceptions import InvalidRowsError
-from skembed.image import _files, _pictures
+from skembed.image import _pictures
 from skembed.image._inputs import check_images
 from skembed.image._pictures import ChangedPicture
 from skembed.image._rgb import UnreadablePicture

@@ -17,8 +17,9 @@ import scipy.sparse
 import torch
 from PIL import Image
 
+from skembed import _files
 from skembed.exceptions import InvalidInputError
-from skembed.image import _files, _loaded
+from skembed.image import _loaded
 from skembed.image._inputs import check_images
 from tests.image.pictures import digests, encode, opened, pixels_of, rgb_pixels
 

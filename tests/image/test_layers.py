@@ -10,10 +10,10 @@ from torchvision import models
 from skembed.exceptions import InvalidParameterError
 from skembed.image._backbone import BackboneSettings
 from skembed.image._backbones import find_backbone
-from skembed.image._building import build_random
-from skembed.image._layers import CutAt, extract, measure
+from skembed.image._layers import extract, measure
 from skembed.image._states import VisionStates
 from skembed.image._torchvision import TorchvisionBackbone
+from skembed.modules import CutAt, build_random
 
 
 def make(name, **settings):

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torchvision import models
 
-from skembed.image._building import build_empty, build_random, is_empty
+from skembed.modules import build_empty, build_random, is_empty
 
 # Of every way in which torchvision's and timm's models draw their weights.
 NAMES = ("googlenet", "mnasnet0_5", "regnet_x_400mf", "shufflenet_v2_x0_5", "swin_v2_t", "maxvit_t")

@@ -1,0 +1,213 @@
+"""Rows that are files: digests of their bytes, read once per process as long as they stay the same.
+
+Knows paths, bytes and file objects, not what is in them.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import re
+import stat
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+__all__ = [
+    "digest_files",
+    "digest_of_file",
+    "is_path",
+    "path_of",
+    "read_file_object",
+    "read_from_start",
+    "reading",
+]
+
+_N_REMEMBERED = 100_000
+_MOST_BYTES = 1 << 30
+_MOST_OF_A_PATH = 256
+
+# File systems keep times of change this coarse: a file changed lately may change again unseen.
+_RACY_SECONDS = 2.0
+_MOST_THREADS = 8
+_N_PER_TASK = 32
+
+_now = time.time
+
+WhyNot = Callable[[bytes], "str | None"]
+
+_Identity = tuple[str, str, int, int, int, int, int]
+
+_remembered: OrderedDict[_Identity, bytes] = OrderedDict()
+_guard = threading.Lock()
+_reading = threading.RLock()
+
+
+def _after_fork() -> None:
+    """Replace locks that threads of the parent may hold."""
+    global _guard, _reading
+    _guard, _reading = threading.Lock(), threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
+def digest_of_file(data: bytes) -> bytes:
+    """Return the digest of an encoded file, without decoding it."""
+    return hashlib.blake2b(data, digest_size=16, person=b"skembed.file").digest()
+
+
+def digest_files(
+    paths: list[str], why_not: WhyNot, *, what: str, most_bytes: int = _MOST_BYTES
+) -> list[bytes | str]:
+    """Return the digest of each file's bytes, or what is wrong with it.
+
+    Parameters
+    ----------
+    paths : list of str
+        The files.
+    why_not : callable
+        Says what is wrong with a file's bytes as far as its header tells; None is nothing.
+    what : str
+        What the files should be, for messages ("an image").
+    most_bytes : int
+        Larger files are refused.
+    """
+
+    def digest(path: str) -> bytes | str:
+        return _digest(path, why_not, what, most_bytes)
+
+    tasks = [paths[i : i + _N_PER_TASK] for i in range(0, len(paths), _N_PER_TASK)]
+    n_threads = min(len(tasks), os.cpu_count() or 1, _MOST_THREADS)
+    if n_threads < 2:
+        return [digest(path) for path in paths]
+    with ThreadPoolExecutor(n_threads, thread_name_prefix="skembed-read") as pool:
+        found = pool.map(lambda task: [digest(path) for path in task], tasks)
+        return [each for task in found for each in task]
+
+
+def path_of(value: str | os.PathLike[Any]) -> str:
+    """Return a path as Python's own str.
+
+    Raises
+    ------
+    ValueError
+        If a path-like object gives none.
+    """
+    if isinstance(value, str):
+        return str.__str__(value)
+    try:
+        return os.fsdecode(value)
+    except Exception as error:
+        kind = type(value).__name__
+        raise ValueError(f"a {kind} that gives no path: {type(error).__name__}: {error}") from error
+
+
+def is_path(data: bytes) -> bool:
+    """Return whether bytes, given for those of a file, are the path of one."""
+    if len(data) > _MOST_OF_A_PATH or b"\0" in data:
+        return False
+    return os.path.exists(data)  # noqa: PTH110  (never raises)
+
+
+def reading() -> threading.RLock:
+    """Return the lock under which file objects are read: that moves their position."""
+    return _reading
+
+
+def read_from_start(file: Any) -> Any:
+    """Return all that is in a file object, and leave it where it was; one thread at a time."""
+    with _reading:
+        before = file.tell()
+        file.seek(0)
+        try:
+            return file.read()
+        finally:
+            file.seek(before)
+
+
+def read_file_object(file: Any) -> bytes:
+    """Return the bytes of a file object, which is left where it was.
+
+    Raises
+    ------
+    ValueError
+        If it gives none; the message says why.
+    """
+    kind = type(file).__name__
+    try:
+        is_seekable = hasattr(file, "seekable") and file.seekable()
+        data = read_from_start(file) if is_seekable else None
+    except Exception as error:  # closed, written only, or no file at all
+        raise ValueError(f"a {kind} that cannot be read: {error}") from error
+    if data is None:
+        raise ValueError(f"a {kind} that cannot be read from its start; read it into bytes first")
+    if not isinstance(data, bytes):
+        given = type(data).__name__
+        raise ValueError(f"a {kind} that gives {given}; open the file with mode 'rb'")
+    if not data:
+        raise ValueError(f"an empty {kind}")
+    return data
+
+
+def _digest(path: str, why_not: WhyNot, what: str, most_bytes: int) -> bytes | str:
+    shown = repr(path) if len(path) <= 200 else f"{path[:200]!r}..."
+    if not path:
+        return "an empty path, expected a file"
+    if path.startswith("file://"):
+        return f"a URL, expected a file; give its path without file://: {shown}"
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", path):
+        return f"a URL, expected a file; download it first: {shown}"
+    if path.startswith("data:"):
+        return f"a data URL, expected a file; decode it to bytes first: {shown:.60}..."
+    try:
+        found = os.stat(path)  # noqa: PTH116  (a Path takes longer than the call)
+        if stat.S_ISDIR(found.st_mode):
+            return f"a directory, expected a file: {shown}"
+        if not stat.S_ISREG(found.st_mode):
+            return f"not a regular file: {shown}"
+        if found.st_size == 0:
+            return f"an empty file: {shown}"
+        if found.st_size > most_bytes:
+            return f"a file of {found.st_size / 2**20:,.0f} MiB, expected {what}: {shown}"
+        digest, reason = _digest_of_regular(path, found, why_not, what)
+        return digest if reason is None else f"{shown}: {reason}"
+    except FileNotFoundError:
+        hint = "; expand ~ with os.path.expanduser" if path.startswith("~") else ""
+        return f"no such file: {shown}{hint}"
+    except ValueError as error:  # a null byte
+        return f"not a path ({error}): {shown}"
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            return f"too long for a path: {shown}"
+        return f"cannot be read ({error.strerror or error}): {shown}"
+
+
+def _digest_of_regular(
+    path: str, found: os.stat_result, why_not: WhyNot, what: str
+) -> tuple[bytes, str | None]:
+    """Return the digest of a file's bytes, and what is wrong as far as its header tells."""
+    identity = (
+        *(what, path, found.st_size, found.st_mtime_ns),
+        *(found.st_ctime_ns, found.st_ino, found.st_dev),
+    )
+    with _guard:
+        digest = _remembered.get(identity)
+    if digest is not None:
+        return digest, None
+    changed = max(found.st_mtime, found.st_ctime)
+    is_settled = _now() - changed > _RACY_SECONDS
+    data = Path(path).read_bytes()
+    digest, reason = digest_of_file(data), why_not(data)
+    if is_settled and reason is None:
+        with _guard:
+            _remembered[identity] = digest
+            while len(_remembered) > _N_REMEMBERED:
+                _remembered.popitem(last=False)
+    return digest, reason

@@ -1,0 +1,51 @@
+"""Torch modules: built, filled with weights, cut at a layer, run with care.
+
+Knows modules and state dicts; must not know rows, modalities nor estimators.
+"""
+
+from __future__ import annotations
+
+from skembed.modules._building import build_empty, build_random, is_empty
+from skembed.modules._foreign import Features, OneAtATime, are_near, copy_of, without_compiler
+from skembed.modules._functions import Preprocess
+from skembed.modules._hidden import (
+    drop_unused,
+    find_layer,
+    find_unused,
+    first_tensor,
+    has_weights,
+)
+from skembed.modules._layers import (
+    CutAt,
+    Reached,
+    check_layer,
+    first_that_runs,
+    run_apart,
+    stop_after,
+)
+from skembed.modules._state_dicts import fill, plain_names
+
+__all__ = [
+    "CutAt",
+    "Features",
+    "OneAtATime",
+    "Preprocess",
+    "Reached",
+    "are_near",
+    "build_empty",
+    "build_random",
+    "check_layer",
+    "copy_of",
+    "drop_unused",
+    "fill",
+    "find_layer",
+    "find_unused",
+    "first_tensor",
+    "first_that_runs",
+    "has_weights",
+    "is_empty",
+    "plain_names",
+    "run_apart",
+    "stop_after",
+    "without_compiler",
+]
