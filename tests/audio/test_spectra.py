@@ -200,7 +200,13 @@ def test_a_click_is_in_the_frames_whose_windows_hold_it():
 
 @pytest.mark.parametrize(
     ("rate", "window", "hop", "n_fft"),
-    [(8000, 200, 80, 256), (22_050, 551, 220, 1024), (48_000, 1200, 480, 2048)],
+    [
+        (8000, 200, 80, 256),
+        (8080, 202, 81, 256),
+        (11_025, 276, 110, 512),
+        (22_050, 551, 220, 1024),
+        (48_000, 1200, 480, 2048),
+    ],
 )
 def test_window_and_hop_are_milliseconds_at_any_rate(rate, window, hop, n_fft):
     module = LogMel(rate, n_mels=24)
@@ -214,13 +220,22 @@ def test_window_and_hop_are_milliseconds_at_any_rate(rate, window, hop, n_fft):
 
 
 @pytest.mark.parametrize(
-    ("window_ms", "hop_ms", "n_fft"), [(20, 5, 400), (5, 20, 128), (25, 10, 401)]
+    ("window_ms", "hop_ms", "n_fft"), [(20, 5, 400), (5, 20, 128), (25, 10, 400), (25, 10, 401)]
 )
 def test_other_windows_hops_and_transforms(window_ms, hop_ms, n_fft):
     waveform = noise(3000)
     module = LogMel(window_ms=window_ms, hop_ms=hop_ms, n_fft=n_fft, n_mels=24)
     expected = reference.log_mel(waveform, RATE, 16 * window_ms, 16 * hop_ms, n_fft, 24)
     assert_close(module(waveform[None])[0], expected)
+
+
+def test_a_window_that_is_a_power_of_two_is_its_own_transform():
+    assert LogMel(window_ms=32).n_fft == LogMel(window_ms=32).window == 512
+
+
+def test_width_is_the_number_of_values_in_a_frame():
+    for module in (LogMel(n_mels=40), MFCC(n_coefficients=13)):
+        assert module(torch.zeros(1, 100)).shape[-1] == module.width
 
 
 def test_every_band_of_the_two_front_ends_hears_something():
