@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from skembed.store import announce_run
 
 if TYPE_CHECKING:
+    from skembed.audio import AudioEmbedder
     from skembed.image import ImageEmbedder
     from skembed.store import EmbeddingStore
     from skembed.text import TextEmbedder
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
+    "AudioEmbedder": "skembed.audio",
     "EmbeddingStore": "skembed.store",
     "ImageEmbedder": "skembed.image",
     "TextEmbedder": "skembed.text",
@@ -27,6 +29,7 @@ _HOMES = {
 _MODULES = ("exceptions", "testing")
 
 __all__ = [
+    "AudioEmbedder",
     "EmbeddingStore",
     "ImageEmbedder",
     "TextEmbedder",

@@ -84,7 +84,13 @@ def test_public_names_exist_and_are_documented():
     for name in skembed.__all__:
         assert getattr(skembed, name) is not None
         assert name in dir(skembed)
-    for name in ("EmbeddingStore", "ImageEmbedder", "TextEmbedder", "unload_models"):
+    for name in (
+        "AudioEmbedder",
+        "EmbeddingStore",
+        "ImageEmbedder",
+        "TextEmbedder",
+        "unload_models",
+    ):
         assert getattr(skembed, name).__doc__
 
 

@@ -1,1 +1,5 @@
-"""Sounds in, vectors out."""
+"""Sound: `AudioEmbedder` and what it is made of."""
+
+from skembed.audio._embedder import AudioEmbedder, AudioReport
+
+__all__ = ["AudioEmbedder", "AudioReport"]

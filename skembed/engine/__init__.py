@@ -8,6 +8,7 @@ from skembed.engine._devices import (
     resolve_device,
     resolve_devices,
     resolve_dtype,
+    samples_per_batch,
     tokens_per_batch,
 )
 from skembed.engine._embed import Embedded, embed, measure_sizes
@@ -45,6 +46,7 @@ __all__ = [
     "resolve_device",
     "resolve_devices",
     "resolve_dtype",
+    "samples_per_batch",
     "stay_safe_after_fork",
     "steady_size",
     "tokens_per_batch",

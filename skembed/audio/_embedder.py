@@ -1,0 +1,329 @@
+"""The estimator for sound."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from numbers import Integral, Real
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.utils import Tags
+from sklearn.utils._param_validation import Interval, StrOptions
+from torch import nn
+
+from skembed._base import BaseEmbedder, EmbeddingReport, device_setting, plain_text
+from skembed._inputs import CheckedRows
+from skembed.audio._backbone import BackboneSettings
+from skembed.audio._encoder import AudioEncoder, AudioSettings, make_audio_encoder
+from skembed.audio._inputs import check_rate, check_sounds
+from skembed.audio._models import DEFAULT_MODEL
+from skembed.audio._pooling import AUDIO_POOLINGS
+from skembed.audio._windows import check_seconds
+from skembed.exceptions import InvalidParameterError
+from skembed.store import EmbeddingStore
+
+__all__ = ["AudioEmbedder", "AudioReport"]
+
+
+@dataclass(frozen=True)
+class AudioReport(EmbeddingReport):
+    """What the last `transform` of an AudioEmbedder did.
+
+    Attributes
+    ----------
+    sampling_rate : int
+        Of the model, in Hz; `row_sizes` are samples at this rate.
+    durations : ndarray of shape (n_rows,), float64
+        Seconds of each clip; 0 for bad rows.
+    """
+
+    sampling_rate: int = 1
+
+    @property
+    def durations(self) -> NDArray[np.float64]:
+        """Seconds of each clip."""
+        return self.row_sizes / self.sampling_rate
+
+
+def _refuse_bool(layer: Any) -> None:
+    if isinstance(layer, (bool, np.bool_)):
+        raise InvalidParameterError(
+            f"layer={layer!r}: expected the number of a hidden state, the name of a submodule, or "
+            "None."
+        )
+
+
+def _check_window(window: Any) -> None:
+    try:
+        check_seconds(window)
+    except InvalidParameterError as error:
+        raise InvalidParameterError(f"window: {error}") from error
+
+
+def _check_hop(hop: Any) -> None:
+    try:
+        check_seconds(hop)
+    except InvalidParameterError as error:
+        raise InvalidParameterError(f"hop: {error}") from error
+
+
+class AudioEmbedder(BaseEmbedder):
+    """Embed clips of sound with a pretrained speech or audio model.
+
+    Takes the speech models of torchaudio and transformers (wav2vec 2.0, HuBERT, WavLM, ...), the
+    encoder of Whisper, CLAP, the audio spectrogram transformer, DeepSpeech, any torch module, and
+    statistics of log-mel bands or MFCC as a baseline. Clips are read from files of any rate, mixed
+    to one channel and resampled; clips of any lengths run together without padding, so that a
+    clip's vector depends on nothing but the clip. Each distinct clip is encoded once.
+
+    The embedder is stateless: `fit` checks the parameters, the rows and the model's files, it does
+    not train, and `transform` works without it. The weights are loaded when the first row has to be
+    encoded.
+
+    Parameters
+    ----------
+    model : str, path or torch.nn.Module, default="WAV2VEC2_BASE"
+        - the name of a speech model of torchaudio: "WAV2VEC2_BASE" [1]_, "HUBERT_BASE" [2]_,
+          "WAVLM_BASE_PLUS" [3]_, ... Weights are looked up in torch's cache folder, then
+          downloaded.
+        - a folder with a model of transformers, or its id on the Hugging Face hub:
+          "facebook/wav2vec2-base", "openai/whisper-base", "laion/clap-htsat-unfused",
+          "MIT/ast-finetuned-audioset-10-10-0.4593", ...
+        - "deepspeech" [4]_, whose `weights` are a file of yours, or None.
+        - "logmel" or "mfcc": mean and standard deviation over time of 80 log-mel bands or 20
+          cepstral coefficients (25 ms Hann windows every 10 ms, at 16 kHz). Nothing is trained: a
+          baseline for what a model brings.
+        - a module that takes samples of shape (n, samples), or what `preprocess` makes of them. It
+          is copied, not changed, and runs in evaluation mode, in one thread at a time.
+    weights : str, path or None, default="auto"
+        For models of torchaudio and "deepspeech" a file with a state dict (safetensors, or a pickle
+        restricted to tensors), or None: random weights, always the same. "auto" are the model's.
+    layer : int or str, default=None
+        Number of a hidden state to take frames from: 0 enters the first layer, -1 leaves the last.
+        Layers after it do not run. For modules, Whisper, CLAP and AST also the name of a submodule;
+        of DeepSpeech a hidden layer, 1 to 5. None is the model's end.
+    pooling : {"auto", "mean", "std", "mean_std", "max", "first"}, default="auto"
+        How frames become one vector: their mean, standard deviation, both side by side, the
+        largest value of each feature, or the first frame (or class token). "auto" is what the model
+        itself ends with (CLAP's vector in the space of its texts, AST's class and distillation
+        tokens), "mean_std" for the baselines, else the mean.
+    window : float, "auto" or None, default="auto"
+        Seconds that the model is given at once. Longer clips are cut to windows of this length; the
+        last one ends where the clip does. Their vector is the mean of the windows' vectors. "auto"
+        is what the model takes (Whisper 30 s, CLAP 10 s, AST 10.24 s), 30 s for models of any
+        length. None leaves clips whole.
+    hop : float, default=None
+        Seconds from the start of a window to that of the next, at most `window`. None: windows
+        follow one another.
+    normalize : bool, default=False
+        Whether vectors have unit length.
+    n_components : int, default=None
+        Leading features to keep, renormalised if `normalize`. None keeps all.
+    preprocess : callable, default=None
+        For a module of your own: turns samples, a float32 tensor of shape (n,), into the float
+        tensor that the module takes, without the batch's dimension. Called from several threads;
+        must not be random.
+    sampling_rate : float, default=None
+        Rate in Hz of waveforms that do not come with theirs. It is never guessed.
+    model_sampling_rate : int, default=None
+        Rate in Hz that a module of your own takes; None is 16,000. Other models say theirs.
+    device : str or list of str, default="auto"
+        "auto" is the first CUDA GPU, else Apple's GPU, else the CPU. Or torch's name of a device
+        ("cuda:1"). Or a list of names (["cuda:0", "cuda:1"]), all of one kind: each GPU holds a
+        copy of the model, and they divide the batches among them.
+    dtype : {"auto", "float32", "bfloat16", "float16"}, default="auto"
+        Format the model computes in. "auto" is bfloat16 on GPUs that have it and on CPUs where a
+        short probe finds it faster, else float32. The output is float32 always.
+    batch_size : int or "auto", default="auto"
+        Most windows at once. "auto" plans by samples (30 s of sound on a CPU).
+    cache : "run", path, EmbeddingStore or None, default="run"
+        Where vectors are kept so that no row is encoded twice. "run": this process, its clones and
+        its joblib workers share them until the process ends. A folder: kept, and shared by all who
+        name it. None: only duplicates within one call are encoded once. An `EmbeddingStore` without
+        a folder is shared by clones and threads, but arrives empty in other processes. Vectors are
+        found by the content of the clip, not by its path.
+    on_error : {"raise", "nan"}, default="raise"
+        Rows that are missing, no sound, empty, cut short, damaged, silent (within 80 dB below full
+        scale), clipped (5% of the samples stuck at full scale), not finite, without a rate, shorter
+        than the model takes, or that change or vanish meanwhile: an error that names every one, or
+        rows of NaN, a warning and the list in `report_.faults`. All that headers tell is told at
+        once, before anything is encoded; what only decoding shows comes after the good rows are
+        stored.
+    revision : str, default=None
+        Branch, tag or commit of a model on the hub.
+    trust_remote_code : bool, default=False
+        Whether Python code that comes with a model may run. It is your machine that runs it.
+    verbose : bool, default=False
+        Whether to show a progress bar when the work takes longer than a second.
+
+    Attributes
+    ----------
+    encoder_ : AudioEncoder
+        What embeds, for the present parameters; there once `fit` or `transform` has been called.
+    n_features_out_ : int
+        Number of output features.
+    device_, dtype_ : str
+        Where the model runs ("cuda:0, cuda:1" for several devices), in which format.
+    report_ : AudioReport
+        What the last `transform` did: rows, distinct rows, rows encoded, seconds of each row, bad
+        rows. Not part of pickles.
+
+    See Also
+    --------
+    skembed.TextEmbedder : Embed texts.
+    skembed.ImageEmbedder : Embed pictures.
+    skembed.EmbeddingStore : A store of vectors with a size limit.
+    skembed.unload_models : Free the memory of loaded models.
+
+    Notes
+    -----
+    Rows are paths, encoded files as bytes or binary file objects (WAV, FLAC, OGG, MP3 and whatever
+    else libsndfile reads), pairs (waveform, rate), dicts with "array" and "sampling_rate" (or
+    "bytes" or "path") as Hugging Face's data sets have them, waveforms of shape (samples,),
+    (samples, channels) or (channels, samples), or a matrix with one clip a row. Integers are PCM at
+    full scale, floats lie between -1 and 1. Channels are averaged.
+
+    Resampling is soxr's "HQ": flat within 0.02 dB up to 0.92 of the lower rate's half, aliases
+    below -120 dB, no delay.
+
+    Vectors are equal for any batch size, order and duplication of rows to 1e-5 of their length in
+    float32, in bfloat16 to 0.02 in any component of a unit vector. No crop, dither or padding is
+    random.
+
+    References
+    ----------
+    .. [1] A. Baevski et al., "wav2vec 2.0: A Framework for Self-Supervised Learning of Speech
+       Representations", NeurIPS 2020, arXiv:2006.11477.
+    .. [2] W.-N. Hsu et al., "HuBERT: Self-Supervised Speech Representation Learning by Masked
+       Prediction of Hidden Units", TASLP 2021, arXiv:2106.07447.
+    .. [3] S. Chen et al., "WavLM: Large-Scale Self-Supervised Pre-Training for Full Stack Speech
+       Processing", JSTSP 2022, arXiv:2110.13900.
+    .. [4] A. Hannun et al., "Deep Speech: Scaling up end-to-end speech recognition",
+       arXiv:1412.5567.
+
+    Examples
+    --------
+    The baseline needs no download:
+
+    >>> import numpy as np
+    >>> from skembed import AudioEmbedder
+    >>> t = np.arange(16000) / 16000
+    >>> tones = [np.sin(2 * np.pi * hz * t) / 2 for hz in (220, 440, 880)]
+    >>> AudioEmbedder("logmel", sampling_rate=16000).fit_transform(tones).shape
+    (3, 160)
+    """
+
+    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
+        **BaseEmbedder._parameter_constraints,
+        "model": [str, os.PathLike, nn.Module],
+        "weights": [str, os.PathLike, None],
+        "layer": [str, Integral, None],
+        "pooling": [StrOptions(set(AUDIO_POOLINGS))],
+        "window": [Real, StrOptions({"auto"}), None],
+        "hop": [Real, None],
+        "normalize": ["boolean"],
+        "preprocess": [callable, None],
+        "sampling_rate": [Real, None],
+        "model_sampling_rate": [Interval(Integral, 100, 1_000_000, closed="both"), None],
+        "dtype": [StrOptions({"auto", "float32", "bfloat16", "float16"})],
+    }
+
+    _parameter_checks: ClassVar[dict[str, Callable[[Any], object]]] = {
+        "layer": _refuse_bool,
+        "window": _check_window,
+        "hop": _check_hop,
+        "sampling_rate": check_rate,
+    }
+
+    def __init__(
+        self,
+        model: str | os.PathLike[str] | nn.Module = DEFAULT_MODEL,
+        *,
+        weights: str | os.PathLike[str] | None = "auto",
+        layer: int | str | None = None,
+        pooling: str = "auto",
+        window: float | str | None = "auto",
+        hop: float | None = None,
+        normalize: bool = False,
+        n_components: int | None = None,
+        preprocess: Callable[..., Any] | None = None,
+        sampling_rate: float | None = None,
+        model_sampling_rate: int | None = None,
+        device: str | list[str] | tuple[str, ...] = "auto",
+        dtype: str = "auto",
+        batch_size: int | str = "auto",
+        cache: str | os.PathLike[str] | EmbeddingStore | None = "run",
+        on_error: str = "raise",
+        revision: str | None = None,
+        trust_remote_code: bool = False,
+        verbose: bool = False,
+    ) -> None:
+        self.model = model
+        self.weights = weights
+        self.layer = layer
+        self.pooling = pooling
+        self.window = window
+        self.hop = hop
+        self.normalize = normalize
+        self.n_components = n_components
+        self.preprocess = preprocess
+        self.sampling_rate = sampling_rate
+        self.model_sampling_rate = model_sampling_rate
+        self.device = device
+        self.dtype = dtype
+        self.batch_size = batch_size
+        self.cache = cache
+        self.on_error = on_error
+        self.revision = revision
+        self.trust_remote_code = trust_remote_code
+        self.verbose = verbose
+
+    def _check_rows(self, X: Any) -> CheckedRows:
+        return check_sounds(X, sampling_rate=self.sampling_rate)
+
+    def _make_encoder(self) -> AudioEncoder:
+        return make_audio_encoder(
+            AudioSettings(
+                model=plain_text(self.model) if isinstance(self.model, str) else self.model,
+                backbone=BackboneSettings(
+                    weights=_plain(self.weights),
+                    layer=_plain(self.layer),
+                    pooling=plain_text(self.pooling),
+                    model_sampling_rate=_plain(self.model_sampling_rate),
+                    revision=_plain(self.revision),
+                    trust_remote_code=bool(self.trust_remote_code),
+                ),
+                window=_plain(self.window),
+                hop=_plain(self.hop),
+                normalize=bool(self.normalize),
+                n_components=_plain(self.n_components),
+                preprocess=self.preprocess,
+                device=device_setting(self.device),
+                dtype=plain_text(self.dtype),
+            )
+        )
+
+    def _make_report(self, encoder: Any, report: EmbeddingReport) -> AudioReport:
+        return AudioReport(**vars(report), sampling_rate=encoder.rate)
+
+    def __sklearn_tags__(self) -> Tags:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.string = True
+        tags.input_tags.two_d_array = self.sampling_rate is not None
+        tags.input_tags.three_d_array = self.sampling_rate is not None
+        return tags
+
+
+def _plain(value: Any) -> Any:
+    """Return a setting as Python's own str, number or Path, as grids of NumPy arrays set others."""
+    if isinstance(value, str):
+        return plain_text(value)
+    if isinstance(value, Integral):
+        return int(value)
+    if isinstance(value, Real):
+        return float(value)
+    return value if value is None else Path(value)

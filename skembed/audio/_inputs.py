@@ -1,0 +1,334 @@
+"""Rows of sound: what is accepted, and which rows are bad.
+
+Knows containers (lists, Series, frames, matrices), not models. What one clip may be is told by
+`_sounds` and `_decoding`.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping, Sequence
+from numbers import Real
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from skembed._files import digest_files, digest_of_file, is_path, path_of, read_file_object
+from skembed._inputs import (
+    CheckedRows,
+    as_numpy,
+    column_of,
+    is_missing,
+    is_tensor,
+    matrix_of_frame,
+    shown,
+)
+from skembed.audio._decoding import why_not_a_sound
+from skembed.audio._sounds import BytesSound, FileSound, Sound, WaveformSound, check_waveform
+from skembed.exceptions import InvalidInputError, InvalidParameterError
+
+__all__ = ["check_rate", "check_sounds"]
+
+_EXAMPLE = '["a.wav", "b.flac"] or [(waveform, 16000), ...]'
+_NO_RATE = (
+    "no sampling rate, which is never guessed: set sampling_rate= to that of all waveforms in Hz, "
+    "or give each with its own, as (waveform, rate)"
+)
+_MOST_BYTES = 8 << 30
+_LOWEST_RATE, _HIGHEST_RATE = 100.0, 1e6
+
+
+class _Path(str):
+    """The path of a file, not yet looked at; any other str is what is wrong with a row."""
+
+    __slots__ = ()
+
+
+def check_sounds(X: Any, *, sampling_rate: float | None = None) -> CheckedRows:
+    """Check rows of sound.
+
+    Parameters
+    ----------
+    X : collection of clips, or matrix
+        A list, 1-D array, Series or frame of one column with paths, encoded files, pairs
+        (waveform, rate), dicts with "array" and "sampling_rate" (or "bytes" or "path"), or
+        waveforms; or numbers of shape (n, samples) or (n, channels, samples), an array, a tensor
+        or a frame: one clip a row.
+    sampling_rate : float or None
+        Rate in Hz of waveforms that do not say theirs.
+
+    Returns
+    -------
+    checked : CheckedRows
+        The good clips, where they stood, and what is wrong with the others.
+
+    Raises
+    ------
+    InvalidInputError
+        If X is not a collection of clips, or a matrix without a `sampling_rate`.
+    InvalidParameterError
+        If `sampling_rate` is no rate.
+    """
+    rate = None if sampling_rate is None else check_rate(sampling_rate)
+    _refuse_single(X)
+    matrix = _as_matrix(X)
+    if matrix is not None:
+        return _check_matrix(matrix, rate)
+    return _check_column(column_of(X, what="clips of sound", example=_EXAMPLE), rate)
+
+
+def check_rate(rate: Any) -> float:
+    """Return a sampling rate in Hz as a float, or refuse it."""
+    reason = _why_no_rate(rate)
+    if reason is not None:
+        raise InvalidParameterError(f"sampling_rate={shown(rate)}: {reason}")
+    return float(rate)
+
+
+def _why_no_rate(rate: Any) -> str | None:
+    if isinstance(rate, np.ndarray) and rate.ndim == 0:
+        rate = rate.item()
+    is_number = isinstance(rate, Real) and not isinstance(rate, (bool, np.bool_))
+    if is_number and math.isfinite(rate) and _LOWEST_RATE <= rate <= _HIGHEST_RATE:
+        return None
+    hint = "; rates are in Hz, not in kHz" if is_number and 0 < rate < _LOWEST_RATE else ""
+    return f"expected a sampling rate from {_LOWEST_RATE:g} to {_HIGHEST_RATE:,.0f} Hz{hint}"
+
+
+def _refuse_single(X: Any) -> None:
+    """Refuse one clip that is not in a collection; `column_of` refuses str and bytes."""
+    kind = None
+    if isinstance(X, (os.PathLike, memoryview)) or callable(getattr(X, "read", None)):
+        kind = f"a single {type(X).__name__}"
+    elif _is_pair(X):
+        kind = "a single pair (waveform, rate)"
+    elif isinstance(X, Mapping) and _is_hugging_face(X):
+        kind = "a single dict of a clip"
+    elif getattr(X, "ndim", None) == 1 and _holds_numbers(X) and len(X):
+        kind = f"a single waveform of {len(X):,} samples"
+    if kind is not None:
+        raise InvalidInputError(
+            f"Expected a list, 1-D array, Series or one-column frame of clips, like {_EXAMPLE}; "
+            f"got {kind}. Put it in a list."
+        )
+    if hasattr(X, "toarray"):
+        raise InvalidInputError(
+            f"Expected clips as a dense matrix, got a {type(X).__name__}. Use X.toarray()."
+        )
+
+
+def _is_pair(value: Any) -> bool:
+    return (
+        isinstance(value, (tuple, list))
+        and len(value) == 2
+        and _holds_numbers(value[0])
+        and getattr(value[0], "ndim", 0) in (1, 2)
+        and isinstance(value[1], Real)
+    )
+
+
+def _holds_numbers(value: Any) -> bool:
+    if is_tensor(value):
+        return True
+    return getattr(getattr(value, "dtype", None), "kind", "O") in "iufbc"
+
+
+def _is_hugging_face(value: Mapping[Any, Any]) -> bool:
+    return "array" in value or "bytes" in value or "path" in value
+
+
+def _as_matrix(X: Any) -> NDArray[Any] | None:
+    """Return clips of one length as an array (n, ...); None if X is a column of clips."""
+    if is_tensor(X):
+        try:
+            array = as_numpy(X)
+        except TypeError as error:
+            raise InvalidInputError(f"Expected clips of sound, got {error}.") from error
+    elif isinstance(X, np.ndarray):
+        array = X if isinstance(X, np.ma.MaskedArray) else np.asarray(X)
+    elif len(getattr(X, "shape", ())) == 2 and hasattr(X, "columns") and X.shape[1] != 1:
+        array = matrix_of_frame(X)
+        if array.dtype.kind not in "biuf":
+            return None  # `column_of` says that it has too many columns
+    else:
+        return None
+    if array.dtype.kind == "S":
+        raise InvalidInputError(
+            "Expected encoded clips in a list or object array; an array of NumPy's bytes type "
+            "drops zero bytes at their ends."
+        )
+    if array.dtype == object and array.ndim > 1 and array.shape[1] > 1:
+        raise InvalidInputError(
+            f"Expected numbers, got a matrix of objects of shape {array.shape}. Convert it, for "
+            "example with X.astype('float32')."
+        )
+    if array.dtype.kind not in "biufc" or array.ndim < 2:
+        return None
+    if array.ndim > 3 or 0 in array.shape[1:]:
+        raise InvalidInputError(
+            "Expected clips of shape (n, samples) or (n, channels, samples), got an array of shape "
+            f"{array.shape}."
+        )
+    return array
+
+
+class _RowsOfMatrix(Sequence[Sound]):
+    """Clips that lie in one array, made when they are asked for."""
+
+    def __init__(self, matrix: NDArray[Any], rows: NDArray[np.int64], rate: float) -> None:
+        self._matrix, self._rows, self._rate = matrix, rows, rate
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, i: Any) -> Any:
+        if isinstance(i, slice):
+            return _RowsOfMatrix(self._matrix, self._rows[i], self._rate)
+        waveform = np.asarray(self._matrix[self._rows[i]])
+        is_turned = waveform.ndim == 2 and waveform.shape[0] < waveform.shape[1]
+        return WaveformSound(waveform.T if is_turned else waveform, self._rate)
+
+
+def _check_matrix(matrix: NDArray[Any], rate: float | None) -> CheckedRows:
+    if rate is None and len(matrix):
+        raise InvalidInputError(
+            f"Got waveforms as an array of shape {matrix.shape} and {_NO_RATE}."
+        )
+    faults: dict[int, str] = {}
+    for row, waveform in enumerate(matrix):
+        found = check_waveform(waveform, rate or 0.0)
+        if isinstance(found, str):
+            faults[row] = found
+    positions = np.arange(len(matrix), dtype=np.int64)
+    if faults:
+        positions = np.delete(positions, list(faults))
+    items = _RowsOfMatrix(matrix, positions, rate or 0.0)
+    return CheckedRows(items, positions, len(matrix), faults)
+
+
+def _check_column(column: Sequence[Any], rate: float | None) -> CheckedRows:
+    items: dict[int, Sound] = {}
+    faults: dict[int, str] = {}
+    paths: dict[int, str] = {}
+    for row, value in enumerate(column):
+        found = _check_row(value, rate)
+        if isinstance(found, _Path):
+            paths[row] = found
+        elif isinstance(found, str):
+            faults[row] = found
+        else:
+            items[row] = found
+    digests = digest_files(
+        list(paths.values()), why_not_a_sound, what="a sound", most_bytes=_MOST_BYTES
+    )
+    for row, digest in zip(paths, digests, strict=True):
+        if isinstance(digest, bytes):
+            items[row] = FileSound(str.__str__(paths[row]), digest)
+        else:
+            faults[row] = digest
+    positions = np.array(sorted(items), dtype=np.int64)
+    good = [items[row] for row in positions.tolist()]
+    return CheckedRows(good, positions, len(column), dict(sorted(faults.items())))
+
+
+def _check_row(value: Any, rate: float | None) -> Sound | str:
+    """Return a clip, the path of one, or what is wrong."""
+    if isinstance(value, (str, os.PathLike)):
+        try:
+            return _Path(path_of(value))
+        except ValueError as error:
+            return str(error)
+    if isinstance(value, (bytes, bytearray, memoryview)):
+        try:
+            return _check_bytes(bytes(value))
+        except ValueError as error:
+            return f"a {type(value).__name__} that cannot be read: {error}"
+    if isinstance(value, np.ndarray) or is_tensor(value):
+        return _check_waveform(value, rate)
+    if is_missing(value):
+        return f"missing ({value!r})"
+    if type(value).__name__ == "AudioDecoder":  # of the Hugging Face library for data sets
+        return _check_decoder(value, rate)
+    if isinstance(value, Mapping):
+        return _check_mapping(value, rate)
+    if callable(getattr(value, "read", None)):
+        try:
+            return _check_bytes(read_file_object(value))
+        except ValueError as error:
+            return str(error)
+    if isinstance(value, (tuple, list)):
+        return _check_pair(value, rate)
+    return (
+        "expected a path, an encoded file, a pair (waveform, rate), a dict with 'array' and "
+        f"'sampling_rate', or a waveform, got {type(value).__name__}: {shown(value)}"
+    )
+
+
+def _check_bytes(data: bytes) -> Sound | str:
+    if not data:
+        return "empty bytes, expected an encoded file"
+    if reason := why_not_a_sound(data):
+        hint = "; give a path as str or Path, not as bytes" if is_path(data) else ""
+        return f"{len(data):,} bytes: {reason}{hint}"
+    return BytesSound(data, digest_of_file(data))
+
+
+def _check_pair(value: Sequence[Any], rate: float | None) -> Sound | str:
+    kind = type(value).__name__
+    if len(value) == 2 and _is_array_like(value[1]) and isinstance(value[0], Real):
+        return "a pair (rate, waveform), as scipy.io.wavfile gives; expected (waveform, rate)"
+    if len(value) == 2 and _is_array_like(value[0]):
+        return _check_waveform(value[0], value[1], has_own=True)
+    try:
+        waveform = np.asarray(value)
+    except ValueError:  # of ragged lists
+        waveform = np.empty(0, dtype=object)
+    if waveform.dtype.kind not in "iuf":
+        return f"expected a pair (waveform, rate) or a waveform, got a {kind}: {shown(value)}"
+    return _check_waveform(waveform, rate)
+
+
+def _is_array_like(value: Any) -> bool:
+    return isinstance(value, (np.ndarray, list, tuple)) or is_tensor(value)
+
+
+def _check_mapping(value: Mapping[Any, Any], rate: float | None) -> Sound | str:
+    if value.get("array") is not None:
+        own = value.get("sampling_rate", value.get("rate"))
+        return _check_waveform(
+            value["array"], rate if own is None else own, has_own=own is not None
+        )
+    if value.get("bytes") is not None:
+        return _check_row(value["bytes"], rate)
+    if value.get("path") is not None:
+        return _check_row(value["path"], rate)
+    keys = ", ".join(map(repr, list(value)[:5])) or "nothing"
+    return (
+        "a dict without a clip: expected 'array' and 'sampling_rate', or 'bytes', or 'path', got "
+        f"{keys}"
+    )
+
+
+def _check_decoder(value: Any, rate: float | None) -> Sound | str:
+    try:
+        samples = value.get_all_samples()
+        return _check_waveform(samples.data, samples.sample_rate, has_own=True)
+    except Exception as error:
+        return f"an AudioDecoder that cannot be read: {type(error).__name__}: {error}"
+
+
+def _check_waveform(value: Any, rate: Any, *, has_own: bool = False) -> Sound | str:
+    try:
+        waveform = as_numpy(value) if is_tensor(value) else np.asanyarray(value)
+    except (TypeError, ValueError) as error:
+        return f"a waveform that is no array: {error}"
+    if waveform.dtype.kind not in "biufc":
+        what = f"an array of shape {waveform.shape}, {waveform.dtype}"
+        return f"{what}: expected numbers, the samples of a waveform"
+    if rate is None:
+        return f"a waveform of shape {waveform.shape} and {_NO_RATE}"
+    if has_own and (reason := _why_no_rate(rate)):
+        return f"a waveform of shape {waveform.shape} with the rate {shown(rate)}: {reason}"
+    return check_waveform(waveform, float(rate))

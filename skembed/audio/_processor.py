@@ -1,0 +1,121 @@
+"""A checkpoint's own feature extractor, one clip at a time.
+
+Knows transformers' feature extractors, not models. What of them is random (crops of long clips) is
+never asked for: clips are cut to windows before.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from skembed.audio._backbone import probe_samples, standardize
+from skembed.exceptions import UnsafeModelError, UnsupportedModelError
+from skembed.store import digest_of
+from skembed.weights import kept_recent, quiet_transformers, read_json
+
+__all__ = ["Processor", "has_processor", "load_processor"]
+
+# transformers' own, of waveforms with mean 0 and variance 1.
+_EPS = 1e-7
+
+_INPUTS = ("input_features", "input_values")
+
+
+def has_processor(folder: Path) -> bool:
+    """Return whether the folder says how clips are prepared."""
+    if (folder / "preprocessor_config.json").is_file():
+        return True
+    nested = folder / "processor_config.json"
+    return nested.is_file() and "feature_extractor" in read_json(nested)
+
+
+def load_processor(folder: Path, files_digest: bytes, *, trust_remote_code: bool) -> Processor:
+    """Return the folder's feature extractor, one for all backbones of these files.
+
+    Raises
+    ------
+    UnsafeModelError
+        If it is code of its own and the user did not allow that.
+    UnsupportedModelError
+        If it cannot be read, or makes of a clip what is no tensor.
+    """
+    place = {"kind": "feature extractor", "files": files_digest, "folder": str(folder)}
+    key = digest_of({**place, "trust_remote_code": trust_remote_code})
+    return kept_recent(key, lambda: _load(folder, trust_remote_code))
+
+
+def _load(folder: Path, trust_remote_code: bool) -> Processor:
+    from transformers import AutoFeatureExtractor
+
+    try:
+        with quiet_transformers():
+            made = AutoFeatureExtractor.from_pretrained(
+                folder, local_files_only=True, trust_remote_code=trust_remote_code
+            )
+            return Processor(made)
+    except Exception as error:
+        if "trust_remote_code" in str(error):
+            raise UnsafeModelError(
+                f"The feature extractor in {folder} is Python code of its own, which skembed does "
+                "not run. If you have read that code and trust it, set trust_remote_code=True."
+            ) from error
+        raise UnsupportedModelError(
+            f"The feature extractor in {folder} cannot be used: {type(error).__name__}: {error}"
+        ) from error
+
+
+class Processor:
+    """Makes of samples what a model takes.
+
+    Parameters
+    ----------
+    extractor : SequenceFeatureExtractor
+        Of transformers.
+
+    Attributes
+    ----------
+    rate : int
+        Sampling rate, in Hz.
+    limit : float or None
+        Seconds of the longest clip that it takes whole; None is any.
+    frame : int or None
+        Samples from one of its frames to the next, where it makes frames.
+    """
+
+    def __init__(self, extractor: Any) -> None:
+        self._extractor = extractor
+        self.rate = int(extractor.sampling_rate)
+        self.frame: int | None = None
+        self.limit: float | None = None
+        kind = type(extractor).__name__
+        self._is_plain = kind == "Wav2Vec2FeatureExtractor"
+        if kind == "ASTFeatureExtractor":
+            self.frame = self.rate // 100
+            self.limit = extractor.max_length / 100  # frames of 10 ms, as Kaldi makes them
+        elif hasattr(extractor, "nb_max_samples"):
+            self.frame = int(extractor.hop_length)
+            n_samples = getattr(extractor, "n_samples", extractor.nb_max_samples)
+            self.limit = float(n_samples) / self.rate
+        elif hasattr(extractor, "n_samples"):
+            self.frame = int(extractor.hop_length)
+            self.limit = float(extractor.n_samples) / self.rate
+        self.probe = self.prepare(probe_samples(self.rate))
+
+    def prepare(self, samples: NDArray[np.float32]) -> Tensor:
+        """Return what the model takes of samples (n,), without the batch's dimension."""
+        if self._is_plain:
+            if self._extractor.do_normalize:
+                samples = standardize(samples, _EPS)
+            return torch.from_numpy(samples)
+        made = self._extractor(samples, sampling_rate=self.rate, return_tensors="pt")
+        for name in _INPUTS:
+            if isinstance(made.get(name), Tensor):
+                values: Tensor = made[name][0]
+                return values.to(torch.float32)
+        raise UnsupportedModelError(f"it gives {', '.join(made)}, expected one of {_INPUTS}")
