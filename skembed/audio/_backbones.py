@@ -97,9 +97,8 @@ def _is_place(name: str) -> bool:
 
 
 def _refuse_name(name: str) -> None:
-    known = sorted({*AUDIO_MODELS, *bundle_names()})
-    close = difflib.get_close_matches(name, known, n=5, cutoff=0.5)
-    close = close or difflib.get_close_matches(name.upper(), known, n=5, cutoff=0.5)
+    known = {each.lower(): each for each in (*AUDIO_MODELS, *bundle_names())}
+    close = [known[each] for each in difflib.get_close_matches(name.lower(), known, 5, cutoff=0.5)]
     hint = f"Close to it: {', '.join(map(repr, close))}. " if close else ""
     raise InvalidParameterError(
         f"model={name!r} is no folder, and torchaudio has no speech model of this name. {hint}"

@@ -279,7 +279,7 @@ def _check_pair(value: Sequence[Any], rate: float | None) -> Sound | str:
     kind = type(value).__name__
     if len(value) == 2 and _is_array_like(value[1]) and isinstance(value[0], Real):
         return "a pair (rate, waveform), as scipy.io.wavfile gives; expected (waveform, rate)"
-    if len(value) == 2 and _is_array_like(value[0]):
+    if len(value) == 2 and _is_array_like(value[0]) and not isinstance(value[1], (list, tuple)):
         return _check_waveform(value[0], value[1], has_own=True)
     try:
         waveform = np.asarray(value)

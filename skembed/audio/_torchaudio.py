@@ -100,6 +100,7 @@ class TorchaudioBackbone(Backbone):
                 "format": _FORMAT,
                 "libraries": releases_of(*libraries),
                 "name": name,
+                "architecture": repr(sorted(self._params.items())),
                 "weights": self._sha256 or "random",
                 "layer": self._layer,
                 "pooling": self._pooling,
