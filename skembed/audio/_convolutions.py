@@ -1,12 +1,12 @@
-"""The convolutions of speech models, on clips of any lengths without padding.
+"""The convolutions from samples to frames, on clips of any lengths without padding.
 
-Both kinds run as linear layers do: frames are rows, channels are columns, and a convolution is one
+They run as linear layers do: frames are rows, channels are columns, and a convolution is one
 product with overlapping rows of what it takes, which needs no copy. On 2 Zen 4 cores such products
 reach 200 GFLOP/s in float32 and 390 in bfloat16, torch's convolutions 150 to 190 and 260 to 330.
 Clips lie end to end, so that few shapes occur, and run piece by piece, so that what one layer hands
 to the next stays in the cache and long clips need no more memory than short ones.
 
-Knows modules and tensors of samples or frames, not which model they come from.
+Knows modules and tensors of samples, not which model they come from.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from torch import Tensor, nn
 
 from skembed.engine import steady_size
 
-__all__ = ["FrameEncoder", "PositionalConvolution", "is_gelu"]
+__all__ = ["FrameEncoder", "checked_convolution", "is_gelu"]
 
-_FRAMES = 25
+_FRAMES = 50
 """Of the last layer in one piece: a second of sound, 6 MiB after the first layer in float32."""
 
 _ROWS = 640
@@ -64,7 +64,7 @@ class _Layer(nn.Module):
 
     def __init__(self, reference: Any) -> None:
         super().__init__()
-        conv = _checked(reference.conv)
+        conv = checked_convolution(reference.conv)
         if not is_gelu(reference.activation):
             raise NotImplementedError(f"activation {type(reference.activation).__name__}")
         norm = getattr(reference, "layer_norm", None)
@@ -101,7 +101,7 @@ def _affine(norm: Any) -> tuple[Tensor | None, Tensor | None, float]:
     return norm.weight, norm.bias, norm.eps
 
 
-def _checked(conv: Any) -> nn.Conv1d:
+def checked_convolution(conv: Any) -> nn.Conv1d:
     """Refuse a convolution that pads with other than zeros, or is something else."""
     if not isinstance(conv, nn.Conv1d) or conv.padding_mode != "zeros" or conv.dilation != (1,):
         raise NotImplementedError(f"convolution {conv}")
@@ -316,116 +316,3 @@ def _in_format(
     numbers = torch.stack([high, low, high, torch.ones_like(high)], 1).flatten()
     weights = torch.stack([weight_high, weight_high, weight_low, ones], 2).flatten(1)
     return numbers, weights.contiguous(), None
-
-
-class PositionalConvolution(nn.Module):
-    """The convolutions over frames whose outcome tells a transformer where its frames stand.
-
-    Parameters
-    ----------
-    reference : Module
-        transformers' module: one convolution, or several with a normalisation after each.
-
-    Raises
-    ------
-    NotImplementedError
-        If it is of another kind.
-    """
-
-    def __init__(self, reference: Any) -> None:
-        super().__init__()
-        stages = list(getattr(reference, "layers", [reference]))
-        norm = getattr(reference, "batch_norm", None)
-        self.line = None if norm is None else nn.ParameterList(_as_line(norm))
-        if not all(is_gelu(stage.activation) for stage in stages):
-            raise NotImplementedError("another activation than GELU")
-        self.stages = nn.ModuleList([_Stage(stage) for stage in stages])
-
-    def pack(self) -> None:
-        """Lay the weights out as oneDNN likes them; on CPUs."""
-        for stage in self.stages:
-            stage.pack()  # type: ignore[operator]
-
-    def unpack(self) -> None:
-        """Undo `pack`."""
-        for stage in self.stages:
-            stage.packed = None  # type: ignore[assignment]
-
-    def forward(self, x: Tensor, lengths: Sequence[int]) -> Tensor:
-        """Map frames of clips end to end, shape (frames, d), to the same shape.
-
-        What comes out after the last clip is zero.
-        """
-        if self.line is not None:
-            x = x * self.line[0] + self.line[1]
-        out = torch.zeros_like(x)
-        start = 0
-        for n in lengths:
-            # Zeros stand where the clip does not, as they do for the clip alone.
-            clip = F.pad(x[start : start + n], (0, 0, 0, steady_size(n) - n))
-            for stage in self.stages:
-                clip = stage(clip, n)
-            out[start : start + n] = clip[:n]
-            start += n
-        return out
-
-
-def _as_line(norm: Any) -> list[nn.Parameter]:
-    """Return by what a batch normalisation multiplies each channel, and what it adds."""
-    mean, variance = getattr(norm, "running_mean", None), getattr(norm, "running_var", None)
-    if type(norm) is not nn.BatchNorm1d or mean is None or variance is None:
-        raise NotImplementedError(f"normalisation {norm}")
-    scale = (variance.double() + norm.eps).rsqrt()
-    if norm.affine:
-        scale = scale * norm.weight.detach().double()
-    shift = -mean.double() * scale
-    if norm.affine:
-        shift = shift + norm.bias.detach().double()
-    return [nn.Parameter(scale.float(), False), nn.Parameter(shift.float(), False)]
-
-
-class _Stage(nn.Module):
-    """One convolution over frames, perhaps a normalisation, and a GELU."""
-
-    def __init__(self, reference: Any) -> None:
-        super().__init__()
-        conv = _checked(reference.conv)
-        if conv.stride != (1,) or conv.padding != (conv.kernel_size[0] // 2,):
-            raise NotImplementedError(f"convolution {conv}")
-        self.norm = getattr(reference, "layer_norm", None)
-        kernel = conv.kernel_size[0]
-        self.how: tuple[Any, ...] = ([0, kernel // 2], [1, 1], [1, 1], conv.groups)
-        # Weight normalisation is worked out here.
-        self.weight = nn.Parameter(conv.weight.detach()[:, :, None].clone(), False)
-        self.bias = None if conv.bias is None else nn.Parameter(conv.bias.detach(), False)
-        self.packed: Tensor | None = None
-
-    def pack(self) -> None:
-        """Lay the weight out as oneDNN likes it."""
-        weight = self.weight.detach().contiguous(memory_format=torch.channels_last)
-        n_channels = weight.shape[1] * self.how[3]
-        self.packed = torch.ops.mkldnn._reorder_convolution_weight(
-            weight, *self.how, [1, n_channels, 1, 256]
-        )
-
-    def forward(self, x: Tensor, n: int) -> Tensor:
-        """Map x of shape (frames, d), zero from frame n on, to the same."""
-        # (1, d, 1, frames), channels last: the memory as it is.
-        picture = x.t()[None, :, None]
-        after: tuple[Any, ...] = ("gelu", [], "none") if self.norm is None else ("none", [], "")
-        if self.packed is None:
-            padding, stride, dilation, groups = self.how
-            out = F.conv2d(picture, self.weight, self.bias, stride, padding, dilation, groups)
-            if self.norm is None:
-                out = F.gelu(out)
-        else:
-            out = torch.ops.mkldnn._convolution_pointwise(
-                picture, self.packed, self.bias, *self.how, *after
-            )
-        # An even kernel gives one frame more than it takes.
-        out = out[0, :, 0].t()[: len(x)]
-        if self.norm is not None:
-            out = F.gelu(self.norm(out))
-        if n < len(out):
-            out[n:] = 0
-        return out
