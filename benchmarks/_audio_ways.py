@@ -31,6 +31,7 @@ def write_model(folder: Path) -> None:
     import torch
     from torchaudio import models
     from transformers import Wav2Vec2Config, Wav2Vec2FeatureExtractor
+    from transformers.utils.logging import disable_progress_bar
 
     from skembed.audio._torchaudio_speech import as_transformers
 
@@ -39,6 +40,7 @@ def write_model(folder: Path) -> None:
     module = models.wav2vec2_model(**params).eval()
     torch.save(module.state_dict(), folder / "torchaudio.pth")
     assert params["encoder_embed_dim"] == Wav2Vec2Config().hidden_size
+    disable_progress_bar()
     as_transformers(params, "Wav2Vec2", module.state_dict()).save_pretrained(folder)
     Wav2Vec2FeatureExtractor(do_normalize=False).save_pretrained(folder)
     os.environ[_FOLDER] = str(folder)
