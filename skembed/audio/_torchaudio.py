@@ -9,6 +9,7 @@ import functools
 import os
 from pathlib import Path
 from typing import Any
+from urllib.parse import urljoin
 
 import numpy as np
 import torch
@@ -91,7 +92,8 @@ class TorchaudioBackbone(Backbone):
         self.width = pooled_width(int(self._params["encoder_embed_dim"]), self._pooling)
         convolutions = self._params["extractor_conv_layer_config"]
         self.least = least_samples([(kernel, stride) for _, kernel, stride in convolutions])
-        self._file = find_file(settings.weights, name, f"{_URL}{bundle._path}")
+        # Of one bundle it is a whole address already.
+        self._file = find_file(settings.weights, name, urljoin(_URL, bundle._path))
         self._sha256 = None if self._file is None else file_sha256(self._file)
         libraries = ["torchaudio", "transformers"] + ["torch"] * (self._file is None)
         self.digest = digest_of(
