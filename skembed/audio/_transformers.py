@@ -26,7 +26,7 @@ from skembed.audio._pooling import pooled_width, refuse_pooling
 from skembed.audio._processor import Processor, has_processor, load_processor
 from skembed.audio._states import AudioStates, make_states
 from skembed.exceptions import InvalidParameterError, UnsupportedModelError
-from skembed.modules import drop_unused, find_unused
+from skembed.modules import find_unused
 from skembed.store import digest_of
 from skembed.weights import (
     ModelSource,
@@ -101,7 +101,10 @@ class TransformersBackbone(Backbone):
         self.rate, self.limit = self._processor.rate, self._processor.limit
         self._auto, self._config = _find_part(config)
         if hasattr(config, "conv_kernel"):
-            self.least = least_samples(list(zip(config.conv_kernel, config.conv_stride)))  # noqa: B905
+            windows = list(zip(config.conv_kernel, config.conv_stride, strict=True))
+            # SEW averages so many frames to one.
+            squeezed = int(getattr(config, "squeeze_factor", 1))
+            self.least = least_samples([*windows, (squeezed, squeezed)])
         elif self._kind == "audio-spectrogram-transformer":
             self.least = self.rate // 40  # a window of 25 ms
         self.digest = digest_of(
@@ -153,7 +156,6 @@ class TransformersBackbone(Backbone):
             return load_speech(
                 module, layer=self._layer, pooling=str(self._pooling), dtype=dtype, device=device
             )
-        drop_unused(module, self._unused)
         probe = self._processor.probe
         with torch.inference_mode():
             states = self._states(_part(module), probe)

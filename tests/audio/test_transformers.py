@@ -1,0 +1,432 @@
+"""Audio models of transformers against their own feature extractor and forward pass."""
+
+import functools
+import json
+
+import numpy as np
+import pytest
+import torch
+import transformers as tf
+from safetensors.torch import load_file, save_file
+
+from skembed import AudioEmbedder, unload_models
+from skembed.exceptions import InvalidParameterError, InvalidRowsError, UnsupportedModelError
+from tests.audio.checkpoints import FAMILIES, TOWER, clips, write_checkpoint
+
+WAVES = (
+    *("wav2vec2", "wav2vec2-stable", "wav2vec2-ctc", "hubert", "wavlm", "data2vec-audio"),
+    *("unispeech-sat", "sew", "wav2vec2-conformer"),
+)
+WHISPER = ("whisper", "whisper-generation")
+CLAP = ("clap", "clap-fused", "clap-audio")
+AST = ("ast", "ast-classes")
+
+# Kernels of 10, 8 and 4 at steps of 5, 8 and 8; SEW makes one frame of two.
+LEAST = 10 + 5 * (7 + 8 * 3)
+LEAST_OF_SEW = LEAST + 5 * 8 * 8
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    made = {}
+
+    def of(family):
+        if family not in made:
+            made[family] = write_checkpoint(tmp_path_factory.mktemp("audio") / family, family)
+        return made[family]
+
+    return of
+
+
+def rate_of(folder):
+    return json.loads((folder / "preprocessor_config.json").read_text())["sampling_rate"]
+
+
+def sounds(folder):
+    """Return clips of several lengths that the model takes whole, at its rate."""
+    rate = rate_of(folder)
+    return clips(3, 1.3, 3, 0.4, rate=rate) if rate > 16_000 else clips(0.7, 1.1, 0.7, 0.4)
+
+
+def embed(folder, rows, **options):
+    options = {"dtype": "float32", "cache": None, "sampling_rate": rate_of(folder), **options}
+    return AudioEmbedder(folder, **options).fit_transform(rows)
+
+
+def random_states():
+    """Return NumPy's and torch's global random states, in a form that can be compared."""
+    _, words, *others = np.random.get_state()  # noqa: NPY002
+    return words.tolist(), others, torch.get_rng_state().tolist()
+
+
+def part_of(model):
+    """Return what hears, of a whole model of transformers."""
+    for name in ("wav2vec2", "audio_spectrogram_transformer"):
+        if hasattr(model, name):
+            return getattr(model, name)
+    return model.get_encoder() if "Whisper" in type(model).__name__ else model
+
+
+def references(folder, rows, *, all_states=False):
+    """Return what the model of transformers gives for each clip alone."""
+    return run_reference(folder, tuple(row.tobytes() for row in rows), all_states)
+
+
+@functools.cache
+def run_reference(folder, rows, all_states):
+    model = part_of(FAMILIES[folder.name][0].from_pretrained(folder).eval())
+    extractor = tf.AutoFeatureExtractor.from_pretrained(folder)
+    found = []
+    for row in (np.frombuffer(each, np.float32).copy() for each in rows):
+        inputs = extractor(row, sampling_rate=extractor.sampling_rate, return_tensors="pt")
+        name = next(each for each in ("input_values", "input_features") if each in inputs)
+        # Of one clip, CLAP's extractor says always that it is longer than the model takes.
+        more = {"is_longer": torch.zeros(1, 1, dtype=bool)} if "is_longer" in inputs else {}
+        run = model.get_audio_features if isinstance(model, tf.ClapModel) else model
+        with torch.inference_mode():
+            found.append(run(inputs[name].float(), output_hidden_states=all_states, **more))
+    return found
+
+
+def states_of(folder, rows, layer):
+    """Return a hidden state of each clip alone, (frames, d)."""
+    outputs = references(folder, rows, all_states=True)
+    states = [each.hidden_states[layer][0] for each in outputs]
+    return [each.flatten(1).T if each.ndim == 3 else each for each in states]
+
+
+def n_own_frames(row):
+    """Return how many of Whisper's frames are the clip's: one each 20 ms, begun ones too."""
+    return int(np.ceil(len(row) / 320))
+
+
+def own_frames(folder, rows):
+    """Return the last frames of each clip alone, without padding and tokens."""
+    frames = [each.last_hidden_state[0] for each in references(folder, rows)]
+    if folder.name in WHISPER:
+        return [each[: n_own_frames(row)] for each, row in zip(frames, rows, strict=True)]
+    return [each[2:] for each in frames] if folder.name in AST else frames
+
+
+def own_vector(family, output):
+    """Return the vector that a model has for a clip."""
+    if family == "clap-audio":
+        return output.audio_embeds[0]
+    return output.pooler_output[0]
+
+
+def assert_close(found, expected):
+    expected = np.stack([np.asarray(each) for each in expected])
+    scale = np.abs(expected).max()
+    # Or a wrong model would do as well, where all clips give one vector.
+    for i in range(1, len(expected)):
+        assert np.abs(expected[0] - expected[i]).mean() > 0.02 * np.abs(expected).mean()
+    assert 0.05 < scale < 100  # the difference allowed below is a share of the largest value
+    np.testing.assert_allclose(found / scale, expected / scale, rtol=0, atol=1e-5)
+
+
+def test_a_checkpoint_of_every_kind_is_compared():
+    assert set(FAMILIES) == {*WAVES, *WHISPER, *CLAP, *AST}
+
+
+@pytest.mark.parametrize("family", [*WAVES, *WHISPER])
+def test_a_vector_is_the_mean_of_the_clips_own_frames(family, folders):
+    folder = folders(family)
+    rows = sounds(folder)
+    assert_close(embed(folder, rows), [each.mean(0) for each in own_frames(folder, rows)])
+
+
+@pytest.mark.parametrize("family", [*CLAP, *AST])
+def test_models_with_a_vector_of_their_own_give_it(family, folders):
+    folder = folders(family)
+    rows = sounds(folder)
+    expected = [own_vector(family, each) for each in references(folder, rows)]
+    normalize = family in ("clap", "clap-fused")  # `get_audio_features` does
+    assert_close(embed(folder, rows, normalize=normalize), expected)
+
+
+@pytest.mark.parametrize("family", ["clap", "clap-fused"])
+def test_claps_vectors_are_those_of_its_audio_part_alone(family, folders):
+    folder = folders(family)
+    rows = sounds(folder)
+    model = tf.ClapAudioModelWithProjection.from_pretrained(folder).eval()
+    extractor = tf.AutoFeatureExtractor.from_pretrained(folder)
+    expected = []
+    for row in rows:
+        values = extractor(row, sampling_rate=48_000, return_tensors="pt")["input_features"]
+        with torch.inference_mode():
+            out = model(values.float(), is_longer=torch.zeros(1, 1, dtype=bool))
+        expected.append(out.audio_embeds[0])
+    assert_close(embed(folder, rows), expected)
+
+
+POOLINGS = {
+    "mean": lambda frames: frames.mean(0),
+    "std": lambda frames: frames.std(0, correction=0),
+    "mean_std": lambda frames: torch.cat([frames.mean(0), frames.std(0, correction=0)]),
+    "max": lambda frames: frames.amax(0),
+    "first": lambda frames: frames[0],
+}
+
+
+@pytest.mark.parametrize(
+    ("family", "pooling"),
+    [(family, pooling) for family in ("wav2vec2", "wavlm", "sew") for pooling in POOLINGS]
+    + [("whisper", "mean_std"), ("whisper", "max")],
+)
+def test_frames_are_pooled_as_asked(family, pooling, folders):
+    folder = folders(family)
+    rows = sounds(folder)
+    expected = [POOLINGS[pooling](each) for each in own_frames(folder, rows)]
+    assert_close(embed(folder, rows, pooling=pooling), expected)
+
+
+def test_of_ast_tokens_are_no_frames_and_first_is_the_class_token(folders):
+    folder = folders("ast")
+    rows = sounds(folder)[:2]
+    states = [each.last_hidden_state[0] for each in references(folder, rows)]
+    assert_close(embed(folder, rows, pooling="first"), [each[0] for each in states])
+    assert_close(embed(folder, rows, pooling="mean"), [each[2:].mean(0) for each in states])
+    std = [each[2:].std(0, correction=0) for each in states]
+    assert_close(embed(folder, rows, pooling="std"), std)
+
+
+@pytest.mark.parametrize("family", ["clap", "clap-fused"])
+def test_of_clap_the_last_map_can_be_pooled(family, folders):
+    folder = folders(family)
+    rows = sounds(folder)[:2]
+    model = tf.ClapModel.from_pretrained(folder).eval().audio_model
+    extractor = tf.AutoFeatureExtractor.from_pretrained(folder)
+    maps = []
+    for row in rows:
+        values = extractor(row, sampling_rate=48_000, return_tensors="pt")["input_features"]
+        with torch.inference_mode():
+            out = model(values.float(), is_longer=torch.zeros(1, 1, dtype=bool))
+        maps.append(out.last_hidden_state[0])
+    assert_close(embed(folder, rows, pooling="mean"), [each.mean((1, 2)) for each in maps])
+    assert_close(embed(folder, rows, pooling="max"), [each.amax((1, 2)) for each in maps])
+
+
+@pytest.mark.parametrize(
+    ("family", "layer"),
+    [(family, layer) for family in WAVES for layer in (0, 1, -1)]
+    + [(family, layer) for family in ("whisper", "ast") for layer in (0, 1, -1)],
+)
+def test_a_layers_frames_are_those_of_the_whole_pass(family, layer, folders):
+    folder = folders(family)
+    rows = sounds(folder)[:3]
+    states = states_of(folder, rows, layer)
+    if family == "whisper":
+        states = [each[: n_own_frames(row)] for each, row in zip(states, rows, strict=True)]
+    if family == "ast":
+        states = [each[2:] for each in states]
+    assert_close(embed(folder, rows, layer=layer), [each.mean(0) for each in states])
+
+
+@pytest.mark.parametrize("layer", [0, 1, -1])
+def test_claps_maps_are_pooled_as_frames(layer, folders):
+    folder = folders("clap-audio")
+    rows = sounds(folder)[:2]
+    expected = [each.mean(0) for each in states_of(folder, rows, layer)]
+    assert_close(embed(folder, rows, layer=layer), expected)
+
+
+def test_a_submodule_can_be_named(folders):
+    folder = folders("whisper")
+    rows = sounds(folder)
+    expected = [each[: n_own_frames(r)] for each, r in zip(states_of(folder, rows, 1), rows)]  # noqa: B905
+    found = embed(folder, rows, layer="layers.0")
+    assert_close(found, [each.mean(0) for each in expected])
+
+
+@pytest.mark.parametrize("family", [*WAVES, "whisper", "clap-fused", "ast"])
+def test_clips_of_mixed_lengths_give_what_each_gives_alone(family, folders):
+    folder = folders(family)
+    rows = sounds(folder)
+    alone = np.concatenate([embed(folder, [row]) for row in rows])
+    together = embed(folder, rows[::-1], batch_size=8)[::-1]
+    np.testing.assert_allclose(together, alone, rtol=0, atol=1e-5 * np.abs(alone).max())
+
+
+@pytest.mark.parametrize("family", ["clap", "clap-fused"])
+def test_a_long_clip_is_the_mean_of_windows_that_end_with_it(family, folders):
+    folder = folders(family)
+    [row] = clips(25, rate=48_000)
+    second = 48_000
+    windows = [row[: 10 * second], row[10 * second : 20 * second], row[15 * second :]]
+    expected = embed(folder, windows).mean(0)
+    before = random_states()
+    found = [embed(folder, [row])[0] for _ in range(2)]
+    assert random_states() == before
+    np.testing.assert_array_equal(found[0], found[1])
+    np.testing.assert_allclose(found[0], expected, rtol=0, atol=1e-5 * np.abs(expected).max())
+    apart = embed(folder, windows)
+    assert np.abs(apart[0] - apart[2]).max() > 0.02 * np.abs(apart).max()  # the last one matters
+
+
+def test_windows_and_hops_of_ones_own_are_those_of_slices(folders):
+    folder = folders("wavlm")
+    [row] = clips(1.3)
+    starts = (0, 4_000, 8_000, 12_000, 12_800)
+    expected = embed(folder, [row[at : at + 8_000] for at in starts]).mean(0)
+    found = embed(folder, [row], window=0.5, hop=0.25)[0]
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
+    with pytest.raises(InvalidParameterError, match="takes at most 10 s at once"):
+        embed(folders("clap"), [row], window=11.0)
+
+
+@pytest.mark.parametrize("family", ["wav2vec2", "hubert", "wavlm", "sew", "wav2vec2-conformer"])
+def test_clips_shorter_than_the_model_takes_are_named(family, folders):
+    folder = folders(family)
+    good, least = clips(0.5)[0], LEAST_OF_SEW if family == "sew" else LEAST
+    with pytest.raises(InvalidRowsError, match=rf"(?s)1 of 3 .*row 2: .*too short.*{family}"):
+        embed(folder, [good, good[:least], good[: least - 1]])
+
+
+@pytest.mark.parametrize("family", WAVES)
+def test_the_shortest_clip_that_gives_a_frame_is_taken(family, folders):
+    folder = folders(family)
+    [row] = clips(1.0)
+    least = LEAST_OF_SEW if family == "sew" else LEAST
+    rows = [row[5_000 : 5_000 + least], row[9_000 : 9_000 + least]]
+    frames = own_frames(folder, rows)
+    assert {len(each) for each in frames} == {2 if family == "sew" else 1}
+    assert_close(embed(folder, rows), [each.mean(0) for each in frames])
+
+
+def test_a_ctc_checkpoint_needs_no_mask_vector_and_no_head(tmp_path, folders):
+    rows = clips(0.5, 0.7)
+    whole = folders("wav2vec2-ctc")
+    folder = without(tmp_path, "wav2vec2-ctc", "masked_spec_embed", "lm_head.")
+    np.testing.assert_array_equal(embed(folder, rows), embed(whole, rows))
+
+
+def test_whisper_and_clap_need_no_other_half(tmp_path, folders):
+    for family, lost in (("whisper-generation", "decoder."), ("clap", "text_model.")):
+        folder = without(tmp_path, family, lost)
+        rows = clips(0.5, 0.7, rate=rate_of(folder))
+        np.testing.assert_array_equal(embed(folder, rows), embed(folders(family), rows))
+
+
+@pytest.mark.parametrize(
+    ("family", "lost", "shown"),
+    [
+        ("wav2vec2", "encoder.layers.1.feed_forward.", "feed_forward"),
+        ("whisper", "encoder.layers.1.fc1.", "fc1"),
+        ("clap", "audio_projection.", "audio_projection"),
+        ("ast", "layernorm.", "layernorm"),
+    ],
+)
+def test_a_missing_weight_that_is_run_is_refused(family, lost, shown, tmp_path):
+    folder = without(tmp_path, family, lost)
+    with pytest.raises(UnsupportedModelError, match=rf"lacks \d+ weights .*{shown}"):
+        embed(folder, clips(0.5, rate=rate_of(folder)))
+
+
+def without(folder, family, *lost):
+    """Write a checkpoint and take weights out of it."""
+    folder = write_checkpoint(folder / family, family)
+    state = load_file(folder / "model.safetensors")
+    kept = {k: v for k, v in state.items() if not any(f".{name}" in f".{k}" for name in lost)}
+    assert len(kept) < len(state)
+    save_file(kept, folder / "model.safetensors", metadata={"format": "pt"})
+    return folder
+
+
+def test_a_model_of_texts_is_refused(tmp_path):
+    config = tf.BertConfig(**TOWER, vocab_size=16)
+    tf.BertModel(config).save_pretrained(tmp_path)
+    tf.Wav2Vec2FeatureExtractor().save_pretrained(tmp_path)
+    with pytest.raises(UnsupportedModelError, match=r"model of type 'bert'; AudioEmbedder reads"):
+        AudioEmbedder(tmp_path).fit([])
+
+
+def test_a_folder_that_does_not_say_how_clips_are_prepared_is_refused(tmp_path):
+    folder = write_checkpoint(tmp_path, "wav2vec2")
+    (folder / "preprocessor_config.json").unlink()
+    with pytest.raises(UnsupportedModelError, match=r"no preprocessor_config.json. Save"):
+        AudioEmbedder(folder).fit([])
+
+
+def test_an_extractor_nested_in_processor_config_is_read(tmp_path, folders):
+    folder = write_checkpoint(tmp_path, "hubert")
+    settings = json.loads((folder / "preprocessor_config.json").read_text())
+    (folder / "preprocessor_config.json").unlink()
+    nested = {"feature_extractor": settings, "processor_class": "Wav2Vec2Processor"}
+    (folder / "processor_config.json").write_text(json.dumps(nested))
+    rows = clips(0.5, 0.7)
+    options = {"dtype": "float32", "cache": None, "sampling_rate": 16_000}
+    found = AudioEmbedder(folder, **options).fit_transform(rows)
+    np.testing.assert_array_equal(found, embed(folders("hubert"), rows))
+
+
+@pytest.mark.parametrize("weights", [None, "weights.pt"])
+def test_weights_of_another_place_are_refused(weights, folders):
+    with pytest.raises(InvalidParameterError, match=r"brings its own\. Leave weights='auto'"):
+        AudioEmbedder(folders("wav2vec2"), weights=weights).fit([])
+
+
+@pytest.mark.parametrize(
+    ("family", "layer", "message"),
+    [
+        ("wav2vec2", 4, r"layer=4, but .* hidden states 0 .* to 3, or -4 to -1"),
+        ("wavlm", -5, r"layer=-5, but .* hidden states 0 .* to 3, or -4 to -1"),
+        ("wavlm", "encoder", r"layer='encoder', but .* hidden states 0"),
+        ("sew", 4, r"layer=4, .* hidden states -4 to 3"),
+        ("whisper", 3, r"layer=3, .* hidden states -3 to 2"),
+        ("clap", "audio_encoder.layer.0", r"no submodule .* give the number of a hidden state"),
+        ("ast", "layers.7", r"no submodule .* 'layers.\d"),
+        ("ast", True, r"layer=True: expected the number"),
+    ],
+)
+def test_layers_that_are_not_there_are_refused(family, layer, message, folders):
+    with pytest.raises(InvalidParameterError, match=message):
+        AudioEmbedder(folders(family), layer=layer).fit([])
+
+
+def test_one_vector_a_clip_cannot_be_pooled(folders):
+    name = "audio_projection.linear2"
+    with pytest.raises(InvalidParameterError, match="gives one vector a clip"):
+        AudioEmbedder(folders("clap"), layer=name, pooling="mean").fit([])
+
+
+def test_an_adapter_after_the_last_layer_is_refused(tmp_path):
+    folder = write_checkpoint(tmp_path, "wav2vec2", add_adapter=True)
+    with pytest.raises(UnsupportedModelError, match="adapter after its last layer"):
+        embed(folder, clips(0.5))
+
+
+@pytest.mark.parametrize("family", ["wav2vec2", "whisper"])
+def test_files_that_change_after_fit_are_never_mixed_with_those_before(family, tmp_path):
+    folder = write_checkpoint(tmp_path / "model", family)
+    other = write_checkpoint(tmp_path / "other", family, seed=1)
+    rows = clips(0.5, 0.7)
+    embedder = AudioEmbedder(folder, dtype="float32", cache=None, sampling_rate=16_000).fit(rows)
+    encoder = embedder.encoder_
+    write_checkpoint(folder, family, seed=1)
+    with pytest.raises(UnsupportedModelError, match="changed while the model was in use"):
+        encoder.backbone.refuse_other_files()
+    np.testing.assert_array_equal(embedder.transform(rows), embed(other, rows))
+
+
+@pytest.mark.parametrize("family", ["wavlm", "clap", "clap-fused", "ast"])
+def test_the_global_random_states_are_left_alone(family, folders):
+    rows = clips(0.5, rate=rate_of(folders(family)))
+    before = random_states()
+    unload_models()
+    embed(folders(family), rows, layer=1, pooling="first")
+    assert random_states() == before
+
+
+def test_digests_tell_settings_and_files_apart(folders):
+    def digest(family, **settings):
+        options = {"dtype": "float32", "sampling_rate": 16_000, **settings}
+        return AudioEmbedder(folders(family), **options).fit([]).encoder_.digest
+
+    made = [
+        digest("wavlm", **settings)
+        for settings in ({}, {"pooling": "std"}, {"layer": 1}, {"window": 3.0}, {"hop": 3.0})
+    ]
+    made.append(digest("wav2vec2"))
+    assert len(set(made)) == len(made)
+    assert digest("wavlm") == made[0]
