@@ -97,8 +97,9 @@ def _is_place(name: str) -> bool:
 
 
 def _refuse_name(name: str) -> None:
-    known = {each.lower(): each for each in (*AUDIO_MODELS, *bundle_names())}
-    close = [known[each] for each in difflib.get_close_matches(name.lower(), known, 5, cutoff=0.5)]
+    known = {each.lower(): each for each in sorted({*AUDIO_MODELS, *bundle_names()})}
+    found = difflib.get_close_matches(name.lower(), known, n=5, cutoff=0.5)
+    close = [known[each] for each in found]
     hint = f"Close to it: {', '.join(map(repr, close))}. " if close else ""
     raise InvalidParameterError(
         f"model={name!r} is no folder, and torchaudio has no speech model of this name. {hint}"
