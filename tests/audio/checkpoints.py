@@ -124,9 +124,9 @@ FAMILIES = {
     "ast-classes": (
         tf.ASTForAudioClassification,
         tf.ASTConfig,
-        {**TOWER, "num_labels": 5},
+        {**TOWER, "num_labels": 5, "max_length": 128},
         tf.ASTFeatureExtractor,
-        {},
+        {"max_length": 128},
     ),
 }
 
