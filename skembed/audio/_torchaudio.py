@@ -28,7 +28,7 @@ from skembed.audio._network import load_speech
 from skembed.audio._pooling import pooled_width
 from skembed.audio._torchaudio_speech import as_transformers
 from skembed.exceptions import InvalidParameterError, UnsupportedModelError
-from skembed.modules import build_random
+from skembed.modules import build_random, plain_names
 from skembed.store import digest_of
 from skembed.weights import file_sha256, find_checkpoint, load_state, releases_of
 
@@ -122,9 +122,9 @@ class TorchaudioBackbone(Backbone):
         """Load the network."""
         if self._file is None:
             state = build_random(self._build).state_dict()
+            module = as_transformers(self._params, self._kind, state)
         else:
-            state = load_state(self._file)
-        module = as_transformers(self._params, self._kind, state)
+            module = self._read(self._file)
         return load_speech(
             module, layer=self._layer, pooling=self._pooling, dtype=dtype, device=device
         )
@@ -143,6 +143,19 @@ class TorchaudioBackbone(Backbone):
             raise UnsupportedModelError(
                 f"{self._file} changed while the model was in use. Call again when it is written."
             )
+
+    def _read(self, path: Path) -> Any:
+        # The file is mapped to memory: a copy stays as it is when the file is written anew.
+        state = {
+            name: tensor.to(torch.float32, copy=True)
+            for name, tensor in plain_names(load_state(path)).items()
+        }
+        try:
+            return as_transformers(self._params, self._kind, state)
+        except UnsupportedModelError as error:
+            raise UnsupportedModelError(
+                f"{path} does not hold the weights of {self.name}. {error}"
+            ) from error
 
     def _build(self) -> nn.Module:
         from torchaudio import models

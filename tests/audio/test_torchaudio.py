@@ -225,6 +225,41 @@ def test_weights_of_safetensors_and_with_a_head_do_as_well(tmp_path, file_of):
     np.testing.assert_array_equal(found, expected)
 
 
+def test_the_names_of_older_releases_and_of_parallel_training_do_as_well(tmp_path, file_of):
+    expected = embed("WAVLM_LARGE", weights=file_of("WAVLM_LARGE"))
+    state = module_of("WAVLM_LARGE").state_dict()
+    olds = ("weight_g", "weight_v")
+    for i, old in enumerate(olds):  # as the published files have them
+        [new] = [name for name in state if name.endswith(f"parametrizations.weight.original{i}")]
+        state[new.replace(f"parametrizations.weight.original{i}", old)] = state.pop(new)
+    torch.save(state, tmp_path / "old.pth")
+    np.testing.assert_array_equal(embed("WAVLM_LARGE", weights=tmp_path / "old.pth"), expected)
+    state = {f"module.{name}": tensor for name, tensor in state.items()}
+    torch.save({"state_dict": state}, tmp_path / "parallel.pth")
+    found = embed("WAVLM_LARGE", weights=tmp_path / "parallel.pth")
+    np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float64])
+def test_weights_of_another_format_are_run_in_float32(dtype, tmp_path, file_of):
+    expected = embed("HUBERT_BASE", weights=file_of("HUBERT_BASE"))
+    state = {k: v.to(dtype) for k, v in module_of("HUBERT_BASE").state_dict().items()}
+    torch.save(state, tmp_path / "weights.pth")
+    found = embed("HUBERT_BASE", weights=tmp_path / "weights.pth")
+    np.testing.assert_allclose(found, expected, rtol=0, atol=0.02 * np.abs(expected).max())
+
+
+def test_a_loaded_model_stays_as_it_is_when_its_file_is_overwritten(file_of):
+    path = file_of("WAVLM_BASE_PLUS")
+    embedder = AudioEmbedder("WAVLM_BASE_PLUS", weights=path, **OPTIONS)
+    encoder = embedder.fit(ROWS).encoder_
+    parts = [encoder.backbone.prepare(row) for row in ROWS]
+    before = encoder.encode(parts).numpy()
+    with path.open("r+b") as file:
+        file.write(bytes(path.stat().st_size))
+    np.testing.assert_array_equal(encoder.encode(parts).numpy(), before)
+
+
 def test_weights_that_are_not_there_say_what_was_tried(monkeypatch, tmp_path):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     for name, address in (
@@ -251,7 +286,10 @@ def test_a_file_that_lacks_weights_is_refused_with_their_names(tmp_path):
     state = module_of("WAV2VEC2_BASE").state_dict()
     lost = "encoder.transformer.layers.1.final_layer_norm.weight"
     torch.save({k: v for k, v in state.items() if k != lost}, tmp_path / "some.pth")
-    with pytest.raises(UnsupportedModelError, match=r"no tensor .*layers\.1\.final_layer_norm"):
+    with pytest.raises(
+        UnsupportedModelError,
+        match=r"some\.pth does not hold the weights of WAV2VEC2_BASE.* no tensor .*layers\.1\.final",
+    ):
         embed("WAV2VEC2_BASE", weights=tmp_path / "some.pth")
 
 
