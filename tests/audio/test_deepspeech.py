@@ -231,6 +231,15 @@ def test_files_that_change_while_in_use_are_refused(weights):
     np.testing.assert_array_equal(embedder.transform(ROWS), embed(weights=weights))
 
 
+def test_a_loaded_model_stays_as_it_is_when_its_file_is_overwritten(weights):
+    encoder = AudioEmbedder("deepspeech", weights=weights, **OPTIONS).fit(ROWS).encoder_
+    parts = [encoder.backbone.prepare(row) for row in ROWS]
+    before = encoder.encode(parts).numpy()
+    with weights.open("r+b") as file:
+        file.write(bytes(weights.stat().st_size))
+    np.testing.assert_array_equal(encoder.encode(parts).numpy(), before)
+
+
 def test_digests_tell_settings_and_weights_apart(weights):
     def digest(**settings):
         return DeepSpeechBackbone(BackboneSettings(**{"weights": None, **settings})).digest

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from skembed import AudioEmbedder, unload_models
 from skembed.exceptions import InvalidParameterError, InvalidRowsError, UnsupportedModelError
-from tests.audio.checkpoints import FAMILIES, TOWER, clips, write_checkpoint
+from tests.audio.checkpoints import FAMILIES, TOWER, clips, stir, write_checkpoint
 
 WAVES = (
     *("wav2vec2", "wav2vec2-stable", "wav2vec2-ctc", "hubert", "wavlm", "data2vec-audio"),
@@ -431,3 +431,43 @@ def test_digests_tell_settings_and_files_apart(folders):
     made.append(digest("wav2vec2"))
     assert len(set(made)) == len(made)
     assert digest("wavlm") == made[0]
+
+
+def rewritten(folder, rename, *, is_pickled=False):
+    """Write the weights of a checkpoint by other names, or as older releases did."""
+    path = folder / "model.safetensors"
+    state = {rename(name): tensor for name, tensor in load_file(path).items()}
+    if is_pickled:
+        path.unlink()
+        torch.save(state, folder / "pytorch_model.bin")
+    else:
+        save_file(state, path, metadata={"format": "pt"})
+    return folder
+
+
+@pytest.mark.parametrize("is_pickled", [False, True])
+@pytest.mark.parametrize("family", ["wav2vec2", "wav2vec2-ctc", "wavlm", "sew"])
+def test_older_checkpoints_name_weight_norms_otherwise(family, is_pickled, tmp_path, folders):
+    def rename(name):
+        name = name.replace("parametrizations.weight.original0", "weight_g")
+        return name.replace("parametrizations.weight.original1", "weight_v")
+
+    folder = write_checkpoint(tmp_path, family)
+    assert any(rename(name) != name for name in load_file(folder / "model.safetensors"))
+    rewritten(folder, rename, is_pickled=is_pickled)
+    rows = sounds(folder)[:2]
+    np.testing.assert_array_equal(embed(folder, rows), embed(folders(family), rows))
+
+
+def test_a_checkpoint_of_pretraining_needs_none_of_its_heads(tmp_path):
+    _, config_class, settings, extractor_class, options = FAMILIES["wav2vec2"]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = tf.Wav2Vec2ForPreTraining(config_class(**settings)).eval()
+        stir(model)
+    model.save_pretrained(tmp_path)
+    extractor_class(**options).save_pretrained(tmp_path)
+    rows = sounds(tmp_path)
+    with torch.inference_mode():
+        states = [model.wav2vec2(torch.from_numpy(row)[None])[0][0] for row in rows]
+    assert_close(embed(tmp_path, rows), [each.mean(0) for each in states])
