@@ -46,7 +46,7 @@ def rate_of(folder):
 def sounds(folder):
     """Return clips of several lengths that the model takes whole, at its rate."""
     rate = rate_of(folder)
-    return clips(3, 1.3, 3, 0.4, rate=rate) if rate > 16_000 else clips(0.7, 1.1, 0.7, 0.4)
+    return clips(3, 1.3, 3, 0.4, rate=rate) if rate > 16_000 else clips(0.71, 1.1, 0.71, 0.403)
 
 
 def embed(folder, rows, **options):
