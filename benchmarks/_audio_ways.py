@@ -100,11 +100,6 @@ def transformers_alone() -> Made:
     return make_transformers("float32", 1)
 
 
-def transformers_alone_bfloat16() -> Made:
-    """Make the loop without padding, in bfloat16."""
-    return make_transformers("bfloat16", 1)
-
-
 def make_transformers(dtype: str, n_at_once: int) -> Made:
     """Make a loop over transformers' model and feature extractor."""
     import torch
@@ -189,7 +184,6 @@ WAYS: dict[str, Callable[[], Made]] = {
     ALONE: transformers_alone,
     REFERENCE: transformers_batches,
     "transformers bfloat16": transformers_bfloat16,
-    "one by one bfloat16": transformers_alone_bfloat16,
     "torchaudio, one by one": torchaudio_alone,
     "OpenVINO float32": openvino_float32,
     "OpenVINO bfloat16": openvino_bfloat16,

@@ -1,10 +1,13 @@
 """Tiny random checkpoints of models of sound, each with its own feature extractor."""
 
+import json
 from pathlib import Path
 
 import numpy as np
 import torch
 import transformers as tf
+
+from skembed import AudioEmbedder
 
 # Weights large enough that neighbours and positions matter to every state.
 TOWER = {
@@ -180,3 +183,18 @@ def clips(*seconds: float, rate: int = 16_000) -> list[np.ndarray]:
         noise = rng.standard_normal(n) * (0.02 + 0.2 * (i % 3) * np.linspace(0, 1, n) ** 2)
         made.append(np.clip(0.3 * tone + noise, -0.9, 0.9).astype(np.float32))
     return made
+
+
+def rate_of(folder):
+    return json.loads((folder / "preprocessor_config.json").read_text())["sampling_rate"]
+
+
+def sounds(folder):
+    """Return clips of several lengths that the model takes whole, at its rate."""
+    rate = rate_of(folder)
+    return clips(3, 1.3, 3, 0.4, rate=rate) if rate > 16_000 else clips(0.71, 1.1, 0.71, 0.403)
+
+
+def embed(folder, rows, **options):
+    options = {"dtype": "float32", "cache": None, "sampling_rate": rate_of(folder), **options}
+    return AudioEmbedder(folder, **options).fit_transform(rows)
