@@ -1,6 +1,7 @@
 """Damaged files, decoded in another process: it may crash, hang, or print."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -136,12 +137,10 @@ def decode_mutants():
                 outcome = "surprise"
                 surprises.append(f"{kind} {number}: {type(error).__name__}: {error}")
             counts[outcome] = counts.get(outcome, 0) + 1
-    try:
-        import resource
-
-        n_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    except ImportError:
-        n_mib = 0.0
+    # Not ru_maxrss, which begins at what the parent process had.
+    status = Path("/proc/self/status")
+    peaks = re.findall(r"VmHWM:\s+(\d+)", status.read_text()) if status.exists() else []
+    n_mib = int(peaks[0]) / 1024 if peaks else 0.0
     sys.stdout.write(json.dumps({"outcomes": outcomes, "surprises": surprises, "n_mib": n_mib}))
 
 
