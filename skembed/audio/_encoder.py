@@ -46,6 +46,8 @@ _FORMAT = 1
 _MOST_BYTES = 256 << 20
 """Prepared clips of this size are enough at once: over an hour of samples at 16 kHz."""
 
+_MOST_BYTES_OF_A_CLIP = 4 << 30
+
 
 @dataclass(frozen=True)
 class AudioSettings:
@@ -99,7 +101,9 @@ class AudioEncoder(Encoder):
     def __init__(self, settings: AudioSettings, backbone: Backbone, device: torch.device) -> None:
         self.backbone = backbone
         self.torch_device = device
-        self.torch_dtype = resolve_dtype(settings.dtype, device)
+        # Samples, and what unknown code makes of them, may not bear rounding to 8 bits.
+        is_own = isinstance(settings.model, nn.Module) and settings.dtype == "auto"
+        self.torch_dtype = resolve_dtype("float32" if is_own else settings.dtype, device)
         self.device = str(device)
         self.dtype = str(self.torch_dtype).removeprefix("torch.")
         self.budget = samples_per_batch(device)
@@ -202,8 +206,8 @@ class AudioEncoder(Encoder):
             return Fault(str(error), is_gone=isinstance(error, ChangedSound))
         if len(samples) < self.backbone.least:
             return Fault(
-                f"too short: {len(samples) / self.rate:.3g} s, {self.backbone.name} takes at least "
-                f"{self.backbone.least / self.rate:.3g} s"
+                f"too short: {len(samples) / self.rate:.3g} s, {len(samples)} samples at "
+                f"{self.rate:,} Hz; {self.backbone.name} takes at least {self.backbone.least}"
             )
         try:
             return Prepared(self._windows_of(samples), len(samples), content)
@@ -215,10 +219,15 @@ class AudioEncoder(Encoder):
 
     def _windows_of(self, samples: Samples) -> list[Part]:
         length = self.windows.length or len(samples)
-        return [
-            self.backbone.prepare(samples[start : start + length])
-            for start in self.windows.starts(len(samples))
-        ]
+        starts = self.windows.starts(len(samples))
+        first = self.backbone.prepare(samples[:length])
+        n_bytes = len(starts) * first.values.nbytes
+        if n_bytes > max(_MOST_BYTES_OF_A_CLIP, 5 * samples.nbytes):
+            raise ValueError(
+                f"its {len(starts):,} windows would take {n_bytes / 2**30:.1f} GiB of memory; cut "
+                "the clip, or choose a longer hop"
+            )
+        return [first, *(self.backbone.prepare(samples[s : s + length]) for s in starts[1:])]
 
     def _network(self) -> nn.Module:
         """Return the model, loading it once per process for all settings that can share it."""

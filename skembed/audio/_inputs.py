@@ -88,8 +88,6 @@ def check_rate(rate: Any) -> float:
 
 
 def _why_no_rate(rate: Any) -> str | None:
-    if isinstance(rate, np.ndarray) and rate.ndim == 0:
-        rate = rate.item()
     is_number = isinstance(rate, Real) and not isinstance(rate, (bool, np.bool_))
     if is_number and math.isfinite(rate) and _LOWEST_RATE <= rate <= _HIGHEST_RATE:
         return None
@@ -126,6 +124,7 @@ def _is_pair(value: Any) -> bool:
         and _holds_numbers(value[0])
         and getattr(value[0], "ndim", 0) in (1, 2)
         and isinstance(value[1], Real)
+        and math.isfinite(value[1])
     )
 
 
@@ -253,6 +252,8 @@ def _check_row(value: Any, rate: float | None) -> Sound | str:
         return _check_decoder(value, rate)
     if isinstance(value, Mapping):
         return _check_mapping(value, rate)
+    if type(value).__name__ == "SoundFile":
+        return "a SoundFile; give its path, or (file.read(), file.samplerate)"
     if callable(getattr(value, "read", None)):
         try:
             return _check_bytes(read_file_object(value))
@@ -296,7 +297,8 @@ def _is_array_like(value: Any) -> bool:
 
 def _check_mapping(value: Mapping[Any, Any], rate: float | None) -> Sound | str:
     if value.get("array") is not None:
-        own = value.get("sampling_rate", value.get("rate"))
+        own = value.get("sampling_rate")
+        own = value.get("rate") if own is None else own
         return _check_waveform(
             value["array"], rate if own is None else own, has_own=own is not None
         )
@@ -327,6 +329,8 @@ def _check_waveform(value: Any, rate: Any, *, has_own: bool = False) -> Sound | 
     if waveform.dtype.kind not in "biufc":
         what = f"an array of shape {waveform.shape}, {waveform.dtype}"
         return f"{what}: expected numbers, the samples of a waveform"
+    if getattr(rate, "ndim", None) == 0 and hasattr(rate, "item"):  # of arrays and tensors
+        rate = rate.item()
     if rate is None:
         return f"a waveform of shape {waveform.shape} and {_NO_RATE}"
     if has_own and (reason := _why_no_rate(rate)):

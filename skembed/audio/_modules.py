@@ -176,13 +176,21 @@ class ModuleBackbone(Backbone):
         self._refuse_unsteady(run, values, features)
         return shape, self._find_time(run, shape) if len(shape) == 3 else None
 
-    def _find_time(self, run: partial[Tensor], shape: _Shape) -> int | None:
-        """Return which dimension grows with the clip: 1, 2, or 1 if none does."""
-        try:
-            longer = run(self.prepare(probe_samples(self.rate, 2.0)).values[None]).shape
-        except Exception:  # of modules of one length
-            return 1
-        return 2 if longer[1] == shape[1] and longer[2] != shape[2] else 1
+    def _find_time(self, run: partial[Tensor], shape: _Shape) -> int:
+        """Return which dimension grows with the clip, 1 or 2."""
+        for seconds in (2.0, 0.5):
+            try:
+                other = run(self.prepare(probe_samples(self.rate, seconds)).values[None]).shape
+            except Exception:  # of modules of one length, in their own ways
+                continue
+            grows = [i for i in (1, 2) if len(other) == 3 and other[i] != shape[i]]
+            if len(grows) == 1:
+                return grows[0]
+        raise UnsupportedModelError(
+            f"{self.name} gives features of shape {shape} for one clip, and of no other shape for "
+            "a longer or shorter one: no one can tell frames from features. Wrap it in a module "
+            "whose forward averages over frames and returns (n, features)."
+        )
 
     def _refuse_unsteady(self, run: partial[Tensor], values: Tensor, features: Tensor) -> None:
         """Refuse a module whose vector of a clip is not always the same."""

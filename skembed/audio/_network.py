@@ -85,7 +85,11 @@ class StackedClips(nn.Module):
         if all(n is None for n in n_frames):
             return list(pool_frames(features, self.pooling, n_prefix=self.n_prefix))
         return [
-            pool_frames(frames[:n], self.pooling)
+            pool_frames(
+                frames if n is None else frames[: self.n_prefix + n],
+                self.pooling,
+                n_prefix=self.n_prefix,
+            )
             for frames, n in zip(features, n_frames, strict=True)
         ]
 

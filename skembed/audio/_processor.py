@@ -90,6 +90,8 @@ class Processor:
 
     def __init__(self, extractor: Any) -> None:
         self._extractor = extractor
+        if getattr(extractor, "dither", 0.0):
+            extractor.dither = 0.0  # noise, which would make vectors random
         self.rate = int(extractor.sampling_rate)
         self.frame: int | None = None
         self.limit: float | None = None

@@ -192,5 +192,13 @@ def check_waveform(waveform: NDArray[Any], rate: float) -> WaveformSound | str:
     except TypeError as error:
         return f"a waveform of shape {waveform.shape}: {error}"
     if reason := why_unfit(samples, rate):
-        return f"{what}: {reason}"
+        return f"{what}: {reason}{_hint(waveform)}"
     return WaveformSound(waveform, rate)
+
+
+def _hint(waveform: NDArray[Any]) -> str:
+    """Say what whole numbers may be that are small for their type."""
+    is_wide = waveform.dtype.kind == "i" and waveform.dtype.itemsize == 4
+    if is_wide and np.abs(waveform.astype(np.int64)).max() < 1 << 16:
+        return "; int32 is at full scale at 2**31: if this is 16-bit PCM, use .astype('int16')"
+    return ""

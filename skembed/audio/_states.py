@@ -13,7 +13,10 @@ from torch import Tensor, nn
 from skembed.exceptions import UnsupportedModelError
 from skembed.modules import Reached, check_layer, find_layer, first_tensor, stop_after
 
-__all__ = ["AudioStates", "make_states"]
+__all__ = ["N_TOKENS_OF_AST", "AudioStates", "make_states", "patch_grid"]
+
+N_TOKENS_OF_AST = 2
+"""Before the patches: one for the class, one of distillation."""
 
 
 class AudioStates(nn.Module):
@@ -32,6 +35,7 @@ class AudioStates(nn.Module):
     def __init__(self, module: nn.Module, output: str | int, stop_at: str | None = None) -> None:
         super().__init__()
         self.module, self.output, self.stop_at = module, output, stop_at
+        self._grid = patch_grid(module.config)
         self._has_fusion = bool(getattr(module.config, "enable_fusion", False))
         if stop_at is not None:
             stop_after(module.get_submodule(stop_at), first_tensor)
@@ -42,14 +46,26 @@ class AudioStates(nn.Module):
         try:
             found = self.run(values, all_states=all_states)
         except Reached as reached:
-            return _as_frames(reached.features)
+            return self._as_frames(reached.features)
         if self.stop_at is not None:
             raise UnsupportedModelError(
                 f"layer {self.stop_at!r} is not run when clips are embedded. Choose another."
             )
         if isinstance(self.output, int):
-            return _as_frames(found.hidden_states[self.output])
-        return _as_frames(getattr(found, self.output))
+            return self._as_frames(found.hidden_states[self.output])
+        return self._as_frames(getattr(found, self.output))
+
+    def _as_frames(self, features: Tensor) -> Tensor:
+        """Return maps as frames, and patches in the order of time."""
+        if features.ndim == 4:
+            return features.flatten(2).transpose(1, 2)
+        if self._grid is None or features.ndim != 3:
+            return features
+        n_prefix = features.shape[1] - self._grid[0] * self._grid[1]
+        if n_prefix != N_TOKENS_OF_AST:
+            return features
+        patches = features[:, n_prefix:].unflatten(1, self._grid).transpose(1, 2).flatten(1, 2)
+        return torch.cat([features[:, :n_prefix], patches], 1)
 
     def run(self, values: Tensor, *, all_states: bool = False) -> Any:
         """Return the model's whole output."""
@@ -63,9 +79,15 @@ class AudioStates(nn.Module):
         return self.module(values, **arguments)
 
 
-def _as_frames(features: Tensor) -> Tensor:
-    """Turn maps (n, d, height, width) into frames (n, height x width, d)."""
-    return features.flatten(2).transpose(1, 2) if features.ndim == 4 else features
+def patch_grid(config: Any) -> tuple[int, int] | None:
+    """Return into how many patches a spectrogram transformer cuts frequency and time."""
+    if config.model_type != "audio-spectrogram-transformer":
+        return None
+    size = config.patch_size
+    return (
+        (config.num_mel_bins - size) // config.frequency_stride + 1,
+        (config.max_length - size) // config.time_stride + 1,
+    )
 
 
 def make_states(

@@ -24,7 +24,7 @@ from skembed.audio._backbone import (
 from skembed.audio._network import load_speech, load_stacked
 from skembed.audio._pooling import pooled_width, refuse_pooling
 from skembed.audio._processor import Processor, has_processor, load_processor
-from skembed.audio._states import AudioStates, make_states
+from skembed.audio._states import N_TOKENS_OF_AST, AudioStates, make_states, patch_grid
 from skembed.exceptions import InvalidParameterError, UnsupportedModelError
 from skembed.modules import find_unused
 from skembed.store import digest_of
@@ -119,6 +119,7 @@ class TransformersBackbone(Backbone):
             }
         )
         self._layer: int | None = None
+        self._n_prefix = 0
         if self._kind in _PACKED:
             n_layers = int(self._config.num_hidden_layers)
             self._layer = check_layer_number(settings.layer, n_layers, self.name)
@@ -126,8 +127,8 @@ class TransformersBackbone(Backbone):
             self.width = pooled_width(int(self._config.hidden_size), str(self._pooling))
         else:
             key = digest_of({"kind": "audio plan", "backbone": self.digest})
-            found: tuple[str | None, int] = kept_recent(key, self._make_plan)
-            self._pooling, self.width = found
+            found: tuple[str | None, int, int] = kept_recent(key, self._make_plan)
+            self._pooling, self.width, self._n_prefix = found
 
     def __repr__(self) -> str:
         return f"TransformersBackbone({self.name!r}, width={self.width})"
@@ -135,11 +136,16 @@ class TransformersBackbone(Backbone):
     def prepare(self, samples: NDArray[np.float32]) -> Part:
         """Turn samples (n,) into what the model takes."""
         values = self._processor.prepare(samples)
-        if self._kind != "whisper":
+        hop = int(self._processor.frame or 1)
+        if self._kind == "whisper":  # a convolution of stride 2 halves the frames
+            return Part(values, max(1, -(-len(samples) // (2 * hop))))
+        grid = patch_grid(self._config)
+        if grid is None or not self._n_prefix:
             return Part(values)
-        # A convolution of stride 2 halves the frames.
-        n_frames = -(-len(samples) // (2 * int(self._processor.frame or 1)))
-        return Part(values, max(1, n_frames))
+        # Windows of 25 ms; patches that begin after the last one hold what fills the clip up.
+        n_frames = 1 + (len(samples) - self.least) // hop
+        n_patches = min(grid[1], -(-n_frames // int(self._config.time_stride)))
+        return Part(values, n_patches * grid[0])
 
     def load(self, dtype: torch.dtype, device: torch.device) -> nn.Module:
         """Load the network."""
@@ -180,12 +186,6 @@ class TransformersBackbone(Backbone):
                 "when they are all written."
             )
 
-    @property
-    def _n_prefix(self) -> int:
-        """Tokens before the patches: of AST one for the class, and one of distillation."""
-        is_ast = self._kind == "audio-spectrogram-transformer"
-        return 2 if is_ast and not isinstance(self._settings.layer, str) else 0
-
     def _refuse_other_kinds(self) -> None:
         known = {*_PACKED, *_STACKED, *_PARTS}
         if self._kind not in known:
@@ -215,22 +215,42 @@ class TransformersBackbone(Backbone):
         return _VECTORS.get(self._kind, "last_hidden_state") if is_auto else "last_hidden_state"
 
     @torch.inference_mode()
-    def _make_plan(self) -> tuple[str | None, int]:
-        """Return how frames are pooled and the width, having run the model with random weights."""
+    def _make_plan(self) -> tuple[str | None, int, int]:
+        """Return how frames are pooled, the width, and how many tokens precede the frames.
+
+        The model is run with random weights.
+        """
+        probe = self._processor.probe
         with torch.random.fork_rng(devices=[]):
-            states = self._states(_part(self._build()), self._processor.probe)
-            shape = states(self._processor.probe[None]).shape
+            states = self._states(_part(self._build()), probe)
+            shape = tuple(states(torch.stack([probe, probe])).shape)
+            is_right = shape[0] == 2 and len(shape) in (2, 3)
+            if is_right and len(shape) == 3 and isinstance(self._settings.layer, str):
+                is_right = self._has_frames(states, shape)
+        if not is_right:
+            raise InvalidParameterError(
+                f"layer={self._settings.layer!r} of {self.name} gives features of shape {shape} "
+                "for two clips; expected (2, features) or (2, frames, features). Choose a layer "
+                "around it, or the number of a hidden state."
+            )
         if len(shape) == 2:
             if self._settings.layer is not None:
                 refuse_pooling(self._settings.pooling, f"layer {self._settings.layer!r}")
-            return None, int(shape[1])
-        if len(shape) != 3:
-            raise InvalidParameterError(
-                f"layer={self._settings.layer!r} of {self.name} gives features of shape "
-                f"{tuple(shape)}; expected (n, features) or (n, frames, features)."
-            )
+            return None, shape[1], 0
         pooling = _mean_if_auto(self._settings.pooling)
-        return pooling, pooled_width(int(shape[2]), pooling)
+        grid = patch_grid(self._config)
+        is_of_tokens = grid is not None and shape[1] == N_TOKENS_OF_AST + grid[0] * grid[1]
+        n_prefix = N_TOKENS_OF_AST if is_of_tokens else 0
+        return pooling, pooled_width(shape[2], pooling), n_prefix
+
+    def _has_frames(self, states: AudioStates, shape: tuple[int, ...]) -> bool:
+        """Return whether the middle one of three dimensions is time."""
+        if self._kind == "whisper":
+            return shape[1] == int(self._config.max_source_positions)
+        if self._kind not in _STACKED:
+            return True
+        longer = states(torch.cat([self._processor.probe] * 2)[None]).shape
+        return bool(longer[1] > shape[1] and longer[2] == shape[2])
 
     def _build(self) -> nn.Module:
         config = copy.deepcopy(self._config)

@@ -178,7 +178,10 @@ def test_clips_shorter_than_the_model_takes_are_named():
     embedder = AudioEmbedder(
         "WAV2VEC2_BASE", weights=None, cache=None, on_error="nan", sampling_rate=RATE, layer=0
     )
-    with pytest.warns(InvalidRowsWarning, match=r"too short: 0.0249 s, WAV2VEC2_BASE takes at"):
+    with pytest.warns(
+        InvalidRowsWarning,
+        match=r"399 samples at 16,000 Hz; .* takes at least 400",
+    ):
         vectors = embedder.transform([CLIPS[0][:399], CLIPS[0][:400]])
     assert np.isnan(vectors).all(1).tolist() == [True, False]
 
@@ -305,6 +308,43 @@ def test_maps_are_pooled_over_height_and_width():
     with torch.inference_mode():
         expected = [network(torch.from_numpy(c)[None]).mean((2, 3))[0].numpy() for c in rows]
     np.testing.assert_allclose(tiny(model=network).transform(rows), expected, atol=1e-5)
+
+
+class Pooled(TinyNetwork):
+    def forward(self, samples):
+        return nn.functional.adaptive_avg_pool1d(super().forward(samples).transpose(1, 2), 5)
+
+
+def test_frames_that_no_one_can_tell_from_features_are_refused():
+    with pytest.raises(UnsupportedModelError, match=r"shape \(1, 6, 5\) .* no one can tell frames"):
+        tiny(model=Pooled()).fit(CLIPS)
+
+
+def test_modules_with_spectra_of_their_own_run_as_installed():
+    class Spectra(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.head = nn.Linear(33, 4)
+
+        def forward(self, samples):
+            spectrum = torch.stft(samples, 64, window=torch.ones(64), return_complex=True)
+            return self.head(spectrum.abs().transpose(1, 2))
+
+    embedder = tiny(model=Spectra(), dtype="auto")
+    assert embedder.fit(CLIPS).dtype_ == "float32"
+    assert np.isfinite(embedder.transform(CLIPS)).all()
+
+
+def test_windows_that_fill_the_memory_are_refused(monkeypatch):
+    monkeypatch.setattr(_encoder, "_MOST_BYTES_OF_A_CLIP", 100_000)
+
+    def repeat(samples):
+        return samples.repeat(20)
+
+    embedder = tiny(preprocess=repeat, window=0.05, hop=0.001, on_error="nan")
+    with pytest.warns(InvalidRowsWarning, match="GiB of memory; cut the clip, or choose a longer"):
+        vectors = embedder.transform([CLIPS[0][:800], clips(1, lengths=(4000,))[0]])
+    assert np.isnan(vectors).all(1).tolist() == [False, True]
 
 
 def test_a_vector_cannot_be_pooled():

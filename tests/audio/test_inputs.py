@@ -48,6 +48,8 @@ def test_a_file_is_one_row_whatever_it_came_as(tmp_path):
 def test_a_waveform_is_one_row_whatever_it_came_as():
     as_float = (PCM / 32768).astype(np.float32)
     rows = [(PCM, RATE), [PCM, RATE], (PCM, np.float64(RATE)), (torch.from_numpy(PCM), RATE)]
+    rows += [(PCM, torch.tensor(RATE)), (PCM, np.array(RATE))]
+    rows += [{"array": PCM, "sampling_rate": None, "rate": RATE}]
     rows += [{"array": PCM, "sampling_rate": RATE}, PCM, torch.from_numpy(PCM), as_float]
     rows += [as_float.astype(np.float64), PCM[:, None], PCM[None], np.stack([PCM, PCM])]
     rows += [PCM.astype(">i2"), as_float.tolist(), (as_float.tolist(), RATE)]
@@ -135,6 +137,7 @@ def test_a_missing_rate_is_said_never_guessed():
         (np.full(500, np.nan), "not finite|NaN"),
         (np.array([0.1, np.inf] * 50), "not finite|inf"),
         (PCM.astype(np.float64), "expected -1 to 1"),
+        (PCM.astype(np.int32), "int32 is at full scale at 2.*31: if this is 16-bit PCM"),
         (PCM.astype(np.int64), "full scale is unknown"),
         (CLIP > 0, "expected a waveform of floats"),
         (CLIP * 1j, "complex numbers are no samples"),
@@ -179,6 +182,17 @@ def test_bad_rows_are_named(row, reason):
 def test_what_is_no_collection_of_clips_is_refused(X, reason):
     with pytest.raises(InvalidInputError, match=reason):
         check_sounds(X, sampling_rate=RATE)
+
+
+def test_a_missing_row_after_one_waveform_is_no_rate():
+    checked = check_sounds([CLIP, float("nan")], sampling_rate=RATE)
+    assert list(checked.faults) == [1]
+
+
+def test_an_opened_sound_file_is_told_what_to_give(tmp_path):
+    (tmp_path / "a.wav").write_bytes(encoded())
+    with soundfile.SoundFile(tmp_path / "a.wav") as file:
+        assert "give its path" in faults([file, tmp_path / "a.wav"])[0]
 
 
 def test_gaps_of_a_frame_are_faults_of_their_rows():

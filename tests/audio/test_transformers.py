@@ -13,6 +13,7 @@ from tests.audio.checkpoints import (
     clips,
     embed,
     sounds,
+    write_checkpoint,
 )
 
 WAVES = (
@@ -81,7 +82,19 @@ def own_frames(folder, rows):
     frames = [each.last_hidden_state[0] for each in references(folder, rows)]
     if folder.name in WHISPER:
         return [each[: n_own_frames(row)] for each, row in zip(frames, rows, strict=True)]
-    return [each[2:] for each in frames] if folder.name in AST else frames
+    if folder.name in AST:
+        return [own_patches(folder, each, row) for each, row in zip(frames, rows, strict=True)]
+    return frames
+
+
+def own_patches(folder, states, row):
+    """Return AST's states of patches that begin before the clip ends: 10 frames of 10 ms each."""
+    config = tf.ASTConfig.from_pretrained(folder)
+    n_mels = (config.num_mel_bins - 16) // 10 + 1
+    patches = states[2:].unflatten(0, (n_mels, -1))
+    starts = 10 * np.arange(patches.shape[1])
+    n_frames = sum(start + 400 <= len(row) for start in range(0, len(row), 160))
+    return patches[:, starts < n_frames].flatten(0, 1)
 
 
 def own_vector(family, output):
@@ -162,8 +175,10 @@ def test_of_ast_tokens_are_no_frames_and_first_is_the_class_token(folders):
     rows = sounds(folder)[:2]
     states = [each.last_hidden_state[0] for each in references(folder, rows)]
     assert_close(embed(folder, rows, pooling="first"), [each[0] for each in states])
-    assert_close(embed(folder, rows, pooling="mean"), [each[2:].mean(0) for each in states])
-    std = [each[2:].std(0, correction=0) for each in states]
+    own = [own_patches(folder, each, row) for each, row in zip(states, rows, strict=True)]
+    assert len(own[0]) < len(own[1]) < len(states[1]) - 2
+    assert_close(embed(folder, rows, pooling="mean"), [each.mean(0) for each in own])
+    std = [each.std(0, correction=0) for each in own]
     assert_close(embed(folder, rows, pooling="std"), std)
 
 
@@ -195,7 +210,7 @@ def test_a_layers_frames_are_those_of_the_whole_pass(family, layer, folders):
     if family == "whisper":
         states = [each[: n_own_frames(row)] for each, row in zip(states, rows, strict=True)]
     if family == "ast":
-        states = [each[2:] for each in states]
+        states = [own_patches(folder, *each) for each in zip(states, rows, strict=True)]
     assert_close(embed(folder, rows, layer=layer), [each.mean(0) for each in states])
 
 
@@ -213,6 +228,35 @@ def test_a_submodule_can_be_named(folders):
     expected = [each[: n_own_frames(r)] for each, r in zip(states_of(folder, rows, 1), rows)]  # noqa: B905
     found = embed(folder, rows, layer="layers.0")
     assert_close(found, [each.mean(0) for each in expected])
+
+
+def test_a_named_layer_of_ast_is_pooled_as_its_number_is(folders):
+    folder = folders("ast")
+    rows = sounds(folder)
+    assert_close(embed(folder, rows, layer="layers.0"), embed(folder, rows, layer=1))
+
+
+@pytest.mark.parametrize(
+    ("family", "layer"),
+    [
+        ("whisper", "conv1"),
+        ("whisper", "conv2"),
+        ("whisper", "embed_positions"),
+        ("sew", "feature_extractor"),
+    ],
+)
+def test_layers_whose_frames_lie_elsewhere_are_refused(family, layer, folders):
+    folder = folders(family)
+    with pytest.raises(InvalidParameterError, match=r"expected \(2, features\) or \(2, frames"):
+        embed(folder, sounds(folder), layer=layer)
+
+
+def test_whispers_dither_is_left_out(tmp_path, folders):
+    folder = write_checkpoint(tmp_path / "whisper", "whisper")
+    tf.WhisperFeatureExtractor(dither=0.05).save_pretrained(folder)
+    rows = sounds(folder)
+    np.testing.assert_array_equal(embed(folder, rows), embed(folder, rows))
+    np.testing.assert_array_equal(embed(folder, rows), embed(folders("whisper"), rows))
 
 
 @pytest.mark.parametrize("family", [*WAVES, "whisper", "clap-fused", "ast"])
