@@ -95,6 +95,8 @@ class Backbone(ABC):
         layer, pooling, preprocessing, releases of the libraries whose code computes them.
     width : int
         Number of features.
+    float32_on : tuple of str
+        Types of devices on which it computes in float32 whatever is asked for.
     rate : int
         Sampling rate of what it takes, in Hz.
     limit : float or None
@@ -108,6 +110,7 @@ class Backbone(ABC):
     name: str
     digest: bytes
     width: int
+    float32_on: tuple[str, ...] = ()
     rate: int = 16_000
     limit: float | None = None
     least: int = 1

@@ -100,9 +100,10 @@ def _refuse_name(name: str) -> None:
     known = {each.lower(): each for each in sorted({*AUDIO_MODELS, *bundle_names()})}
     found = difflib.get_close_matches(name.lower(), known, n=5, cutoff=0.5)
     close = [known[each] for each in found]
+    bundles = "" if close else f"; torchaudio's bundles are {', '.join(bundle_names())}"
     hint = f"Close to it: {', '.join(map(repr, close))}. " if close else ""
     raise InvalidParameterError(
         f"model={name!r} is no folder, and torchaudio has no speech model of this name. {hint}"
-        "Models of the hub have an owner ('facebook/wav2vec2-base'); torchaudio's bundles are "
-        f"{', '.join(bundle_names())}."
+        "Models of the hub have an owner ('facebook/wav2vec2-base')"
+        f"{bundles}."
     )

@@ -42,6 +42,8 @@ class BaselineBackbone(Backbone):
         If settings are given that it does not have.
     """
 
+    float32_on = ("cpu", "cuda", "mps")
+
     def __init__(self, name: str, settings: BackboneSettings) -> None:
         self.name = name
         faults = [
@@ -78,9 +80,9 @@ class BaselineBackbone(Backbone):
         return Part(torch.from_numpy(samples))
 
     def load(self, dtype: torch.dtype, device: torch.device) -> nn.Module:
-        """Return the front end, which computes in float32 whatever the format."""
+        """Return the front end."""
         module = BASELINES[self.name](self.rate).eval().to(device)
-        return StackedClips(module, self._pooling, torch.float32).eval()
+        return StackedClips(module, self._pooling, dtype).eval()
 
     def n_bytes(self) -> int:
         """Return 0."""

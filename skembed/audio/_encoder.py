@@ -103,7 +103,8 @@ class AudioEncoder(Encoder):
         self.torch_device = device
         # Samples, and what unknown code makes of them, may not bear rounding to 8 bits.
         is_own = isinstance(settings.model, nn.Module) and settings.dtype == "auto"
-        self.torch_dtype = resolve_dtype("float32" if is_own else settings.dtype, device)
+        is_float32 = is_own or device.type in backbone.float32_on
+        self.torch_dtype = resolve_dtype("float32" if is_float32 else settings.dtype, device)
         self.device = str(device)
         self.dtype = str(self.torch_dtype).removeprefix("torch.")
         self.budget = samples_per_batch(device)

@@ -424,6 +424,12 @@ def test_the_module_handed_in_is_not_changed():
         torch.testing.assert_close(value, before[name], rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("params", [{"model": "logmel"}, {"model": "deepspeech", "weights": None}])
+def test_the_format_is_the_one_that_is_computed_in(params):
+    embedder = tiny(**params, dtype="bfloat16", device="cpu").fit(CLIPS)
+    assert embedder.dtype_ == "float32"
+
+
 def test_pickles_hold_no_vectors_and_give_the_same():
     embedder = AudioEmbedder("mfcc", pooling="max", cache=None)
     vectors = embedder.fit_transform(pairs(4))
