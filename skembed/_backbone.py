@@ -1,0 +1,106 @@
+"""What a model is before it is frozen: where it comes from, what it takes, and its plain module.
+
+One class for all rooms. What trains and what serves is the same module: `load` gives it as it was
+published, `skembed.acceleration` makes a frozen copy of it fast. Must not know rows, keys, devices
+nor estimators.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import nn
+
+__all__ = ["Backbone", "Source"]
+
+
+class Source(ABC):
+    """What a model is read from: a folder, a file, a module in memory.
+
+    Attributes
+    ----------
+    name : str
+        What messages call it: as the user named it.
+    digest : bytes
+        Of its content, as it was when the source was found.
+    """
+
+    name: str
+    digest: bytes
+
+    @abstractmethod
+    def n_bytes(self) -> int:
+        """Return the size of the weights in bytes, 0 if unknown."""
+
+    @abstractmethod
+    def check_unchanged(self) -> None:
+        """Check that the content is still that of `digest`, under which vectors are stored.
+
+        Called after loading.
+
+        Raises
+        ------
+        UnsupportedModelError
+            If it has changed since.
+        """
+
+
+class Backbone(ABC):
+    """A model of one family, and all that decides its vectors; no weights are loaded to make one.
+
+    Attributes
+    ----------
+    name : str
+        What messages call it.
+    digest : bytes
+        Content digest of the weights and of everything here that decides vectors: architecture,
+        layer, pooling, preparation, releases of the libraries whose code computes them.
+    width : int
+        Number of features.
+    source : Source
+        What it is read from.
+    is_foreign : bool
+        Whether code runs that skembed has never been tested with: the user's, or a checkpoint's.
+    """
+
+    name: str
+    digest: bytes
+    width: int
+    source: Source
+    is_foreign: bool = False
+
+    @abstractmethod
+    def prepare(self, item: Any, rng: np.random.Generator | None = None) -> Any:
+        """Turn one item (a text, a picture in RGB, samples) into a part: what `collate` takes.
+
+        Called from several threads at once.
+
+        Parameters
+        ----------
+        item : object
+            What the room hands over, read and checked.
+        rng : Generator or None
+            Where the random choices of training come from: where a row that is too long is cut,
+            whether a picture is mirrored. None, as in `transform`, always makes the same.
+        """
+
+    @abstractmethod
+    def cost(self, part: Any) -> int:
+        """Return what a part costs to run (tokens, pixels, samples), at least 1."""
+
+    @abstractmethod
+    def collate(self, parts: Sequence[Any]) -> Any:
+        """Assemble parts into one batch on the CPU, as the module takes it."""
+
+    @abstractmethod
+    def load(self) -> nn.Module:
+        """Load the module: it maps a batch to vectors (n, width), float32.
+
+        It is the caller's own: plain, in float32 on the CPU, differentiable, with its dropout, in
+        evaluation mode, nothing packed or folded, and in no cache. Its attribute `core` is the part
+        that `skembed.acceleration.accelerate` may replace by a faster one.
+        """
