@@ -8,11 +8,12 @@ nor estimators.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import numpy as np
+    import torch
     from torch import nn
 
 __all__ = ["Backbone", "Source"]
@@ -65,6 +66,10 @@ class Backbone(ABC):
         What it is read from.
     is_foreign : bool
         Whether code runs that skembed has never been tested with: the user's, or a checkpoint's.
+    prefers_float32 : bool
+        Whether `dtype="auto"` means float32: code of the user's may not bear rounding to 8 bits.
+    float32_on : tuple of str
+        Types of devices on which it computes in float32 whatever is asked for.
     """
 
     name: str
@@ -72,6 +77,13 @@ class Backbone(ABC):
     width: int
     source: Source
     is_foreign: bool = False
+    prefers_float32: bool = False
+    float32_on: tuple[str, ...] = ()
+
+    @property
+    def core_digest(self) -> bytes:
+        """Digest of all that decides the core: backbones with the same one share a fast core."""
+        return self.digest
 
     @abstractmethod
     def prepare(self, item: Any, rng: np.random.Generator | None = None) -> Any:
@@ -96,11 +108,23 @@ class Backbone(ABC):
     def collate(self, parts: Sequence[Any]) -> Any:
         """Assemble parts into one batch on the CPU, as the module takes it."""
 
+    def probes(self) -> Iterable[Any]:
+        """Yield what the core may take, where it is a module of stacks; see `accelerate`."""
+        return ()
+
     @abstractmethod
-    def load(self) -> nn.Module:
+    def load(self, *, core: nn.Module | None = None, dtype: torch.dtype | None = None) -> nn.Module:
         """Load the module: it maps a batch to vectors (n, width), float32.
 
         It is the caller's own: plain, in float32 on the CPU, differentiable, with its dropout, in
         evaluation mode, nothing packed or folded, and in no cache. Its attribute `core` is the part
-        that `skembed.acceleration.accelerate` may replace by a faster one.
+        that `skembed.acceleration.accelerate` may replace by a faster one; around it, scaling,
+        pooling and heads stay in float32.
+
+        Parameters
+        ----------
+        core : Module or None
+            A fast core to be put in the place of the model's own, whose weights are then not read.
+        dtype : dtype or None
+            What the module will be converted to: a model too large for float32 is read in it.
         """

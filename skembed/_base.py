@@ -1,17 +1,19 @@
-"""The skeleton of every embedder: parameters, the road of `transform`, names, tags, pickling.
+"""The skeletons of embedders: parameters, the road of `transform`, names, tags, pickling.
 
-A room's estimator says how rows are checked and which encoder its parameters ask for; the rest is
-here. Estimators hold no weights: an encoder is looked up for the present parameters at every call.
+`BaseEmbedder` is what every room's estimator is; `PretrainedEmbedder` adds a model that is looked
+up for the present parameters at every call. Estimators hold no weights.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from numbers import Integral
-from typing import Any, ClassVar, TypeVar
+from enum import Enum
+from numbers import Integral, Real
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,10 +26,12 @@ from sklearn.utils._param_validation import (
     validate_parameter_constraints,
 )
 
-from skembed._encoder import Encoder
+from skembed._backbone import Backbone
+from skembed._encoder import Encoder, join_replicas
 from skembed._inputs import CheckedRows
+from skembed._report import EmbeddingReport
 from skembed._sklearn import CallbackSupportMixin, fit_task, with_callbacks, with_index
-from skembed.engine import Embedded, embed, resolve_devices
+from skembed.engine import Embedded, embed, resolve_devices, stay_safe_after_fork
 from skembed.exceptions import (
     InvalidParameterError,
     InvalidRowsError,
@@ -36,8 +40,12 @@ from skembed.exceptions import (
     warn_user,
 )
 from skembed.store import EmbeddingStore, resolve_store
+from skembed.weights import kept_recent
 
-__all__ = ["BaseEmbedder", "EmbeddingReport", "device_setting", "plain_text"]
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["BaseEmbedder", "PretrainedEmbedder", "plain"]
 
 Self = TypeVar("Self", bound="BaseEmbedder")
 
@@ -46,80 +54,22 @@ _MOST_SHOWN = 1000
 _COMPARABLE = (str, bool, int, float, os.PathLike, EmbeddingStore)
 
 
-@dataclass(frozen=True)
-class EmbeddingReport:
-    """What the last `transform` did; `embedder.report_`.
-
-    Attributes
-    ----------
-    n_rows : int
-        Rows asked for.
-    n_distinct : int
-        Different rows among them, bad ones left out.
-    n_encoded : int
-        Rows the model ran on in this call.
-    n_reused : int
-        Distinct rows that came from the store.
-    faults : dict of int to str
-        Bad rows by position, with what is wrong with each.
-    row_sizes : ndarray of shape (n_rows,), int64
-        Full length of each row in the modality's unit, before anything was cut; 0 for bad rows.
-    seconds, rows_per_second : float
-        Duration of the call, loading and checking included, and rows asked for per second.
-    device, dtype : str
-        Where the model runs, in which format.
-    """
-
-    n_rows: int
-    n_distinct: int
-    n_encoded: int
-    row_sizes: NDArray[np.int64] = field(repr=False)
-    faults: dict[int, str] = field(repr=False)
-    seconds: float
-    device: str
-    dtype: str
-
-    @property
-    def n_reused(self) -> int:
-        """Distinct rows that were found, not encoded."""
-        return self.n_distinct - self.n_encoded
-
-    @property
-    def rows_per_second(self) -> float:
-        """Rows asked for, per second."""
-        return self.n_rows / self.seconds if self.seconds else 0.0
-
-    def __str__(self) -> str:
-        bad = f", {len(self.faults):,} bad" if self.faults else ""
-        return (
-            f"{self.n_rows:,} rows, {self.n_distinct:,} distinct{bad}: {self.n_encoded:,} encoded, "
-            f"{self.n_reused:,} reused; {self.seconds:.2f} s on {self.device} in {self.dtype}"
-        )
-
-
 class BaseEmbedder(CallbackSupportMixin, TransformerMixin, BaseEstimator):
     """Base class of embedders.
 
-    A subclass declares its parameters and constraints and implements `_check_rows` and
-    `_make_encoder`. Its parameters include those that have constraints here.
+    A subclass declares its parameters and constraints, among them those that have constraints
+    here, and implements `_check_rows`, `_get_ready` and `_embed`.
     """
 
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
-        "n_components": [Interval(Integral, 1, None, closed="left"), None],
-        "device": [str, list, tuple],
-        "batch_size": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"})],
-        "cache": [str, os.PathLike, EmbeddingStore, None],
         "on_error": [StrOptions({"raise", "nan"})],
-        "revision": [str, None],
-        "trust_remote_code": ["boolean"],
         "verbose": ["verbose"],
     }
     _parameter_checks: ClassVar[dict[str, Callable[[Any], object]]] = {}
     """What else refuses values of the right type, by the parameter's name; None is not shown it."""
 
-    _is_private: ClassVar[tuple[str, ...]] = ("report_", "_present")
-    """Attributes left out of pickles: the report of the last call, which grows with the rows, and
-    the encoder last used, which any process finds again by the parameters."""
+    _is_private: ClassVar[tuple[str, ...]] = ("report_",)
+    """Attributes left out of pickles: the report of the last call grows with the rows."""
 
     # What a room implements -----------------------------------------------------------------
 
@@ -127,23 +77,19 @@ class BaseEmbedder(CallbackSupportMixin, TransformerMixin, BaseEstimator):
         """Check the container and the rows of X."""
         raise NotImplementedError
 
-    def _make_encoder(self) -> Encoder:
-        """Return the encoder that the present parameters ask for."""
+    def _get_ready(self) -> None:
+        """Do what comes before rows are looked at, in `fit` and `transform`."""
+
+    def _embed(self, rows: CheckedRows) -> Embedded:
+        """Embed good rows."""
         raise NotImplementedError
 
-    def _embed(self, encoder: Encoder, rows: CheckedRows) -> Embedded:
-        """Embed good rows; a room may look at them before or after."""
-        return embed(
-            encoder,
-            rows.items,
-            store=resolve_store(self.cache),
-            batch_size=None if self.batch_size == "auto" else self.batch_size,
-            progress=type(self).__name__ if self.verbose else None,
-        )
+    def _make_report(self, report: EmbeddingReport) -> EmbeddingReport:
+        """Return the report as the room gives it."""
+        return report
 
     # The estimator --------------------------------------------------------------------------
 
-    @with_callbacks
     def fit(self: Self, X: Any, y: Any = None) -> Self:
         """Check the parameters, the rows as far as that needs no model, and the model's files.
 
@@ -160,11 +106,26 @@ class BaseEmbedder(CallbackSupportMixin, TransformerMixin, BaseEstimator):
         -------
         self
         """
-        with fit_task(self, X, y):
-            self._encoder()
-            self._checked(X)
-        self._has_been_fitted = True
+        self._fit_rows(X, y)
         return self
+
+    def fit_transform(self, X: Any, y: Any = None) -> NDArray[np.float32]:
+        """Fit to rows and embed them; they are checked once.
+
+        Parameters
+        ----------
+        X : collection of rows
+            As for `transform`.
+        y : ignored
+            Present for pipelines.
+
+        Returns
+        -------
+        vectors : ndarray of shape (n_rows, n_features), float32
+            As of `transform`.
+        """
+        started = time.perf_counter()
+        return self._transform_rows(self._fit_rows(X, y), X, started)
 
     def transform(self, X: Any) -> NDArray[np.float32]:
         """Embed rows.
@@ -189,14 +150,29 @@ class BaseEmbedder(CallbackSupportMixin, TransformerMixin, BaseEstimator):
         """
         started = time.perf_counter()
         self.__dict__.pop("report_", None)  # of an earlier call, should this one fail
-        encoder = self._encoder()
-        rows = self._checked(X)
-        embedded = self._embed(encoder, rows)
+        self._validate_parameters()
+        self._get_ready()
+        return self._transform_rows(self._checked(X), X, started)
+
+    @with_callbacks
+    def _fit_rows(self, X: Any, y: Any) -> CheckedRows:
+        """Fit, and return the checked rows."""
+        with fit_task(self, X, y):
+            self.__dict__.pop("report_", None)
+            self._validate_parameters()
+            self._get_ready()
+            rows = self._checked(X)
+        self._has_been_fitted = True
+        return rows
+
+    def _transform_rows(self, rows: CheckedRows, X: Any, started: float) -> NDArray[np.float32]:
+        """Embed checked rows of X, report, and refuse or warn of bad ones."""
+        embedded = self._embed(rows)
         faults = dict(rows.faults)
         faults.update({int(rows.positions[i]): why for i, why in embedded.faults.items()})
         vectors, sizes = embedded.vectors, embedded.sizes
         if rows.faults:  # bad rows were left out: make room for them
-            vectors = np.full((rows.n_rows, encoder.width), np.nan, dtype=np.float32)
+            vectors = np.full((rows.n_rows, vectors.shape[1]), np.nan, dtype=np.float32)
             vectors[rows.positions] = embedded.vectors
             sizes = np.zeros(rows.n_rows, dtype=np.int64)
             sizes[rows.positions] = embedded.sizes
@@ -207,10 +183,10 @@ class BaseEmbedder(CallbackSupportMixin, TransformerMixin, BaseEstimator):
             row_sizes=sizes,
             faults=faults,
             seconds=time.perf_counter() - started,
-            device=encoder.device,
-            dtype=encoder.dtype,
+            device=self.device_,
+            dtype=self.dtype_,
         )
-        self.report_ = self._make_report(encoder, report)
+        self.report_ = self._make_report(report)
         self._refuse_or_warn(faults, rows.n_rows)
         wrapped: NDArray[np.float32] = with_index(self, vectors, X)
         return wrapped
@@ -238,49 +214,14 @@ class BaseEmbedder(CallbackSupportMixin, TransformerMixin, BaseEstimator):
                 f"This {type(self).__name__} has not seen rows yet; call fit or transform first."
             )
         prefix = type(self).__name__.lower()
-        width = getattr(self, "n_features_out_", None) or self._encoder().width
+        width = getattr(self, "n_features_out_", None)
+        if width is None:
+            self._validate_parameters()
+            self._get_ready()
+            width = self.n_features_out_
         return np.array([f"{prefix}{i}" for i in range(width)], dtype=object)
 
-    @property
-    def encoder_(self) -> Encoder:
-        """The encoder of the present parameters, once `fit` or `transform` has made it."""
-        params, encoder = self.__dict__.get("_present", (None, None))
-        if not isinstance(encoder, Encoder) or params != _snapshot(self._params()):
-            raise AttributeError(
-                f"This {type(self).__name__} has not made its encoder for its present parameters; "
-                "call fit or transform first."
-            )
-        return encoder
-
-    @property
-    def n_features_out_(self) -> int:
-        """Number of output features."""
-        return self.encoder_.width
-
-    @property
-    def device_(self) -> str:
-        """Where the model runs."""
-        return self.encoder_.device
-
-    @property
-    def dtype_(self) -> str:
-        """Number format in which the model runs."""
-        return self.encoder_.dtype
-
     # Plumbing -------------------------------------------------------------------------------
-
-    def _params(self) -> dict[str, Any]:
-        params: dict[str, Any] = self.get_params(deep=False)
-        return params
-
-    def _encoder(self) -> Encoder:
-        params = self._params()
-        self._validate_parameters(params)
-        encoder = self._make_encoder()
-        present = (_snapshot(params), encoder)
-        if self.__dict__.get("_present") != present:
-            self._present = present
-        return encoder
 
     def _checked(self, X: Any) -> CheckedRows:
         rows = self._check_rows(X)
@@ -288,26 +229,22 @@ class BaseEmbedder(CallbackSupportMixin, TransformerMixin, BaseEstimator):
             self._refuse_or_warn(rows.faults, rows.n_rows)
         return rows
 
-    def _make_report(self, encoder: Any, report: EmbeddingReport) -> EmbeddingReport:
-        """Return the report as the room gives it."""
-        return report
-
     def _refuse_or_warn(self, faults: dict[int, str], n_rows: int) -> None:
         if not faults:
             return
         found = f"{len(faults):,} of {n_rows:,} rows cannot be embedded:{describe_rows(faults)}"
         if self.on_error == "raise":
             raise InvalidRowsError(
-                f"{found}\nMend or drop them (all are in this error's `faults`), or set "
+                f"{found}\nFix or drop them (all are in this error's `faults`), or set "
                 "on_error='nan' for rows of NaN.",
                 faults,
             )
         warn_user(f"{found}\nTheir vectors are NaN.", InvalidRowsWarning)
 
-    def _validate_parameters(self, params: dict[str, Any]) -> None:
+    def _validate_parameters(self) -> None:
         """Check every parameter against its constraints and report all that fail."""
         faults = []
-        for name, value in params.items():
+        for name, value in self.get_params(deep=False).items():
             constraints = self._parameter_constraints.get(name)
             if constraints is None:
                 continue
@@ -329,11 +266,10 @@ class BaseEmbedder(CallbackSupportMixin, TransformerMixin, BaseEstimator):
         return {name: value for name, value in state.items() if name not in self._is_private}
 
     def __sklearn_is_fitted__(self) -> bool:
-        return True
+        return "_has_been_fitted" in self.__dict__
 
     def __sklearn_tags__(self) -> Tags:
         tags: Tags = super().__sklearn_tags__()
-        tags.requires_fit = False
         tags.input_tags.two_d_array = False
         tags.input_tags.one_d_array = True
         tags.input_tags.allow_nan = self.on_error == "nan"
@@ -341,19 +277,122 @@ class BaseEmbedder(CallbackSupportMixin, TransformerMixin, BaseEstimator):
         return tags
 
 
-def plain_text(text: str) -> str:
-    """Return the text of a str of any kind, as grids of NumPy arrays and enums set them.
+class PretrainedEmbedder(BaseEmbedder):
+    """Base class of embedders that run a model, which `fit` does not change.
 
-    `str()` of an enum's member gives its name.
+    A subclass implements `_check_rows`, `_settings`, `_find_backbone` and `_make_encoder`.
     """
-    return str.__str__(text)
+
+    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
+        **BaseEmbedder._parameter_constraints,
+        "n_components": [Interval(Integral, 1, None, closed="left"), None],
+        "device": [str, list, tuple],
+        "batch_size": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"})],
+        "cache": [str, os.PathLike, EmbeddingStore, None],
+        "revision": [str, None],
+        "trust_remote_code": ["boolean"],
+    }
+    # Any process finds the encoder again by the parameters.
+    _is_private: ClassVar[tuple[str, ...]] = (*BaseEmbedder._is_private, "_present")
+
+    def _settings(self) -> Any:
+        """Return the parameters that decide backbone and encoder, a frozen dataclass."""
+        raise NotImplementedError
+
+    def _find_backbone(self, settings: Any) -> Backbone:
+        """Return the model's backbone: the same one as long as its content is the same."""
+        raise NotImplementedError
+
+    def _make_encoder(self, backbone: Backbone, settings: Any, device: torch.device) -> Encoder:
+        """Return the encoder that the settings ask for, on one device."""
+        raise NotImplementedError
+
+    def _get_ready(self) -> None:
+        stay_safe_after_fork()
+        settings = self._settings()
+        backbone = self._find_backbone(settings)
+
+        def make() -> Encoder:
+            devices = resolve_devices(self.device)
+            return join_replicas([self._make_encoder(backbone, settings, d) for d in devices])
+
+        # The encoder keeps its backbone: while it is here, no other one has that id.
+        key = (type(self).__name__, id(backbone), str(self.device), _plain_fields(settings))
+        encoder = kept_recent(key, make)
+        present = (_snapshot(self.get_params(deep=False)), encoder)
+        if self.__dict__.get("_present") != present:
+            self._present = present
+
+    def _embed(self, rows: CheckedRows) -> Embedded:
+        return embed(
+            self.encoder_,
+            rows.items,
+            store=resolve_store(self.cache),
+            batch_size=None if self.batch_size == "auto" else self.batch_size,
+            progress=type(self).__name__ if self.verbose else None,
+        )
+
+    @property
+    def encoder_(self) -> Encoder:
+        """The encoder of the present parameters, once `fit` or `transform` has made it."""
+        params, encoder = self.__dict__.get("_present", (None, None))
+        if not isinstance(encoder, Encoder) or params != _snapshot(self.get_params(deep=False)):
+            raise AttributeError(
+                f"This {type(self).__name__} has not made its encoder for its present parameters; "
+                "call fit or transform first."
+            )
+        return encoder
+
+    @property
+    def n_features_out_(self) -> int:
+        """Number of output features."""
+        return self.encoder_.width
+
+    @property
+    def device_(self) -> str:
+        """Where the model runs."""
+        return self.encoder_.device
+
+    @property
+    def dtype_(self) -> str:
+        """Number format in which the model runs."""
+        return self.encoder_.dtype
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return True  # nothing is learned
+
+    def __sklearn_tags__(self) -> Tags:
+        tags = super().__sklearn_tags__()
+        tags.requires_fit = False
+        return tags
 
 
-def device_setting(device: Any) -> str | tuple[str, ...]:
-    """Return a device parameter as a setting that can be compared and stored."""
-    if isinstance(device, str):
-        return plain_text(device)
-    return tuple(map(str, resolve_devices(device)))
+def plain(value: Any) -> Any:
+    """Return a parameter as Python's own str, number or Path, as grids of NumPy arrays set others.
+
+    Of an enum's member its name (torchvision's weights are such), of a list a tuple; modules and
+    functions stay as they are.
+    """
+    if isinstance(value, Enum) and not isinstance(value, (str, int)):
+        return f"{type(value).__name__}.{value.name}"
+    if isinstance(value, str):
+        return str.__str__(value)  # str() of an enum's member gives its name
+    if isinstance(value, (bool, np.bool_)):
+        return bool(value)
+    if isinstance(value, Integral):
+        return int(value)
+    if isinstance(value, Real):
+        return float(value)
+    if isinstance(value, (list, tuple)):
+        return tuple(map(plain, value))
+    return Path(value) if isinstance(value, os.PathLike) else value
+
+
+def _plain_fields(settings: Any) -> tuple[Any, ...]:
+    """Return the settings that are plain values; the others decide the backbone."""
+    values = (getattr(settings, field.name) for field in dataclasses.fields(settings))
+    plain_types = (str, bool, int, float, tuple, Path, type(None))
+    return tuple((type(v), v) for v in values if isinstance(v, plain_types))
 
 
 def _snapshot(params: dict[str, Any]) -> dict[str, Any]:
@@ -364,5 +403,7 @@ def _snapshot(params: dict[str, Any]) -> dict[str, Any]:
 def _comparable(value: Any) -> Any:
     if isinstance(value, _COMPARABLE) or value is None:
         return value
+    if hasattr(value, "get_params") and not isinstance(value, type):
+        return type(value), _snapshot(value.get_params(deep=False))
     # A model's repr is that of any other of the same architecture.
     return repr(value) if isinstance(value, (list, tuple)) else (type(value), id(value))

@@ -9,18 +9,19 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from skembed.exceptions import InvalidParameterError
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["Encoder", "Fault", "Prepared", "join_replicas"]
+__all__ = ["BatchPolicy", "Encoder", "Fault", "Prepared", "join_replicas"]
 
 E = TypeVar("E", bound="Encoder")
 
@@ -38,9 +39,9 @@ class Prepared:
     parts : sequence
         What `Encoder.collate` takes; usually one.
     size : int
-        The full length of the row before anything was cut, in the unit of `Encoder.cost`.
+        The full length of the row before anything was cut, in the unit of `Encoder.costs`.
     content : bytes or None
-        What `Encoder.content` gives for what was prepared, if that may have changed since it was
+        What `Encoder.contents` gives for what was prepared, if that may have changed since it was
         asked: a vector is never stored under the key of another content.
     """
 
@@ -65,6 +66,34 @@ class Fault:
     is_gone: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class BatchPolicy:
+    """How the rows of an encoder are put into batches.
+
+    Parameters
+    ----------
+    budget : int
+        The cost of a batch that keeps the device busy, in the unit of `Encoder.costs`. Where memory
+        runs out, the engine goes below it and remembers that for the model.
+    layout : {"packed", "padded", "equal"}
+        Which parts may share a batch: any, those of near-equal cost, or those of the same cost.
+    n_ahead : int
+        Most rows that are prepared ahead of the model; bounds the memory of prepared rows.
+    overlaps : bool
+        Whether rows are prepared while the model runs; not where both would want the same cores.
+    may_fail : bool
+        Whether the model may fail on some rows only, as code of the user's does, or models of one
+        size. Rows of a batch that failed then run alone, and those that fail again are faults;
+        where none of the first few hundred runs, that is the model's error.
+    """
+
+    budget: int
+    layout: Literal["packed", "padded", "equal"] = "packed"
+    n_ahead: int = 2048
+    overlaps: bool = True
+    may_fail: bool = False
+
+
 class Encoder(ABC):
     """What the engine knows of a model.
 
@@ -80,19 +109,8 @@ class Encoder(ABC):
     device, dtype : str
         Where batches run and in which format, as torch spells them ("cuda:0", "bfloat16");
         several devices with commas between them.
-    budget : int
-        The cost of a batch that keeps the device busy, in the unit of `cost`. The engine lowers it
-        when memory runs out.
-    layout : {"packed", "padded", "equal"}
-        Which parts may share a batch: any, those of near-equal cost, or those of the same cost.
-    window : int
-        Most rows that are prepared ahead of the model; bounds the memory of prepared rows.
-    prepares_ahead : bool
-        Whether rows are prepared while the model runs; not where both would want the same cores.
-    may_fail : bool
-        Whether the model may fail on some rows only, as code of the user's does, or models of one
-        size. Rows of a batch that failed then run alone, and those that fail again are faults;
-        where none of the first few hundred runs, that is the model's error.
+    uses_store : bool
+        Whether vectors are looked up and stored; not where that takes longer than to compute them.
     replicas : tuple of Encoder
         Encoders with the same digest, each on its own device, among which the engine divides the
         batches. Empty: the encoder runs them all itself.
@@ -103,16 +121,17 @@ class Encoder(ABC):
     model_key: bytes
     device: str
     dtype: str
-    budget: int
-    layout: Literal["packed", "padded", "equal"] = "packed"
-    window: int = 2048
-    prepares_ahead: bool = True
-    may_fail: bool = False
+    uses_store: bool = True
     replicas: tuple[Encoder, ...] = ()
 
+    @property
     @abstractmethod
-    def content(self, item: Any) -> bytes:
-        """Return the bytes that identify the content of a row: same bytes, same vector."""
+    def policy(self) -> BatchPolicy:
+        """How rows are put into batches; may load the model, which may decide it."""
+
+    @abstractmethod
+    def contents(self, items: Sequence[Any]) -> Iterable[bytes]:
+        """Return for each row the bytes that identify its content: same bytes, same vector."""
 
     @abstractmethod
     def prepare(self, items: Sequence[Any]) -> list[Prepared | Fault]:
@@ -123,8 +142,8 @@ class Encoder(ABC):
         """
 
     @abstractmethod
-    def cost(self, part: Any) -> int:
-        """Return what one part costs to run (tokens, pixels, samples); at least 1."""
+    def costs(self, parts: Sequence[Any]) -> NDArray[np.int64]:
+        """Return what each part costs to run (tokens, pixels, samples); at least 1."""
 
     @abstractmethod
     def collate(self, parts: Sequence[Any]) -> Any:

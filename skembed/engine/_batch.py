@@ -18,17 +18,29 @@ from skembed.engine._plan import plan_batches
 from skembed.exceptions import MemoryWarning, warn_user
 from skembed.weights import free_memory
 
-__all__ = ["begin_to_fetch", "encode_batch"]
+__all__ = ["begin_to_fetch", "budget_of", "encode_batch"]
+
+_lowered: dict[bytes, int] = {}
+"""Budgets of models that ran out of memory, by `Encoder.model_key`: remembered for later calls."""
+
+
+def budget_of(encoder: Encoder) -> int:
+    """Return the most cost of a batch: the encoder's own, or what memory has been enough for."""
+    own = encoder.policy.budget
+    return min(own, _lowered.get(encoder.model_key, own))
 
 
 def encode_batch(
-    encoder: Encoder, parts: list[Any], tensors: Any, keep: Collection[bytes]
+    encoder: Encoder,
+    parts: list[Any],
+    costs: NDArray[np.int64],
+    tensors: Any,
+    keep: Collection[bytes],
 ) -> torch.Tensor:
     """Run one batch, assembled or not; when memory runs out, run it in smaller ones.
 
     `keep` has the keys of the models in use, which are not dropped then.
     """
-    costs = np.fromiter((encoder.cost(part) for part in parts), np.int64, len(parts))
     # Batches that were planned before memory ran out, or for a device that has more of it, are not
     # tried at their old size.
     if len(_pieces(encoder, costs)) == 1:
@@ -43,7 +55,7 @@ def encode_batch(
         free_memory(*keep)
         if torch.cuda.is_initialized():
             torch.cuda.empty_cache()
-        encoder.budget = min(encoder.budget, int(costs.sum()) // 2)
+        _lowered[encoder.model_key] = min(budget_of(encoder), int(costs.sum()) // 2)
         warn_user(
             f"Memory ran out on {encoder.device} with {len(parts)} rows at once (cost "
             f"{costs.sum()}); going on with half. Smaller batches from the start: set "
@@ -52,15 +64,15 @@ def encode_batch(
         )
     return torch.cat(
         [
-            encode_batch(encoder, [parts[i] for i in piece], None, keep)
+            encode_batch(encoder, [parts[i] for i in piece], costs[piece], None, keep)
             for piece in _pieces(encoder, costs)
         ]
     )
 
 
 def _pieces(encoder: Encoder, costs: NDArray[np.int64]) -> list[NDArray[np.int64]]:
-    """Plan the parts of a batch anew, by the encoder's present budget; their order stays."""
-    return plan_batches(costs, budget=encoder.budget, layout=encoder.layout)
+    """Plan the parts of a batch anew, by the present budget; their order stays."""
+    return plan_batches(costs, budget=budget_of(encoder), layout=encoder.policy.layout)
 
 
 def begin_to_fetch(vectors: torch.Tensor) -> Callable[[], NDArray[np.float32]]:

@@ -5,13 +5,12 @@ Every decision about where a model runs and in which number format is made here.
 
 from __future__ import annotations
 
-import platform
-import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from skembed.acceleration import has_int8, is_bfloat16_faster_on_cpu
 from skembed.exceptions import InvalidParameterError, SkembedError
-from skembed.weights import is_out_of_memory, remembered
+from skembed.weights import is_out_of_memory
 
 if TYPE_CHECKING:
     import torch
@@ -20,30 +19,14 @@ __all__ = [
     "DTYPES",
     "is_of_a_row",
     "is_out_of_memory",
-    "pixels_per_batch",
     "resolve_device",
     "resolve_devices",
     "resolve_dtype",
-    "samples_per_batch",
-    "tokens_per_batch",
 ]
 
 DTYPES = ("auto", "float32", "bfloat16", "float16", "int8")
 
-_LEAST_GAIN = 1.3
-"""bfloat16 must be this many times faster than float32 on a CPU before it is chosen."""
-
-_TOKENS_PER_BATCH = {"cpu": 4096, "cuda": 65_536, "mps": 8192}
-"""Batch sizes that keep a device busy. CPU: measured on MiniLM, float32 and bfloat16 both peak
-between 2,048 and 8,192 tokens; the larger sizes fall out of the second-level cache."""
-
-_PIXELS_PER_BATCH = {"cpu": 8 * 224**2, "cuda": 256 * 224**2, "mps": 32 * 224**2}
-"""CPU: ResNet-50 in float32 runs as fast on 4 and on 8 pictures at once and slower on 32."""
-
-
-_SAMPLES_PER_BATCH = {"cpu": 30 * 16_000, "cuda": 960 * 16_000, "mps": 120 * 16_000}
-"""CPU: half a minute of speech, 1,500 frames of wav2vec 2.0."""
-
+_KINDS = ("cpu", "cuda", "mps")
 
 # What torch's errors of a device, its libraries or a number format hold.
 _OF_DEVICES = (
@@ -92,7 +75,7 @@ def resolve_device(device: str) -> torch.device:
             f"device={device!r} is not a device that torch knows: use 'auto', 'cpu', 'cuda', "
             "'cuda:1' or 'mps'."
         ) from error
-    if resolved.type not in _TOKENS_PER_BATCH:
+    if resolved.type not in _KINDS:
         raise InvalidParameterError(
             f"device={device!r}: skembed runs on 'cpu', 'cuda' and 'mps' devices."
         )
@@ -184,68 +167,3 @@ def resolve_dtype(dtype: str, device: torch.device) -> torch.dtype:
     else:
         is_accelerated = False
     return torch.bfloat16 if is_accelerated else torch.float32
-
-
-def is_bfloat16_faster_on_cpu() -> bool:
-    """Return whether this CPU runs linear layers faster in bfloat16.
-
-    The answer is remembered per machine, torch release and instruction set: it is part of every
-    key, so all the processes of a machine must give the same one.
-    """
-    import torch
-
-    capability = torch.backends.cpu.get_cpu_capability()
-    name = f"{platform.node()}/{platform.machine()}/{capability}/torch {torch.__version__}"
-    return remembered("cpu-bfloat16", name, _probe_bfloat16) == "faster"
-
-
-def _probe_bfloat16() -> str:
-    """Time one linear layer in both formats, a few milliseconds in all."""
-    import torch
-
-    n_threads = torch.get_num_threads()
-    seconds = {}
-    try:
-        # One thread: what the core can do, not what its neighbours leave.
-        torch.set_num_threads(1)
-        for dtype in (torch.float32, torch.bfloat16):
-            layer = torch.nn.Linear(384, 768, dtype=dtype).requires_grad_(False)
-            rows = torch.zeros(256, 384, dtype=dtype)
-            times = []
-            for _ in range(6):
-                start = time.perf_counter()
-                layer(rows)
-                times.append(time.perf_counter() - start)
-            seconds[dtype] = min(times)
-    finally:
-        torch.set_num_threads(n_threads)
-    is_faster = seconds[torch.float32] > _LEAST_GAIN * seconds[torch.bfloat16]
-    return "faster" if is_faster else "slower"
-
-
-def has_int8() -> bool:
-    """Return whether this CPU multiplies 8-bit numbers and this torch can ask it to."""
-    import torch
-
-    is_supported = getattr(torch.cpu, "_is_vnni_supported", None)
-    return (
-        is_supported is not None
-        and bool(is_supported())
-        and torch.backends.mkldnn.is_available()
-        and hasattr(torch.ops.onednn, "qlinear_pointwise")
-    )
-
-
-def tokens_per_batch(device: torch.device) -> int:
-    """Return how many tokens keep a device busy."""
-    return _TOKENS_PER_BATCH[device.type]
-
-
-def pixels_per_batch(device: torch.device) -> int:
-    """Return how many pixels keep a device busy."""
-    return _PIXELS_PER_BATCH[device.type]
-
-
-def samples_per_batch(device: torch.device) -> int:
-    """Return how many samples of sound of a batch keep the device busy."""
-    return _SAMPLES_PER_BATCH[device.type]

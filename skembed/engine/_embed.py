@@ -76,6 +76,7 @@ def embed(
     embedded : Embedded
         Vectors in the order of `items`. Rows that could not be prepared are faults, not errors.
     """
+    store = store if encoder.uses_store else None
     keys = keys_of(encoder, items)
     distinct = find_distinct(keys)
     result = Embedded(
@@ -117,11 +118,12 @@ def measure_sizes(
 
     Sizes are stored with vectors: only distinct rows that the store does not have are prepared.
     """
+    store = store if encoder.uses_store else None
     keys = keys_of(encoder, items)
     distinct = find_distinct(keys)
     sizes = np.zeros(len(distinct.first), dtype=np.int64)
-    for start in range(0, len(sizes), encoder.window):
-        rows = distinct.first[start : start + encoder.window]
+    for start in range(0, len(sizes), _ROWS_PER_LOOKUP):
+        rows = distinct.first[start : start + _ROWS_PER_LOOKUP]
         values = store.get_many([key.tobytes() for key in keys[rows]]) if store else []
         known = [None if value is None else stored_size(value) for value in values]
         known = known or [None] * len(rows)

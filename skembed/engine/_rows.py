@@ -40,9 +40,9 @@ class Distinct:
 def keys_of(encoder: Encoder, items: Sequence[Any]) -> NDArray[np.uint64]:
     """Return the keys of rows, shape (n_rows, 2): 16 bytes each, no Python object kept per row."""
     raw = bytearray(_KEY_BYTES * len(items))
-    digest, content = encoder.digest, encoder.content
-    for row, item in enumerate(items):
-        raw[_KEY_BYTES * row : _KEY_BYTES * (row + 1)] = content_key(digest, content(item))
+    digest = encoder.digest
+    for row, content in enumerate(encoder.contents(items)):
+        raw[_KEY_BYTES * row : _KEY_BYTES * (row + 1)] = content_key(digest, content)
     return np.frombuffer(raw, dtype=np.uint64).reshape(-1, 2)
 
 

@@ -24,7 +24,7 @@ from tqdm.auto import tqdm
 
 from skembed._encoder import Encoder, Fault, Prepared
 from skembed.engine._ahead import TakenInTurn, run_ahead
-from skembed.engine._batch import begin_to_fetch, encode_batch
+from skembed.engine._batch import begin_to_fetch, budget_of, encode_batch
 from skembed.engine._devices import is_of_a_row, is_out_of_memory
 from skembed.engine._plan import plan_batches
 from skembed.engine._threads import stay_safe_after_fork
@@ -164,6 +164,7 @@ class _Runner:
         self.job = job
         self.bar = bar
         self.replicas = job.encoder.replicas or (job.encoder,)
+        self.policy = job.encoder.policy
         self.deferred: list[NDArray[np.int64]] = []
         self.unfinished: dict[int, None] = {}
         self.n_encoded = self.n_failed = 0
@@ -188,9 +189,9 @@ class _Runner:
         return self.n_encoded
 
     def _run_shares(self, rows: NDArray[np.int64]) -> None:
-        n_rows = int(np.clip(-(-len(rows) // _SHARES), _MIN_SHARE, self.job.encoder.window))
+        n_rows = int(np.clip(-(-len(rows) // _SHARES), _MIN_SHARE, self.policy.n_ahead))
         batches: Iterator[_Batch] = self._batches(rows, n_rows)
-        if len(rows) > n_rows and self.job.encoder.prepares_ahead:
+        if len(rows) > n_rows and self.policy.overlaps:
             batches = run_ahead(batches, depth=1 + len(self.replicas))
         with closing(batches):  # type: ignore[type-var]
             replicas = self.replicas[: len(rows)]  # a row alone is done before threads have begun
@@ -234,14 +235,15 @@ class _Runner:
     def _encode(self, encoder: Encoder, batch: _Batch, keep: list[bytes]) -> torch.Tensor:
         """Run a batch; where code of the user's fails on it, every part alone."""
         try:
-            return encode_batch(encoder, batch.parts, batch.tensors, keep)
+            return encode_batch(encoder, batch.parts, batch.costs, batch.tensors, keep)
         except Exception as error:
-            if not encoder.may_fail or not is_of_a_row(error):
+            if not self.policy.may_fail or not is_of_a_row(error):
                 raise
         vectors = []
-        for row, part in zip(batch.rows, batch.parts, strict=True):
+        for i, (row, part) in enumerate(zip(batch.rows, batch.parts, strict=True)):
             try:
-                vectors.append(encode_batch(encoder, [part], None, keep).cpu())
+                cost = batch.costs[i : i + 1]
+                vectors.append(encode_batch(encoder, [part], cost, None, keep).cpu())
             except Exception as error:
                 if not is_of_a_row(error):
                     raise
@@ -296,11 +298,11 @@ class _Runner:
             parts.extend(item.parts)
             rows.extend([row] * len(item.parts))
         self._end(failed)
-        costs = np.fromiter((encoder.cost(part) for part in parts), np.int64, len(parts))
+        costs = encoder.costs(parts)
         plan = plan_batches(
             costs,
-            budget=max(replica.budget for replica in self.replicas),
-            layout=encoder.layout,
+            budget=max(map(budget_of, self.replicas)),
+            layout=self.policy.layout,
             max_parts=job.batch_size,
         )
         for chosen in plan:

@@ -23,14 +23,25 @@ from skembed.modules._layers import (
     run_apart,
     stop_after,
 )
+from skembed.modules._pooling import POOLINGS, finish, pool, pool_rows, pooled_width
+from skembed.modules._rows import Rows, TokenBatch
+from skembed.modules._speech import SpeechModel
+from skembed.modules._stacks import Stacks
 from skembed.modules._state_dicts import fill, plain_names
+from skembed.modules._tokens import TokenTransformer
 
 __all__ = [
+    "POOLINGS",
     "CutAt",
     "Features",
     "OneAtATime",
     "Preprocess",
     "Reached",
+    "Rows",
+    "SpeechModel",
+    "Stacks",
+    "TokenBatch",
+    "TokenTransformer",
     "are_near",
     "build_empty",
     "build_random",
@@ -40,11 +51,15 @@ __all__ = [
     "fill",
     "find_layer",
     "find_unused",
+    "finish",
     "first_tensor",
     "first_that_runs",
     "has_weights",
     "is_empty",
     "plain_names",
+    "pool",
+    "pool_rows",
+    "pooled_width",
     "run_apart",
     "stop_after",
     "without_compiler",

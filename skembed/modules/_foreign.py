@@ -15,9 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.fx import Proxy
 
-from skembed.engine import is_out_of_memory
 from skembed.exceptions import UnsupportedModelError
-from skembed.weights import fingerprint
+from skembed.weights import fingerprint, is_out_of_memory
 
 __all__ = ["Features", "OneAtATime", "are_near", "copy_of", "without_compiler"]
 

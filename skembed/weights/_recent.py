@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import Any, TypeVar, cast
 
 from skembed.weights._locks import KeyLocks
@@ -20,11 +20,11 @@ T = TypeVar("T")
 _N_KEPT = 16
 
 _making = KeyLocks()
-_recent: OrderedDict[bytes, Any] = OrderedDict()  # least recently used first
+_recent: OrderedDict[Hashable, Any] = OrderedDict()  # least recently used first
 _guard = threading.Lock()  # held for single operations on the dictionary only
 
 
-def kept_recent(key: bytes, make: Callable[[], T]) -> T:
+def kept_recent(key: Hashable, make: Callable[[], T]) -> T:
     """Return what `make` returned for `key`, now or lately; the last 16 are kept.
 
     Two threads that ask for one key at once make it once. An error is passed on, not kept.

@@ -5,7 +5,7 @@ import threading
 import numpy as np
 import torch
 
-from skembed._encoder import Encoder, Fault, Prepared
+from skembed._encoder import BatchPolicy, Encoder, Fault, Prepared
 
 
 def letter_counts(text):
@@ -21,9 +21,7 @@ class LetterEncoder(Encoder):
         self.width = 26
         self.device = "cpu"
         self.dtype = "float32"
-        self.layout = layout
-        self.budget = budget
-        self.window = window
+        self._policy = BatchPolicy(budget, layout, window)
         self.chunk = chunk
         self.fits = fits  # most characters in a batch before memory "runs out"
         self.encoded = []
@@ -31,8 +29,12 @@ class LetterEncoder(Encoder):
         self.lock = threading.Lock()
         self.before_batch = lambda: None
 
-    def content(self, item):
-        return item.encode()
+    @property
+    def policy(self):
+        return self._policy
+
+    def contents(self, items):
+        return [item.encode() for item in items]
 
     def prepare(self, items):
         return [self._prepare(item) for item in items]
@@ -44,8 +46,8 @@ class LetterEncoder(Encoder):
         parts = [item[i : i + step] for i in range(0, max(len(item), 1), step)]
         return Prepared(parts, len(item))
 
-    def cost(self, part):
-        return max(len(part), 1)
+    def costs(self, parts):
+        return np.array([max(len(part), 1) for part in parts], dtype=np.int64)
 
     def collate(self, parts):
         return list(parts)

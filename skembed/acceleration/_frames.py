@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from skembed.engine import steady_size
+from skembed.acceleration._linear import steady_size
 
 __all__ = ["FrameEncoder", "checked_convolution", "is_gelu"]
 

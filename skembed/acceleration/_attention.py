@@ -13,80 +13,23 @@ from __future__ import annotations
 import functools
 import inspect
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from itertools import groupby
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from torch import Tensor
 
-from skembed.engine._products import ProductPlan, most_length
+from skembed.acceleration._products import ProductPlan, most_length
+from skembed.modules import Rows
 
-__all__ = ["PACKED", "Rows", "packed_rows", "register_packed_attention"]
+__all__ = ["PACKED", "packed_rows", "register_packed_attention"]
 
 PACKED = "skembed_packed"
 
 _now = threading.local()
-
-
-@dataclass(frozen=True)
-class Rows:
-    """Where the rows of a packed sequence lie.
-
-    Parameters
-    ----------
-    lengths : sequence of int
-        Tokens of each row, in order. Rows of like length should be neighbours: they share attention
-        calls.
-    n_more : int, default=0
-        Tokens after the last row that nobody looks at.
-    is_exact : bool, default=False
-        Whether attention keeps its scores in float32, which is slower in bfloat16 on CPUs.
-    """
-
-    lengths: Sequence[int]
-    n_more: int = 0
-    is_exact: bool = False
-
-    @functools.cached_property
-    def groups(self) -> list[tuple[int, int, int]]:
-        """Runs of equal length as (first token, rows, length)."""
-        groups, start = [], 0
-        for length, run in groupby(self.lengths):
-            n_rows = sum(1 for _ in run)
-            groups.append((start, n_rows, length))
-            start += n_rows * length
-        return groups
-
-    @functools.cached_property
-    def starts(self) -> NDArray[np.int64]:
-        """First token of each row and the end, shape (rows + 1,)."""
-        return np.concatenate([[0], np.cumsum(self.lengths, dtype=np.int64)])
-
-    @property
-    def n_tokens(self) -> int:
-        """Tokens of all rows."""
-        return int(self.starts[-1])
-
-    def positions(self, offset: int = 0) -> NDArray[np.int64]:
-        """Return each token's position in its row, shape (tokens,), counted from `offset`."""
-        own = np.arange(self.n_tokens) - np.repeat(self.starts[:-1], self.lengths)
-        return np.concatenate([own, np.zeros(self.n_more, np.int64)]) + offset
-
-    @functools.cached_property
-    def boundaries(self) -> Tensor:
-        """First token of each row and the end, shape (rows + 1,), int32, on the CPU."""
-        return torch.from_numpy(self.starts).to(torch.int32)
-
-    @functools.cached_property
-    def plans(self) -> dict[Any, ProductPlan | None]:
-        """How products attend the rows, by what that depends on."""
-        return {}
 
 
 @contextmanager

@@ -13,7 +13,6 @@ traced, layers stay as they are. Knows modules and tensors, not what they are fo
 from __future__ import annotations
 
 import copy
-import itertools
 import operator
 from collections.abc import Callable
 from typing import Any, TypeGuard
@@ -24,7 +23,7 @@ from torch import Tensor, fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torch.utils._pytree import tree_leaves
 
-from skembed.engine._passes import find_takers, gelu_kind, has_hooks, replace_modules
+from skembed.acceleration._passes import find_takers, gelu_kind, has_hooks, replace_modules
 
 __all__ = ["fold_batch_norms", "is_traceable", "pack_convolutions"]
 
@@ -159,14 +158,9 @@ class PackedConvolution(nn.Module):
         Shape of what it usually takes, two or more of them, for which the layout is chosen.
     after : tuple
         The activation.
-    is_in_place : bool
-        Whether a sum may be written over what is added. It then stays in the cache: 2% to 5% of a
-        ResNet-50 in bfloat16.
     """
 
-    def __init__(
-        self, layer: nn.Conv2d, size: list[int], after: _After, *, is_in_place: bool = False
-    ) -> None:
+    def __init__(self, layer: nn.Conv2d, size: list[int], after: _After) -> None:
         super().__init__()
         self._how: tuple[Any, ...] = (layer.padding, layer.stride, layer.dilation, layer.groups)
         self._size = tuple(size[1:])
@@ -175,7 +169,6 @@ class PackedConvolution(nn.Module):
         self.packed = torch.ops.mkldnn._reorder_convolution_weight(self.plain, *self._how, size)
         self.bias = None if layer.bias is None else layer.bias.detach()
         self.after = after
-        self.is_in_place = is_in_place
 
     def forward(self, x: Tensor, other: Tensor | None = None) -> Tensor:
         """Map x of shape (n, channels, h, w); `other` is added before the activation."""
@@ -196,14 +189,7 @@ class PackedConvolution(nn.Module):
             other = other.contiguous(memory_format=torch.channels_last)
             kind, numbers, algorithm = self.after
             how = (*self._how, "add", None, None if kind == "none" else kind, numbers, algorithm)
-            if self.is_in_place:
-                out = torch.ops.mkldnn._convolution_pointwise_.binary(
-                    other, x, weight, self.bias, *how
-                )
-            else:
-                out = torch.ops.mkldnn._convolution_pointwise.binary(
-                    x, other, weight, self.bias, *how
-                )
+            out = torch.ops.mkldnn._convolution_pointwise.binary(x, other, weight, self.bias, *how)
         return out
 
     def _gives(self, x: Tensor, shape: torch.Size) -> bool:
@@ -276,13 +262,12 @@ def _pack(graph: fx.GraphModule, node: fx.Node, layer: nn.Conv2d) -> None:
     if _is_passed_by_a_change(graph, node, last, replaced):
         after, last, replaced, other = _NOTHING, node, [node], None
     name = f"packed_{node.name}"
-    is_in_place = other is not None and other is not source and _is_spare(graph, other, replaced)
-    packed = PackedConvolution(layer, _shape(source), after, is_in_place=is_in_place)
+    packed = PackedConvolution(layer, _shape(source), after)
     graph.add_submodule(name, packed)
     with graph.graph.inserting_before(last):
         inputs = (source,) if other is None else (source, other)
         new = graph.graph.call_module(name, inputs)
-    new.meta = {**last.meta, "changes": is_in_place}
+    new.meta = {**last.meta, "changes": False}
     last.replace_all_uses_with(new)
     for each in reversed(replaced):
         graph.graph.erase_node(each)
@@ -317,20 +302,6 @@ def _is_passed_by_a_change(
     nodes = list(graph.graph.nodes)
     between = nodes[nodes.index(first) + 1 : nodes.index(last)]
     return any(each.meta.get("changes", True) for each in between if each not in ours)
-
-
-def _is_spare(graph: fx.GraphModule, node: fx.Node, sum_nodes: list[fx.Node]) -> bool:
-    """Return whether what a node gives is needed no more once it has been added.
-
-    That is so of a convolution's result of which, before, nothing but other convolutions have been
-    made: other operators may have given views of it.
-    """
-    others = [user for user in node.users if user not in sum_nodes]
-    made = [_module_of(graph, each) for each in (node, *others)]
-    if not all(isinstance(m, PackedConvolution) or (m and _is_convolution(m)) for m in made):
-        return False
-    earlier = itertools.takewhile(lambda each: each is not sum_nodes[-1], graph.graph.nodes)
-    return set(others) <= set(earlier)
 
 
 def _activation(graph: fx.GraphModule, node: fx.Node) -> _After | None:

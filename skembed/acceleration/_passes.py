@@ -6,26 +6,23 @@ Knows modules and what goes in and out of them, not what they are for.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, TypeGuard, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from skembed.engine._devices import is_out_of_memory
+from skembed.weights import is_out_of_memory
 
 __all__ = [
     "are_alike",
     "children_of",
     "convert",
-    "find_companions",
     "find_gelus",
     "find_takers",
     "gelu_kind",
     "has_hooks",
     "replace_modules",
 ]
-
-M = TypeVar("M", bound=nn.Module)
 
 _MOST_CHANGE = {torch.float32: 1e-4, torch.bfloat16: 0.06, torch.float16: 0.015}
 """Of a vector, as a share of its length: rounding in as many layers as models have."""
@@ -141,28 +138,6 @@ def find_takers(
         for maker in makers
         if maker is not None
     }
-
-
-def find_companions(
-    module: nn.Module, run: Callable[[], Any], is_taker: Callable[[nn.Module], TypeGuard[M]]
-) -> list[list[M]]:
-    """Return the takers, those together that always take the very same tensor."""
-    taken: dict[M, list[Tensor]] = {}
-
-    def note_input(taker: Any, inputs: tuple[Any, ...]) -> None:
-        if inputs:  # else by keyword, which hooks do not see
-            taken.setdefault(taker, []).append(inputs[0])
-
-    hooks = [m.register_forward_pre_hook(note_input) for m in module.modules() if is_taker(m)]
-    try:
-        run()
-    finally:
-        for hook in hooks:
-            hook.remove()
-    companions: dict[tuple[int, ...], list[M]] = {}
-    for taker, tensors in taken.items():
-        companions.setdefault(tuple(map(id, tensors)), []).append(taker)
-    return list(companions.values())
 
 
 def replace_modules(

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from skembed.audio._convolutions import checked_convolution, is_gelu
+from skembed.acceleration._frames import checked_convolution, is_gelu
 
 __all__ = ["PositionalConvolution"]
 

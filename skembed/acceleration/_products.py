@@ -21,7 +21,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from skembed.engine._devices import is_bfloat16_faster_on_cpu
+from skembed.acceleration._processor import is_bfloat16_faster_on_cpu
 
 __all__ = ["ProductPlan", "most_length"]
 

@@ -21,9 +21,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from skembed.engine._linear import can_join, join_layers, run_steadily
-from skembed.engine._passes import (
-    find_companions,
+from skembed.acceleration._linear import run_steadily
+from skembed.acceleration._passes import (
     find_gelus,
     find_takers,
     gelu_kind,
@@ -208,22 +207,14 @@ def quantize_linear_layers(
         next_to = find_takers(
             module, run, is_maker=lambda m: m in set(gelu_after.values()), is_taker=_is_linear
         )
-        companions = find_companions(module, run, _is_linear)
 
     def make(next_to: Mapping[nn.Module, nn.Module]) -> dict[nn.Module, nn.Module]:
         pairs = _make_pairs(ranges, gelu_after, next_to, dtype)
         new: dict[nn.Module, nn.Module] = {gelu: nn.Identity() for gelu in gelu_after.values()}
-        for layers in companions:
-            if layers[0] not in ranges:
-                continue
-            if can_join(layers, gelu_after):
-                quantize = functools.partial(_make_layer, seen=ranges[layers[0]], dtype=dtype)
-                new.update(zip(layers, join_layers(layers, quantize), strict=True))
-                continue
-            for layer in layers:
-                gelu = gelu_after.get(layer)
-                kind = None if gelu is None else gelu_kind(gelu)
-                new[layer] = _make_layer(layer, ranges[layer], dtype, kind, pairs)
+        for layer, seen in ranges.items():
+            gelu = gelu_after.get(layer)
+            kind = None if gelu is None else gelu_kind(gelu)
+            new[layer] = _make_layer(layer, seen, dtype, kind, pairs)  # type: ignore[arg-type]
         return new
 
     # First with 8-bit numbers handed on, then without: something else may take them as well.

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from skembed.engine import Rows
+from skembed.modules import Rows
 
 __all__ = ["PositionBias", "RelativeAttention"]
 

@@ -3,8 +3,7 @@
 oneDNN runs a product fastest on weights that lie in its own layout, and applies bias and GELU while
 the result is still in the cache. On 2 Zen 5 cores, 4,096 tokens from 384 to 1,536 in bfloat16: 7.4
 ms as torch calls it and 5.7 ms on weights laid out once; with the GELU after it, 17.3 and 6.6 ms.
-In float32 all of MiniLM takes 13% less time on 4,096 tokens and 27% less on one row. Layers of the
-same input (query, key, value) run as one: 5% of the time of one row, nothing on full batches.
+In float32 all of MiniLM takes 13% less time on 4,096 tokens and 27% less on one row.
 
 The operators are private to torch: where they are missing or refuse, layers stay as they are. Knows
 modules and tensors, not what they are for.
@@ -12,22 +11,16 @@ modules and tensors, not what they are for.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable
 from typing import Any, TypeGuard
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from skembed.engine._passes import (
-    find_companions,
-    find_gelus,
-    gelu_kind,
-    has_hooks,
-    replace_modules,
-)
+from skembed.acceleration._passes import find_gelus, gelu_kind, has_hooks, replace_modules
 
-__all__ = ["can_join", "join_layers", "pack_linear_layers", "run_steadily", "steady_size"]
+__all__ = ["pack_linear_layers", "run_steadily", "steady_size"]
 
 _TOKENS = 4096
 """Rows of the products that the layout is chosen for."""
@@ -38,7 +31,7 @@ _DTYPES = (torch.bfloat16, torch.float32)
 
 
 def steady_size(n: int) -> int:
-    """Return the least number of rows, not below n, that products are run with.
+    """Return the least number of rows, not below n, that products are run with: buckets.
 
     oneDNN compiles a product for every number of rows (1 to 7 ms) and keeps memory of the output's
     size for each: 12 MiB at 4,096 tokens from 384 to 1,536, so that batches of 40 different sizes
@@ -94,38 +87,6 @@ class PackedLinear(nn.Module):
         )
 
 
-class JointLinear(nn.Module):
-    """One of several linear layers of the same input (query, key, value), computed together.
-
-    Parameters
-    ----------
-    whole : Module
-        Computes the outputs of all, side by side.
-    sizes : list of int
-        Their output features.
-    place : int
-        Which of them this one is.
-    """
-
-    def __init__(self, whole: nn.Module, sizes: list[int], place: int) -> None:
-        super().__init__()
-        self.out_features = sizes[place]
-        self._whole, self._sizes, self._place = whole, sizes, place
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map x of shape (..., in_features) to (..., out_features)."""
-        # Outputs travel with their input, so that threads and batches cannot mix them up.
-        last, outputs = getattr(x, "joint_outputs", (None, None))
-        if last is not self._whole or outputs is None:
-            outputs = self._whole(x).split(self._sizes, -1)
-            x.joint_outputs = (self._whole, outputs)  # type: ignore[attr-defined]
-        if self._place == len(self._sizes) - 1:
-            # The input may live longer than what waits for them, and other threads take it too.
-            x.__dict__.pop("joint_outputs", None)
-        out: Tensor = outputs[self._place]
-        return out
-
-
 def pack_linear_layers(
     module: nn.Module,
     run: Callable[[], Any],
@@ -146,8 +107,7 @@ def pack_linear_layers(
     agrees : callable
         Returns whether the model still gives what it gave before.
     each_alone : bool
-        Whether no layer is fused with a GELU nor joined with others: for code that may take
-        another way on other rows.
+        Whether no layer is fused with a GELU: for code that may take another way on other rows.
 
     Returns
     -------
@@ -157,46 +117,14 @@ def pack_linear_layers(
     def make() -> dict[nn.Module, nn.Module]:
         if each_alone:
             return {each: PackedLinear(each) for each in module.modules() if _is_packable(each)}
-        companions = find_companions(module, run, _is_packable)
-        seen = {layer for layers in companions for layer in layers}
-        gelu_after = find_gelus(module, run, lambda layer: layer in seen)
+        gelu_after = find_gelus(module, run, _is_packable)
         new: dict[nn.Module, nn.Module] = {gelu: nn.Identity() for gelu in gelu_after.values()}
-        for layers in companions:
-            if can_join(layers, gelu_after):
-                new.update(zip(layers, join_layers(layers, PackedLinear), strict=True))
-                continue
-            for layer in layers:
-                gelu = gelu_after.get(layer)
-                new[layer] = PackedLinear(layer, None if gelu is None else gelu_kind(gelu))
+        for layer in filter(_is_packable, module.modules()):
+            gelu = gelu_after.get(layer)
+            new[layer] = PackedLinear(layer, None if gelu is None else gelu_kind(gelu))
         return new
 
     return replace_modules(module, make, agrees)
-
-
-def can_join(layers: Sequence[nn.Linear], gelu_after: Container[nn.Module]) -> bool:
-    """Return whether layers of the same input can be computed together."""
-    return (
-        len(layers) > 1
-        and len({layer.bias is None for layer in layers}) == 1
-        and not any(layer in gelu_after for layer in layers)
-    )
-
-
-def join_layers(
-    layers: Sequence[nn.Linear], make: Callable[[nn.Linear], nn.Module]
-) -> list[JointLinear]:
-    """Return what takes the places of layers of the same input, all with a bias or none.
-
-    `make` turns the linear layer that computes all of them into the one that runs.
-    """
-    sizes = [layer.out_features for layer in layers]
-    with torch.device("meta"):
-        whole = nn.Linear(layers[0].in_features, sum(sizes), bias=layers[0].bias is not None)
-    whole.weight = nn.Parameter(torch.cat([layer.weight for layer in layers]), requires_grad=False)
-    if whole.bias is not None:
-        whole.bias = nn.Parameter(torch.cat([layer.bias for layer in layers]), requires_grad=False)
-    made = make(whole)
-    return [JointLinear(made, sizes, place) for place in range(len(sizes))]
 
 
 def _is_packable(module: nn.Module) -> TypeGuard[nn.Linear]:

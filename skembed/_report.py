@@ -1,0 +1,61 @@
+"""What a call of `transform` did."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["EmbeddingReport"]
+
+
+@dataclass(frozen=True)
+class EmbeddingReport:
+    """What the last `transform` did; `embedder.report_`.
+
+    Attributes
+    ----------
+    n_rows : int
+        Rows asked for.
+    n_distinct : int
+        Different rows among them, bad ones left out.
+    n_encoded : int
+        Rows the model ran on in this call.
+    n_reused : int
+        Distinct rows that came from the store.
+    faults : dict of int to str
+        Bad rows by position, with what is wrong with each.
+    row_sizes : ndarray of shape (n_rows,), int64
+        Full length of each row in the modality's unit, before anything was cut; 0 for bad rows.
+    seconds, rows_per_second : float
+        Duration of the call, loading and checking included, and rows asked for per second.
+    device, dtype : str
+        Where the model runs, in which format.
+    """
+
+    n_rows: int
+    n_distinct: int
+    n_encoded: int
+    row_sizes: NDArray[np.int64] = field(repr=False)
+    faults: dict[int, str] = field(repr=False)
+    seconds: float
+    device: str
+    dtype: str
+
+    @property
+    def n_reused(self) -> int:
+        """Distinct rows that were found, not encoded."""
+        return self.n_distinct - self.n_encoded
+
+    @property
+    def rows_per_second(self) -> float:
+        """Rows asked for, per second."""
+        return self.n_rows / self.seconds if self.seconds else 0.0
+
+    def __str__(self) -> str:
+        bad = f", {len(self.faults):,} bad" if self.faults else ""
+        return (
+            f"{self.n_rows:,} rows, {self.n_distinct:,} distinct{bad}: {self.n_encoded:,} encoded, "
+            f"{self.n_reused:,} reused; {self.seconds:.2f} s on {self.device} in {self.dtype}"
+        )

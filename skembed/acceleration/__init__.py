@@ -1,0 +1,13 @@
+"""Frozen modules made fast: packed attention, linear layers and convolutions, folding, int8.
+
+`accelerate` takes a plain module and gives one that is proven equal on probes, or the module
+itself. Knows modules and tensors; must not know rows, encoders nor modalities.
+"""
+
+from __future__ import annotations
+
+from skembed.acceleration._accelerate import accelerate
+from skembed.acceleration._heap import keep_freed_memory
+from skembed.acceleration._processor import has_int8, is_bfloat16_faster_on_cpu
+
+__all__ = ["accelerate", "has_int8", "is_bfloat16_faster_on_cpu", "keep_freed_memory"]

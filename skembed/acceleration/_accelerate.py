@@ -1,0 +1,59 @@
+"""A frozen copy of a plain module, as fast as is proven to change nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import nn
+
+from skembed.acceleration._heap import keep_freed_memory
+from skembed.acceleration._speech import accelerate_speech
+from skembed.acceleration._stacks import accelerate_stacks
+from skembed.acceleration._tokens import accelerate_tokens
+from skembed.modules import SpeechModel, TokenTransformer
+
+__all__ = ["accelerate"]
+
+
+@torch.inference_mode()
+def accelerate(
+    core: nn.Module,
+    probes: Iterable[Any] = (),
+    *,
+    device: torch.device,
+    dtype: torch.dtype,
+    is_foreign: bool = False,
+) -> nn.Module:
+    """Freeze a module, bring it to its device and format, and make it fast.
+
+    Parameters
+    ----------
+    core : Module
+        In float32 on the CPU, in evaluation mode; it may be changed and is the result's own. A
+        `TokenTransformer`, a `SpeechModel`, or a module of stacks (n, ...).
+    probes : iterable of Tensor
+        Of a module of stacks, two or more different rows as it may take them, on which every step
+        is proven; of several shapes, the first that it does not fail on. The other kinds are proven
+        on random tokens and noise.
+    device : torch.device
+        Where it will run.
+    dtype : torch.dtype
+        What it computes in; `torch.int8` is for a `TokenTransformer` on a CPU.
+    is_foreign : bool
+        Whether its code is unknown.
+
+    Returns
+    -------
+    fast : Module
+        Takes and gives what `core` does.
+    """
+    if device.type == "cpu":
+        keep_freed_memory()
+    core = core.eval().requires_grad_(False)
+    if isinstance(core, TokenTransformer):
+        return accelerate_tokens(core, device=device, dtype=dtype)
+    if isinstance(core, SpeechModel):
+        return accelerate_speech(core, device=device, dtype=dtype)
+    return accelerate_stacks(core, probes, device=device, dtype=dtype, is_foreign=is_foreign)

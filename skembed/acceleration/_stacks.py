@@ -1,0 +1,96 @@
+"""A model on stacks of equal shape (pictures, spectra, samples), made fast step by step.
+
+Knows modules and tensors, not which model it is nor where rows come from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from skembed.acceleration._convolutions import fold_batch_norms, is_traceable, pack_convolutions
+from skembed.acceleration._linear import pack_linear_layers
+from skembed.acceleration._passes import are_alike, convert
+from skembed.modules import OneAtATime, first_that_runs, run_apart
+
+__all__ = ["accelerate_stacks"]
+
+
+class _InFormat(nn.Module):
+    """Gives a model its input in the format that it computes in, pictures with channels last."""
+
+    def __init__(self, module: nn.Module, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.module, self.dtype = module, dtype
+
+    def forward(self, values: Tensor) -> Any:
+        """Run the model."""
+        return self.module(_in_format(values, self.dtype))
+
+
+def _in_format(values: Tensor, dtype: torch.dtype) -> Tensor:
+    values = values.to(dtype)
+    return values.contiguous(memory_format=torch.channels_last) if values.ndim == 4 else values
+
+
+def accelerate_stacks(
+    core: nn.Module,
+    probes: Iterable[Tensor],
+    *,
+    device: torch.device,
+    dtype: torch.dtype,
+    is_foreign: bool,
+) -> nn.Module:
+    """Return a module on its device that maps stacks (n, ...) as the core does, but faster.
+
+    Batch normalisations are folded, pictures lie with their channels last, and on CPUs convolutions
+    and linear layers run on packed weights. Every step is proven on the probes and left out where
+    the features change by more than rounding. Of foreign code that may take another way on other
+    values than the probes, nothing is fused; and it runs in one thread at a time.
+    """
+
+    def agrees_with(expected: Tensor) -> Callable[[nn.Module], bool]:
+        return lambda module: are_alike(run_apart(module, values), expected)
+
+    values, features = first_that_runs(partial(run_apart, core), probes)
+    exact = agrees_with(features)
+    is_fixed = not is_foreign or is_traceable(core)
+    if is_fixed:
+        fold_batch_norms(core, lambda: run_apart(core, values), lambda: exact(core))
+    if values.ndim == 4:
+        core = core.to(memory_format=torch.channels_last)
+    if dtype is not torch.float32:
+        _convert(core, values, dtype)
+    values = _in_format(values, dtype)
+    if device.type != "cpu":
+        core = core.to(device)
+        run_apart(core, values.to(device))  # what fails there is no fault of rows
+    else:
+        near = agrees_with(run_apart(core, values))
+        if values.ndim == 4:
+            core = pack_convolutions(core, values.clone(), near)
+        pack_linear_layers(
+            core,
+            lambda: run_apart(core, values),
+            lambda: near(core),
+            each_alone=not is_fixed,
+        )
+    return _InFormat(OneAtATime(core) if is_foreign else core, dtype)
+
+
+def _convert(core: nn.Module, values: Tensor, dtype: torch.dtype) -> None:
+    """Convert a model; statistics and tables stay in float32 where the model runs so."""
+    for module in core.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.to(dtype)
+    convert(core, dtype)
+    try:
+        core(values.to(dtype, copy=True))
+    except RuntimeError:  # it adds up numbers of both formats
+        for buffer in core.buffers():
+            if buffer.is_floating_point():
+                buffer.data = buffer.data.to(dtype)

@@ -1,0 +1,242 @@
+"""The fastest way to run a transformer over tokens that is proven to give the same hidden states.
+
+A few rows of random tokens run in every way that is tried, and their states are compared: layouts
+of rows of different length, packed linear layers, linear layers in int8.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from skembed.acceleration._attention import PACKED, packed_rows, register_packed_attention
+from skembed.acceleration._int8 import quantize_linear_layers
+from skembed.acceleration._linear import pack_linear_layers, steady_size
+from skembed.acceleration._passes import are_alike, convert
+from skembed.acceleration._processor import is_bfloat16_faster_on_cpu
+from skembed.exceptions import UnsupportedModelError
+from skembed.modules import TokenBatch, TokenTransformer
+
+__all__ = ["FastTransformer", "accelerate_tokens"]
+
+_LEAST_COSINE_IN_INT8 = 0.95
+_PROBE_LENGTHS = (11, 7, 7, 3)
+
+_ATTENDED_LENGTH = 96
+"""Of the row on which attention with rounded scores is compared with the exact one."""
+
+_CALIBRATION_LENGTHS = tuple(range(64, 2, -3))
+"""Some 700 tokens: on MiniLM the scales found on them lose as little as those of real texts."""
+
+_JUDGED_LENGTHS = (96, 47, 33, 18, 11, 5)
+
+_Ids = NDArray[np.int64]
+
+
+class FastTransformer(TokenTransformer):
+    """A frozen transformer, in the layout that is proven for it.
+
+    Parameters
+    ----------
+    plain : TokenTransformer
+        The model; shared, in evaluation mode.
+    layout : {"packed", "padded", "equal"}
+        How rows of different length share a batch.
+    position_offset : int
+        Number of the first position, for packed rows.
+
+    Attributes
+    ----------
+    is_steady : bool
+        Whether packed batches are padded to a few sizes, for which kernels are compiled.
+    is_exact : bool
+        Whether packed attention keeps its scores in float32.
+    """
+
+    def __init__(
+        self,
+        plain: TokenTransformer,
+        layout: Literal["packed", "padded", "equal"],
+        position_offset: int = 0,
+    ) -> None:
+        super().__init__(plain.model, plain.pad_token_id, plain.special_token_ids)
+        self.layout = layout
+        self.position_offset = position_offset
+        self.is_steady = self.is_exact = False
+
+    def forward(self, batch: TokenBatch) -> Tensor:
+        """Return the states of all rows end to end, shape (tokens, d)."""
+        if self.layout != "packed":
+            return super().forward(batch)
+        n = batch.rows.n_tokens
+        n_more = steady_size(n) - n if self.is_steady else 0
+        ids, positions = batch.ids, batch.positions
+        if n_more:
+            # Not the padding token: some models name one that they do not have.
+            ids = torch.cat([ids, ids[-1:].expand(n_more)])
+            positions = F.pad(positions, (0, n_more))
+        if self.position_offset:
+            positions = positions + self.position_offset
+        with packed_rows(replace(batch.rows, n_more=n_more, is_exact=self.is_exact)):
+            hidden: Tensor = self.model(
+                input_ids=ids[None], position_ids=positions[None]
+            ).last_hidden_state
+        return hidden[0, :n]
+
+
+def accelerate_tokens(
+    core: TokenTransformer, *, device: torch.device, dtype: torch.dtype
+) -> FastTransformer:
+    """Return the transformer on its device, as fast as is proven to change nothing.
+
+    The layout is proven, not assumed: a few rows of different lengths run together and alone, and
+    the fastest layout whose hidden states agree is taken, in the format that the weights came in,
+    before they are converted.
+    """
+    is_int8 = dtype is torch.int8
+    if is_int8:  # of all that is no linear layer
+        dtype = torch.bfloat16 if is_bfloat16_faster_on_cpu() else torch.float32
+    core = core.to(device)
+    loaded_as = next(core.parameters()).dtype
+    implementation: str = core.model.config._attn_implementation
+    fast = _find_layout(core, device, implementation)
+    if is_int8:
+        fast.is_steady = True
+        _quantize_layers(fast, dtype)
+    convert(fast, dtype)
+    if fast.layout == "packed" and device.type == "cuda" and dtype is not loaded_as:
+        # Another kernel than the one just proven.
+        fast = _find_layout(core, device, implementation)
+    if fast.layout == "packed" and device.type == "cpu" and dtype is torch.bfloat16:
+        _choose_attention(fast)
+    if device.type == "cpu" and not is_int8:
+        fast.is_steady = True
+        fast.is_steady = _pack_layers(fast)
+    return fast
+
+
+def _find_layout(
+    core: TokenTransformer, device: torch.device, implementation: str
+) -> FastTransformer:
+    """Return the fastest layout whose hidden states are those of each row alone.
+
+    `implementation` is the attention that transformers chose for the model.
+    """
+    model = core.model
+    model.set_attn_implementation(implementation)
+    sequences = _probe_sequences(core)
+    alone = FastTransformer(core, "equal")
+    batch = TokenBatch.of(sequences).to(device)
+    expected = torch.cat([alone(TokenBatch.of([ids]).to(device)) for ids in sequences])
+    if getattr(model, "_supports_attention_backend", False):
+        register_packed_attention()
+        model.set_attn_implementation(PACKED)
+        # RoBERTa and its kin number positions from the padding token's id + 1.
+        for offset in (0, core.pad_token_id + 1):
+            candidate = FastTransformer(core, "packed", offset)
+            try:
+                if are_alike(candidate(batch), expected):
+                    return candidate
+            except (NotImplementedError, RuntimeError, IndexError, TypeError, ValueError):
+                continue  # this architecture cannot be packed: that is what the probe is for
+        model.set_attn_implementation(implementation)
+    padded = FastTransformer(core, "padded")
+    return padded if are_alike(padded(batch), expected) else alone
+
+
+def _choose_attention(fast: FastTransformer) -> None:
+    """Keep attention's scores in float32 where rounding them loses too much."""
+    lengths = (min(_ATTENDED_LENGTH, _n_positions(fast) - 2),)
+    batch = TokenBatch.of(_random_sequences(fast, lengths))
+    rounded = fast(batch)
+    fast.is_exact = True
+    fast.is_exact = not are_alike(rounded, fast(batch))
+
+
+def _pack_layers(fast: FastTransformer) -> bool:
+    """Speed up the linear layers, if the hidden states stay what they are; return whether so."""
+    sequences = _probe_sequences(fast)
+    batch = TokenBatch.of(sequences if fast.layout != "equal" else sequences[:1])
+    expected = fast(batch)
+    return pack_linear_layers(
+        fast.model, lambda: fast(batch), lambda: are_alike(fast(batch), expected)
+    )
+
+
+def _quantize_layers(fast: FastTransformer, dtype: torch.dtype) -> None:
+    """Put int8 layers in the place of the linear ones.
+
+    Raises
+    ------
+    UnsupportedModelError
+        If the hidden states lose too much, or no layer could be replaced.
+    """
+    cosines: list[float] = []
+    before, after = (np.array(ids, dtype=np.int64) for ids in fast.special_token_ids)
+    # RoBERTa and its kin have two positions that no token takes.
+    room = _n_positions(fast) - len(before) - len(after) - 2
+
+    def rows(lengths: Sequence[int], seed: int) -> list[_Ids]:
+        fitting = sorted({max(1, min(length, room)) for length in lengths}, reverse=True)
+        ids = _random_sequences(fast, fitting, seed)
+        return [np.concatenate([before, row, after]) for row in ids]
+
+    def run(sequences: list[_Ids]) -> list[Tensor]:
+        # The lengths all differ: where rows of one length share a batch, each is alone.
+        groups = [sequences] if fast.layout != "equal" else [[ids] for ids in sequences]
+        states = torch.cat([fast(TokenBatch.of(group)) for group in groups])
+        return list(states.float().split([len(ids) for ids in sequences]))
+
+    def agrees() -> bool:
+        convert(fast, dtype)
+        found = run(judged)
+        cosine = nn.functional.cosine_similarity
+        of_tokens = cosine(torch.cat(found), torch.cat(expected)).mean()
+        of_rows = [
+            cosine(a.mean(0), b.mean(0), dim=0) for a, b in zip(found, expected, strict=True)
+        ]
+        cosines.append(float(torch.stack([of_tokens, *of_rows]).min()))
+        return cosines[-1] >= _LEAST_COSINE_IN_INT8
+
+    # Other rows than those that the scales are found on.
+    calibration, judged = rows(_CALIBRATION_LENGTHS, seed=0), rows(_JUDGED_LENGTHS, seed=1)
+    expected = run(judged)
+    if not quantize_linear_layers(fast.model, lambda: run(calibration), agrees, dtype=dtype):
+        why = "none of its layers can be replaced"
+        if cosines:
+            why = (
+                f"its states have a cosine of {max(cosines):.3f} to exact ones, where "
+                f"{_LEAST_COSINE_IN_INT8} is the least"
+            )
+        raise UnsupportedModelError(f"This model cannot run in int8: {why}. Use dtype='auto'.")
+
+
+def _probe_sequences(core: TokenTransformer) -> list[_Ids]:
+    """Return token ids of a few rows, one longer than the attention's window if it has one."""
+    window = getattr(core.model.config, "sliding_window", None) or 0
+    limit = _n_positions(core)
+    lengths = [min(int(window) + 5, limit)] if 0 < window < limit else []
+    return _random_sequences(core, (*lengths, *_PROBE_LENGTHS))
+
+
+def _n_positions(core: TokenTransformer) -> int:
+    return getattr(core.model.config, "max_position_embeddings", None) or 512
+
+
+def _random_sequences(core: TokenTransformer, lengths: Sequence[int], seed: int = 0) -> list[_Ids]:
+    """Return rows of random token ids, always the same, without the padding token."""
+    generator = torch.Generator().manual_seed(seed)
+    n_tokens = core.model.config.get_text_config().vocab_size
+    sequences = []
+    for length in lengths:
+        ids = torch.randint(0, n_tokens, (length,), generator=generator)
+        ids[ids == core.pad_token_id] = (core.pad_token_id + 1) % n_tokens
+        sequences.append(ids.numpy())
+    return sequences

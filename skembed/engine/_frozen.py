@@ -1,0 +1,173 @@
+"""An encoder that runs a backbone: its plain module frozen, made fast and loaded once per process.
+
+Knows backbones and devices, not modalities: what a part is, the room's subclass says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from skembed._backbone import Backbone
+from skembed._encoder import Encoder
+from skembed.acceleration import accelerate
+from skembed.engine._devices import is_out_of_memory, resolve_dtype
+from skembed.exceptions import InvalidParameterError, SkembedError, UnsupportedModelError
+from skembed.modules import finish
+from skembed.store import digest_of
+from skembed.weights import shared_model
+
+__all__ = ["BackboneEncoder"]
+
+T = TypeVar("T")
+
+
+class BackboneEncoder(Encoder):
+    """What the rooms' encoders have in common.
+
+    Parameters
+    ----------
+    backbone : Backbone
+        The model.
+    device : device
+        Where it runs.
+    dtype : str
+        What the user asked it to compute in; "auto" is the backbone's preference, else the
+        device's.
+    n_components : int or None
+        Leading features that are kept.
+    normalize : bool
+        Whether vectors have unit length.
+    settings : mapping
+        What else decides a vector, as `digest_of` takes it.
+
+    Raises
+    ------
+    InvalidParameterError
+        If the model has fewer features than are to be kept.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        device: torch.device,
+        *,
+        dtype: str,
+        n_components: int | None,
+        normalize: bool,
+        settings: Mapping[str, object],
+    ) -> None:
+        self.backbone = backbone
+        self.torch_device = device
+        is_float32 = device.type in backbone.float32_on or (
+            dtype == "auto" and backbone.prefers_float32
+        )
+        self.torch_dtype = resolve_dtype("float32" if is_float32 else dtype, device)
+        self.device = str(device)
+        self.dtype = str(self.torch_dtype).removeprefix("torch.")
+        if n_components is not None and n_components > backbone.width:
+            raise InvalidParameterError(
+                f"n_components={n_components}, but {backbone.name} gives {backbone.width} features."
+            )
+        self.width = n_components or backbone.width
+        self.n_components = n_components
+        self.normalize = normalize
+        place = {"device": self.device, "dtype": self.dtype}
+        self.model_key = digest_of({"kind": "model", "backbone": backbone.digest, **place})
+        self._core_key = digest_of({"kind": "core", "core": backbone.core_digest, **place})
+        computes_in = self.dtype
+        if computes_in == "int8":  # beside int8 layers, what the machine is fastest in
+            computes_in = f"int8 and {resolve_dtype('auto', device)}"
+        self.digest = digest_of(
+            {
+                "backbone": backbone.digest,
+                "dtype": computes_in,
+                "normalize": normalize,
+                "n_components": n_components,
+                **settings,
+            }
+        )
+
+    def __repr__(self) -> str:
+        return (
+            f"{type(self).__name__}({self.backbone.name!r}, width={self.width}, "
+            f"device={self.device!r}, dtype={self.dtype!r})"
+        )
+
+    def costs(self, parts: Sequence[Any]) -> NDArray[np.int64]:
+        """Return what each part costs to run."""
+        return np.fromiter(map(self.backbone.cost, parts), np.int64, len(parts))
+
+    def collate(self, parts: Sequence[Any]) -> Any:
+        """Assemble parts into a batch on the device."""
+        return _move(self.backbone.collate(parts), self.torch_device)
+
+    def encode(self, batch: Any) -> Tensor:
+        """Return vectors of shape (parts, width), float32."""
+        vectors: Tensor = self._module()(batch)
+        if vectors.ndim != 2 or vectors.shape[1] != self.backbone.width:
+            raise ValueError(
+                f"{self.backbone.name} gives vectors of shape {tuple(vectors.shape)}, expected "
+                f"{self.backbone.width} features."
+            )
+        return finish(vectors.float(), self.n_components, self.normalize)
+
+    def merge(self, vectors: NDArray[np.float32], costs: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Average the parts of a row by their cost; at unit length again if rows are."""
+        mean = super().merge(vectors, costs)
+        if self.normalize:
+            mean /= max(float(np.linalg.norm(mean)), 1e-12)
+        return mean
+
+    def core(self) -> nn.Module:
+        """Return the fast core, loading it once per process for all settings that can share it."""
+        return shared_model(self._core_key, self._load_core, n_bytes=self.backbone.source.n_bytes)
+
+    def _module(self) -> nn.Module:
+        """Return the module around the core."""
+        return shared_model(self.model_key, self._load_module, n_bytes=lambda: 0)
+
+    def _load_core(self) -> nn.Module:
+        def load() -> nn.Module:
+            module: Any = self.backbone.load(dtype=self.torch_dtype)
+            return accelerate(
+                module.core,
+                self.backbone.probes(),
+                device=self.torch_device,
+                dtype=self.torch_dtype,
+                is_foreign=self.backbone.is_foreign,
+            )
+
+        return self._loaded(load)
+
+    def _load_module(self) -> nn.Module:
+        core = self.core()
+        module = self._loaded(lambda: self.backbone.load(core=core))
+        return module.eval().requires_grad_(False).to(self.torch_device)
+
+    def _loaded(self, load: Callable[[], T]) -> T:
+        """Return what is loaded, of the content that the digest is of."""
+        try:
+            loaded = load()
+        except Exception as error:
+            if isinstance(error, SkembedError) or is_out_of_memory(error):
+                raise
+            raise UnsupportedModelError(
+                f"{self.backbone.name} cannot be loaded: {type(error).__name__}: {error}"
+            ) from error
+        self.backbone.source.check_unchanged()
+        return loaded
+
+
+def _move(batch: Any, device: torch.device) -> Any:
+    """Bring a batch to a device: a tensor, a list, or what has a `to` of its own."""
+    if isinstance(batch, (list, tuple)):
+        return type(batch)(_move(each, device) for each in batch)
+    if isinstance(batch, Tensor) and device.type == "cuda":
+        return batch.pin_memory().to(device, non_blocking=True)
+    return batch.to(device)
