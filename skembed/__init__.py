@@ -8,6 +8,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from skembed._models import ModelInfo
+from skembed.exceptions import InvalidParameterError
 from skembed.store import announce_run
 
 if TYPE_CHECKING:
@@ -27,14 +29,17 @@ _HOMES = {
     "unload_models": "skembed.weights",
 }
 _MODULES = ("exceptions", "testing")
+_ROOMS = ("text", "image", "audio")
 
 __all__ = [
     "AudioEmbedder",
     "EmbeddingStore",
     "ImageEmbedder",
+    "ModelInfo",
     "TextEmbedder",
     "__version__",
     "exceptions",
+    "list_models",
     "testing",
     "unload_models",
 ]
@@ -52,6 +57,35 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module 'skembed' has no attribute {name!r}")
     globals()[name] = value
     return value
+
+
+def list_models(kind: str | None = None) -> list[ModelInfo]:
+    """Return the models that skembed knows by name; any other hub id or folder works, too.
+
+    Parameters
+    ----------
+    kind : {"text", "image", "audio"} or None
+        What they embed; None is all kinds.
+
+    Returns
+    -------
+    models : list of ModelInfo
+        With name, width, licence, source and note; `pandas.DataFrame(list_models("image"))` is a
+        table of them.
+
+    Examples
+    --------
+    >>> import skembed
+    >>> skembed.list_models("audio")[0].name
+    'logmel'
+    """
+    if kind is not None and kind not in _ROOMS:
+        raise InvalidParameterError(
+            f"kind={kind!r}: expected one of {', '.join(map(repr, _ROOMS))}, or None."
+        )
+    rooms = _ROOMS if kind is None else (kind,)
+    tables = [import_module(f"skembed.{room}._models").MODELS for room in rooms]
+    return [info for table in tables for info in table.values()]
 
 
 def __dir__() -> list[str]:

@@ -15,6 +15,7 @@ ROOMS = {"text", "image", "audio", "tabular", "events", "graph"}
 ORDER = [
     "exceptions",
     "_optional",
+    "_models",
     "_files",
     "_inputs",
     "_report",

@@ -25,12 +25,15 @@ from skembed.weights._pretrained import (
 from skembed.weights._recent import kept_recent
 from skembed.weights._releases import releases_of
 from skembed.weights._remember import remembered, user_cache_folder
-from skembed.weights._resolve import ModelSource, resolve_model
+from skembed.weights._resolve import resolve_model
+from skembed.weights._sources import FileSource, FolderSource, RandomSource
 
 __all__ = [
     "PACKAGES",
+    "FileSource",
+    "FolderSource",
     "KeyLocks",
-    "ModelSource",
+    "RandomSource",
     "WeightPackage",
     "check_weights",
     "file_sha256",

@@ -17,7 +17,7 @@ __all__ = ["forget_recent", "kept_recent"]
 
 T = TypeVar("T")
 
-_N_KEPT = 16
+_N_KEPT = 64
 
 _making = KeyLocks()
 _recent: OrderedDict[Hashable, Any] = OrderedDict()  # least recently used first
@@ -25,7 +25,7 @@ _guard = threading.Lock()  # held for single operations on the dictionary only
 
 
 def kept_recent(key: Hashable, make: Callable[[], T]) -> T:
-    """Return what `make` returned for `key`, now or lately; the last 16 are kept.
+    """Return what `make` returned for `key`, now or lately; the last 64 are kept.
 
     Two threads that ask for one key at once make it once. An error is passed on, not kept.
     """
