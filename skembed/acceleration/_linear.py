@@ -77,13 +77,13 @@ class PackedLinear(nn.Module):
             ("none", [], "") if gelu is None else ("gelu", [], gelu)
         )
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Map x of shape (..., in_features) to (..., out_features)."""
+    def forward(self, input: Tensor) -> Tensor:
+        """Map an input of shape (..., in_features) to (..., out_features)."""
         return run_steadily(
             lambda rows: torch.ops.mkldnn._linear_pointwise(
                 rows, self.weight, self.bias, *self._after
             ),
-            x,
+            input,
         )
 
 

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from skembed.engine import Rows, _products, packed_rows, pool
-from skembed.engine._packed import _packed_attention
+from skembed.acceleration import _products
+from skembed.acceleration._attention import _packed_attention, packed_rows
+from skembed.modules import Rows, pool_rows
 
 LENGTHS = [19, 11, 9, 5, 5, 5, 2, 1]
 HEADS, WIDTH = 4, 16
@@ -66,26 +67,18 @@ def test_what_packed_attention_does_not_know_it_refuses(name):
 
 
 def test_positions_restart_with_every_row():
-    assert Rows([3, 2, 2]).positions(offset=2).tolist() == [
-        2,
-        3,
-        4,
-        2,
-        3,
-        2,
-        3,
-    ]
+    assert Rows([3, 2, 2]).positions().tolist() == [0, 1, 2, 0, 1, 0, 1]
 
 
 def test_rows_are_pooled_apart():
     hidden = torch.arange(12.0).reshape(6, 2)
-    pooled = pool(hidden, Rows([3, 2, 1]), ["mean", "last_token"])
+    pooled = pool_rows(hidden, Rows([3, 2, 1]), "mean+last_token")
     assert pooled.tolist() == [[2, 3, 4, 5], [7, 8, 8, 9], [10, 11, 10, 11]]
 
 
 def test_skipped_tokens_do_not_take_part():
     hidden = torch.tensor([[1.0], [5.0], [9.0], [2.0]])
-    pooled = pool(hidden, Rows([3, 1]), ["mean", "weighted_mean"], n_skipped=1)
+    pooled = pool_rows(hidden, Rows([3, 1]), "mean+weighted_mean", n_skipped=1)
     assert pooled[0].tolist() == pytest.approx([7.0, (2 * 5 + 3 * 9) / 5])
     assert pooled[1].tolist() == [2.0, 2.0]
 

@@ -9,7 +9,7 @@ import pytest
 SCRIPT = """
 import resource
 import torch
-from skembed.engine import keep_freed_memory
+from skembed.acceleration import keep_freed_memory
 
 torch.set_num_threads(1)
 

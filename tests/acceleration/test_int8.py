@@ -5,8 +5,8 @@ import pytest
 import torch
 from torch import nn
 
-from skembed.engine import _int8, quantize_linear_layers
-from skembed.engine._int8 import Int8Linear, _Rounding
+from skembed.acceleration import _int8
+from skembed.acceleration._int8 import Int8Linear, _Rounding, quantize_linear_layers
 
 pytestmark = pytest.mark.int8
 
@@ -110,24 +110,6 @@ def test_a_layer_computes_the_sum_of_rounded_products(has_bias):
     expected = rounded @ np.round(scaled / scales[:, None]).T * scales + bias
     found = layer(torch.tensor(x)).numpy()
     np.testing.assert_allclose(found, expected, atol=1e-4, rtol=1e-4)
-
-
-def test_layers_that_take_the_same_rows_run_as_one(rows):
-    class Heads(nn.Module):
-        def __init__(self):
-            super().__init__()
-            torch.manual_seed(0)
-            self.query, self.key = nn.Linear(32, 32), nn.Linear(32, 16)
-
-        def forward(self, x):
-            return torch.cat([self.query(x), self.key(x)], -1)
-
-    net = Heads()
-    done, cosine = quantize(net, rows)
-    assert done
-    assert cosine > 0.999
-    assert net.query._whole is net.key._whole
-    assert type(net.key._whole) is Int8Linear
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

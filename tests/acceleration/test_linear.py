@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from skembed.engine import _linear, pack_linear_layers, steady_size
-from skembed.engine._linear import PackedLinear
+from skembed.acceleration import _linear
+from skembed.acceleration._linear import PackedLinear, pack_linear_layers, steady_size
 
 
 class Net(nn.Module):
@@ -59,45 +59,6 @@ def test_layers_and_the_gelu_between_them_become_one_product(rows, approximate):
     assert isinstance(net.first, PackedLinear)
     assert isinstance(net.second, PackedLinear)
     assert isinstance(net.gelu, nn.Identity)
-
-
-class Heads(nn.Module):
-    """Three layers of one input, and one of another."""
-
-    def __init__(self, *, has_bias=(True, True, True)):
-        super().__init__()
-        self.query, self.key, self.value = (
-            nn.Linear(32, n_out, bias=bias)
-            for n_out, bias in zip((16, 8, 8), has_bias, strict=True)
-        )
-        self.last = nn.Linear(32, 4)
-
-    def forward(self, x):
-        return torch.cat([self.query(x), self.key(x), self.value(x), self.last(x + 1)], -1)
-
-
-@needs_operators
-def test_layers_of_the_same_input_run_as_one(rows):
-    net = Heads()
-    is_packed, change = pack(net, rows)
-    assert is_packed
-    assert change < (0.02 if rows.dtype is torch.bfloat16 else 1e-5)
-    assert net.query._whole is net.key._whole is net.value._whole
-    assert isinstance(net.last, PackedLinear)
-    calls = []
-    net.query._whole.register_forward_hook(lambda *_: calls.append(1))
-    two = [net(rows[:, :5].clone()), net(rows[:, 5:].clone())]
-    assert len(calls) == 2
-    torch.testing.assert_close(torch.cat(two, 1), net(rows), atol=0.02, rtol=0)
-
-
-@needs_operators
-def test_layers_with_and_without_a_bias_run_apart(rows):
-    net = Heads(has_bias=(True, False, True))
-    is_packed, change = pack(net, rows)
-    assert is_packed
-    assert change < (0.02 if rows.dtype is torch.bfloat16 else 1e-5)
-    assert isinstance(net.query, PackedLinear)
 
 
 @needs_operators
@@ -185,7 +146,7 @@ def test_steady_sizes_are_few_and_near():
 
 
 @needs_operators
-def test_layers_called_by_keyword_stay_as_they_are(rows):
+def test_layers_called_by_keyword_are_packed_too(rows):
     class Keyword(Net):
         def forward(self, x):
             return self.second(self.gelu(self.first(input=x)))
@@ -194,7 +155,7 @@ def test_layers_called_by_keyword_stay_as_they_are(rows):
     is_packed, change = pack(net, rows)
     assert is_packed
     assert change < (0.02 if rows.dtype is torch.bfloat16 else 1e-5)
-    assert type(net.first) is nn.Linear
+    assert isinstance(net.first, PackedLinear)
     assert isinstance(net.second, PackedLinear)
 
 
@@ -207,14 +168,3 @@ def test_memory_that_runs_out_is_not_taken_for_a_missing_operator(rows, monkeypa
     with pytest.raises(RuntimeError, match="can't allocate memory"):
         pack(net, rows)
     assert type(net.first) is nn.Linear
-
-
-@needs_operators
-def test_outputs_of_joint_layers_do_not_outlive_the_last_of_them(rows):
-    net = Heads()
-    pack(net, rows)
-    x = rows.clone()
-    net.query(x)
-    assert hasattr(x, "joint_outputs")
-    net.value(x)
-    assert not hasattr(x, "joint_outputs")

@@ -1,11 +1,16 @@
 """An encoder whose every step can be watched: counts letters, no model."""
 
+import itertools
 import threading
+from dataclasses import replace
 
 import numpy as np
 import torch
 
 from skembed._encoder import BatchPolicy, Encoder, Fault, Prepared
+
+
+_numbers = itertools.count()
 
 
 def letter_counts(text):
@@ -17,7 +22,7 @@ class LetterEncoder(Encoder):
 
     def __init__(self, *, layout="packed", budget=40, chunk=None, window=2048, fits=None):
         self.digest = b"letters"
-        self.model_key = b"letters"
+        self.model_key = f"letters {next(_numbers)}".encode()
         self.width = 26
         self.device = "cpu"
         self.dtype = "float32"
@@ -28,6 +33,9 @@ class LetterEncoder(Encoder):
         self.batches = []
         self.lock = threading.Lock()
         self.before_batch = lambda: None
+
+    def set_policy(self, **changes):
+        self._policy = replace(self._policy, **changes)
 
     @property
     def policy(self):

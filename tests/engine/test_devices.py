@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from skembed.acceleration import _processor
 from skembed.engine import _devices, resolve_device, resolve_devices, resolve_dtype
 from skembed.engine._devices import is_out_of_memory
 from skembed.exceptions import InvalidParameterError
@@ -63,7 +64,7 @@ def test_a_list_that_cannot_share_the_work_is_refused(two_gpus, device, message)
 def set_clock(monkeypatch, gain):
     """Let a layer take `gain` seconds in float32, and then one second in bfloat16."""
     ticks = [tick for seconds in (gain, 1.0) for _ in range(6) for tick in (0.0, seconds)]
-    monkeypatch.setattr(_devices, "time", SimpleNamespace(perf_counter=iter(ticks).__next__))
+    monkeypatch.setattr(_processor, "time", SimpleNamespace(perf_counter=iter(ticks).__next__))
 
 
 @pytest.mark.parametrize(("gain", "dtype"), [(1.4, torch.bfloat16), (1.2, torch.float32)])
@@ -90,7 +91,7 @@ def test_another_torch_or_machine_is_probed_anew(monkeypatch, tmp_path, place):
 
 def test_the_probe_leaves_the_number_of_threads_as_it_was():
     before = torch.get_num_threads()
-    assert _devices._probe_bfloat16() in ("faster", "slower")
+    assert _processor._probe_bfloat16() in ("faster", "slower")
     assert torch.get_num_threads() == before
 
 

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from skembed.engine import _run, embed, measure_sizes
+from skembed.engine._batch import budget_of
 from skembed.engine._rows import keys_of
 from skembed.engine._run import Job
 from skembed.exceptions import MemoryWarning, StoreWarning
@@ -104,10 +105,33 @@ def test_running_out_of_memory_halves_batches_and_loses_nothing():
         result = embed(encoder, texts)
     np.testing.assert_array_equal(result.vectors, expected(texts))
     assert sorted(encoder.encoded) == sorted(texts)
-    assert 22 <= encoder.budget <= 45
+    assert 22 <= budget_of(encoder) <= 45
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         embed(encoder, ["b" * 10, "c" * 10])
+
+
+def test_what_memory_was_enough_for_is_remembered_for_the_model():
+    texts = [f"{i:010d}" for i in range(64)]
+    first = LetterEncoder(budget=300, fits=205)
+    with pytest.warns(MemoryWarning, match="going on with half"):
+        embed(first, texts)
+    second = LetterEncoder(budget=300, fits=205)
+    second.model_key = first.model_key
+    embed(second, texts)
+    assert max(sum(map(len, batch)) for batch in second.batches) <= 150
+
+
+def test_an_encoder_cheaper_than_a_look_up_leaves_the_store_alone():
+    encoder, store = LetterEncoder(), EmbeddingStore()
+    encoder.uses_store = False
+    for _ in range(2):
+        np.testing.assert_array_equal(
+            embed(encoder, ["ab", "ab", "c"], store=store).vectors, expected(["ab", "ab", "c"])
+        )
+    assert sorted(encoder.encoded) == ["ab", "ab", "c", "c"]
+    assert store.info().n_entries == 0
+    assert measure_sizes(encoder, ["ab"], store).tolist() == [2]
 
 
 @pytest.mark.parametrize("layout", ["packed", "padded", "equal"])
@@ -120,7 +144,7 @@ def test_memory_that_ran_out_once_is_not_tried_again_at_that_size(layout):
         embed(encoder, texts)
     # Of the batches that were planned (300, 300 and 40 characters) only the first is tried whole.
     assert len(caught) == 1
-    assert encoder.budget == 150
+    assert budget_of(encoder) == 150
     assert len(tried) == 1 + 2 + 2 + 1
     assert sorted(encoder.encoded) == sorted(texts)
 
@@ -353,10 +377,10 @@ def test_a_bar_is_shown_only_when_asked_for(capsys, monkeypatch):
     assert made[-1] == "closed"
 
 
-@pytest.mark.parametrize("prepares_ahead", [True, False])
-def test_rows_are_prepared_beside_the_model_only_where_the_encoder_says_so(prepares_ahead):
+@pytest.mark.parametrize("overlaps", [True, False])
+def test_rows_are_prepared_beside_the_model_only_where_the_encoder_says_so(overlaps):
     encoder, threads = LetterEncoder(), set()
-    encoder.prepares_ahead = prepares_ahead
+    encoder.set_policy(overlaps=overlaps)
     prepare = encoder.prepare
 
     def note(items):
@@ -366,4 +390,4 @@ def test_rows_are_prepared_beside_the_model_only_where_the_encoder_says_so(prepa
     encoder.prepare = note
     texts = [f"row {i}" for i in range(300)]
     embed(encoder, texts)
-    assert threads == {not prepares_ahead}
+    assert threads == {not overlaps}

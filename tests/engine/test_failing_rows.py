@@ -24,7 +24,7 @@ class FailsOnX(LetterEncoder):
 @pytest.mark.parametrize("chunk", [None, 2])
 def test_rows_that_the_model_fails_on_are_named_and_the_others_embedded(chunk):
     encoder, store = FailsOnX(chunk=chunk), EmbeddingStore()
-    encoder.may_fail = True
+    encoder.set_policy(may_fail=True)
     texts = ["aab", "axb", "ccc", "x", "bb"]
     found = embed(encoder, texts, store=store)
     reason = "the model failed on it: ValueError: an x"
@@ -35,7 +35,7 @@ def test_rows_that_the_model_fails_on_are_named_and_the_others_embedded(chunk):
     assert np.isnan(found.vectors[[1, 3]]).all()
     assert (found.n_distinct, found.n_encoded) == (3, 3)
     again = FailsOnX(chunk=chunk)
-    again.may_fail = True
+    again.set_policy(may_fail=True)
     assert embed(again, texts, store=store).n_encoded == 0
 
 
@@ -46,7 +46,7 @@ def test_a_model_that_is_not_of_the_user_fails_as_a_whole():
 
 def test_what_the_machine_lacks_is_no_fault_of_a_row():
     encoder = FailsOnX()
-    encoder.may_fail = True
+    encoder.set_policy(may_fail=True)
     encoder.error = RuntimeError("CUDA error: device-side assert triggered")
     with pytest.raises(RuntimeError, match=r"device-side assert"):
         embed(encoder, ["a", "x"])
@@ -58,8 +58,8 @@ def test_what_the_machine_lacks_is_no_fault_of_a_row():
 class Changing(LetterEncoder):
     """Rows are [key, text]; the text is what is there when they are prepared, None is gone."""
 
-    def content(self, item):
-        return item[0].encode()
+    def contents(self, items):
+        return [item[0].encode() for item in items]
 
     def describe(self, item):
         return f"row with {item[0]}"

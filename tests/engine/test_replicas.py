@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from skembed._encoder import join_replicas
 from skembed.engine import _run, embed
+from skembed.engine._batch import budget_of
 from skembed.engine._rows import keys_of
 from skembed.exceptions import InvalidParameterError, MemoryWarning
 from skembed.store import EmbeddingStore
@@ -32,7 +33,6 @@ def make_pair(**options):
     pair = [LetterEncoder(**options) for _ in range(2)]
     for number, encoder in enumerate(pair):
         encoder.device = f"letters:{number}"
-        encoder.model_key = encoder.device.encode()
     return join_replicas(pair), *pair
 
 
@@ -213,14 +213,14 @@ def test_memory_that_runs_out_on_one_halves_its_batches_alone():
     np.testing.assert_array_equal(result.vectors, expected(texts))
     assert sorted(small.encoded + large.encoded) == sorted(texts)
     assert {warning.filename for warning in caught} == {__file__}
-    assert 22 <= small.budget <= 45
-    assert large.budget == 200
+    assert 22 <= budget_of(small) <= 45
+    assert budget_of(large) == 200
     assert models == [shared_model(each.model_key, object, lambda: 0) for each in (small, large)]
 
 
 def test_a_replica_that_has_room_keeps_its_batches_when_another_has_not():
     encoder, small, large = make_pair(budget=200)
-    small.budget = 40
+    small.set_policy(budget=40)
     meet_once(small, large)
     embed(encoder, [f"{i:010d}" for i in range(200)])
     assert max(map(len, large.batches)) == 20
@@ -259,7 +259,7 @@ def test_a_warning_that_is_an_error_is_raised_in_the_callers_thread():
 
 def test_a_replica_that_needs_equal_lengths_gets_them():
     encoder, mixed, equal = make_pair(budget=6)
-    equal.layout = "equal"
+    equal.set_policy(layout="equal")
     meet_once(mixed, equal)
     texts = ["aaa", "bb", "c", "ddd", "ee", "f"]
     result = embed(encoder, texts)
