@@ -86,7 +86,8 @@ def _packed_attention(
         run = _attend_on_cpu
     # (tokens, heads, d): how the projections lie in memory, so that slices of rows are views.
     q, k, v = (t[0].transpose(0, 1) for t in (query, key, value))
-    return run(_now.rows, q, k, v, scaling, is_causal, sliding_window).unsqueeze(0), None
+    out: Tensor = run(_now.rows, q, k, v, scaling, is_causal, sliding_window)
+    return out.unsqueeze(0), None
 
 
 def _attend_on_cpu(

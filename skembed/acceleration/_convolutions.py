@@ -58,19 +58,7 @@ _IDLE_IN_EVALUATION = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d)
 
 def fold_batch_norms(module: nn.Module, run: Callable[[], Any], agrees: Callable[[], bool]) -> bool:
     """Fold batch normalisations into the convolutions before them, if that changes nothing.
-
-    Parameters
-    ----------
-    module : Module
-        In evaluation mode; changed in place, or left as it was.
-    run : callable
-        Runs the model on a few rows, to see which normalisation takes which layer's output.
-    agrees : callable
-        Returns whether the model still gives what it gave before.
-
-    Returns
-    -------
-    is_folded : bool
+    `run` and `agrees` as in `replace_modules`; the model is in evaluation mode.
     """
 
     def make() -> dict[nn.Module, nn.Module]:
@@ -108,19 +96,8 @@ def pack_convolutions(
     module: nn.Module, example: Tensor, agrees: Callable[[nn.Module], bool]
 ) -> nn.Module:
     """Return a model that gives the same with faster convolutions, or the model itself.
-
-    Parameters
-    ----------
-    module : Module
-        In evaluation mode, on the CPU, in bfloat16 or float32; not changed.
-    example : Tensor of shape (n, channels, height, width)
-        What it usually takes.
-    agrees : callable
-        Returns whether a model gives what `module` does.
-
-    Returns
-    -------
-    packed : Module
+    The model, in evaluation mode on the CPU, is not changed. `example` (n, channels, height, width)
+    is what it usually takes; `agrees` returns whether a model gives what it does.
     """
     if example.dtype not in _DTYPES or not any(map(_is_packable, module.modules())):
         return module
@@ -146,18 +123,10 @@ def pack_convolutions(
 class PackedConvolution(nn.Module):
     """A convolution, perhaps a sum, perhaps an activation, on weights in oneDNN's layout.
 
-    The layout suits pictures of one size and more than one of them. Others run on plain weights,
-    which are kept: on a layout that does not suit, oneDNN takes an algorithm that is up to twenty
-    times slower (1 x 1 layers of ResNet-50 on one picture).
-
-    Parameters
-    ----------
-    layer : Conv2d
-        In bfloat16 or float32, on the CPU.
-    size : list of int
-        Shape of what it usually takes, two or more of them, for which the layout is chosen.
-    after : tuple
-        The activation.
+    The layout is chosen for `size`, the shape of what it usually takes, and suits pictures of that
+    size and more than one of them. Others run on plain weights, which are kept: on a layout that
+    does not suit, oneDNN takes an algorithm that is up to twenty times slower (1 x 1 layers of
+    ResNet-50 on one picture). `after` is the activation.
     """
 
     def __init__(self, layer: nn.Conv2d, size: list[int], after: _After) -> None:

@@ -55,13 +55,7 @@ class _Range:
 @dataclass(frozen=True)
 class _Rounding:
     """How 16- or 32-bit numbers become uint8: round(x * rate) + zero, cut to 0 ... 255.
-
-    Parameters
-    ----------
-    rate : Tensor of shape (in_features,) or ()
-        Of each feature, or of all.
-    zero : int
-        What 0 becomes; 128 where `apply` rounds.
+    `rate` is of each feature, or one for all; `zero` is what 0 becomes, 128 where `apply` rounds.
     """
 
     rate: Tensor
@@ -75,17 +69,7 @@ class _Rounding:
 
 
 class _Beside(nn.Module):
-    """The features of a GELU's output that go past the rounding.
-
-    Parameters
-    ----------
-    before, after : Linear
-        The layers before and behind the GELU.
-    features : Tensor of int
-        Which of the features between them.
-    dtype : dtype
-        What is computed in.
-    """
+    """Features of a GELU's output, between two linear layers, that are not rounded."""
 
     def __init__(
         self, before: nn.Linear, after: nn.Linear, features: Tensor, dtype: torch.dtype
@@ -185,21 +169,8 @@ def quantize_linear_layers(
     dtype: torch.dtype,
 ) -> bool:
     """Replace the linear layers of a model on the CPU by int8 ones, if the model stays what it is.
-
-    Parameters
-    ----------
-    module : Module
-        Changed in place, or left as it was.
-    run : callable
-        Runs the model on rows like those to come, from which scales are found.
-    agrees : callable
-        Returns whether the model, with its other parameters in `dtype`, still gives what it gave.
-    dtype : dtype
-        Format between the layers.
-
-    Returns
-    -------
-    is_quantized : bool
+    `run` and `agrees` as in `replace_modules`: scales are found on the rows that `run` runs, and
+    `agrees` judges the model with its other parameters in `dtype`, the format between the layers.
     """
     with torch.inference_mode():
         ranges = _find_ranges(module, run)

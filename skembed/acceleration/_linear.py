@@ -97,21 +97,9 @@ def pack_linear_layers(
     """Replace the linear layers of a model on the CPU, if that proves to change nothing.
 
     Layers in other formats than bfloat16 and float32 stay as they are.
-
-    Parameters
-    ----------
-    module : Module
-        Changed in place, or left as it was.
-    run : callable
-        Runs the model on a few rows, to see which activation takes which layer's output.
-    agrees : callable
-        Returns whether the model still gives what it gave before.
-    each_alone : bool
-        Whether no layer is fused with a GELU: for code that may take another way on other rows.
-
-    Returns
-    -------
-    is_packed : bool
+    `run` and `agrees` as in `replace_modules`; `run` shows which activation takes which layer's
+    output. `each_alone` fuses no layer with a GELU: for code that may take another way on other
+    rows.
     """
 
     def make() -> dict[nn.Module, nn.Module]:

@@ -5,7 +5,7 @@ Knows modules and what goes in and out of them, not what they are for.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -15,7 +15,6 @@ from skembed.weights import is_out_of_memory
 
 __all__ = [
     "are_alike",
-    "children_of",
     "convert",
     "find_gelus",
     "find_takers",
@@ -54,13 +53,6 @@ def convert(module: nn.Module, dtype: torch.dtype) -> None:
             parameter.data = parameter.data.to(dtype)
 
 
-def children_of(module: nn.Module) -> Iterator[tuple[nn.Module, str, nn.Module]]:
-    """Yield every (parent, name, child) of a model, once for each place a child stands in."""
-    for parent in module.modules():
-        for name, child in parent.named_children():
-            yield parent, name, child
-
-
 def has_hooks(module: nn.Module) -> bool:
     """Return whether something runs with a module's calls, and would be lost with the module."""
     return bool(module._forward_hooks or module._forward_pre_hooks)
@@ -95,19 +87,7 @@ def find_takers(
     """Return which taker takes the output of each maker, where all it takes come from makers.
 
     Whether something else takes that output too is not seen here: that is for a proof after it.
-
-    Parameters
-    ----------
-    module : Module
-        The model.
-    run : callable
-        Runs it on a few rows.
-    is_maker, is_taker : callable
-        Which of its modules to look at.
-
-    Returns
-    -------
-    taker_of : dict of Module to Module
+    `run` runs the model on a few rows; `is_maker` and `is_taker` say which modules to look at.
     """
     # The tensors are kept: ids must not be used again.
     made_by: dict[int, tuple[nn.Module, Tensor]] = {}
@@ -146,29 +126,19 @@ def replace_modules(
     agrees: Callable[[], bool],
 ) -> bool:
     """Replace modules of a model, if that proves to change nothing.
-
-    Parameters
-    ----------
-    module : Module
-        Changed in place, or left as it was.
-    make : callable
-        Returns what to put in the place of which module.
-    agrees : callable
-        Returns whether the model still gives what it gave before.
-
-    Returns
-    -------
-    is_replaced : bool
-        False as well if an operator is missing or refuses: then everything is as before.
+    `make` returns what to put in the place of which module, `agrees` whether the model still gives
+    what it gave before. The model is changed in place, or left as it was: then False is returned,
+    as it is where an operator is missing or refuses.
     """
     undo: list[tuple[nn.Module, str, nn.Module]] = []
     try:
         with torch.no_grad():
             new = make()
-            for parent, name, child in list(children_of(module)):
-                if child in new:
-                    undo.append((parent, name, child))
-                    setattr(parent, name, new[child])
+            for parent in list(module.modules()):
+                for name, child in list(parent.named_children()):
+                    if child in new:
+                        undo.append((parent, name, child))
+                        setattr(parent, name, new[child])
         if undo and agrees():
             return True
     except Exception as error:

@@ -1,7 +1,7 @@
 """Attention by batched matrix products: on CPUs, for rows that are not very long.
 
 torch's fused kernel goes head by head; for rows of up to some hundred tokens its calls cost more
-than they compute. Here rows are filled up to a few lengths, what was added is masked, and many rows
+than they compute. Here rows are padded to a few lengths, padding is masked, and many rows
 and all their heads share one product. A row's own length alone decides how it is computed, so that
 its vector does not depend on its neighbours.
 
@@ -26,10 +26,10 @@ from skembed.acceleration._processor import is_bfloat16_faster_on_cpu
 __all__ = ["ProductPlan", "most_length"]
 
 _STEP = 16
-"""Rows are filled up to multiples: softmax meets whole vectors, and products few shapes."""
+"""Rows are padded to multiples: softmax meets whole vectors, and products few shapes."""
 
 _FEW = 8
-"""Up to so many tokens a row is not filled up: copying more takes longer than odd lengths do."""
+"""Up to so many tokens a row is not padded: copying more takes longer than odd lengths do."""
 
 _NUMBERS_AT_ONCE = 1 << 20
 """Scores of all heads, or features of their queries if those are more. They stay in the cache from
@@ -67,7 +67,7 @@ def _has_bfloat16() -> bool:
 
 
 def _format(length: int, dtype: torch.dtype, n_heads: int) -> tuple[int, torch.dtype]:
-    """Return up to how many tokens a row is filled, and what its products run in."""
+    """Return to how many tokens a row is padded, and what its products run in."""
     if _is_fast_bfloat16(dtype) and length > _STEP:
         # The softmax of bfloat16 is three times slower off multiples of 32.
         return -(-length // (2 * _STEP)) * 2 * _STEP, torch.bfloat16
@@ -79,27 +79,13 @@ def _format(length: int, dtype: torch.dtype, n_heads: int) -> tuple[int, torch.d
 
 @dataclass(frozen=True)
 class _Block:
-    """Rows that share their products.
+    """Rows that share their products."""
 
-    Parameters
-    ----------
-    tokens : ndarray of shape (rows, length)
-        Which token stands where; a row's last one again where it is filled up.
-    key_mask : Tensor of shape (rows * heads, 1, length) or None
-        What is added to the scores of each key.
-    pair_mask : Tensor of shape (length, length) or None
-        What is added to the scores of each query and key.
-    dtype : dtype
-        What the products run in.
-    slots : slice
-        Where in the plan's output, as rows of one head of one token.
-    """
-
-    tokens: _Index
-    key_mask: Tensor | None
-    pair_mask: Tensor | None
-    dtype: torch.dtype
-    slots: slice
+    tokens: _Index  # (rows, length): which token stands where; the last one again as padding
+    key_mask: Tensor | None  # (rows * heads, 1, length): added to the scores of each key
+    pair_mask: Tensor | None  # (length, length): added to the scores of each query and key
+    dtype: torch.dtype  # of the products
+    slots: slice  # in the plan's output, as rows of one head of one token
 
 
 class ProductPlan:
