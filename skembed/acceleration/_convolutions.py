@@ -58,6 +58,7 @@ _IDLE_IN_EVALUATION = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d)
 
 def fold_batch_norms(module: nn.Module, run: Callable[[], Any], agrees: Callable[[], bool]) -> bool:
     """Fold batch normalisations into the convolutions before them, if that changes nothing.
+
     `run` and `agrees` as in `replace_modules`; the model is in evaluation mode.
     """
 
@@ -96,6 +97,7 @@ def pack_convolutions(
     module: nn.Module, example: Tensor, agrees: Callable[[nn.Module], bool]
 ) -> nn.Module:
     """Return a model that gives the same with faster convolutions, or the model itself.
+
     The model, in evaluation mode on the CPU, is not changed. `example` (n, channels, height, width)
     is what it usually takes; `agrees` returns whether a model gives what it does.
     """

@@ -55,6 +55,7 @@ class _Range:
 @dataclass(frozen=True)
 class _Rounding:
     """How 16- or 32-bit numbers become uint8: round(x * rate) + zero, cut to 0 ... 255.
+
     `rate` is of each feature, or one for all; `zero` is what 0 becomes, 128 where `apply` rounds.
     """
 
@@ -169,6 +170,7 @@ def quantize_linear_layers(
     dtype: torch.dtype,
 ) -> bool:
     """Replace the linear layers of a model on the CPU by int8 ones, if the model stays what it is.
+
     `run` and `agrees` as in `replace_modules`: scales are found on the rows that `run` runs, and
     `agrees` judges the model with its other parameters in `dtype`, the format between the layers.
     """

@@ -42,7 +42,7 @@ def steady_size(n: int) -> int:
 
 
 def run_steadily(run: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
-    """Run a product on inputs of shape (..., features), filled up to a steady number of rows.
+    """Run a product on inputs of shape (..., features), padded to a steady number of rows.
 
     Returns what came out for the rows that came in, shape (..., features out).
     """

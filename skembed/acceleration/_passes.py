@@ -126,6 +126,7 @@ def replace_modules(
     agrees: Callable[[], bool],
 ) -> bool:
     """Replace modules of a model, if that proves to change nothing.
+
     `make` returns what to put in the place of which module, `agrees` whether the model still gives
     what it gave before. The model is changed in place, or left as it was: then False is returned,
     as it is where an operator is missing or refuses.

@@ -72,7 +72,7 @@ def _format(length: int, dtype: torch.dtype, n_heads: int) -> tuple[int, torch.d
         # The softmax of bfloat16 is three times slower off multiples of 32.
         return -(-length // (2 * _STEP)) * 2 * _STEP, torch.bfloat16
     wide = torch.float64 if dtype is torch.float64 else torch.float32
-    # One product alone is computed otherwise than many, unless it is filled up.
+    # One product alone is computed otherwise than many, unless it is padded.
     is_odd = length <= _FEW and n_heads > 1
     return length if is_odd else -(-length // _STEP) * _STEP, wide
 

@@ -17,7 +17,7 @@ Layout = Literal["packed", "padded", "equal"]
 """How parts of different cost share a batch.
 
 - "packed": end to end, nothing between them; any mix.
-- "padded": filled up to the costliest; only near-equal costs are mixed.
+- "padded": padded to the costliest; only near-equal costs are mixed.
 - "equal": only parts of exactly the same cost.
 """
 
