@@ -10,17 +10,22 @@ taken within a round (A B A B ...).
 from __future__ import annotations
 
 import os
+import pickle
 import statistics
 import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 from _common import least_cosine, make_parser, minilm_folder, write_results
 
 LEAST_COSINE = 0.9998
+WORDS = (
+    "market river green seven quickly paper under stone music again often little window harbour "
+    "yellow simple carry bright morning forest"
+)
 PLACE = Path(__file__).resolve().parent
 
 
@@ -32,7 +37,7 @@ def texts(n_rows: int, n_words: int) -> list[str]:
     from sklearn.utils import check_random_state
 
     random = check_random_state(0)
-    words = ["market", "river", "green", "seven", "quickly", "paper", "under", "stone", "music", "again", "often", "little", "window", "harbour", "yellow", "simple", "carry", "bright", "morning", "forest"]  # fmt: skip
+    words = WORDS.split()
     return [f"{i} {' '.join(random.choice(words, n_words))}" for i in range(n_rows)]
 
 
@@ -80,7 +85,7 @@ def serve(name: str) -> None:
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # whatever prints meanwhile
     embedder, rows = make_task(name)
-    np.save(answers, embedder.fit_transform(rows))
+    pickle.dump(embedder.fit_transform(rows), answers)
     answers.flush()
     repeats = 20 if len(rows) == 1 else 1
     for _ in sys.stdin:
@@ -105,9 +110,9 @@ class Side:
             stdout=subprocess.PIPE,
         )
         assert self.process.stdin is not None and self.process.stdout is not None
-        self.orders: Any = self.process.stdin
-        self.answers: BinaryIO | Any = self.process.stdout
-        self.vectors = np.lib.format.read_array(self.answers)
+        self.orders = self.process.stdin
+        self.answers: Any = self.process.stdout
+        self.vectors = pickle.load(self.answers)
 
     def seconds(self) -> float:
         """Return how long the task takes."""
