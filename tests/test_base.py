@@ -1,0 +1,109 @@
+"""What every embedder that runs a model has from its base class."""
+
+import pickle
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+from sklearn.base import BaseEstimator, clone
+
+import skembed
+from skembed._base import PretrainedEmbedder
+from skembed._inputs import CheckedRows
+from skembed.exceptions import InvalidParameterError
+from tests.engine.letters import LetterEncoder, letter_counts
+
+
+class Part(BaseEstimator):
+    """Something with parameters of its own, as a strategy of training is."""
+
+    def __init__(self, rate=1):
+        self.rate = rate
+
+
+@dataclass(frozen=True)
+class Settings:
+    rate: int | None
+
+
+class LetterEmbedder(PretrainedEmbedder):
+    """Counts letters; its model is no model."""
+
+    backbone = object()
+
+    def __init__(
+        self,
+        part=None,
+        device="cpu",
+        batch_size="auto",
+        cache=None,
+        on_error="raise",
+        verbose=False,
+    ):
+        self.part = part
+        self.device = device
+        self.batch_size = batch_size
+        self.cache = cache
+        self.on_error = on_error
+        self.verbose = verbose
+
+    def _check_rows(self, X):
+        self.n_checks = self.__dict__.get("n_checks", 0) + 1
+        return CheckedRows(list(X), np.arange(len(X)), len(X))
+
+    def _settings(self):
+        return Settings(self.part and self.part.rate)
+
+    def _find_backbone(self, settings):
+        return self.backbone
+
+    def _make_encoder(self, backbone, settings, device):
+        return LetterEncoder()
+
+
+def test_fit_transform_checks_rows_once_and_gives_what_transform_gives():
+    embedder = LetterEmbedder()
+    found = embedder.fit_transform(["abc", "b"])
+    assert embedder.n_checks == 1
+    np.testing.assert_array_equal(found, [letter_counts("abc"), letter_counts("b")])
+    np.testing.assert_array_equal(embedder.transform(["abc", "b"]), found)
+    assert embedder.report_.n_rows == 2
+
+
+def test_an_encoder_is_of_the_parameters_of_nested_objects_too():
+    embedder = LetterEmbedder(Part(rate=1)).fit(["a"])
+    first = embedder.encoder_
+    embedder.part.rate = 2
+    with pytest.raises(AttributeError, match="has not made its encoder"):
+        embedder.encoder_  # noqa: B018
+    embedder.set_params(part__rate=1)
+    assert embedder.encoder_ is first
+
+
+def test_clones_and_calls_share_one_encoder_while_settings_are_the_same():
+    embedder = LetterEmbedder(Part(rate=3)).fit(["a"])
+    assert clone(embedder).fit(["b"]).encoder_ is embedder.encoder_
+    assert LetterEmbedder(Part(rate=4)).fit(["a"]).encoder_ is not embedder.encoder_
+
+
+def test_pickles_hold_neither_encoder_nor_report():
+    embedder = LetterEmbedder()
+    embedder.fit_transform(["a"] * 1000)
+    assert len(pickle.dumps(embedder)) < 1000
+    assert not hasattr(pickle.loads(pickle.dumps(embedder)), "report_")
+
+
+@pytest.mark.parametrize("kind", ["text", "image", "audio", None])
+def test_models_are_listed_with_what_a_user_wants_to_know(kind):
+    models = skembed.list_models(kind)
+    assert models
+    assert len({info.name for info in models}) == len(models)
+    for info in models:
+        assert info.width > 0
+        assert info.source
+        assert info.note
+
+
+def test_unknown_kinds_of_models_are_refused_with_those_that_there_are():
+    with pytest.raises(InvalidParameterError, match="'text', 'image', 'audio'"):
+        skembed.list_models("video")
