@@ -29,6 +29,7 @@ ORDER = [
     "engine",
     "columns",
     "training",
+    "_parameters",
     "_base",
     "room",
     "inspection",
