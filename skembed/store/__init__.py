@@ -9,7 +9,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from skembed.store._keys import content_key, digest_of
+from skembed.store._keys import VECTOR_FORMAT, content_key, digest_of
 from skembed.store._run import announce_run
 
 if TYPE_CHECKING:
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from skembed.store._store import EmbeddingStore
 
 __all__ = [
+    "VECTOR_FORMAT",
     "EmbeddingStore",
     "StoreInfo",
     "announce_run",

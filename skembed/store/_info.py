@@ -1,17 +1,11 @@
-"""What a store tells of itself: the counters behind `EmbeddingStore.info`.
-
-Owns counting and its wording. Must not know where anything is kept.
-"""
+"""What a store tells of itself."""
 
 from __future__ import annotations
 
-import threading
 from dataclasses import dataclass
 from pathlib import Path
 
-from skembed.store._fork import watch_forks
-
-__all__ = ["StoreInfo", "Tally"]
+__all__ = ["StoreInfo"]
 
 
 @dataclass(frozen=True, repr=False)
@@ -48,31 +42,6 @@ class StoreInfo:
             f" {_human(self.n_bytes)}{bound}; {self.n_hits:,} hits, {self.n_misses:,} misses,"
             f" {self.n_evicted:,} evicted, {self.n_damaged:,} damaged)"
         )
-
-
-class Tally:
-    """Counts of one store object, exact among threads."""
-
-    def __init__(self) -> None:
-        self.n_hits = self.n_misses = self.n_evicted = self.n_damaged = 0
-        self._lock = threading.Lock()
-        watch_forks(self)
-
-    def add(self, *, hits: int = 0, misses: int = 0, evicted: int = 0, damaged: int = 0) -> None:
-        """Add to the counts."""
-        with self._lock:
-            self.n_hits += hits
-            self.n_misses += misses
-            self.n_evicted += evicted
-            self.n_damaged += damaged
-
-    def before_fork(self) -> None:
-        """Come to rest. The lock is held for microseconds only and nothing is taken inside it."""
-        self._lock.acquire()
-
-    def after_fork(self, *, in_child: bool) -> None:
-        """Go on; a child counts on from its parent's counts."""
-        self._lock.release()
 
 
 def _human(n_bytes: int) -> str:

@@ -1,24 +1,24 @@
 """The embedding store: what the engine asks, in memory first and then in a folder.
 
-Owns the order of the tiers, the counters, and what happens when the folder fails: one warning, and
-work goes on without it. Must not know what the bytes mean, models, or arrays.
+If the folder fails, the store warns once and goes on without it.
 """
 
 from __future__ import annotations
 
 import atexit
 import os
+from collections import Counter
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TypeVar
 
-from skembed.exceptions import StoreWarning, warn_user
-from skembed.store._check import check_bound, check_path
+from skembed._forks import ForkSafeLock
+from skembed.exceptions import InvalidParameterError, StoreWarning, warn_user
 from skembed.store._claims import claims_of
-from skembed.store._environment import StaleError
-from skembed.store._folder import Folder, Seat, close_folders, leave_folder, open_folder
-from skembed.store._info import StoreInfo, Tally
+from skembed.store._errors import STORE_ERRORS, StaleError, describe_failure, is_full
+from skembed.store._folder import Folder, User, close_folders, leave_folder, open_folder
+from skembed.store._info import StoreInfo
 from skembed.store._memory import MemoryTier
-from skembed.store._trouble import TROUBLE, describe_readonly, describe_trouble, is_full
 
 __all__ = ["EmbeddingStore"]
 
@@ -76,8 +76,8 @@ class EmbeddingStore:
     def __init__(
         self, path: str | os.PathLike[str] | None = None, *, max_bytes: int | None = None
     ) -> None:
-        self.path = check_path(path)
-        self.max_bytes = check_bound(max_bytes)
+        self.path = _check_path(path)
+        self.max_bytes = _check_bound(max_bytes)
         if self.path is None:
             self.max_bytes = self.max_bytes or _MEMORY_ONLY_BYTES
             in_memory = self.max_bytes
@@ -85,11 +85,12 @@ class EmbeddingStore:
             in_memory = min(_MEMORY_TIER_BYTES, self.max_bytes or _MEMORY_TIER_BYTES)
         self._memory = MemoryTier(in_memory)
         self._claims = claims_of(self.path)
-        self._seat = Seat()
+        self._user = User()
         self._folder: Folder | None = None
         self._is_off = self.path is None
         self._is_full = False
-        self._tally = Tally()
+        self._counts: Counter[str] = Counter()
+        self._counts_lock = ForkSafeLock()
         self._warned: set[str] = set()
         self._untold: list[str] = []
 
@@ -105,24 +106,20 @@ class EmbeddingStore:
         values : list of bytes or None
         """
         found = self._memory.get_many(keys)
-        if (folder := self._folder) is not None:
-            folder.vectors.note_hits(keys, found, self.max_bytes)
         missing = [row for row, value in enumerate(found) if value is None]
-        if missing:
-            asked = [keys[row] for row in missing]
-            read = self._on_disk(lambda folder: folder.vectors.get_many(asked, self.max_bytes))
-            if read is not None:
-                values, n_damaged = read
-                for row, value in zip(missing, values, strict=True):
-                    found[row] = value
-                self._memory.put_many(
-                    (key, value)
-                    for key, value in zip(asked, values, strict=True)
-                    if value is not None
-                )
-                self._note_damage(n_damaged)
+        asked = [keys[row] for row in missing]
+        if asked and (read := self._on_disk(lambda folder: folder.vectors.get_many(asked))):
+            values, n_damaged = read
+            for row, value in zip(missing, values, strict=True):
+                found[row] = value
+            pairs = zip(asked, values, strict=True)
+            self._memory.put_many((key, value) for key, value in pairs if value is not None)
+            self._note_damage(n_damaged)
+        if (folder := self._folder) is not None:
+            hits = [key for key, value in zip(keys, found, strict=True) if value is not None]
+            folder.vectors.note_uses(hits, self.max_bytes)
         n_misses = found.count(None)
-        self._tally.add(hits=len(found) - n_misses, misses=n_misses)
+        self._count(hits=len(found) - n_misses, misses=n_misses)
         self._tell()
         return found
 
@@ -147,7 +144,7 @@ class EmbeddingStore:
             n_evicted = self._on_disk(
                 lambda folder: folder.vectors.put_many(items, self.max_bytes), is_write=True
             )
-            self._tally.add(evicted=n_evicted or 0)
+            self._count(evicted=n_evicted or 0)
         finally:
             self._give_back(keys, holder)
         self._tell()
@@ -218,21 +215,21 @@ class EmbeddingStore:
         """
         count = self._on_disk(lambda folder: folder.vectors.count())
         n_entries, n_bytes = count or (len(self._memory), self._memory.n_bytes)
-        tally = self._tally
         self._tell()
+        counts = self._counts
         return StoreInfo(
             path=self.path,
             n_entries=n_entries,
             n_bytes=n_bytes,
             max_bytes=self.max_bytes,
-            n_hits=tally.n_hits,
-            n_misses=tally.n_misses,
-            n_evicted=self._memory.n_evicted if self.path is None else tally.n_evicted,
-            n_damaged=tally.n_damaged,
+            n_hits=counts["hits"],
+            n_misses=counts["misses"],
+            n_evicted=self._memory.n_evicted if self.path is None else counts["evicted"],
+            n_damaged=counts["damaged"],
         )
 
     def clear(self) -> None:
-        """Drop every vector, for every process that uses the folder; a damaged folder is mended."""
+        """Drop every vector, for every process that uses the folder; this repairs a damaged folder."""
         self._memory.clear()
         if self.path is not None:
             self._is_off = self._is_full = False
@@ -245,21 +242,21 @@ class EmbeddingStore:
         self._memory.clear()
         folder, self._folder = self._folder, None
         if folder is not None:
-            leave_folder(folder, self._seat)
+            leave_folder(folder, self._user)
         self._tell()
 
     def _find_folder(self) -> Folder:
-        """Open the folder; raise one of `TROUBLE` or `StaleError` if that cannot be done."""
+        """Open the folder; raise one of `STORE_ERRORS` if that cannot be done."""
         assert self.path is not None
         self.path.mkdir(parents=True, exist_ok=True)
-        return open_folder(self.path, self._seat, is_durable=True)
+        return open_folder(self.path, self._user, is_durable=True)
 
     def _lose_folder(self, folder: Folder) -> None:
         """Leave a folder that is gone or closed; the next use makes or opens it again."""
         # Another thread may have done so already, and opened the next one.
         if self._folder is folder:
             self._folder = None
-        leave_folder(folder, self._seat)
+        leave_folder(folder, self._user)
 
     def _on_disk(self, work: Callable[[Folder], T], *, is_write: bool = False) -> T | None:
         """Return ``work(folder)``; None if there is no folder that can do it."""
@@ -271,14 +268,11 @@ class EmbeddingStore:
                 if folder is None:
                     folder = self._folder = self._find_folder()
                 folder.check(is_write=is_write)
-                if is_write and folder.is_readonly:
-                    self._warn("trouble", describe_readonly(self.path))
-                    return None
                 return work(folder)
             except StaleError:
                 if folder is not None:
                     self._lose_folder(folder)
-            except TROUBLE as error:
+            except STORE_ERRORS as error:
                 self._give_up(folder, error)
                 return None
         return None
@@ -288,11 +282,11 @@ class EmbeddingStore:
         if folder is not None:
             # Claims that can no longer be given back must not be waited for.
             folder.resign()
-        if is_full(self.path, error):
+        if folder is not None and is_full(self.path, error):
             self._is_full = True
         else:
             self._is_off = True
-        self._warn("trouble", describe_trouble(self.path, error))
+        self._warn("failure", describe_failure(self.path, error))
 
     def _confirm(self, keys: Sequence[bytes]) -> list[bool]:
         """Claim keys among processes too; keep only those that nobody has stored."""
@@ -332,9 +326,13 @@ class EmbeddingStore:
             return True
         return any(self._on_disk(lambda folder: folder.vectors.has_many(others)) or ())
 
+    def _count(self, **more: int) -> None:
+        with self._counts_lock:
+            self._counts.update(more)
+
     def _note_damage(self, n_damaged: int) -> None:
-        self._tally.add(damaged=n_damaged)
         if n_damaged:
+            self._count(damaged=n_damaged)
             self._warn(
                 "damage",
                 f"{n_damaged} stored vectors in {self.path} were damaged; they are computed and "
@@ -384,6 +382,29 @@ def _restore(path: str | None, max_bytes: int | None) -> EmbeddingStore:
 
 def _drop_shared(folder: Folder, keys: Sequence[bytes]) -> None:
     folder.claims.drop(keys, folder.token)
+
+
+def _check_path(path: object) -> Path | None:
+    """Return the folder that `path` names, absolute; None for None."""
+    if path is None:
+        return None
+    if not isinstance(path, (str, os.PathLike)) or not os.fspath(path):
+        raise InvalidParameterError(
+            f"path must be None or the name of a folder; got {path!r} of type "
+            f"{type(path).__name__}."
+        )
+    # Absolute, so that a worker that starts elsewhere finds the same folder.
+    return Path(os.fsdecode(path)).expanduser().absolute()
+
+
+def _check_bound(max_bytes: object) -> int | None:
+    if max_bytes is None:
+        return None
+    if isinstance(max_bytes, bool) or not isinstance(max_bytes, int) or max_bytes <= 0:
+        raise InvalidParameterError(
+            f"max_bytes must be None or a positive number of bytes; got {max_bytes!r}."
+        )
+    return max_bytes
 
 
 atexit.register(close_folders)
