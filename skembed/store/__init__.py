@@ -13,9 +13,8 @@ from skembed.store._keys import VECTOR_FORMAT, content_key, digest_of
 from skembed.store._run import announce_run
 
 if TYPE_CHECKING:
-    from skembed.store._info import StoreInfo
     from skembed.store._resolve import resolve_store
-    from skembed.store._store import EmbeddingStore
+    from skembed.store._store import EmbeddingStore, StoreInfo
 
 __all__ = [
     "VECTOR_FORMAT",
@@ -29,7 +28,7 @@ __all__ = [
 
 _HOMES = {
     "EmbeddingStore": "skembed.store._store",
-    "StoreInfo": "skembed.store._info",
+    "StoreInfo": "skembed.store._store",
     "resolve_store": "skembed.store._resolve",
 }
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from skembed._forks import after_fork_in_child
-from skembed.store._environment import Environment
+from skembed.store._environment import Environment, Tables
 
 __all__ = ["TABLE", "LocalClaims", "SharedClaims", "claims_of"]
 
@@ -53,28 +53,23 @@ class LocalClaims:
             self._n_changes += 1
             self._changed.notify_all()
 
-    def held(self, keys: Iterable[bytes]) -> list[bytes]:
-        """Return those keys that are claimed."""
+    def free(self, keys: Iterable[bytes]) -> list[bytes]:
+        """Return those keys that nobody in this process claims."""
         with self._changed:
-            return [key for key in keys if key in self._holders]
+            return [key for key in keys if key not in self._holders]
 
     def held_by(self, holder: object, keys: Iterable[bytes]) -> list[bytes]:
         """Return those keys that this holder claims."""
-        nobody = object()
         with self._changed:
-            return [key for key in keys if self._holders.get(key, nobody) is holder]
+            return [key for key in keys if self._holders.get(key, self) is holder]
 
     def wait(self, is_over: Callable[[], bool], timeout: float) -> None:
         """Sleep until `is_over`, asked after each change here and every few milliseconds."""
         deadline = time.monotonic() + timeout
         pause = _FIRST_PAUSE
         while True:
-            with self._changed:
-                n_changes = self._n_changes
-            if is_over():
-                return
-            remaining = deadline - time.monotonic()
-            if remaining <= 0:
+            n_changes = self._n_changes
+            if is_over() or (remaining := deadline - time.monotonic()) <= 0:
                 return
             with self._changed:
                 if self._n_changes == n_changes:
@@ -108,7 +103,7 @@ class SharedClaims:
     def take(self, keys: Sequence[bytes], token: bytes) -> list[bool]:
         """Claim keys for the process with `token`; say for each whether it is now its own."""
 
-        def work(transaction: Any, tables: dict[bytes, Any]) -> list[bool]:
+        def work(transaction: Any, tables: Tables) -> list[bool]:
             is_anothers = self._ask_once(token)
             taken = []
             for key in keys:
@@ -123,7 +118,7 @@ class SharedClaims:
     def drop(self, keys: Sequence[bytes], token: bytes) -> None:
         """Give back those of `keys` that the process with `token` holds."""
 
-        def work(transaction: Any, tables: dict[bytes, Any]) -> None:
+        def work(transaction: Any, tables: Tables) -> None:
             for key in keys:
                 if transaction.get(key, db=tables[TABLE]) == token:
                     transaction.delete(key, db=tables[TABLE])
@@ -133,7 +128,7 @@ class SharedClaims:
     def held(self, keys: Sequence[bytes], token: bytes) -> list[bytes]:
         """Return those keys that another live process claims."""
 
-        def work(transaction: Any, tables: dict[bytes, Any]) -> list[bytes]:
+        def work(transaction: Any, tables: Tables) -> list[bytes]:
             is_anothers = self._ask_once(token)
             return [key for key in keys if is_anothers(transaction.get(key, db=tables[TABLE]))]
 

@@ -29,10 +29,11 @@ from skembed._forks import ForkSafeLock, after_fork_in_child
 from skembed.store._errors import DamagedError, StaleError
 from skembed.store._locks import hold_lock
 
-__all__ = ["Environment", "Work"]
+__all__ = ["Environment", "Tables"]
 
 T = TypeVar("T")
-Work = Callable[[Any, dict[bytes, Any]], T]
+Tables = dict[bytes, Any]
+Work = Callable[[Any, Tables], T]
 
 # Address space, not disk: files are sparse and grow with their content (except on Windows).
 _MAP_BYTES = 1 << 24 if sys.platform == "win32" else 1 << 28
@@ -68,7 +69,7 @@ class Environment:
         self._is_closed = False
         self._is_inherited = False
         self._env: Any = None
-        self._tables: dict[bytes, Any] = {}
+        self._tables: Tables = {}
         self._identity: tuple[int, int] | None = None
         self._lock = ForkSafeLock()
         after_fork_in_child(self._leave_to_parent)
@@ -254,9 +255,7 @@ def _check_file(path: Path) -> None:
 
 
 def _read_meta(raw: bytes, path: Path) -> tuple[int, ...]:
-    if len(raw) < _META.size:
-        raise DamagedError(f"{path} is cut short: no room for its header")
-    meta: tuple[int, ...] = _META.unpack(raw)
+    meta: tuple[int, ...] = _META.unpack(raw) if len(raw) == _META.size else (0,)
     if meta[0] != _MAGIC:
         raise DamagedError(f"{path} is not an LMDB data file")
     return meta

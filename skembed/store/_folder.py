@@ -25,15 +25,7 @@ from skembed.store._errors import STORE_ERRORS, StaleError
 from skembed.store._locks import hold_lock, is_locked, lock_new_file
 from skembed.store._vectors import TABLES, Vectors
 
-__all__ = [
-    "Folder",
-    "User",
-    "close_folders",
-    "close_unused_folders",
-    "is_in_use",
-    "leave_folder",
-    "open_folder",
-]
+__all__ = ["Folder", "User", "close_folders", "is_in_use", "leave_folder", "open_folder"]
 
 _LOCK = "lock"
 _ALIVE = "alive"
@@ -46,12 +38,7 @@ class User:
 class Folder:
     """An open folder; one for each place on disk and process, shared by its users.
 
-    Attributes
-    ----------
-    vectors : Vectors
-    claims : SharedClaims
-    token : bytes
-        Names this process among the holders of claims.
+    Its `token` names this process among the holders of claims.
     """
 
     def __init__(self, path: Path, *, is_durable: bool) -> None:
@@ -112,12 +99,12 @@ class Folder:
 
         A thread that is at work in the folder finishes its transaction, then meets `StaleError`.
         """
-        if self.vectors.has_notes:
+        if self.vectors.used:
             # A lost note of use costs little and is not worth a warning. A folder that was taken
             # away is not written to: what stands in its place may be open in this process already.
             with suppress(*STORE_ERRORS):
                 self.check(is_write=True)
-                self.vectors.flush()
+                self.vectors.put_many((), None)
         self._is_closed = True
         self.vectors.environment.close()
         self.claims.environment.close()
@@ -125,14 +112,14 @@ class Folder:
         self.resign()
 
     def _become_another(self) -> None:
-        """Give up the token in a forked child; the first write makes one of its own."""
+        """Leave the token and the notes to the parent; a child's first write makes a new token."""
         self._token_lock = threading.Lock()
-        self.vectors.forget_uses()
+        self.vectors.used = {}
+        self.token = b""
         if self._descriptor is not None:
             # Locks are not inherited, so this closes a descriptor and no more.
             os.close(self._descriptor)
             self._descriptor = None
-        self.token = b""
 
     def _own_file(self) -> Path:
         return self.path / _ALIVE / self.token.hex()
@@ -178,7 +165,7 @@ def open_folder(path: Path, user: User, *, is_durable: bool) -> Folder:
                 folder.close()
                 folder = None
         if folder is None:
-            close_unused_folders()
+            _close_unused()
             folder = _open[place] = Folder(path, is_durable=is_durable)
         folder.users.add(user)
         return folder
@@ -188,16 +175,14 @@ def leave_folder(folder: Folder, user: User) -> None:
     """End the use of a folder; the last to leave closes it."""
     with _open_lock:
         folder.users.discard(user)
-        close_unused_folders()
+        _close_unused()
 
 
-def close_unused_folders() -> None:
-    """Close the folders whose users have left or are gone."""
-    with _open_lock:
-        for place, folder in list(_open.items()):
-            if not folder.users:
-                folder.close()
-                del _open[place]
+def _close_unused() -> None:
+    for place, folder in list(_open.items()):
+        if not folder.users:
+            folder.close()
+            del _open[place]
 
 
 def close_folders() -> None:
@@ -215,12 +200,8 @@ def is_in_use(path: Path) -> bool:
 
 
 def _sweep(alive: Path) -> bool:
-    if not alive.is_dir():
-        return False
-    n_alive = 0
-    for sign in alive.iterdir():
-        if is_locked(sign):
-            n_alive += 1
-        else:
-            sign.unlink(missing_ok=True)
-    return n_alive > 0
+    signs = list(alive.iterdir()) if alive.is_dir() else []
+    dead = [sign for sign in signs if not is_locked(sign)]
+    for sign in dead:
+        sign.unlink(missing_ok=True)
+    return len(dead) < len(signs)

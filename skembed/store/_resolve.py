@@ -3,28 +3,21 @@
 from __future__ import annotations
 
 import os
-import weakref
-from collections import OrderedDict
 from collections.abc import Callable
+from functools import lru_cache
+from pathlib import Path
 
-from skembed._forks import ForkSafeLock
 from skembed.exceptions import InvalidParameterError
 from skembed.store._errors import StaleError
-from skembed.store._folder import Folder, close_unused_folders, is_in_use, open_folder
+from skembed.store._folder import Folder, is_in_use, open_folder
 from skembed.store._run import create_run_folder, run_folder, run_limit, sweep_runs
-from skembed.store._store import EmbeddingStore
+from skembed.store._store import EmbeddingStore, absolute_path
 
 __all__ = ["resolve_store"]
 
 # Each keeps seven files open, and up to 128 MiB in memory.
 _N_RECENT = 8
 
-# The stores that were named by a folder: those in use, and the last few, oldest first. They are
-# kept, so that each call of an estimator meets what the last one left in memory. One that is no
-# longer among the last is not closed under whoever uses it, but when its last user has gone.
-_in_use: weakref.WeakValueDictionary[str, EmbeddingStore] = weakref.WeakValueDictionary()
-_recent: OrderedDict[str, EmbeddingStore] = OrderedDict()
-_lock = ForkSafeLock()
 # One at most; a dictionary lets the first of several threads win.
 _runs: dict[str, EmbeddingStore] = {}
 
@@ -52,9 +45,6 @@ class _RunStore(EmbeddingStore):
             self.max_bytes = run_limit(self.path)
         self._has_begun = True
         return folder
-
-    def __repr__(self) -> str:
-        return f"<store of this run at {self.path}>"
 
     def __reduce__(self) -> tuple[Callable[..., EmbeddingStore | None], tuple[object, ...]]:
         # In another process it is the store of that process's run, usually the same.
@@ -97,21 +87,10 @@ def resolve_store(cache: object) -> EmbeddingStore | None:
         )
     if cache == "run":
         return _runs.get("run") or _runs.setdefault("run", _RunStore())
-    return _find_named(cache)
+    return _find_named(absolute_path(cache))
 
 
-def _find_named(name: str | os.PathLike[str]) -> EmbeddingStore:
-    # Made before the lock is taken, which a fork waits for: making waits for a fork.
-    new = EmbeddingStore(name)
-    path = str(new.path)
-    dropped = None
-    with _lock:
-        store = _in_use.setdefault(path, new)
-        _recent[path] = store
-        _recent.move_to_end(path)
-        if len(_recent) > _N_RECENT:
-            _, dropped = _recent.popitem(last=False)
-    if dropped is not None:
-        del dropped
-        close_unused_folders()
-    return store
+# The last few are kept, so that each call of an estimator meets what the last one left in memory.
+@lru_cache(_N_RECENT)
+def _find_named(path: Path) -> EmbeddingStore:
+    return EmbeddingStore(path)

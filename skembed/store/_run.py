@@ -59,13 +59,11 @@ def create_run_folder(path: Path) -> None:
     """
     with suppress(FileExistsError):
         path.mkdir(mode=0o700)
-    if not hasattr(os, "geteuid"):
-        return
     # Anybody may write in the temporary folder: a link or another user's folder is not to be used.
     status = path.lstat()
-    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid():
+    if not _is_own_folder(status):
         raise PermissionError(f"{path} is not a folder of this user")
-    if stat.S_IMODE(status.st_mode) & 0o077:
+    if hasattr(os, "geteuid") and stat.S_IMODE(status.st_mode) & 0o077:
         raise PermissionError(f"{path} is open to other users")
 
 
@@ -90,17 +88,19 @@ def sweep_runs(is_in_use: Callable[[Path], bool]) -> None:
 
 def _is_dead(path: Path, is_in_use: Callable[[Path], bool]) -> bool:
     status = path.lstat()
-    if not stat.S_ISDIR(status.st_mode):
-        return False
-    if hasattr(os, "geteuid") and status.st_uid != os.geteuid():
+    if not _is_own_folder(status):
         return False
     if path.suffix == ".old":
         return True
-    is_young = time.time() - status.st_mtime < _INFANCY
     # Its first user puts a lock into the folder before anything else.
     if not (path / "lock").exists():
-        return not is_young
+        return time.time() - status.st_mtime > _INFANCY
     return not is_in_use(path)
+
+
+def _is_own_folder(status: os.stat_result) -> bool:
+    is_own = not hasattr(os, "geteuid") or status.st_uid == os.geteuid()
+    return is_own and stat.S_ISDIR(status.st_mode)
 
 
 def _remove(path: Path) -> None:

@@ -20,7 +20,7 @@ from typing import Any
 from zlib import crc32
 
 from skembed._forks import ForkSafeLock
-from skembed.store._environment import Environment
+from skembed.store._environment import Environment, Tables
 
 __all__ = ["TABLES", "Vectors"]
 
@@ -42,7 +42,7 @@ class Vectors:
     def __init__(self, environment: Environment) -> None:
         self.environment = environment
         # Keys used since the last write, in order of last use.
-        self._used: dict[bytes, None] = {}
+        self.used: dict[bytes, None] = {}
         self._lock = ForkSafeLock()
         # As of the last transaction of this process.
         self._n_bytes = 0
@@ -50,7 +50,7 @@ class Vectors:
     def get_many(self, keys: Sequence[bytes]) -> tuple[list[bytes | None], int]:
         """Return the values (None: not here), and how many were damaged and so are not here."""
 
-        def work(transaction: Any, tables: dict[bytes, Any]) -> tuple[list[bytes | None], int, int]:
+        def work(transaction: Any, tables: Tables) -> tuple[list[bytes | None], int, int]:
             found: list[bytes | None] = []
             n_damaged = 0
             for key in keys:
@@ -71,11 +71,11 @@ class Vectors:
         with self._lock:
             for key in keys:
                 # Taken out first: in the order of last use.
-                self._used.pop(key, None)
-                self._used[key] = None
-            if len(self._used) > _N_NOTED:
+                self.used.pop(key, None)
+                self.used[key] = None
+            if len(self.used) > _N_NOTED:
                 # What is still in use comes in again.
-                self._used = dict(islice(self._used.items(), len(self._used) - _N_NOTED // 2, None))
+                self.used = dict(islice(self.used.items(), len(self.used) - _N_NOTED // 2, None))
 
     def has_many(self, keys: Sequence[bytes]) -> list[bool]:
         """Say which keys are stored, undamaged."""
@@ -86,9 +86,9 @@ class Vectors:
         new = dict(items)
         n_new = sum(map(len, new.values()))
         with self._lock:
-            used, self._used = self._used, {}
+            used, self.used = self.used, {}
 
-        def work(transaction: Any, tables: dict[bytes, Any]) -> tuple[int, int]:
+        def work(transaction: Any, tables: Tables) -> tuple[int, int]:
             stamp, n_bytes = _totals(transaction, tables)
             for key in used:
                 length = _forget_use(transaction, tables, key)
@@ -113,14 +113,10 @@ class Vectors:
         n_evicted, self._n_bytes = self.environment.write(work, n_new)
         return n_evicted
 
-    def flush(self) -> None:
-        """Write down the uses that were noted."""
-        self.put_many((), None)
-
     def count(self) -> tuple[int, int]:
         """Return the number of values and their bytes."""
 
-        def work(transaction: Any, tables: dict[bytes, Any]) -> tuple[int, int]:
+        def work(transaction: Any, tables: Tables) -> tuple[int, int]:
             n_entries = transaction.stat(tables[_VALUES])["entries"]
             return n_entries, _totals(transaction, tables)[1]
 
@@ -128,18 +124,9 @@ class Vectors:
 
     def clear(self) -> None:
         """Drop every value, damaged or not, and give the disk space back."""
-        self.forget_uses()
+        self.used = {}
         self.environment.replace()
         self._n_bytes = 0
-
-    @property
-    def has_notes(self) -> bool:
-        """Whether uses were noted that are not written."""
-        return bool(self._used)
-
-    def forget_uses(self) -> None:
-        """Forget the uses that were noted; a forked child leaves them to its parent."""
-        self._used = {}
 
 
 def _checksum(key: bytes, value: bytes) -> bytes:
@@ -156,7 +143,7 @@ def _unseal(key: bytes, stored: bytes) -> bytes | None:
     return value if _checksum(key, value) == stored[: _CHECKSUM.size] else None
 
 
-def _totals(transaction: Any, tables: dict[bytes, Any]) -> tuple[int, int]:
+def _totals(transaction: Any, tables: Tables) -> tuple[int, int]:
     """Return the next stamp, and the bytes kept."""
     raw = transaction.get(_STATE_KEY, db=tables[_STATE])
     if raw is None or len(raw) != _TOTALS.size:
@@ -165,7 +152,7 @@ def _totals(transaction: Any, tables: dict[bytes, Any]) -> tuple[int, int]:
     return stamp, n_bytes
 
 
-def _use_of(transaction: Any, tables: dict[bytes, Any], key: bytes) -> tuple[int, int] | None:
+def _use_of(transaction: Any, tables: Tables, key: bytes) -> tuple[int, int] | None:
     raw = transaction.get(key, db=tables[_USES])
     if raw is None or len(raw) != _USE.size:
         return None
@@ -173,14 +160,12 @@ def _use_of(transaction: Any, tables: dict[bytes, Any], key: bytes) -> tuple[int
     return stamp, length
 
 
-def _set_use(
-    transaction: Any, tables: dict[bytes, Any], key: bytes, stamp: int, length: int
-) -> None:
+def _set_use(transaction: Any, tables: Tables, key: bytes, stamp: int, length: int) -> None:
     transaction.put(key, _USE.pack(stamp, length), db=tables[_USES])
     transaction.put(_STAMP.pack(stamp), key, db=tables[_ORDER])
 
 
-def _forget_use(transaction: Any, tables: dict[bytes, Any], key: bytes) -> int | None:
+def _forget_use(transaction: Any, tables: Tables, key: bytes) -> int | None:
     """Take a key out of the order; return the length of its value, None if it has none."""
     use = _use_of(transaction, tables, key)
     if use is None:
@@ -189,7 +174,7 @@ def _forget_use(transaction: Any, tables: dict[bytes, Any], key: bytes) -> int |
     return use[1]
 
 
-def _evict(transaction: Any, tables: dict[bytes, Any], n_surplus: int) -> tuple[int, int]:
+def _evict(transaction: Any, tables: Tables, n_surplus: int) -> tuple[int, int]:
     """Drop the least recently used, `n_surplus` bytes or a little more; return number and bytes."""
     n_evicted = n_dropped = 0
     with transaction.cursor(db=tables[_ORDER]) as oldest:
