@@ -25,7 +25,7 @@ from uuid import uuid4
 
 import lmdb
 
-from skembed._forks import ForkSafeLock, after_fork_in_child
+from skembed._forks import after_fork_in_child, fork_safe_lock
 from skembed.store._errors import DamagedError, StaleError
 from skembed.store._locks import hold_lock
 
@@ -71,7 +71,7 @@ class Environment:
         self._env: Any = None
         self._tables: Tables = {}
         self._identity: tuple[int, int] | None = None
-        self._lock = ForkSafeLock()
+        self._lock = fork_safe_lock()
         after_fork_in_child(self._leave_to_parent)
 
     def read(self, work: Work[T]) -> T:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 
-from skembed._forks import ForkSafeLock
+from skembed._forks import fork_safe_lock
 
 __all__ = ["MemoryTier"]
 
@@ -21,7 +21,7 @@ class MemoryTier:
         self.n_evicted = 0
         self.n_bytes = 0
         self._values: OrderedDict[bytes, bytes] = OrderedDict()
-        self._lock = ForkSafeLock()
+        self._lock = fork_safe_lock()
 
     def __len__(self) -> int:
         return len(self._values)

@@ -15,7 +15,7 @@ from itertools import compress
 from pathlib import Path
 from typing import TypeVar
 
-from skembed._forks import ForkSafeLock
+from skembed._forks import fork_safe_lock
 from skembed.exceptions import InvalidParameterError, StoreWarning, warn_user
 from skembed.store._claims import claims_of
 from skembed.store._errors import STORE_ERRORS, StaleError, describe_failure, is_full
@@ -132,7 +132,7 @@ class EmbeddingStore:
         self._is_off = self.path is None
         self._is_full = False
         self._counts: Counter[str] = Counter()
-        self._counts_lock = ForkSafeLock()
+        self._counts_lock = fork_safe_lock()
         self._warned: set[str] = set()
         self._untold: list[str] = []
 

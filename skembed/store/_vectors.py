@@ -19,7 +19,7 @@ from itertools import islice
 from typing import Any
 from zlib import crc32
 
-from skembed._forks import ForkSafeLock
+from skembed._forks import fork_safe_lock
 from skembed.store._environment import Environment, Tables
 
 __all__ = ["TABLES", "Vectors"]
@@ -43,7 +43,7 @@ class Vectors:
         self.environment = environment
         # Keys used since the last write, in order of last use.
         self.used: dict[bytes, None] = {}
-        self._lock = ForkSafeLock()
+        self._lock = fork_safe_lock()
         # As of the last transaction of this process.
         self._n_bytes = 0
 
