@@ -1,7 +1,4 @@
-"""The two doors: run every check and gather the faults, or hand out the checks one by one.
-
-It owns the list of checks and their report. It must not know what a check does.
-"""
+"""Run every check and gather the faults, or hand out the checks one by one."""
 
 from __future__ import annotations
 
@@ -17,13 +14,7 @@ from sklearn import config_context
 from sklearn.base import clone
 
 from skembed.exceptions import InvalidInputError, InvalidParameterError, SkembedError
-from skembed.testing import (
-    _checks_errors,
-    _checks_estimator,
-    _checks_output,
-    _checks_processes,
-    _checks_rows,
-)
+from skembed.testing import _checks_estimator, _checks_output, _checks_processes, _checks_rows
 from skembed.testing._case import Case, CheckFailed, skip
 
 __all__ = ["CheckResults", "EmbedderCheckError", "check_embedder", "embedder_checks"]
@@ -32,39 +23,21 @@ Check = Callable[[Case], None]
 
 _CHECKS: dict[str, Check] = {
     check.__name__: check
-    for module in (
-        _checks_estimator,
-        _checks_output,
-        _checks_rows,
-        _checks_errors,
-        _checks_processes,
-    )
+    for module in (_checks_estimator, _checks_output, _checks_rows, _checks_processes)
     for check in module.CHECKS
 }
 # The others compare with the output of a fresh instance, and say nothing where there is none.
-_WITHOUT_REFERENCE = {
-    "check_init_only_assigns",
-    "check_clone",
-    "check_tags",
-    "check_output_format",
-}
+_WITHOUT_REFERENCE = {"check_init_only_assigns", "check_clone", "check_tags", "check_output_format"}
 _MIN_ROWS = 4
 
 
 class EmbedderCheckError(SkembedError, AssertionError):
     """An embedder failed checks; the message lists every one.
 
-    Parameters
-    ----------
-    message : str
-        Which embedder, and how many checks.
-    failures : mapping of str to str
-        What was expected and what came, by name of the check.
-
     Attributes
     ----------
     failures : dict of str to str
-        As given.
+        What was expected and what came, by name of the check.
     """
 
     def __init__(self, message: str, failures: Mapping[str, str]) -> None:
@@ -221,21 +194,7 @@ def embedder_checks(
 
     Parameters
     ----------
-    embedder : estimator
-        As for `check_embedder`.
-    rows : list, tuple, 1-D object array, frame or 2-D array
-        As for `check_embedder`.
-    y : sequence of length n_rows, default=None
-        As for `check_embedder`.
-    atol, rtol : float, default=1e-5, 0.0
-        As for `check_embedder`.
-    set_params : mapping of str to object, default=None
-        As for `check_embedder`.
-    bad_rows : sequence of object, default=None
-        As for `check_embedder`.
-    skip : collection of str, default=()
-        As for `check_embedder`.
-    time_limit : float, default=60.0
+    embedder, rows, y, atol, rtol, set_params, bad_rows, skip, time_limit
         As for `check_embedder`.
 
     Returns

@@ -10,11 +10,10 @@ import sklearn
 from sklearn.compose import ColumnTransformer
 from sklearn.model_selection import cross_val_score
 from sklearn.neighbors import KNeighborsClassifier, KNeighborsRegressor
-from sklearn.pipeline import FeatureUnion, make_pipeline
+from sklearn.pipeline import make_pipeline
 from sklearn.utils.multiclass import type_of_target
 
-from skembed.testing._backends import import_backend, odd_index
-from skembed.testing._case import Case, fail, skip
+from skembed.testing._case import Case, fail, import_backend, odd_index, skip
 
 __all__ = ["CHECKS"]
 
@@ -130,18 +129,11 @@ def check_column_transformer(case: Case) -> None:
     )
     frame.index = pd.Index(odd_index(case.n_rows), dtype=object)
     columns = ColumnTransformer([("row", case.unfitted(), "row"), ("n", "passthrough", ["number"])])
-    got = columns.fit_transform(frame, *(() if case.y is None else (case.y,)))
+    got = columns.fit_transform(frame, *case.targets)
     case.assert_same(got[:, :-1], case.reference, "column of a frame")
     prefixed = [f"row__{name}" for name in case.fitted().get_feature_names_out()]
     if (names := list(columns.get_feature_names_out())[:-1]) != prefixed:
         fail(f"expected the feature names {prefixed[:3]}..., got {names[:3]}...")
-
-
-def check_feature_union(case: Case) -> None:
-    """Check that a `FeatureUnion` sets the outputs of two embedders side by side."""
-    union = FeatureUnion([("a", case.unfitted()), ("b", case.unfitted())])
-    got = union.fit_transform(case.rows, *(() if case.y is None else (case.y,)))
-    case.assert_same(got, np.hstack([case.reference, case.reference]), "union of two")
 
 
 CHECKS = (
@@ -153,5 +145,4 @@ CHECKS = (
     check_set_output,
     check_pipeline,
     check_column_transformer,
-    check_feature_union,
 )

@@ -1,6 +1,6 @@
 """The smallest embedder that passes every check: to read, and to test with.
 
-It owns counting letters. It is written as a stranger to the rest of the package would write it.
+Written as a stranger to the rest of the package would write it.
 """
 
 from __future__ import annotations
@@ -49,50 +49,12 @@ class LetterCountEmbedder(TransformerMixin, BaseEstimator):
         self.relative = relative
 
     def fit(self, X: Any, y: Any = None) -> LetterCountEmbedder:
-        """Check the rows; learns nothing.
-
-        Parameters
-        ----------
-        X : collection of str, of length n_rows
-            A list, tuple, 1-D array, Series or one-column frame.
-        y : None
-            Ignored.
-
-        Returns
-        -------
-        LetterCountEmbedder
-            This instance.
-
-        Raises
-        ------
-        InvalidInputError
-            If `X` is not a collection.
-        InvalidRowsError
-            If a row is not a string; every such row is named.
-        """
+        """Check the rows; learns nothing."""
         read_texts(X)
         return self
 
     def transform(self, X: Any) -> NDArray[np.float32]:
-        """Count letters.
-
-        Parameters
-        ----------
-        X : collection of str, of length n_rows
-            A list, tuple, 1-D array, Series or one-column frame.
-
-        Returns
-        -------
-        ndarray of shape (n_rows, n_letters), float32
-            Letter counts, divided by the number of characters if `relative`.
-
-        Raises
-        ------
-        InvalidInputError
-            If `X` is not a collection.
-        InvalidRowsError
-            If a row is not a string; every such row is named.
-        """
+        """Return the counts of letters, of shape (n_rows, n_letters), float32."""
         texts = read_texts(X)
         counts = np.zeros((len(texts), len(self.alphabet)), dtype=np.float32)
         for row, text in enumerate(texts):
@@ -102,18 +64,7 @@ class LetterCountEmbedder(TransformerMixin, BaseEstimator):
         return counts
 
     def get_feature_names_out(self, input_features: Any = None) -> NDArray[np.object_]:
-        """Name the features.
-
-        Parameters
-        ----------
-        input_features : None
-            Ignored.
-
-        Returns
-        -------
-        ndarray of shape (n_letters,), object
-            `"letter_a"` and so on.
-        """
+        """Name the features ``"letter_a"`` and so on."""
         return np.array([f"letter_{letter}" for letter in self.alphabet], dtype=object)
 
     def __sklearn_tags__(self) -> Any:
@@ -125,24 +76,10 @@ class LetterCountEmbedder(TransformerMixin, BaseEstimator):
 
 
 def read_texts(X: Any) -> list[str]:
-    """Return the texts of a collection as a list.
+    """Return the texts of a list, tuple, 1-D array, Series or one-column frame, in order.
 
-    Parameters
-    ----------
-    X : collection of str
-        A list, tuple, 1-D array, Series or one-column frame.
-
-    Returns
-    -------
-    list of str
-        The rows, in order.
-
-    Raises
-    ------
-    InvalidInputError
-        If `X` is not a collection, or has more than one dimension or column.
-    InvalidRowsError
-        If a row is not a string; every such row is named.
+    Raises `InvalidInputError` for anything else, and `InvalidRowsError` that names every row that
+    is no string.
     """
     n_columns = len(X.columns) if hasattr(X, "columns") else 1
     if (

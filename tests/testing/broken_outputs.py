@@ -115,7 +115,7 @@ class LosesIndex(Letters, auto_wrap_output_keys=None):
         return pd.DataFrame(out) if getattr(self, "frame", None) == "pandas" else out
 
 
-@caught_by("check_rows_untouched", "check_feature_union")
+@caught_by("check_rows_untouched")
 class SortsRowsInPlace(Letters):
     def transform(self, X):
         out = self.count(X)
@@ -202,9 +202,7 @@ class ForgetsLastBatch(Letters):
         return out
 
 
-@caught_by(
-    "check_pandas_series", "check_one_column_frame", "check_column_transformer", "check_set_output"
-)
+@caught_by("check_containers", "check_column_transformer", "check_set_output")
 class ReadsSeriesByLabel(Letters):
     def transform(self, X):
         if isinstance(X, pd.DataFrame):
@@ -215,10 +213,7 @@ class ReadsSeriesByLabel(Letters):
 
 
 @caught_by(
-    "check_tuple_and_array",
-    "check_pandas_series",
-    "check_polars_series",
-    "check_one_column_frame",
+    "check_containers",
     "check_column_transformer",
     "check_set_output",
     "check_zero_rows",
@@ -230,7 +225,7 @@ class ReadsListsOnly(Letters):
         return self.count(X)
 
 
-@caught_by("check_polars_series", "check_one_column_frame")
+@caught_by("check_containers")
 class KnowsNoPolars(Letters):
     def transform(self, X):
         if type(X).__module__.startswith("polars"):
