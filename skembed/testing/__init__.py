@@ -1,7 +1,7 @@
 """The common checks that scikit-learn skips for rows that are not 2-D numbers.
 
-They say what every embedder must hold, whatever its modality, and import scikit-learn, joblib, NumPy
-and the error tree only; pandas, polars and torch are looked at where they are there.
+They say what every embedder must hold, whatever its modality. pandas, polars and torch are looked
+at where they are installed.
 """
 
 from __future__ import annotations

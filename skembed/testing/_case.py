@@ -6,6 +6,7 @@ import copy
 import importlib
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, NoReturn
 from unittest import SkipTest
 
@@ -33,35 +34,24 @@ def skip(reason: str) -> NoReturn:
     raise SkipTest(reason)
 
 
+@dataclass
 class Case:
     """An embedder, never changed, only cloned, and the rows it is checked on.
 
-    The parameters are those of `check_embedder`; `new_params` are its `set_params`.
+    The fields are the parameters of `check_embedder`; `new_params` are its `set_params`.
     """
 
-    def __init__(
-        self,
-        embedder: Any,
-        rows: Any,
-        *,
-        y: Any,
-        atol: float,
-        rtol: float,
-        new_params: Mapping[str, Any],
-        bad_rows: Sequence[Any],
-        time_limit: float,
-    ) -> None:
-        self.embedder = embedder
-        self.given_rows = rows
-        self.y = y
-        self.atol = atol
-        self.rtol = rtol
-        self.new_params = dict(new_params)
-        self.bad_rows = list(bad_rows)
-        self.time_limit = time_limit
-        self.seconds = 0.0
-        self._reference: NDArray[Any] | None = None
-        self._reference_fault: Exception | None = None
+    embedder: Any
+    given_rows: Any
+    y: Any
+    atol: float
+    rtol: float
+    new_params: Mapping[str, Any]
+    bad_rows: Sequence[Any]
+    time_limit: float
+    seconds: float = 0.0
+    _reference: NDArray[Any] | None = None
+    _reference_fault: Exception | None = None
 
     @property
     def n_rows(self) -> int:
@@ -146,6 +136,11 @@ class Case:
             and bool(np.allclose(got, expected, rtol=self.rtol, atol=self.atol, equal_nan=True))
         )
 
+    def assert_rows(self, estimator: Any, positions: Sequence[int], what: str) -> None:
+        """Fail unless the rows at these positions get the vectors that they have among all."""
+        where = np.asarray(positions, dtype=np.intp)
+        self.assert_same(estimator.transform(self.take(where)), self.reference[where], what)
+
     def assert_same(self, got: Any, expected: NDArray[Any], what: str) -> None:
         """Fail, naming rows and values, unless two outputs are the same."""
         if self.is_same(got, expected):
@@ -168,12 +163,10 @@ class Case:
 
 def take(rows: Any, positions: Iterable[int]) -> Any:
     """Rows at these positions, in the same kind of container (a list for a tuple)."""
-    where = list(positions)
+    where = np.fromiter(positions, dtype=np.intp)
     if isinstance(rows, (list, tuple)):
         return [rows[position] for position in where]
-    if hasattr(rows, "iloc"):
-        return rows.iloc[where]
-    return rows[np.asarray(where, dtype=np.intp)]
+    return rows.iloc[where] if hasattr(rows, "iloc") else rows[where]
 
 
 def import_backend(name: str) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import inspect
 import random
 import sys
@@ -17,8 +16,6 @@ from sklearn.utils.validation import check_is_fitted
 
 from skembed.testing._case import Case, fail, skip, take
 
-__all__ = ["CHECKS"]
-
 
 def check_init_only_assigns(case: Case) -> None:
     """Check that `__init__` stores each parameter as it came and nothing else."""
@@ -32,17 +29,10 @@ def check_init_only_assigns(case: Case) -> None:
         fail(f"expected named parameters only, got {variadic} in the signature of __init__")
     params = case.embedder.get_params(deep=False)
     made = kind(**params)
-    faults = []
-    if extra := sorted(set(vars(made)) - set(params)):
-        faults.append(f"expected no attributes but the parameters, got also {extra}")
-    if missing := sorted(set(params) - set(vars(made))):
-        faults.append(f"expected an attribute for every parameter, got none for {missing}")
-    if changed := sorted(
-        name for name, value in params.items() if vars(made).get(name, value) is not value
-    ):
-        faults.append(f"expected the very objects that were passed, got others for {changed}")
-    if faults:
-        fail("; ".join(faults))
+    if set(vars(made)) != set(params):
+        fail(f"expected the attributes {sorted(params)}, got {sorted(vars(made))}")
+    if changed := sorted(name for name in params if vars(made)[name] is not params[name]):
+        fail(f"expected the very objects that were passed, got others for {changed}")
 
 
 def check_clone(case: Case) -> None:
@@ -57,18 +47,8 @@ def check_clone_of_fitted(case: Case) -> None:
     fitted = case.fitted()
     fitted.transform(case.rows)
     copied = clone(fitted)
-    params = copied.get_params(deep=False)
     if kept := sorted(set(vars(copied)) - set(vars(case.unfitted()))):
         fail(f"expected the clone of a fitted embedder to be unfitted, got attributes {kept}")
-    if changed := sorted(
-        name
-        for name, value in case.unfitted().get_params(deep=False).items()
-        # Of some things, such as torch modules, a copy hashes differently.
-        if (known := _fingerprint(value)) is not None
-        and known == _fingerprint(copy.deepcopy(value))
-        and known != _fingerprint(params[name])
-    ):
-        fail(f"expected equal parameters, got others for {changed}")
     case.assert_same(case.fit(copied).transform(case.rows), case.reference, "clone, fitted")
 
 
@@ -86,10 +66,8 @@ def check_tags(case: Case) -> None:
     tags = get_tags(case.embedder)
     if tags.transformer_tags is None:
         fail("expected transformer_tags, got None; derive from TransformerMixin")
-    is_list_of_objects = not case.is_table and not isinstance(
-        case.given_rows[0], (np.ndarray, list, tuple)
-    )
-    if is_list_of_objects and tags.input_tags.two_d_array:
+    is_vector = case.is_table or isinstance(case.given_rows[0], (np.ndarray, list, tuple))
+    if not is_vector and tags.input_tags.two_d_array:
         fail("expected input_tags.two_d_array to be False for rows that are not vectors, got True")
 
 
@@ -145,11 +123,8 @@ def check_refit(case: Case) -> None:
     estimator = case.unfitted()
     estimator.fit(case.take(half), *(take(y, half) for y in case.targets))
     estimator.transform(case.rows)
-    case.assert_same(
-        case.fit(estimator).transform(case.rows),
-        case.reference,
-        "fitted on half of the rows, then on all",
-    )
+    got = case.fit(estimator).transform(case.rows)
+    case.assert_same(got, case.reference, "fitted on half of the rows, then on all")
 
 
 def check_refit_after_set_params(case: Case) -> None:
@@ -209,21 +184,4 @@ def _random_states() -> dict[str, str]:
     torch: Any = sys.modules.get("torch")
     if torch is not None:
         states["torch"] = torch.random.get_rng_state().numpy()
-    if torch is not None and torch.cuda.is_initialized():
-        states["torch.cuda"] = [state.numpy() for state in torch.cuda.get_rng_state_all()]
     return {name: str(joblib.hash(state)) for name, state in states.items()}
-
-
-CHECKS = (
-    check_init_only_assigns,
-    check_clone,
-    check_clone_of_fitted,
-    check_tags,
-    check_parameters_untouched,
-    check_fit_transform,
-    check_requires_fit,
-    check_refit,
-    check_refit_after_set_params,
-    check_set_params_without_refit,
-    check_global_random_state,
-)

@@ -15,8 +15,6 @@ from sklearn.utils.multiclass import type_of_target
 
 from skembed.testing._case import Case, fail, import_backend, odd_index, skip
 
-__all__ = ["CHECKS"]
-
 # scikit-learn before 1.7 takes over the index of frames, not of Series.
 _KEEPS_INDEX = tuple(map(int, sklearn.__version__.split(".")[:2])) >= (1, 7)
 
@@ -66,8 +64,8 @@ def check_feature_names_out(case: Case) -> None:
         fail(f"expected {width} names, got shape {names.shape}")
     if not all(isinstance(name, str) for name in names):
         fail(f"expected names that are strings, got {names[:3].tolist()}")
-    if repeated := [name for name, count in Counter(names.tolist()).items() if count > 1]:
-        fail(f"expected unique names, got {repeated[:3]} more than once")
+    if len(set(names)) < width:
+        fail(f"expected unique names, got only {len(set(names))} of {width}")
 
 
 def check_set_output(case: Case) -> None:
@@ -134,15 +132,3 @@ def check_column_transformer(case: Case) -> None:
     prefixed = [f"row__{name}" for name in case.fitted().get_feature_names_out()]
     if (names := list(columns.get_feature_names_out())[:-1]) != prefixed:
         fail(f"expected the feature names {prefixed[:3]}..., got {names[:3]}...")
-
-
-CHECKS = (
-    check_output_format,
-    check_output_finite,
-    check_output_deterministic,
-    check_output_is_the_callers,
-    check_feature_names_out,
-    check_set_output,
-    check_pipeline,
-    check_column_transformer,
-)

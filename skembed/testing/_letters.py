@@ -30,10 +30,6 @@ class LetterCountEmbedder(TransformerMixin, BaseEstimator):
     relative : bool, default=False
         Whether to divide the counts by the length of the text in characters.
 
-    See Also
-    --------
-    check_embedder : Checks that an embedder keeps the common promises.
-
     Examples
     --------
     >>> from skembed.testing import LetterCountEmbedder
@@ -81,13 +77,9 @@ def read_texts(X: Any) -> list[str]:
     Raises `InvalidInputError` for anything else, and `InvalidRowsError` that names every row that
     is no string.
     """
+    is_single = isinstance(X, (str, bytes, Mapping)) or not hasattr(X, "__len__")
     n_columns = len(X.columns) if hasattr(X, "columns") else 1
-    if (
-        isinstance(X, (str, bytes, Mapping))
-        or not hasattr(X, "__len__")
-        or n_columns != 1
-        or (isinstance(X, np.ndarray) and X.ndim != 1)
-    ):
+    if is_single or n_columns != 1 or (isinstance(X, np.ndarray) and X.ndim != 1):
         raise InvalidInputError(
             "Expected a collection of texts (a list, 1-D array, Series or one-column frame), "
             f"got {type(X).__name__}: {X!r:.80}. Wrap a single text in a list."
