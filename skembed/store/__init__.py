@@ -9,15 +9,15 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from skembed.store._keys import content_key, digest_of
+from skembed.store._keys import VECTOR_FORMAT, content_key, digest_of
 from skembed.store._run import announce_run
 
 if TYPE_CHECKING:
-    from skembed.store._info import StoreInfo
     from skembed.store._resolve import resolve_store
-    from skembed.store._store import EmbeddingStore
+    from skembed.store._store import EmbeddingStore, StoreInfo
 
 __all__ = [
+    "VECTOR_FORMAT",
     "EmbeddingStore",
     "StoreInfo",
     "announce_run",
@@ -28,7 +28,7 @@ __all__ = [
 
 _HOMES = {
     "EmbeddingStore": "skembed.store._store",
-    "StoreInfo": "skembed.store._info",
+    "StoreInfo": "skembed.store._store",
     "resolve_store": "skembed.store._resolve",
 }
 

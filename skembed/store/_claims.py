@@ -1,8 +1,4 @@
-"""Claims: who encodes a row, so that nobody else does at the same time.
-
-Owns the claims of this process's threads and those between processes. Must not know values or
-keys' meaning; who is alive is told from outside.
-"""
+"""Claims: who encodes a row, so that nobody else does at the same time."""
 
 from __future__ import annotations
 
@@ -11,11 +7,12 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-from skembed.store._environment import Environment
-from skembed.store._fork import watch_forks
+from skembed._forks import after_fork_in_child
+from skembed.store._environment import Environment, Tables
 
 __all__ = ["TABLE", "LocalClaims", "SharedClaims", "claims_of"]
 
@@ -30,10 +27,14 @@ class LocalClaims:
     """The claims of this process: one holder for each key, whichever thread it is in."""
 
     def __init__(self) -> None:
+        self._reset()
+        after_fork_in_child(self._reset)
+
+    def _reset(self) -> None:
+        # A child starts empty: its parent's claims are not its own.
         self._holders: dict[bytes, object] = {}
         self._n_changes = 0
         self._changed = threading.Condition()
-        watch_forks(self)
 
     def take(self, keys: Iterable[bytes], holder: object) -> list[bool]:
         """Claim keys for a holder; say for each whether it was free."""
@@ -52,42 +53,28 @@ class LocalClaims:
             self._n_changes += 1
             self._changed.notify_all()
 
-    def held(self, keys: Iterable[bytes]) -> list[bytes]:
-        """Return those keys that are claimed."""
+    def free(self, keys: Iterable[bytes]) -> list[bytes]:
+        """Return those keys that nobody in this process claims."""
         with self._changed:
-            return [key for key in keys if key in self._holders]
+            return [key for key in keys if key not in self._holders]
 
     def held_by(self, holder: object, keys: Iterable[bytes]) -> list[bytes]:
         """Return those keys that this holder claims."""
-        nobody = object()
         with self._changed:
-            return [key for key in keys if self._holders.get(key, nobody) is holder]
+            return [key for key in keys if self._holders.get(key, self) is holder]
 
     def wait(self, is_over: Callable[[], bool], timeout: float) -> None:
         """Sleep until `is_over`, asked after each change here and every few milliseconds."""
         deadline = time.monotonic() + timeout
         pause = _FIRST_PAUSE
         while True:
-            with self._changed:
-                n_changes = self._n_changes
-            if is_over():
-                return
-            remaining = deadline - time.monotonic()
-            if remaining <= 0:
+            n_changes = self._n_changes
+            if is_over() or (remaining := deadline - time.monotonic()) <= 0:
                 return
             with self._changed:
                 if self._n_changes == n_changes:
                     self._changed.wait(min(remaining, pause))
             pause = min(2 * pause, _LONGEST_PAUSE)
-
-    def before_fork(self) -> None:
-        """Nothing to bring to rest: a child starts empty."""
-
-    def after_fork(self, *, in_child: bool) -> None:
-        """Start empty in a child: its parent's claims are not its own."""
-        if in_child:
-            self._holders = {}
-            self._changed = threading.Condition()
 
 
 _claims_by_path: weakref.WeakValueDictionary[str, LocalClaims] = weakref.WeakValueDictionary()
@@ -104,14 +91,9 @@ def claims_of(path: Path | None) -> LocalClaims:
 
 
 class SharedClaims:
-    """The claims of every process that uses a folder.
+    """The claims of every process that uses a folder, in the table `TABLE` of an environment.
 
-    Parameters
-    ----------
-    environment : Environment
-        With the table `TABLE`. Claims mean nothing after a restart, so it need not be durable.
-    is_alive : callable
-        Says whether the process with a token still lives.
+    A process is known by its token; `is_alive` says whether the one with a token still lives.
     """
 
     def __init__(self, environment: Environment, is_alive: Callable[[bytes], bool]) -> None:
@@ -121,16 +103,14 @@ class SharedClaims:
     def take(self, keys: Sequence[bytes], token: bytes) -> list[bool]:
         """Claim keys for the process with `token`; say for each whether it is now its own."""
 
-        def work(transaction: Any, tables: dict[bytes, Any]) -> list[bool]:
-            living = _Living(self._is_alive, token)
-            table = tables[TABLE]
+        def work(transaction: Any, tables: Tables) -> list[bool]:
+            is_anothers = self._ask_once(token)
             taken = []
             for key in keys:
-                holder = transaction.get(key, db=table)
-                is_free = holder is None or not living.has(holder)
-                if is_free:
-                    transaction.put(key, token, db=table)
-                taken.append(is_free)
+                holder = transaction.get(key, db=tables[TABLE])
+                taken.append(not is_anothers(holder))
+                if taken[-1]:
+                    transaction.put(key, token, db=tables[TABLE])
             return taken
 
         return self.environment.write(work, 64 * len(keys))
@@ -138,7 +118,7 @@ class SharedClaims:
     def drop(self, keys: Sequence[bytes], token: bytes) -> None:
         """Give back those of `keys` that the process with `token` holds."""
 
-        def work(transaction: Any, tables: dict[bytes, Any]) -> None:
+        def work(transaction: Any, tables: Tables) -> None:
             for key in keys:
                 if transaction.get(key, db=tables[TABLE]) == token:
                     transaction.delete(key, db=tables[TABLE])
@@ -148,22 +128,12 @@ class SharedClaims:
     def held(self, keys: Sequence[bytes], token: bytes) -> list[bytes]:
         """Return those keys that another live process claims."""
 
-        def work(transaction: Any, tables: dict[bytes, Any]) -> list[bytes]:
-            living = _Living(self._is_alive, token)
-            holders = ((key, transaction.get(key, db=tables[TABLE])) for key in keys)
-            return [key for key, holder in holders if holder is not None and living.has(holder)]
+        def work(transaction: Any, tables: Tables) -> list[bytes]:
+            is_anothers = self._ask_once(token)
+            return [key for key in keys if is_anothers(transaction.get(key, db=tables[TABLE]))]
 
         return self.environment.read(work)
 
-
-class _Living:
-    """Asks once for each process, within one transaction; oneself is not another."""
-
-    def __init__(self, is_alive: Callable[[bytes], bool], token: bytes) -> None:
-        self._is_alive = is_alive
-        self._known = {token: False}
-
-    def has(self, holder: bytes) -> bool:
-        if holder not in self._known:
-            self._known[holder] = self._is_alive(holder)
-        return self._known[holder]
+    def _ask_once(self, token: bytes) -> Callable[[bytes | None], bool]:
+        """Return a function that says whether a holder is another live process."""
+        return cache(lambda holder: holder not in (None, token) and self._is_alive(holder))

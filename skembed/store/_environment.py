@@ -1,16 +1,14 @@
 """One LMDB environment: opened safely, grown when full, reopened after a fork or a swap.
 
-Owns the LMDB handle and its rules. Must not know what is stored in it.
-
 The rules that LMDB leaves to its user, and how they are kept here:
 
 - Open once per process: `Environment` objects are shared through the folder that holds them.
 - Never use in a forked child: the child closes what it inherited and opens anew. That is safe only
-  while no transaction is active, so a fork waits for the mutex.
-- Never change the map's size with a transaction active: one mutex admits one user per process.
+  while no transaction is active, so a fork waits for the lock.
+- Never change the map's size with a transaction active: one lock admits one user per process.
   (py-lmdb holds the interpreter lock for most of a transaction anyway.)
-- Never touch a map beyond the end of its file (SIGBUS): the length is checked before opening and
-  before each use, and kept ahead of the last page.
+- Never touch a map where its file has no end or no disk (SIGBUS): the length is checked before
+  opening and before each use, and kept ahead of the last page; the lock file gets its blocks first.
 - Leave no read transaction open: each lasts for one call.
 """
 
@@ -20,27 +18,30 @@ import os
 import shutil
 import struct
 import sys
-import threading
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, TypeVar
 from uuid import uuid4
 
 import lmdb
 
-from skembed.store._fork import watch_forks
+from skembed._forks import after_fork_in_child, fork_safe_lock
+from skembed.store._errors import DamagedError, StaleError
+from skembed.store._locks import hold_lock
 
-__all__ = ["DamagedError", "Environment", "StaleError"]
+__all__ = ["Environment", "Tables"]
 
 T = TypeVar("T")
+Tables = dict[bytes, Any]
+Work = Callable[[Any, Tables], T]
 
 # Address space, not disk: files are sparse and grow with their content (except on Windows).
 _MAP_BYTES = 1 << 24 if sys.platform == "win32" else 1 << 28
 _MAX_READERS = 1024
 _N_TRIES = 32
-_FORK_PATIENCE = 5.0
 _CHUNK = 1 << 20
+# A cache line for each reader, and a header.
+_LOCK_BYTES = 64 * _MAX_READERS + 4096
 
 # The two meta pages: a 16-byte page header, then magic, version, address, map size, two tables of
 # 48 bytes (the first word of the first is the page size), last page, transaction.
@@ -48,66 +49,36 @@ _META = struct.Struct("<16xIIQQI92xQQ")
 _MAGIC = 0xBEEFC0DE
 _HAS_KNOWN_LAYOUT = struct.calcsize("P") == 8 and sys.byteorder == "little"
 
-_never_closed: list[Any] = []
-
-
-class DamagedError(OSError):
-    """The data file is not what LMDB wrote."""
-
-
-class StaleError(OSError):
-    """The environment was closed, or its folder is gone; look the folder up again."""
-
 
 class Environment:
-    """An LMDB environment in a folder of its own.
+    """An LMDB environment with tables `names`, in a folder of its own inside an existing one.
 
-    Parameters
-    ----------
-    path : Path
-        The folder; its parent must exist.
-    names : tuple of bytes
-        The tables inside.
-    gate : callable
-        Gives a context manager that admits one opener at a time among all processes.
-    is_durable : bool
-        Whether the content must survive a crash of the machine. The content always survives a
-        kill of the process: pages go to the file by ordered writes, never through a writable map,
-        and a commit is one write of a meta page.
-    is_readonly : bool
-        Open for reading only, where the folder may not be written.
+    `lock_file` admits one opener at a time among all processes. The content always survives a kill
+    of the process: pages go to the file by ordered writes, never through a writable map, and a
+    commit is one write of a meta page. If `is_durable`, it survives a crash of the machine too.
     """
 
     def __init__(
-        self,
-        path: Path,
-        names: tuple[bytes, ...],
-        gate: Callable[[], AbstractContextManager[None]],
-        *,
-        is_durable: bool,
-        is_readonly: bool = False,
+        self, path: Path, names: tuple[bytes, ...], lock_file: Path, *, is_durable: bool
     ) -> None:
         self.path = path
-        self.is_readonly = is_readonly
         self._data = path / "data.mdb"
         self._names = names
-        self._gate = gate
+        self._lock_file = lock_file
         self._is_durable = is_durable
-        self._mutex = threading.Lock()
-        self._is_resting = False
         self._is_closed = False
         self._is_inherited = False
-        self._is_lost_to_fork = False
         self._env: Any = None
-        self._tables: dict[bytes, Any] = {}
+        self._tables: Tables = {}
         self._identity: tuple[int, int] | None = None
-        watch_forks(self)
+        self._lock = fork_safe_lock()
+        after_fork_in_child(self._leave_to_parent)
 
-    def read(self, work: Callable[[Any, dict[bytes, Any]], T]) -> T:
+    def read(self, work: Work[T]) -> T:
         """Return ``work(transaction, tables)`` of a read transaction."""
         return self._transact(work, is_write=False, n_bytes=0)
 
-    def write(self, work: Callable[[Any, dict[bytes, Any]], T], n_bytes: int = 0) -> T:
+    def write(self, work: Work[T], n_bytes: int = 0) -> T:
         """Return ``work(transaction, tables)`` of a write transaction, then commit.
 
         `work` runs again from the start when the map had to grow. `n_bytes` is about how much it
@@ -117,7 +88,7 @@ class Environment:
 
     def close(self) -> None:
         """Close for good; later use raises `StaleError`."""
-        with self._mutex:
+        with self._lock:
             self._is_closed = True
             self._drop()
 
@@ -126,35 +97,20 @@ class Environment:
 
         Other processes notice that the file under the name is another one, and follow.
         """
-        with self._mutex:
+        with self._lock:
             self._drop()
             if not self.path.exists():
                 return
-            with self._gate():
+            with hold_lock(self._lock_file):
                 away = self.path.with_name(f"{self.path.name}-{uuid4().hex}.old")
                 self.path.rename(away)
                 shutil.rmtree(away, ignore_errors=True)
 
-    def before_fork(self) -> None:
-        """Come to rest between transactions."""
-        # A writer in another process that was stopped could hold our thread for long; then the
-        # child goes without this environment rather than the fork without end.
-        self._is_resting = self._mutex.acquire(timeout=_FORK_PATIENCE)
+    def _leave_to_parent(self) -> None:
+        self._is_inherited = self._env is not None
 
-    def after_fork(self, *, in_child: bool) -> None:
-        """Go on; a child opens anew at its first use."""
-        if in_child:
-            self._is_inherited = self._env is not None
-            self._is_lost_to_fork = self._is_lost_to_fork or not self._is_resting
-            self._mutex = threading.Lock()
-        elif self._is_resting:
-            self._mutex.release()
-        self._is_resting = False
-
-    def _transact(
-        self, work: Callable[[Any, dict[bytes, Any]], T], *, is_write: bool, n_bytes: int
-    ) -> T:
-        with self._mutex:
+    def _transact(self, work: Work[T], *, is_write: bool, n_bytes: int) -> T:
+        with self._lock:
             for _ in range(_N_TRIES):
                 env = self._opened()
                 try:
@@ -177,8 +133,6 @@ class Environment:
         """Return the handle on the file that is there now."""
         if self._is_closed:
             raise StaleError(f"{self.path} was closed")
-        if self._is_lost_to_fork:
-            raise OSError(f"{self.path} was in use by another thread at the time of a fork")
         if self._is_inherited:
             self._drop()
         if self._env is not None:
@@ -200,13 +154,29 @@ class Environment:
     def _open(self) -> None:
         if not self.path.parent.exists():
             raise StaleError(f"{self.path.parent} is gone")
-        with self._gate():
+        with hold_lock(self._lock_file):
             _check_file(self._data)
-            env = self._open_handle()
+            self.path.mkdir(exist_ok=True)
+            _allocate(self.path / "lock.mdb")
+            # Durable: data pages are flushed before the meta page that names them is written, so a
+            # crash of the machine finds a whole tree, at worst without the last commit (no
+            # metasync). Not durable: no flush at all; the content is worthless after a restart.
+            env = lmdb.open(
+                str(self.path),
+                map_size=_MAP_BYTES,
+                max_dbs=len(self._names),
+                max_readers=_MAX_READERS,
+                # A cached transaction would hold a slot of the reader table over a fork.
+                max_spare_txns=0,
+                # Rows lie at random places: reading ahead fetches what nobody asked for.
+                readahead=False,
+                mode=0o777,
+                sync=self._is_durable,
+                metasync=False,
+            )
             try:
                 tables = self._open_tables(env)
-                if not self.is_readonly:
-                    env.reader_check()
+                env.reader_check()
                 status = self._data.stat()
             except BaseException:
                 env.close()
@@ -217,36 +187,11 @@ class Environment:
     def _open_tables(self, env: Any) -> dict[bytes, Any]:
         for _ in range(_N_TRIES):
             try:
-                return {
-                    name: env.open_db(name, create=not self.is_readonly) for name in self._names
-                }
+                return {name: env.open_db(name) for name in self._names}
             except lmdb.MapResizedError:
                 # Grown by another process since the handle was opened a moment ago.
                 env.set_mapsize(0)
         raise DamagedError(f"{self._data} never settles on a size")
-
-    def _open_handle(self) -> Any:
-        settings: dict[str, Any] = {
-            "map_size": _MAP_BYTES,
-            "max_dbs": len(self._names),
-            "max_readers": _MAX_READERS,
-            # A cached transaction would hold a slot of the reader table over a fork.
-            "max_spare_txns": 0,
-            # Rows lie at random places: reading ahead fetches what nobody asked for.
-            "readahead": False,
-            "mode": 0o777,
-        }
-        if self.is_readonly:
-            try:
-                return lmdb.open(str(self.path), readonly=True, **settings)
-            except (lmdb.Error, OSError):
-                # Without write permission on its lock file LMDB can only read unlocked. A writer
-                # could then reuse pages that we read; checksums turn that into misses.
-                return lmdb.open(str(self.path), readonly=True, lock=False, **settings)
-        # Durable: data pages are flushed before the meta page that names them is written, so a
-        # crash of the machine finds a whole tree, at worst without the last commit (no metasync).
-        # Not durable: no flush at all; the content is worthless after a restart anyway.
-        return lmdb.open(str(self.path), sync=self._is_durable, metasync=False, **settings)
 
     def _stay_ahead(self, env: Any, n_bytes: int) -> None:
         # Pages that a transaction took and gave back at the end of the file are never written, so
@@ -262,13 +207,23 @@ class Environment:
         env, self._env, self._tables = self._env, None, {}
         self._identity = None
         self._is_inherited = False
-        if env is None:
-            return
-        if self._is_lost_to_fork:
-            # A transaction of the parent may be open in it, and closing would end that one.
-            _never_closed.append(env)
-        else:
+        if env is not None:
             env.close()
+
+
+def _allocate(lock_file: Path) -> None:
+    """Give LMDB's lock file its blocks: it is written through a map, which cannot say "full"."""
+    if not hasattr(os, "posix_fallocate"):
+        return
+    descriptor = os.open(lock_file, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        status = os.fstat(descriptor)
+        # The length of one in use must stay: each process has mapped as much as it found.
+        n_bytes = status.st_size or _LOCK_BYTES
+        if 512 * status.st_blocks < n_bytes:
+            os.posix_fallocate(descriptor, 0, n_bytes)
+    finally:
+        os.close(descriptor)
 
 
 def _used_bytes(env: Any) -> int:
@@ -300,9 +255,7 @@ def _check_file(path: Path) -> None:
 
 
 def _read_meta(raw: bytes, path: Path) -> tuple[int, ...]:
-    if len(raw) < _META.size:
-        raise DamagedError(f"{path} is cut short: no room for its header")
-    meta: tuple[int, ...] = _META.unpack(raw)
+    meta: tuple[int, ...] = _META.unpack(raw) if len(raw) == _META.size else (0,)
     if meta[0] != _MAGIC:
         raise DamagedError(f"{path} is not an LMDB data file")
     return meta

@@ -1,7 +1,6 @@
 """Content keys: the names under which vectors are stored.
 
-Owns the digests of settings and of row contents. Must not know what a row, a model or a vector
-is: bytes and plain values go in, 16 bytes come out, the same in every process and on every machine.
+Bytes and plain values go in, 16 bytes come out, the same in every process and on every machine.
 """
 
 from __future__ import annotations
@@ -10,9 +9,12 @@ import struct
 from collections.abc import Iterator, Mapping
 from hashlib import blake2b
 
-__all__ = ["KEY_BYTES", "content_key", "digest_of"]
+__all__ = ["VECTOR_FORMAT", "content_key", "digest_of"]
 
-KEY_BYTES = 16
+VECTOR_FORMAT = 4
+"""Raised when a change to skembed changes vectors, so that stored ones are not served."""
+
+_KEY_BYTES = 16
 
 _LENGTH = struct.Struct("<Q")
 _FLOAT = struct.Struct("<d")
@@ -40,7 +42,7 @@ def content_key(digest: bytes, content: bytes) -> bytes:
     >>> content_key(b"model", b"row").hex()
     '6a1200583a0e04496a4e0eaa9d1d34eb'
     """
-    return blake2b(_LENGTH.pack(len(digest)) + digest + content, digest_size=KEY_BYTES).digest()
+    return blake2b(_LENGTH.pack(len(digest)) + digest + content, digest_size=_KEY_BYTES).digest()
 
 
 def digest_of(settings: Mapping[str, object]) -> bytes:
@@ -48,6 +50,7 @@ def digest_of(settings: Mapping[str, object]) -> bytes:
 
     Values are tagged by type, so that ``1``, ``1.0``, ``True`` and ``"1"`` differ. The order in
     which a mapping was filled does not matter. A list and a tuple of the same values differ.
+    `VECTOR_FORMAT` goes in too.
 
     Parameters
     ----------
@@ -71,7 +74,7 @@ def digest_of(settings: Mapping[str, object]) -> bytes:
     ... )
     True
     """
-    digest = blake2b(digest_size=KEY_BYTES)
+    digest = blake2b(_LENGTH.pack(VECTOR_FORMAT), digest_size=_KEY_BYTES)
     for piece in _encode(dict(settings), "settings"):
         digest.update(piece)
     return digest.digest()
@@ -86,13 +89,13 @@ def _encode(value: object, where: str) -> Iterator[bytes]:
     elif kind is bool:
         yield b"t" if value else b"f"
     elif isinstance(value, int) and kind is int:
-        yield from _framed(b"i", str(value).encode())
+        yield _framed(b"i", str(value).encode())
     elif isinstance(value, float) and kind is float:
         yield b"d" + _FLOAT.pack(value)
     elif isinstance(value, str) and kind is str:
-        yield from _framed(b"s", value.encode("utf-8", "surrogatepass"))
+        yield _framed(b"s", value.encode("utf-8", "surrogatepass"))
     elif isinstance(value, bytes) and kind is bytes:
-        yield from _framed(b"b", value)
+        yield _framed(b"b", value)
     elif isinstance(value, (list, tuple)) and kind in (list, tuple):
         yield (b"l" if kind is list else b"u") + _LENGTH.pack(len(value))
         for position, item in enumerate(value):
@@ -116,5 +119,5 @@ def _encode_mapping(mapping: Mapping[object, object], where: str) -> Iterator[by
         yield encoded + value_bytes
 
 
-def _framed(tag: bytes, content: bytes) -> Iterator[bytes]:
-    yield tag + _LENGTH.pack(len(content)) + content
+def _framed(tag: bytes, content: bytes) -> bytes:
+    return tag + _LENGTH.pack(len(content)) + content

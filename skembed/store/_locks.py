@@ -1,10 +1,8 @@
 """Locks of the operating system on files: they die with the process that holds them.
 
-Owns the difference between platforms. Must not know what a lock stands for. A process identifier
-alone says little (numbers are reused, containers count from one), a lock cannot lie.
-
-POSIX record locks belong to a process and a file: they are not inherited by a fork, and closing
-*any* descriptor of the file drops them. So a process never opens its own locked file again.
+A process identifier alone says little (numbers are reused, containers count from one), a lock
+cannot lie. POSIX record locks belong to a process and a file: they are not inherited by a fork, and
+closing *any* descriptor of the file drops them, so a process never opens its own locked file again.
 """
 
 from __future__ import annotations
@@ -17,11 +15,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from skembed.store._fork import watch_forks
+from skembed._forks import after_fork_in_child
 
-__all__ = ["Gate", "is_held", "lock_new_file"]
+__all__ = ["hold_lock", "is_locked", "lock_new_file"]
 
-_GATE_TIMEOUT = 10.0
+_TIMEOUT = 10.0
 
 if sys.platform == "win32":
     import msvcrt
@@ -64,7 +62,7 @@ def lock_new_file(path: Path) -> int:
     return descriptor
 
 
-def is_held(path: Path) -> bool:
+def is_locked(path: Path) -> bool:
     """Say whether a live process holds the lock on `path`; never ask for a lock of our own.
 
     A file that is missing or may not be read counts as free: the worst that follows is work done
@@ -82,42 +80,35 @@ def is_held(path: Path) -> bool:
         os.close(descriptor)
 
 
-class Gate:
-    """Admits one thread of one process at a time to what happens rarely: opening and sweeping."""
+# The lock on a file admits every thread of its process.
+_among_threads = threading.RLock()
 
-    def __init__(self) -> None:
-        self._mutex = threading.RLock()
-        watch_forks(self)
 
-    @contextmanager
-    def __call__(self, path: Path) -> Iterator[None]:
-        """Hold the lock on `path`, which is created and must stay.
+def _reset() -> None:
+    global _among_threads
+    _among_threads = threading.RLock()
 
-        Raises
-        ------
-        TimeoutError
-            If another process holds it for longer than ten seconds.
-        FileNotFoundError
-            If the folder of `path` is not there, or was taken away meanwhile.
-        """
-        with self._mutex:
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-            try:
-                deadline = time.monotonic() + _GATE_TIMEOUT
-                while not _try_lock(descriptor, shared=False):
-                    if time.monotonic() > deadline:
-                        raise TimeoutError(f"another process has held {path} for too long")
-                    time.sleep(0.002)
-                if not path.exists() or not os.path.samestat(path.stat(), os.fstat(descriptor)):
-                    raise FileNotFoundError(f"{path.parent} was taken away")
-                yield
-            finally:
-                os.close(descriptor)
 
-    def before_fork(self) -> None:
-        """Nothing to bring to rest: a child takes a new mutex."""
+after_fork_in_child(_reset)
 
-    def after_fork(self, *, in_child: bool) -> None:
-        """Forget, in a child, who was inside."""
-        if in_child:
-            self._mutex = threading.RLock()
+
+@contextmanager
+def hold_lock(path: Path) -> Iterator[None]:
+    """Hold the lock on `path`, which is created and stays, for one thread of one process.
+
+    Raises `TimeoutError` if another process holds it for longer than ten seconds, and
+    `FileNotFoundError` if its folder is not there or was taken away meanwhile.
+    """
+    with _among_threads:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            deadline = time.monotonic() + _TIMEOUT
+            while not _try_lock(descriptor, shared=False):
+                if time.monotonic() > deadline:
+                    raise TimeoutError(f"another process has held {path} for too long")
+                time.sleep(0.002)
+            if not path.exists() or not os.path.samestat(path.stat(), os.fstat(descriptor)):
+                raise FileNotFoundError(f"{path.parent} was taken away")
+            yield
+        finally:
+            os.close(descriptor)

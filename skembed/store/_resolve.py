@@ -1,28 +1,25 @@
-"""Which store an embedder's `cache` means.
-
-Owns the store of the run, and how many stores that were named by a folder stay open. Must not know
-what a store does.
-"""
+"""Which store an embedder's `cache` means: the store of the run, or one named by a folder."""
 
 from __future__ import annotations
 
 import os
-import threading
-import weakref
-from collections import OrderedDict
 from collections.abc import Callable
+from functools import lru_cache
+from pathlib import Path
 
 from skembed.exceptions import InvalidParameterError
-from skembed.store._environment import StaleError
-from skembed.store._folder import Folder, close_unused_folders, has_life, open_folder
-from skembed.store._fork import watch_forks
+from skembed.store._errors import StaleError
+from skembed.store._folder import Folder, is_in_use, open_folder
 from skembed.store._run import create_run_folder, run_folder, run_limit, sweep_runs
-from skembed.store._store import EmbeddingStore
+from skembed.store._store import EmbeddingStore, absolute_path
 
 __all__ = ["resolve_store"]
 
 # Each keeps seven files open, and up to 128 MiB in memory.
 _N_RECENT = 8
+
+# One at most; a dictionary lets the first of several threads win.
+_runs: dict[str, EmbeddingStore] = {}
 
 
 class _RunStore(EmbeddingStore):
@@ -36,73 +33,22 @@ class _RunStore(EmbeddingStore):
         assert self.path is not None
         is_new = not self.path.exists()
         if is_new and self._has_begun:
-            # Its owner has exited or it was swept: a folder made now would have nobody to remove
-            # it.
+            # Its owner has exited or it was swept: nobody would remove a folder made now.
             self._is_off = True
             raise StaleError(f"{self.path} was taken away")
         create_run_folder(self.path)
         if is_new:
-            sweep_runs(has_life)
-        # No flush: the folder dies with the run, and with the machine. Its bound is known only now.
-        folder = open_folder(self.path, self._seat, is_durable=False)
+            sweep_runs(is_in_use)
+        # Not durable: the folder dies with the run. Its bound is known only now.
+        folder = open_folder(self.path, self._user, is_durable=False)
         if self.max_bytes is None:
             self.max_bytes = run_limit(self.path)
         self._has_begun = True
         return folder
 
-    def __repr__(self) -> str:
-        return f"<store of this run at {self.path}>"
-
     def __reduce__(self) -> tuple[Callable[..., EmbeddingStore | None], tuple[object, ...]]:
         # In another process it is the store of that process's run, usually the same.
         return resolve_store, ("run",)
-
-
-class _NamedStores:
-    """The stores that were named by a folder: those in use, and the last few.
-
-    Kept, so that each call of an estimator meets what the last one left in memory. One that is no
-    longer among the last is not closed under whoever uses it: it goes when its last user does, and
-    its folder is closed at the next occasion.
-    """
-
-    def __init__(self) -> None:
-        self._in_use: weakref.WeakValueDictionary[str, EmbeddingStore] = (
-            weakref.WeakValueDictionary()
-        )
-        self._recent: OrderedDict[str, EmbeddingStore] = OrderedDict()  # oldest first
-        self._lock = threading.Lock()
-        watch_forks(self)
-
-    def find(self, name: str | os.PathLike[str]) -> EmbeddingStore:
-        """Return the one store of the folder called `name`."""
-        # Made before the lock is taken, which a fork waits for: making waits for a fork.
-        new = EmbeddingStore(name)
-        path = str(new.path)
-        dropped: list[tuple[str, EmbeddingStore]] = []
-        with self._lock:
-            store = self._in_use.setdefault(path, new)
-            self._recent[path] = store
-            self._recent.move_to_end(path)
-            if len(self._recent) > _N_RECENT:
-                dropped.append(self._recent.popitem(last=False))
-        if dropped:
-            dropped.clear()
-            close_unused_folders()
-        return store
-
-    def before_fork(self) -> None:
-        """Come to rest. The lock is held for microseconds only and nothing is taken inside it."""
-        self._lock.acquire()
-
-    def after_fork(self, *, in_child: bool) -> None:
-        """Go on; a child keeps the stores, which follow the fork themselves."""
-        self._lock.release()
-
-
-_named = _NamedStores()
-# One at most; a dictionary lets the first of several threads win.
-_runs: dict[str, EmbeddingStore] = {}
 
 
 def resolve_store(cache: object) -> EmbeddingStore | None:
@@ -141,4 +87,10 @@ def resolve_store(cache: object) -> EmbeddingStore | None:
         )
     if cache == "run":
         return _runs.get("run") or _runs.setdefault("run", _RunStore())
-    return _named.find(cache)
+    return _find_named(absolute_path(cache))
+
+
+# The last few are kept, so that each call of an estimator meets what the last one left in memory.
+@lru_cache(_N_RECENT)
+def _find_named(path: Path) -> EmbeddingStore:
+    return EmbeddingStore(path)

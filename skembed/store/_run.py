@@ -1,8 +1,6 @@
 """The folder of a run: its name, its birth, and its end.
 
-Owns the environment variable by which workers learn the name, and the sweeping of folders that
-dead runs left. Must not know what is stored, and must stay cheap to import: announcing a run is
-part of importing the package.
+Cheap to import: announcing a run is part of importing the package.
 
 A run is a process and the processes it starts. The process that announced it is the owner and
 removes the folder when it exits. If it is killed, the folder stays until a later run sweeps it:
@@ -57,22 +55,15 @@ def run_folder() -> Path:
 def create_run_folder(path: Path) -> None:
     """Create the folder, or accept the one that another process of this run created.
 
-    Raises
-    ------
-    PermissionError
-        If what is there is not a folder of this user's, closed to others.
-    OSError
-        If it cannot be created.
+    Raises `PermissionError` if what is there is not a folder of this user's, closed to others.
     """
     with suppress(FileExistsError):
         path.mkdir(mode=0o700)
-    if not hasattr(os, "geteuid"):
-        return
     # Anybody may write in the temporary folder: a link or another user's folder is not to be used.
     status = path.lstat()
-    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid():
+    if not _is_own_folder(status):
         raise PermissionError(f"{path} is not a folder of this user")
-    if stat.S_IMODE(status.st_mode) & 0o077:
+    if hasattr(os, "geteuid") and stat.S_IMODE(status.st_mode) & 0o077:
         raise PermissionError(f"{path} is open to other users")
 
 
@@ -81,33 +72,35 @@ def run_limit(path: Path) -> int:
     return min(_MAX_BYTES, shutil.disk_usage(path).free // 2)
 
 
-def sweep_runs(has_life: Callable[[Path], bool]) -> None:
+def sweep_runs(is_in_use: Callable[[Path], bool]) -> None:
     """Remove this user's folders of runs in which no process lives any more."""
     own = os.environ.get(VARIABLE)
     for path in Path(tempfile.gettempdir()).glob(_PREFIX + "*"):
         if str(path) == own:
             continue
         try:
-            if _is_dead(path, has_life):
+            if _is_dead(path, is_in_use):
                 _remove(path)
         except OSError:
             # Another user's, or swept by another process at this moment.
             continue
 
 
-def _is_dead(path: Path, has_life: Callable[[Path], bool]) -> bool:
+def _is_dead(path: Path, is_in_use: Callable[[Path], bool]) -> bool:
     status = path.lstat()
-    if not stat.S_ISDIR(status.st_mode):
-        return False
-    if hasattr(os, "geteuid") and status.st_uid != os.geteuid():
+    if not _is_own_folder(status):
         return False
     if path.suffix == ".old":
         return True
-    is_young = time.time() - status.st_mtime < _INFANCY
-    # Its first user puts a gate into the folder before anything else.
-    if not (path / "gate").exists():
-        return not is_young
-    return not has_life(path)
+    # Its first user puts a lock into the folder before anything else.
+    if not (path / "lock").exists():
+        return time.time() - status.st_mtime > _INFANCY
+    return not is_in_use(path)
+
+
+def _is_own_folder(status: os.stat_result) -> bool:
+    is_own = not hasattr(os, "geteuid") or status.st_uid == os.geteuid()
+    return is_own and stat.S_ISDIR(status.st_mode)
 
 
 def _remove(path: Path) -> None:

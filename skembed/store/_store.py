@@ -1,31 +1,69 @@
 """The embedding store: what the engine asks, in memory first and then in a folder.
 
-Owns the order of the tiers, the counters, and what happens when the folder fails: one warning, and
-work goes on without it. Must not know what the bytes mean, models, or arrays.
+If the folder fails, the store warns once and goes on without it.
 """
 
 from __future__ import annotations
 
 import atexit
 import os
+from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import compress
+from pathlib import Path
 from typing import TypeVar
 
-from skembed.exceptions import StoreWarning, warn_user
-from skembed.store._check import check_bound, check_path
+from skembed._forks import fork_safe_lock
+from skembed.exceptions import InvalidParameterError, StoreWarning, warn_user
 from skembed.store._claims import claims_of
-from skembed.store._environment import StaleError
-from skembed.store._folder import Folder, Seat, close_folders, leave_folder, open_folder
-from skembed.store._info import StoreInfo, Tally
+from skembed.store._errors import STORE_ERRORS, StaleError, describe_failure, is_full
+from skembed.store._folder import Folder, User, close_folders, leave_folder, open_folder
 from skembed.store._memory import MemoryTier
-from skembed.store._trouble import TROUBLE, describe_readonly, describe_trouble, is_full
 
-__all__ = ["EmbeddingStore"]
+__all__ = ["EmbeddingStore", "StoreInfo", "absolute_path"]
 
 T = TypeVar("T")
 
 _MEMORY_ONLY_BYTES = 1 << 30
 _MEMORY_TIER_BYTES = 128 << 20
+
+
+@dataclass(frozen=True, repr=False)
+class StoreInfo:
+    """What a store holds and what it did.
+
+    Parameters
+    ----------
+    path : Path or None
+        The folder; None for a store in memory.
+    n_entries, n_bytes : int
+        Vectors kept now, and their bytes: in the folder, or in memory if there is none.
+    max_bytes : int or None
+        The bound on `n_bytes`.
+    n_hits, n_misses : int
+        Rows found and not found by this object since it was made, in this process.
+    n_evicted, n_damaged : int
+        Vectors that it dropped for the bound, and that it found damaged.
+    """
+
+    path: Path | None
+    n_entries: int
+    n_bytes: int
+    max_bytes: int | None
+    n_hits: int
+    n_misses: int
+    n_evicted: int
+    n_damaged: int
+
+    def __repr__(self) -> str:
+        bound = "" if self.max_bytes is None else f" of {_human(self.max_bytes)}"
+        return (
+            f"StoreInfo({str(self.path) if self.path else 'in memory'}: {self.n_entries:,} vectors,"
+            f" {_human(self.n_bytes)}{bound}; {self.n_hits:,} hits, {self.n_misses:,} misses,"
+            f" {self.n_evicted:,} evicted, {self.n_damaged:,} damaged)"
+        )
 
 
 class EmbeddingStore:
@@ -50,13 +88,6 @@ class EmbeddingStore:
         before the old are free), and several times if the bound is a few MB. None is no bound for
         a folder, and 1 GiB in memory.
 
-    Attributes
-    ----------
-    path : Path or None
-        The folder, absolute.
-    max_bytes : int or None
-        The bound.
-
     Raises
     ------
     InvalidParameterError
@@ -76,8 +107,19 @@ class EmbeddingStore:
     def __init__(
         self, path: str | os.PathLike[str] | None = None, *, max_bytes: int | None = None
     ) -> None:
-        self.path = check_path(path)
-        self.max_bytes = check_bound(max_bytes)
+        is_path = isinstance(path, (str, os.PathLike)) and bool(os.fspath(path))
+        if path is not None and not is_path:
+            raise InvalidParameterError(
+                f"path must be None or the name of a folder; got {path!r} of type "
+                f"{type(path).__name__}."
+            )
+        is_count = isinstance(max_bytes, int) and not isinstance(max_bytes, bool)
+        if max_bytes is not None and not (is_count and max_bytes > 0):
+            raise InvalidParameterError(
+                f"max_bytes must be None or a positive number of bytes; got {max_bytes!r}."
+            )
+        self.path = None if path is None else absolute_path(path)
+        self.max_bytes = max_bytes
         if self.path is None:
             self.max_bytes = self.max_bytes or _MEMORY_ONLY_BYTES
             in_memory = self.max_bytes
@@ -85,60 +127,45 @@ class EmbeddingStore:
             in_memory = min(_MEMORY_TIER_BYTES, self.max_bytes or _MEMORY_TIER_BYTES)
         self._memory = MemoryTier(in_memory)
         self._claims = claims_of(self.path)
-        self._seat = Seat()
+        self._user = User()
         self._folder: Folder | None = None
         self._is_off = self.path is None
         self._is_full = False
-        self._tally = Tally()
+        self._counts: Counter[str] = Counter()
+        self._counts_lock = fork_safe_lock()
         self._warned: set[str] = set()
         self._untold: list[str] = []
 
     def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
-        """Return the value of each key, None where there is none.
-
-        Parameters
-        ----------
-        keys : sequence of bytes
-
-        Returns
-        -------
-        values : list of bytes or None
-        """
+        """Return the value of each key, None where there is none."""
         found = self._memory.get_many(keys)
-        if (folder := self._folder) is not None:
-            folder.vectors.note_hits(keys, found, self.max_bytes)
         missing = [row for row, value in enumerate(found) if value is None]
-        if missing:
-            asked = [keys[row] for row in missing]
-            read = self._on_disk(lambda folder: folder.vectors.get_many(asked, self.max_bytes))
-            if read is not None:
-                values, n_damaged = read
-                for row, value in zip(missing, values, strict=True):
-                    found[row] = value
-                self._memory.put_many(
-                    (key, value)
-                    for key, value in zip(asked, values, strict=True)
-                    if value is not None
+        asked = [keys[row] for row in missing]
+        if asked and (read := self._on_disk(lambda folder: folder.vectors.get_many(asked))):
+            values, n_damaged = read
+            for row, value in zip(missing, values, strict=True):
+                found[row] = value
+            pairs = zip(asked, values, strict=True)
+            self._memory.put_many((key, value) for key, value in pairs if value is not None)
+            if n_damaged:
+                self._count(damaged=n_damaged)
+                self._warn(
+                    "damage",
+                    f"{n_damaged} stored vectors in {self.path} were damaged; they are computed "
+                    "and stored again. If this is seen often, check the disk.",
                 )
-                self._note_damage(n_damaged)
+        if (folder := self._folder) is not None:
+            hits = [key for key, value in zip(keys, found, strict=True) if value is not None]
+            folder.vectors.note_uses(hits, self.max_bytes)
         n_misses = found.count(None)
-        self._tally.add(hits=len(found) - n_misses, misses=n_misses)
+        self._count(hits=len(found) - n_misses, misses=n_misses)
         self._tell()
         return found
 
     def put_many(
         self, keys: Sequence[bytes], values: Sequence[bytes], holder: object = None
     ) -> None:
-        """Keep a value for each key, and give back the holder's claims on the keys.
-
-        Parameters
-        ----------
-        keys : sequence of bytes
-        values : sequence of bytes
-            One for each key.
-        holder : object, default=None
-            As for `claim`.
-        """
+        """Keep a value for each key, and give back the holder's claims on the keys."""
         items = [(key, bytes(value)) for key, value in zip(keys, values, strict=True)]
         if not items:
             return
@@ -147,7 +174,7 @@ class EmbeddingStore:
             n_evicted = self._on_disk(
                 lambda folder: folder.vectors.put_many(items, self.max_bytes), is_write=True
             )
-            self._tally.add(evicted=n_evicted or 0)
+            self._count(evicted=n_evicted or 0)
         finally:
             self._give_back(keys, holder)
         self._tell()
@@ -159,8 +186,7 @@ class EmbeddingStore:
         ----------
         keys : sequence of bytes
         holder : object, default=None
-            Who claims, in this process. After an interrupt the holder releases whatever it meant
-            to claim, and gives back what it holds, not what another call does.
+            Who claims, in this process: what one call holds, another does not give back.
 
         Returns
         -------
@@ -168,71 +194,48 @@ class EmbeddingStore:
             True: not stored, and now the caller's to put or release. False: stored already, or
             claimed by another process or another call in this one.
         """
-        is_ours = self._claims.take(keys, holder)
-        rows = [row for row, is_free in enumerate(is_ours) if is_free]
-        taken = [keys[row] for row in rows]
+        is_free = self._claims.take(keys, holder)
+        free = list(compress(keys, is_free))
         try:
-            kept = self._confirm(taken)
+            ours = self._confirm(free)
         except BaseException:
-            self._give_back(taken, holder)
+            self._give_back(free, holder)
             raise
-        lost = [key for key, is_kept in zip(taken, kept, strict=True) if not is_kept]
-        if lost:
-            self._claims.drop(lost)
-        for row, is_kept in zip(rows, kept, strict=True):
-            is_ours[row] = is_kept
+        if len(ours) < len(free):
+            self._claims.drop(key for key in free if key not in ours)
         self._tell()
-        return is_ours
+        return [free and key in ours for key, free in zip(keys, is_free, strict=True)]
 
     def release(self, keys: Sequence[bytes], holder: object = None) -> None:
-        """Give claims back without a value; keys that `holder` does not hold are passed over.
-
-        Parameters
-        ----------
-        keys : sequence of bytes
-        holder : object, default=None
-            As for `claim`.
-        """
+        """Give claims back without a value; keys that `holder` does not hold are passed over."""
         self._give_back(keys, holder)
         self._tell()
 
     def wait(self, keys: Sequence[bytes], timeout: float) -> None:
-        """Sleep until one of the keys is stored or free to claim, or the time is over.
-
-        Parameters
-        ----------
-        keys : sequence of bytes
-        timeout : float
-            Seconds at most.
-        """
+        """Sleep until one of the keys is stored or free to claim, `timeout` seconds at most."""
         if keys:
             self._claims.wait(lambda: self._is_any_settled(keys), timeout)
         self._tell()
 
     def info(self) -> StoreInfo:
-        """Return what the store holds and what it did.
-
-        Returns
-        -------
-        info : StoreInfo
-        """
+        """Return what the store holds and what it did."""
         count = self._on_disk(lambda folder: folder.vectors.count())
         n_entries, n_bytes = count or (len(self._memory), self._memory.n_bytes)
-        tally = self._tally
         self._tell()
+        counts = self._counts
         return StoreInfo(
             path=self.path,
             n_entries=n_entries,
             n_bytes=n_bytes,
             max_bytes=self.max_bytes,
-            n_hits=tally.n_hits,
-            n_misses=tally.n_misses,
-            n_evicted=self._memory.n_evicted if self.path is None else tally.n_evicted,
-            n_damaged=tally.n_damaged,
+            n_hits=counts["hits"],
+            n_misses=counts["misses"],
+            n_evicted=self._memory.n_evicted if self.path is None else counts["evicted"],
+            n_damaged=counts["damaged"],
         )
 
     def clear(self) -> None:
-        """Drop every vector, for every process that uses the folder; a damaged folder is mended."""
+        """Drop every vector, for every process that uses the folder; repairs a damaged folder."""
         self._memory.clear()
         if self.path is not None:
             self._is_off = self._is_full = False
@@ -245,21 +248,14 @@ class EmbeddingStore:
         self._memory.clear()
         folder, self._folder = self._folder, None
         if folder is not None:
-            leave_folder(folder, self._seat)
+            leave_folder(folder, self._user)
         self._tell()
 
     def _find_folder(self) -> Folder:
-        """Open the folder; raise one of `TROUBLE` or `StaleError` if that cannot be done."""
+        """Open the folder; raise one of `STORE_ERRORS` if that cannot be done."""
         assert self.path is not None
         self.path.mkdir(parents=True, exist_ok=True)
-        return open_folder(self.path, self._seat, is_durable=True)
-
-    def _lose_folder(self, folder: Folder) -> None:
-        """Leave a folder that is gone or closed; the next use makes or opens it again."""
-        # Another thread may have done so already, and opened the next one.
-        if self._folder is folder:
-            self._folder = None
-        leave_folder(folder, self._seat)
+        return open_folder(self.path, self._user, is_durable=True)
 
     def _on_disk(self, work: Callable[[Folder], T], *, is_write: bool = False) -> T | None:
         """Return ``work(folder)``; None if there is no folder that can do it."""
@@ -271,14 +267,15 @@ class EmbeddingStore:
                 if folder is None:
                     folder = self._folder = self._find_folder()
                 folder.check(is_write=is_write)
-                if is_write and folder.is_readonly:
-                    self._warn("trouble", describe_readonly(self.path))
-                    return None
                 return work(folder)
             except StaleError:
+                # Gone or closed: the next use makes or opens it again. Another thread may have done
+                # so already.
                 if folder is not None:
-                    self._lose_folder(folder)
-            except TROUBLE as error:
+                    if self._folder is folder:
+                        self._folder = None
+                    leave_folder(folder, self._user)
+            except STORE_ERRORS as error:
                 self._give_up(folder, error)
                 return None
         return None
@@ -288,43 +285,40 @@ class EmbeddingStore:
         if folder is not None:
             # Claims that can no longer be given back must not be waited for.
             folder.resign()
-        if is_full(self.path, error):
+        if folder is not None and is_full(self.path, error):
             self._is_full = True
         else:
             self._is_off = True
-        self._warn("trouble", describe_trouble(self.path, error))
+        self._warn("failure", describe_failure(self.path, error))
 
-    def _confirm(self, keys: Sequence[bytes]) -> list[bool]:
-        """Claim keys among processes too; keep only those that nobody has stored."""
+    def _confirm(self, keys: Sequence[bytes]) -> set[bytes]:
+        """Claim keys among processes too; return those that are ours and that nobody has stored."""
         if not keys:
-            return []
-        kept = self._on_disk(lambda folder: folder.claims.take(keys, folder.token), is_write=True)
-        kept = kept or [True] * len(keys)
+            return set()
+        taken = self._on_disk(lambda folder: folder.claims.take(keys, folder.token), is_write=True)
+        ours = list(compress(keys, taken or [True] * len(keys)))
         # Looked at after the claim: who stored a value did so before giving up its own.
-        ours = [key for key, is_kept in zip(keys, kept, strict=True) if is_kept]
-        on_disk = self._on_disk(lambda folder: folder.vectors.has_many(ours)) or [False] * len(ours)
-        stored = {
-            key
-            for key, is_stored in zip(ours, on_disk, strict=True)
-            if is_stored or self._memory.has(key)
-        }
+        on_disk = self._on_disk(lambda folder: folder.vectors.has_many(ours)) or ()
+        stored = {*compress(ours, on_disk), *filter(self._memory.has, ours)}
         if stored:
-            self._on_disk(lambda folder: _drop_shared(folder, list(stored)), is_write=True)
-        return [is_kept and key not in stored for key, is_kept in zip(keys, kept, strict=True)]
+            self._drop_shared(list(stored))
+        return set(ours) - stored
 
     def _give_back(self, keys: Sequence[bytes], holder: object) -> None:
         held = self._claims.held_by(holder, keys)
         if held:
             try:
-                self._on_disk(lambda folder: _drop_shared(folder, held), is_write=True)
+                self._drop_shared(held)
             finally:
                 self._claims.drop(held)
+
+    def _drop_shared(self, keys: Sequence[bytes]) -> None:
+        self._on_disk(lambda folder: folder.claims.drop(keys, folder.token), is_write=True)
 
     def _is_any_settled(self, keys: Sequence[bytes]) -> bool:
         if any(self._memory.has(key) for key in keys):
             return True
-        held_here = set(self._claims.held(keys))
-        others = [key for key in keys if key not in held_here]
+        others = self._claims.free(keys)
         if not others:
             return False
         held = self._on_disk(lambda folder: folder.claims.held(others, folder.token), is_write=True)
@@ -332,14 +326,9 @@ class EmbeddingStore:
             return True
         return any(self._on_disk(lambda folder: folder.vectors.has_many(others)) or ())
 
-    def _note_damage(self, n_damaged: int) -> None:
-        self._tally.add(damaged=n_damaged)
-        if n_damaged:
-            self._warn(
-                "damage",
-                f"{n_damaged} stored vectors in {self.path} were damaged; they are computed and "
-                "stored again. If this is seen often, check the disk.",
-            )
+    def _count(self, **more: int) -> None:
+        with self._counts_lock:
+            self._counts.update(more)
 
     def _warn(self, kind: str, message: str) -> None:
         if kind not in self._warned:
@@ -357,16 +346,6 @@ class EmbeddingStore:
         bound = "" if self.max_bytes is None else f", max_bytes={self.max_bytes}"
         return f"EmbeddingStore({str(self.path)!r}{bound})"
 
-    def __eq__(self, other: object) -> bool:
-        if not isinstance(other, EmbeddingStore):
-            return NotImplemented
-        if self.path is None or other.path is None:
-            return self is other
-        return (self.path, self.max_bytes) == (other.path, other.max_bytes)
-
-    def __hash__(self) -> int:
-        return hash((self.path, self.max_bytes)) if self.path else id(self)
-
     def __copy__(self) -> EmbeddingStore:
         return self
 
@@ -375,15 +354,22 @@ class EmbeddingStore:
         return self
 
     def __reduce__(self) -> tuple[Callable[..., EmbeddingStore | None], tuple[object, ...]]:
-        return _restore, (None if self.path is None else str(self.path), self.max_bytes)
+        path = None if self.path is None else str(self.path)
+        return partial(EmbeddingStore, path, max_bytes=self.max_bytes), ()
 
 
-def _restore(path: str | None, max_bytes: int | None) -> EmbeddingStore:
-    return EmbeddingStore(path, max_bytes=max_bytes)
+def absolute_path(path: str | os.PathLike[str]) -> Path:
+    """Return the folder that a name means, for a worker that starts elsewhere too."""
+    return Path(os.fsdecode(path)).expanduser().absolute()
 
 
-def _drop_shared(folder: Folder, keys: Sequence[bytes]) -> None:
-    folder.claims.drop(keys, folder.token)
+def _human(n_bytes: int) -> str:
+    size = float(n_bytes)
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if size < 1024:
+            return f"{size:.0f} B" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1024
+    return f"{size:.1f} TiB"
 
 
 atexit.register(close_folders)

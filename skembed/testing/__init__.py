@@ -1,8 +1,7 @@
 """The common checks that scikit-learn skips for rows that are not 2-D numbers.
 
-This folder owns what every embedder must hold, whatever its modality, and says it as checks that
-anyone's estimator can be put through. It must not know any room: it imports scikit-learn, joblib,
-NumPy and the error tree only; pandas, polars and torch are looked at where they are there.
+They say what every embedder must hold, whatever its modality. pandas, polars and torch are looked
+at where they are installed.
 """
 
 from __future__ import annotations

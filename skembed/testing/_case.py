@@ -1,13 +1,12 @@
-"""What one run of the checks shares: the embedder, its rows, and the output to compare with.
-
-It owns making fresh instances and comparing outputs. It must not know any single check.
-"""
+"""What one run of the checks shares: the embedder, its rows, and the output to compare with."""
 
 from __future__ import annotations
 
 import copy
+import importlib
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, NoReturn
 from unittest import SkipTest
 
@@ -15,9 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import clone
 
-from skembed.testing._process_state import read_settings
+__all__ = ["Case", "CheckFailed", "fail", "import_backend", "odd_index", "skip", "take"]
 
-__all__ = ["Case", "CheckFailed", "fail", "object_array", "skip", "take"]
+# Unordered, not unique, of mixed type; 1 and 0 are labels of other positions.
+_ODD_LABELS = (10, 10, -3, "x", 1, 0)
 
 
 class CheckFailed(AssertionError):
@@ -34,51 +34,24 @@ def skip(reason: str) -> NoReturn:
     raise SkipTest(reason)
 
 
+@dataclass
 class Case:
-    """An embedder and the rows it is checked on.
+    """An embedder, never changed, only cloned, and the rows it is checked on.
 
-    Parameters
-    ----------
-    embedder : estimator
-        Unfitted; never changed, only cloned.
-    rows : list, or a frame or array that can be indexed by row
-        The rows to embed.
-    y : sequence or None
-        Targets, handed to `fit` if not None.
-    atol, rtol : float
-        Two outputs are the same if they differ by at most `atol + rtol * |expected|`.
-    new_params : mapping of str to object
-        Parameters that change the output; may be empty.
-    bad_rows : sequence of object
-        Rows that have to be refused; may be empty.
-    time_limit : float
-        Seconds after which a thread or process counts as hung.
+    The fields are the parameters of `check_embedder`; `new_params` are its `set_params`.
     """
 
-    def __init__(
-        self,
-        embedder: Any,
-        rows: Any,
-        *,
-        y: Any,
-        atol: float,
-        rtol: float,
-        new_params: Mapping[str, Any],
-        bad_rows: Sequence[Any],
-        time_limit: float,
-    ) -> None:
-        self.embedder = embedder
-        self.given_rows = rows
-        self.y = y
-        self.atol = atol
-        self.rtol = rtol
-        self.new_params = dict(new_params)
-        self.bad_rows = list(bad_rows)
-        self.time_limit = time_limit
-        self.seconds = 0.0
-        self.changed_settings: dict[str, str] = {}
-        self._reference: NDArray[Any] | None = None
-        self._reference_fault: Exception | None = None
+    embedder: Any
+    given_rows: Any
+    y: Any
+    atol: float
+    rtol: float
+    new_params: Mapping[str, Any]
+    bad_rows: Sequence[Any]
+    time_limit: float
+    seconds: float = 0.0
+    _reference: NDArray[Any] | None = None
+    _reference_fault: Exception | None = None
 
     @property
     def n_rows(self) -> int:
@@ -115,14 +88,14 @@ class Case:
             skip("the embedder cannot be cloned: see check_clone")
         return estimator.set_params(**params) if params else estimator
 
-    def fit(self, estimator: Any, positions: Sequence[int] | None = None) -> Any:
-        """Fit on the rows (and targets) at these positions, by default all."""
-        rows = self.rows if positions is None else self.take(positions)
-        if self.y is None:
-            estimator.fit(rows)
-        else:
-            y = self.y if positions is None else take(self.y, positions)
-            estimator.fit(rows, y)
+    @property
+    def targets(self) -> tuple[Any, ...]:
+        """What `fit` is given after the rows."""
+        return () if self.y is None else (self.y,)
+
+    def fit(self, estimator: Any) -> Any:
+        """Fit an instance on all rows (and targets), and return it."""
+        estimator.fit(self.rows, *self.targets)
         return estimator
 
     def fitted(self, **params: Any) -> Any:
@@ -143,17 +116,10 @@ class Case:
         return self._reference
 
     def _compute_reference(self) -> NDArray[Any]:
-        settings = read_settings()
         estimator = self.fitted()
         start = time.monotonic()
         output = estimator.transform(self.rows)
         self.seconds = time.monotonic() - start
-        # Only the first use can show a setting that is changed for good.
-        self.changed_settings = {
-            name: f"{settings[name]!r} became {value!r}"
-            for name, value in read_settings().items()
-            if name in settings and settings[name] != value
-        }
         if not isinstance(output, np.ndarray):
             fail(f"transform: expected a NumPy array, got {type(output).__name__}")
         if output.ndim != 2 or len(output) != self.n_rows:
@@ -169,6 +135,11 @@ class Case:
             and got.shape == expected.shape
             and bool(np.allclose(got, expected, rtol=self.rtol, atol=self.atol, equal_nan=True))
         )
+
+    def assert_rows(self, estimator: Any, positions: Sequence[int], what: str) -> None:
+        """Fail unless the rows at these positions get the vectors that they have among all."""
+        where = np.asarray(positions, dtype=np.intp)
+        self.assert_same(estimator.transform(self.take(where)), self.reference[where], what)
 
     def assert_same(self, got: Any, expected: NDArray[Any], what: str) -> None:
         """Fail, naming rows and values, unless two outputs are the same."""
@@ -192,17 +163,20 @@ class Case:
 
 def take(rows: Any, positions: Iterable[int]) -> Any:
     """Rows at these positions, in the same kind of container (a list for a tuple)."""
-    where = list(positions)
+    where = np.fromiter(positions, dtype=np.intp)
     if isinstance(rows, (list, tuple)):
         return [rows[position] for position in where]
-    if hasattr(rows, "iloc"):
-        return rows.iloc[where]
-    return rows[np.asarray(where, dtype=np.intp)]
+    return rows.iloc[where] if hasattr(rows, "iloc") else rows[where]
 
 
-def object_array(rows: Sequence[Any]) -> NDArray[np.object_]:
-    """Return a 1-D object array; `np.array(rows)` would stack rows that are arrays themselves."""
-    array = np.empty(len(rows), dtype=object)
-    for position, row in enumerate(rows):
-        array[position] = row
-    return array
+def import_backend(name: str) -> Any:
+    """Return an optional data frame library, or None if it is not installed."""
+    try:
+        return importlib.import_module(name)
+    except ImportError:
+        return None
+
+
+def odd_index(n_rows: int) -> list[int | str]:
+    """Return labels that are neither unique nor ordered nor positions."""
+    return [_ODD_LABELS[row % len(_ODD_LABELS)] for row in range(n_rows)]

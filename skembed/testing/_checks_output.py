@@ -10,13 +10,10 @@ import sklearn
 from sklearn.compose import ColumnTransformer
 from sklearn.model_selection import cross_val_score
 from sklearn.neighbors import KNeighborsClassifier, KNeighborsRegressor
-from sklearn.pipeline import FeatureUnion, make_pipeline
+from sklearn.pipeline import make_pipeline
 from sklearn.utils.multiclass import type_of_target
 
-from skembed.testing._backends import import_backend, odd_index
-from skembed.testing._case import Case, fail, skip
-
-__all__ = ["CHECKS"]
+from skembed.testing._case import Case, fail, import_backend, odd_index, skip
 
 # scikit-learn before 1.7 takes over the index of frames, not of Series.
 _KEEPS_INDEX = tuple(map(int, sklearn.__version__.split(".")[:2])) >= (1, 7)
@@ -67,8 +64,8 @@ def check_feature_names_out(case: Case) -> None:
         fail(f"expected {width} names, got shape {names.shape}")
     if not all(isinstance(name, str) for name in names):
         fail(f"expected names that are strings, got {names[:3].tolist()}")
-    if repeated := [name for name, count in Counter(names.tolist()).items() if count > 1]:
-        fail(f"expected unique names, got {repeated[:3]} more than once")
+    if len(set(names)) < width:
+        fail(f"expected unique names, got only {len(set(names))} of {width}")
 
 
 def check_set_output(case: Case) -> None:
@@ -130,28 +127,8 @@ def check_column_transformer(case: Case) -> None:
     )
     frame.index = pd.Index(odd_index(case.n_rows), dtype=object)
     columns = ColumnTransformer([("row", case.unfitted(), "row"), ("n", "passthrough", ["number"])])
-    got = columns.fit_transform(frame, *(() if case.y is None else (case.y,)))
+    got = columns.fit_transform(frame, *case.targets)
     case.assert_same(got[:, :-1], case.reference, "column of a frame")
     prefixed = [f"row__{name}" for name in case.fitted().get_feature_names_out()]
     if (names := list(columns.get_feature_names_out())[:-1]) != prefixed:
         fail(f"expected the feature names {prefixed[:3]}..., got {names[:3]}...")
-
-
-def check_feature_union(case: Case) -> None:
-    """Check that a `FeatureUnion` sets the outputs of two embedders side by side."""
-    union = FeatureUnion([("a", case.unfitted()), ("b", case.unfitted())])
-    got = union.fit_transform(case.rows, *(() if case.y is None else (case.y,)))
-    case.assert_same(got, np.hstack([case.reference, case.reference]), "union of two")
-
-
-CHECKS = (
-    check_output_format,
-    check_output_finite,
-    check_output_deterministic,
-    check_output_is_the_callers,
-    check_feature_names_out,
-    check_set_output,
-    check_pipeline,
-    check_column_transformer,
-    check_feature_union,
-)

@@ -14,15 +14,12 @@ import time
 import traceback
 import warnings
 from collections.abc import Callable
-from multiprocessing.connection import Connection
+from functools import partial
 from typing import Any
 
 import joblib
-import numpy as np
 
 from skembed.testing._case import Case, fail, skip
-
-__all__ = ["CHECKS"]
 
 _N_ROUNDS = (3, 50)  # at least and at most, of two threads side by side
 _ROUNDS_SECONDS = 1.0  # no further round is begun after this long
@@ -61,95 +58,56 @@ def check_pickle_forgets_rows(case: Case) -> None:
     """Check that the pickle of an embedder does not grow with the rows it has embedded."""
     estimator = case.fitted()
     estimator.transform(case.take([0]))
-    before = _dumps(estimator)
+    before = pickle.dumps(estimator)
     n_times = math.ceil(_N_ROWS_REMEMBERED / case.n_rows)
     if case.seconds > 0:  # a slow model embeds fewer
         n_times = max(2, min(n_times, int(5.0 / case.seconds)))
     estimator.transform(case.take(list(range(case.n_rows)) * n_times))
-    after = _dumps(estimator)
+    after = pickle.dumps(estimator)
     if (growth := len(after) - len(before)) > _PICKLE_SLACK:
         n_rows = n_times * case.n_rows
         fail(f"expected a pickle of {len(before)} bytes, got {growth} more after {n_rows} rows")
-    contents = [] if case.is_table else [_content(row) for row in case.given_rows]
-    found = [row for row, content in enumerate(contents) if _is_new(content, before, after)]
-    if found:
-        fail(f"expected a pickle without the rows that were transformed, got rows {found} in it")
-
-
-def _dumps(estimator: Any) -> bytes:
-    try:
-        return pickle.dumps(estimator)
-    except Exception:
-        skip("the embedder cannot be pickled: see check_pickle")
-
-
-def _content(row: Any) -> bytes:
-    if isinstance(row, str):
-        return row.encode("utf-8", "surrogatepass")
-    if isinstance(row, np.ndarray) and row.dtype != object:
-        return row.tobytes()
-    return row if isinstance(row, bytes) else b""
-
-
-def _is_new(content: bytes, before: bytes, after: bytes) -> bool:
-    """Whether a row's content (if long enough to tell) occurs in the later pickle only."""
-    return len(content) >= 8 and content in after and content not in before
 
 
 def check_two_threads(case: Case) -> None:
     """Check that two threads that embed different rows by one instance get what one thread gets."""
     estimator = case.fitted()
     half = case.n_rows // 2
-    parts = (range(half), range(half, case.n_rows))
+    start = threading.Barrier(2)
     faults: list[str] = []
+
+    def embed(part: range) -> None:
+        began = time.monotonic()
+        try:
+            for n_rounds in range(_N_ROUNDS[1]):
+                if n_rounds >= _N_ROUNDS[0] and time.monotonic() - began > _ROUNDS_SECONDS:
+                    break
+                start.wait()
+                case.assert_rows(estimator, part, "one of two threads")
+        except threading.BrokenBarrierError:
+            pass  # the other thread has ended
+        except Exception as error:
+            faults.append(f"expected an output from each thread, got {error!r:.300}")
+        finally:
+            start.abort()
+
+    threads = [
+        threading.Thread(target=embed, args=(part,), daemon=True)
+        for part in (range(half), range(half, case.n_rows))
+    ]
     interval = sys.getswitchinterval()
     sys.setswitchinterval(1e-5)  # switch often, to meet races that are rare otherwise
     try:
-        began = time.monotonic()
-        for n_rounds in range(_N_ROUNDS[1]):
-            if n_rounds >= _N_ROUNDS[0] and time.monotonic() - began > _ROUNDS_SECONDS:
-                break
-            faults += _run_round(case, estimator, parts)
-            if faults:
-                break
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(_time_limit(case))
     finally:
         sys.setswitchinterval(interval)
+    if any(thread.is_alive() for thread in threads):
+        fail(f"expected both threads to finish, one hangs after {_time_limit(case):.0f} s")
     if faults:
         fail("; ".join(faults))
-
-
-def _run_round(case: Case, estimator: Any, parts: tuple[range, range]) -> list[str]:
-    """Embed both parts at once, and say what went wrong."""
-    start = threading.Barrier(len(parts))
-    outputs: dict[int, Any] = {}
-    faults: list[str] = []
-
-    def embed(thread: int, rows: Any) -> None:
-        start.wait()
-        try:
-            outputs[thread] = estimator.transform(rows)
-        except Exception as error:
-            faults.append(f"thread {thread}: expected an output, got {error!r:.300}")
-
-    threads = [
-        threading.Thread(target=embed, args=(thread, case.take(part)), daemon=True)
-        for thread, part in enumerate(parts)
-    ]
-    deadline = time.monotonic() + _time_limit(case)
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(max(0.0, deadline - time.monotonic()))
-    if any(thread.is_alive() for thread in threads):
-        return [f"expected both threads to finish, one hangs after {_time_limit(case):.0f} s"]
-    for thread_number, part in enumerate(parts):
-        if thread_number in outputs:
-            try:
-                what = f"thread {thread_number} of 2"
-                case.assert_same(outputs[thread_number], case.reference[part], what)
-            except AssertionError as fault:
-                faults.append(str(fault))
-    return faults
 
 
 def _time_limit(case: Case) -> float:
@@ -158,28 +116,18 @@ def _time_limit(case: Case) -> float:
 
 
 def _embed_twice(
-    fit: Callable[[Any], Any], fitted: Any, unfitted: Any, rows: tuple[Any, Any]
+    fitted: Any, unfitted: Any, rows: Any, targets: tuple[Any, ...]
 ) -> tuple[int, Any, Any] | str:
     """Embed by an embedder fitted elsewhere and by one fitted here; also say where.
 
     An error comes back as text: raised, it would end the workers that the caller shares.
     """
     try:
-        return os.getpid(), fitted.transform(rows[0]), fit(unfitted).transform(rows[1])
+        embedded = fitted.transform(copy.copy(rows))
+        unfitted.fit(rows, *targets)
+        return os.getpid(), embedded, unfitted.transform(rows)
     except Exception:
         return traceback.format_exc()
-
-
-class _Fit:
-    """`fit` on these rows; unlike the case it can be sent to a worker."""
-
-    def __init__(self, rows: Any, y: Any) -> None:
-        self.rows = rows
-        self.y = y
-
-    def __call__(self, estimator: Any) -> Any:
-        estimator.fit(self.rows) if self.y is None else estimator.fit(self.rows, self.y)
-        return estimator
 
 
 def _assert_twice(case: Case, got: tuple[int, Any, Any] | str, where: str) -> None:
@@ -196,18 +144,17 @@ def check_fork(case: Case) -> None:
     torch: Any = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_initialized():
         skip("a forked process cannot use CUDA once its parent has")
-    fitted, unfitted, rows = case.fitted(), case.unfitted(), (case.rows, case.rows)
+    fitted = case.fitted()
     fitted.transform(case.rows)
-    fit = _Fit(case.rows, case.y)
-    outcome = _call_in_fork(lambda: _embed_twice(fit, fitted, unfitted, rows), _time_limit(case))
-    _assert_twice(case, outcome, "a forked process")
+    call = partial(_embed_twice, fitted, case.unfitted(), case.rows, case.targets)
+    _assert_twice(case, _call_in_fork(call, _time_limit(case)), "a forked process")
 
 
 def _call_in_fork(call: Callable[[], Any], time_limit: float) -> Any:
     """Return what `call` returns in a forked process, or a text that says what went wrong."""
     context = multiprocessing.get_context("fork")
     receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=_send_outcome, args=(sender, call))
+    process = context.Process(target=lambda: sender.send(call()))
     with warnings.catch_warnings():
         # Python >= 3.12 warns of forking beside threads, which is what is checked here.
         warnings.simplefilter("ignore", DeprecationWarning)
@@ -226,30 +173,15 @@ def _call_in_fork(call: Callable[[], Any], time_limit: float) -> Any:
         receiver.close()
 
 
-def _send_outcome(sender: Connection, call: Callable[[], Any]) -> None:
-    sender.send(call())
-
-
 def check_loky_worker(case: Case) -> None:
     """Check that a joblib worker in another process embeds the same."""
     fitted = case.fitted()
     fitted.transform(case.rows)
     task = joblib.delayed(_embed_twice)
-    fit = _Fit(case.rows, case.y)
     # A worker first starts Python and imports the embedder, hence the wider limit.
     workers = joblib.Parallel(n_jobs=2, backend="loky", timeout=3 * _time_limit(case))
-    answers = workers(task(fit, fitted, case.unfitted(), (case.rows, case.rows)) for _ in range(2))
+    answers = workers(task(fitted, case.unfitted(), case.rows, case.targets) for _ in range(2))
     for answer in answers:
         if answer[0] == os.getpid():
             skip("this process may not start workers")
         _assert_twice(case, answer, "a loky worker")
-
-
-CHECKS = (
-    check_deepcopy,
-    check_pickle,
-    check_pickle_forgets_rows,
-    check_two_threads,
-    check_fork,
-    check_loky_worker,
-)

@@ -1,17 +1,23 @@
-"""Checks that a vector depends on its row alone: not on order, company, batch or container."""
+"""Checks that a vector depends on its row alone, and that bad rows are refused by name."""
 
 from __future__ import annotations
 
-import math
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import PurePath
 from typing import Any
 
 import joblib
 import numpy as np
+from sklearn.utils import get_tags
 
-from skembed.testing._backends import import_backend, odd_index
-from skembed.testing._case import Case, fail, object_array, skip
+from skembed.testing._case import Case, fail, import_backend, odd_index, skip
 
-__all__ = ["CHECKS"]
+_SAYS_WHAT_IS_EXPECTED = re.compile(
+    r"expect|must be|should be|list|sequence|collection|iterable|array|series|frame|rows", re.I
+)
+# Numbers that no message names by chance, as it might 0 or 1.
+_POSITIONS = (13, 17, 19, 23, 29, 31, 37, 41, 43, 47)
 
 
 def check_rows_untouched(case: Case) -> None:
@@ -23,7 +29,7 @@ def check_rows_untouched(case: Case) -> None:
         skip("the rows cannot be hashed")
     members = None if case.is_table else [id(row) for row in rows]
     estimator = case.unfitted()
-    estimator.fit(rows) if case.y is None else estimator.fit(rows, case.y)
+    estimator.fit(rows, *case.targets)
     estimator.transform(rows)
     if members is not None and members != [id(row) for row in rows]:
         fail("expected the list as it was given, got other members or another order")
@@ -40,8 +46,7 @@ def check_order_invariance(case: Case) -> None:
         "permuted": np.random.default_rng(0).permutation(n_rows).tolist(),
     }
     for what, order in orders.items():
-        got = estimator.transform(case.take(order))
-        case.assert_same(got, case.reference[order], f"{what} rows")
+        case.assert_rows(estimator, order, f"{what} rows")
 
 
 def check_subset_invariance(case: Case) -> None:
@@ -53,21 +58,20 @@ def check_subset_invariance(case: Case) -> None:
         "every second row": every[1::2],
         "all but the first": every[1:],
     }.items():
-        case.assert_same(estimator.transform(case.take(part)), case.reference[part], what)
+        case.assert_rows(estimator, part, what)
 
 
 def check_one_row(case: Case) -> None:
     """Check that a row alone gives the vector that it has among others."""
     estimator = case.fitted()
     for row in range(case.n_rows):
-        got = estimator.transform(case.take([row]))
-        case.assert_same(got, case.reference[[row]], f"row {row} alone")
+        case.assert_rows(estimator, [row], f"row {row} alone")
 
 
 def check_zero_rows(case: Case) -> None:
     """Check that no rows give an output of shape (0, n_features)."""
     estimator = case.fitted()
-    case.assert_same(estimator.transform(case.take([])), case.reference[:0], "no rows")
+    case.assert_rows(estimator, [], "no rows")
     if not case.is_table:
         got = estimator.transform(np.empty(0, dtype=object))
         case.assert_same(got, case.reference[:0], "empty object array")
@@ -82,31 +86,18 @@ def check_duplicate_rows(case: Case) -> None:
         "all rows, then all again": every + every,
         "first row among the others": [row for pair in every for row in (pair, 0)],
     }.items():
-        case.assert_same(estimator.transform(case.take(order)), case.reference[order], what)
-    doubled = case.rows if case.is_table else [*case.rows, *case.rows]
+        case.assert_rows(estimator, order, what)
     if not case.is_table:
-        got = estimator.transform(doubled)
+        got = estimator.transform([*case.rows, *case.rows])
         case.assert_same(got, case.reference[every + every], "equal rows that are distinct objects")
 
 
 def check_neighbours(case: Case) -> None:
-    """Check that a row beside the longest or shortest row gives the vector it has among all."""
+    """Check that a row beside one other gives the vector that it has among all."""
     estimator = case.fitted()
-    rows = range(case.n_rows)
-    sizes = [0.0 if case.is_table else _size(case.given_rows[row]) for row in rows]
-    for neighbour in {sizes.index(max(sizes)), sizes.index(min(sizes))}:
-        for row in rows:
-            if row != neighbour:
-                pair = [row, neighbour]
-                got = estimator.transform(case.take(pair))
-                case.assert_same(got, case.reference[pair], f"row {row} beside row {neighbour}")
-
-
-def _size(row: Any) -> float:
-    """Length of a text or array, pixels of an image, 0 for what has no size."""
-    if hasattr(row, "__len__"):
-        return float(getattr(row, "size", len(row)))
-    return math.prod(size) if isinstance(size := getattr(row, "size", 0), tuple) else 0.0
+    for row in range(case.n_rows):
+        pair = [row, (row + 1) % case.n_rows]
+        case.assert_rows(estimator, pair, f"row {pair[0]} beside row {pair[1]}")
 
 
 def check_batch_size(case: Case) -> None:
@@ -118,83 +109,103 @@ def check_batch_size(case: Case) -> None:
         case.assert_same(got, case.reference, f"batch_size={batch_size}")
 
 
-def check_tuple_and_array(case: Case) -> None:
-    """Check that a tuple and a 1-D array of the rows give what their list gives."""
+def check_containers(case: Case) -> None:
+    """Check that a tuple, array, Series or one-column frame gives what the list gives."""
     if case.is_table:
         skip("the rows are a table")
-    containers = {"tuple": tuple(case.rows), "object array": object_array(case.rows)}
+    estimator = case.fitted()
+    for what, rows in _containers(case).items():
+        case.assert_same(estimator.transform(rows), case.reference, what)
+        fitted_on_it = case.unfitted()
+        fitted_on_it.fit(rows, *case.targets)
+        case.assert_same(fitted_on_it.transform(case.rows), case.reference, f"fitted on {what}")
+
+
+def _containers(case: Case) -> dict[str, Any]:
+    """Return the rows in every container that can hold them; frames only hold texts."""
+    array = np.empty(case.n_rows, dtype=object)  # np.array would stack rows that are arrays
+    for position, row in enumerate(case.rows):
+        array[position] = row
+    containers: dict[str, Any] = {"tuple": tuple(case.rows), "object array": array}
     if case.has_text_rows:
         containers["array of strings"] = np.array(case.rows)
-    _assert_containers(case, containers)
-
-
-def check_pandas_series(case: Case) -> None:
-    """Check that a pandas Series is read by position, whatever its index."""
-    pd = import_backend("pandas")
-    if pd is None:
-        skip("pandas is not installed")
-    if case.is_table:
-        skip("the rows are a table")
-    n_rows = case.n_rows
-    odd = pd.Index(odd_index(n_rows), dtype=object)
-    containers = {
-        "Series with the index reversed": pd.Series(
-            case.rows, dtype=object, index=list(range(n_rows))[::-1]
-        ),
-        "Series with an odd index": pd.Series(case.rows, dtype=object, index=odd),
-    }
-    if case.has_text_rows:
-        containers["Series of strings"] = pd.Series(case.rows, dtype="string", index=odd)
-    _assert_containers(case, containers)
-
-
-def check_polars_series(case: Case) -> None:
-    """Check that a polars Series of texts gives what their list gives."""
-    pl = import_backend("polars")
-    if pl is None:
-        skip("polars is not installed")
-    if not case.has_text_rows:
-        skip("the rows are not texts")
-    _assert_containers(case, {"polars Series": pl.Series("rows", case.rows)})
-
-
-def check_one_column_frame(case: Case) -> None:
-    """Check that a frame with one column of texts gives what their list gives."""
-    if not case.has_text_rows:
-        skip("the rows are not texts")
-    containers: dict[str, Any] = {}
     if pd := import_backend("pandas"):
         odd = pd.Index(odd_index(case.n_rows), dtype=object)
-        containers["pandas frame"] = pd.DataFrame({"text": case.rows}, index=odd)
-    if pl := import_backend("polars"):
+        backwards = range(case.n_rows)[::-1]
+        containers["Series, index reversed"] = pd.Series(case.rows, dtype=object, index=backwards)
+        containers["Series with an odd index"] = pd.Series(case.rows, dtype=object, index=odd)
+        if case.has_text_rows:
+            containers["Series of strings"] = pd.Series(case.rows, dtype="string", index=odd)
+            containers["pandas frame"] = pd.DataFrame({"text": case.rows}, index=odd)
+    if case.has_text_rows and (pl := import_backend("polars")):
+        containers["polars Series"] = pl.Series("rows", case.rows)
         containers["polars frame"] = pl.DataFrame({"text": case.rows})
-    if not containers:
-        skip("neither pandas nor polars is installed")
-    _assert_containers(case, containers)
+    return containers
 
 
-def _assert_containers(case: Case, containers: dict[str, Any]) -> None:
-    """Embed each container by one instance that was fitted on the list, and by one fitted on it."""
-    fitted_on_list = case.fitted()
-    for what, rows in containers.items():
-        case.assert_same(fitted_on_list.transform(rows), case.reference, what)
-        fitted_on_it = case.unfitted()
-        fitted_on_it.fit(rows) if case.y is None else fitted_on_it.fit(rows, case.y)
-        got = fitted_on_it.transform(case.rows)
-        case.assert_same(got, case.reference, f"fitted on {what}")
+def check_single_row_refused(case: Case) -> None:
+    """Check that one bare row, or a number, is refused by saying what is expected."""
+    estimator = case.fitted()
+    singles: list[Any] = [3.5, None]
+    # An array could be taken for a collection of rows itself.
+    one = case.rows[0] if not case.is_table else None
+    if isinstance(one, (str, bytes, PurePath, Mapping)) or not hasattr(one, "__len__"):
+        singles.append(one)
+    for single in singles:
+        error = _refusal(estimator, single, f"{type(single).__name__} in place of a collection")
+        if not _SAYS_WHAT_IS_EXPECTED.search(str(error)):
+            fail(f"expected a message that says what is expected, got {str(error)!r:.200}")
 
 
-CHECKS = (
-    check_rows_untouched,
-    check_order_invariance,
-    check_subset_invariance,
-    check_one_row,
-    check_zero_rows,
-    check_duplicate_rows,
-    check_neighbours,
-    check_batch_size,
-    check_tuple_and_array,
-    check_pandas_series,
-    check_polars_series,
-    check_one_column_frame,
-)
+def check_bad_rows_named(case: Case) -> None:
+    """Check that bad rows are refused with their row numbers, all of them in one error."""
+    if not case.bad_rows:
+        skip("no bad_rows given")
+    if case.is_table:
+        skip("the rows are a table")
+    estimator = case.fitted()
+    bad_rows = case.bad_rows[: len(_POSITIONS)]
+    for bad in bad_rows:
+        _assert_named(estimator, _with_bad_rows(case, [bad]), 1)
+    _assert_named(estimator, _with_bad_rows(case, bad_rows), len(bad_rows))
+
+
+def _with_bad_rows(case: Case, bad_rows: Sequence[Any]) -> list[Any]:
+    """Good rows, over and over, with bad ones at the known positions."""
+    good = case.rows
+    mixed = [good[row % len(good)] for row in range(_POSITIONS[len(bad_rows) - 1] + 3)]
+    for position, bad in zip(_POSITIONS, bad_rows, strict=False):
+        mixed[position] = bad
+    return mixed
+
+
+def _assert_named(estimator: Any, rows: list[Any], n_bad: int) -> None:
+    positions = _POSITIONS[:n_bad]
+    bad = [rows[position] for position in positions]
+    message = str(_refusal(estimator, rows, f"bad rows {bad!r:.100}"))
+    unnamed = [row for row in positions if not re.search(rf"(?<!\d){row}(?!\d)", message)]
+    if unnamed:
+        fail(f"expected the row numbers {list(positions)}, got none of {unnamed} in {message!r}")
+
+
+def check_usable_after_error(case: Case) -> None:
+    """Check that after a refusal the embedder embeds as before."""
+    bad = None if case.is_table or not case.bad_rows else _with_bad_rows(case, case.bad_rows[:1])
+    fitted, unfitted = case.fitted(), case.unfitted()
+    _refusal(fitted, bad, "bad input")
+    case.assert_same(fitted.transform(case.rows), case.reference, "after transform refused")
+    if not get_tags(case.embedder).requires_fit:
+        _refusal(unfitted, bad, "bad input, without fit")
+    got = case.fit(unfitted).transform(case.rows)
+    case.assert_same(got, case.reference, "fitted after a refusal")
+
+
+def _refusal(estimator: Any, rows: Any, what: str) -> Exception:
+    """Return the error that `transform` raises; fail if there is none or it is of another kind."""
+    try:
+        estimator.transform(rows)
+    except (TypeError, ValueError) as error:
+        return error
+    except Exception as error:
+        fail(f"{what}: expected TypeError or ValueError, got {error!r:.200}")
+    fail(f"{what}: expected TypeError or ValueError, got an output")

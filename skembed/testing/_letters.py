@@ -1,6 +1,6 @@
 """The smallest embedder that passes every check: to read, and to test with.
 
-It owns counting letters. It is written as a stranger to the rest of the package would write it.
+Written as a stranger to the rest of the package would write it.
 """
 
 from __future__ import annotations
@@ -30,10 +30,6 @@ class LetterCountEmbedder(TransformerMixin, BaseEstimator):
     relative : bool, default=False
         Whether to divide the counts by the length of the text in characters.
 
-    See Also
-    --------
-    check_embedder : Checks that an embedder keeps the common promises.
-
     Examples
     --------
     >>> from skembed.testing import LetterCountEmbedder
@@ -49,50 +45,12 @@ class LetterCountEmbedder(TransformerMixin, BaseEstimator):
         self.relative = relative
 
     def fit(self, X: Any, y: Any = None) -> LetterCountEmbedder:
-        """Check the rows; learns nothing.
-
-        Parameters
-        ----------
-        X : collection of str, of length n_rows
-            A list, tuple, 1-D array, Series or one-column frame.
-        y : None
-            Ignored.
-
-        Returns
-        -------
-        LetterCountEmbedder
-            This instance.
-
-        Raises
-        ------
-        InvalidInputError
-            If `X` is not a collection.
-        InvalidRowsError
-            If a row is not a string; every such row is named.
-        """
+        """Check the rows; learns nothing."""
         read_texts(X)
         return self
 
     def transform(self, X: Any) -> NDArray[np.float32]:
-        """Count letters.
-
-        Parameters
-        ----------
-        X : collection of str, of length n_rows
-            A list, tuple, 1-D array, Series or one-column frame.
-
-        Returns
-        -------
-        ndarray of shape (n_rows, n_letters), float32
-            Letter counts, divided by the number of characters if `relative`.
-
-        Raises
-        ------
-        InvalidInputError
-            If `X` is not a collection.
-        InvalidRowsError
-            If a row is not a string; every such row is named.
-        """
+        """Return the counts of letters, of shape (n_rows, n_letters), float32."""
         texts = read_texts(X)
         counts = np.zeros((len(texts), len(self.alphabet)), dtype=np.float32)
         for row, text in enumerate(texts):
@@ -102,18 +60,7 @@ class LetterCountEmbedder(TransformerMixin, BaseEstimator):
         return counts
 
     def get_feature_names_out(self, input_features: Any = None) -> NDArray[np.object_]:
-        """Name the features.
-
-        Parameters
-        ----------
-        input_features : None
-            Ignored.
-
-        Returns
-        -------
-        ndarray of shape (n_letters,), object
-            `"letter_a"` and so on.
-        """
+        """Name the features ``"letter_a"`` and so on."""
         return np.array([f"letter_{letter}" for letter in self.alphabet], dtype=object)
 
     def __sklearn_tags__(self) -> Any:
@@ -125,32 +72,14 @@ class LetterCountEmbedder(TransformerMixin, BaseEstimator):
 
 
 def read_texts(X: Any) -> list[str]:
-    """Return the texts of a collection as a list.
+    """Return the texts of a list, tuple, 1-D array, Series or one-column frame, in order.
 
-    Parameters
-    ----------
-    X : collection of str
-        A list, tuple, 1-D array, Series or one-column frame.
-
-    Returns
-    -------
-    list of str
-        The rows, in order.
-
-    Raises
-    ------
-    InvalidInputError
-        If `X` is not a collection, or has more than one dimension or column.
-    InvalidRowsError
-        If a row is not a string; every such row is named.
+    Raises `InvalidInputError` for anything else, and `InvalidRowsError` that names every row that
+    is no string.
     """
+    is_single = isinstance(X, (str, bytes, Mapping)) or not hasattr(X, "__len__")
     n_columns = len(X.columns) if hasattr(X, "columns") else 1
-    if (
-        isinstance(X, (str, bytes, Mapping))
-        or not hasattr(X, "__len__")
-        or n_columns != 1
-        or (isinstance(X, np.ndarray) and X.ndim != 1)
-    ):
+    if is_single or n_columns != 1 or (isinstance(X, np.ndarray) and X.ndim != 1):
         raise InvalidInputError(
             "Expected a collection of texts (a list, 1-D array, Series or one-column frame), "
             f"got {type(X).__name__}: {X!r:.80}. Wrap a single text in a list."

@@ -148,15 +148,18 @@ def test_few_of_many_stores_named_by_folders_stay_open(tmp_path):
     assert n_open() <= max(counts)
 
 
-def test_a_store_in_use_is_the_one_that_its_folder_names(tmp_path):
+def test_a_store_in_use_stays_open_beside_many_others(tmp_path):
     store = resolve_store(tmp_path / "x")
     store.put_many([b"k"], [b"v"])
+    store.claim([b"claimed"])
     folder = store._folder
     for row in range(20):
         resolve_store(tmp_path / str(row)).put_many([b"k"], [b"other"])
-    assert resolve_store(tmp_path / "x") is store
     assert store.get_many([b"k"]) == [b"v"]
-    assert store._folder is folder
+    again = resolve_store(tmp_path / "x")
+    assert again.get_many([b"k"]) == [b"v"]
+    assert again.claim([b"claimed"]) == [False]
+    assert store._folder is again._folder is folder
 
 
 def test_a_store_named_again_and_again_keeps_its_memory(tmp_path):

@@ -122,16 +122,3 @@ def test_children_of_busy_threads_meet_no_lock(tmp_path):
             thread.join()
     store.close()
     assert store.get_many(KEYS) == VALUES
-
-
-def test_a_fork_during_a_transaction_that_lasts_costs_the_child_its_folder(tmp_path, monkeypatch):
-    monkeypatch.setattr("skembed.store._environment._FORK_PATIENCE", 0.01)
-    store = EmbeddingStore(tmp_path / "x")
-    store.put_many(KEYS[:50], VALUES[:50])
-    store.get_many(KEYS[:50])
-    with store._folder.vectors.environment._mutex, forked() as is_child:
-        if is_child:
-            with pytest.warns(UserWarning, match="in use by another thread at the time of a fork"):
-                store.put_many(KEYS[50:], VALUES[50:])
-            assert store.get_many(KEYS) == VALUES
-    assert store.get_many(KEYS[50:]) == [None] * 50

@@ -183,8 +183,7 @@ def test_a_pickled_store_is_its_path_and_its_bound(tmp_path):
     raw = pickle.dumps(store)
     assert len(raw) < 300
     other = pickle.loads(raw)
-    assert other == store
-    assert hash(other) == hash(store)
+    assert (other.path, other.max_bytes) == (store.path, store.max_bytes)
     assert other.get_many(keys) == values
 
 
@@ -192,7 +191,6 @@ def test_a_pickled_store_in_memory_arrives_empty():
     store = EmbeddingStore(max_bytes=1000)
     store.put_many([b"k"], [b"v"])
     other = pickle.loads(pickle.dumps(store))
-    assert other != store
     assert other.max_bytes == 1000
     assert other.get_many([b"k"]) == [None]
 

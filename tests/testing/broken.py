@@ -11,7 +11,6 @@ import random
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
@@ -52,13 +51,6 @@ class KeepsMoreThanParameters(Letters):
 
 
 @caught_by("check_init_only_assigns")
-class ReadsFileInInit(Letters):
-    def __init__(self, alphabet="abcdef", relative=False):
-        super().__init__(alphabet, relative)
-        Path(__file__).read_bytes()
-
-
-@caught_by("check_init_only_assigns")
 class TakesAnyKeyword(Letters):
     def __init__(self, alphabet="abcdef", relative=False, **ignored):
         super().__init__(alphabet, relative)
@@ -93,14 +85,7 @@ class SaysRowsAreVectors(Letters):
         return tags
 
 
-@caught_by("check_repr")
-class LoadsWhenShown(Letters):
-    def __repr__(self, N_CHAR_MAX=700):
-        self.encoder_ = "loaded"
-        return super().__repr__(N_CHAR_MAX)
-
-
-@caught_by("check_parameters_untouched", "check_clone_of_fitted")
+@caught_by("check_parameters_untouched")
 class AppendsToParameter(Letters):
     def __init__(self, alphabet="abcdef", relative=False, stop_words=("the",)):
         super().__init__(alphabet, relative)
@@ -123,18 +108,16 @@ class OverwritesParameter(Letters):
 
 
 @caught_by(
-    "check_fit_returns_self",
     "check_fit_transform",
     "check_pipeline",
     "check_column_transformer",
-    "check_feature_union",
 )
 class FitReturnsNothing(Letters):
     def fit(self, X, y=None):
         super().fit(X)
 
 
-@caught_by("check_fit_transform", "check_column_transformer", "check_feature_union")
+@caught_by("check_fit_transform", "check_column_transformer")
 class FitTransformDiffers(Letters):
     def fit_transform(self, X, y=None):
         return self.fit(X).transform(X) + 1
@@ -213,13 +196,6 @@ class DrawsFromGlobalGenerator(Letters):
         return super().fit(X)
 
 
-@caught_by("check_global_settings")
-class SilencesNumpy(Letters):
-    def transform(self, X):
-        np.seterr(all="ignore")
-        return self.count(X)
-
-
 @caught_by("check_deepcopy")
 class DeepCopiesUnfitted(CentredEmbedder):
     def __deepcopy__(self, memo):
@@ -232,7 +208,7 @@ class PicklesWithoutWhatWasLearnt(CentredEmbedder):
         return {name: value for name, value in super().__getstate__().items() if name != "mean_"}
 
 
-@caught_by("check_pickle")
+@caught_by("check_pickle", "check_pickle_forgets_rows")
 class HoldsLambda(Letters):
     def fit(self, X, y=None):
         self.lower_ = lambda text: text.lower()
@@ -244,14 +220,6 @@ class KeepsEveryRow(Letters):
     def transform(self, X):
         out = self.count(X)
         self.rows_ = [*getattr(self, "rows_", ()), *X]
-        return out
-
-
-@caught_by("check_pickle_forgets_rows")
-class KeepsLongestRow(Letters):
-    def transform(self, X):
-        out = self.count(X)
-        self.longest_ = max([getattr(self, "longest_", ""), *X], key=len)
         return out
 
 

@@ -1,7 +1,4 @@
-"""What can go wrong with a folder, and how to say it.
-
-Owns the wording. Must not know what is done about it.
-"""
+"""How a folder fails, and how to say it."""
 
 from __future__ import annotations
 
@@ -11,12 +8,19 @@ from pathlib import Path
 
 import lmdb
 
-from skembed.store._environment import DamagedError
+__all__ = ["STORE_ERRORS", "DamagedError", "StaleError", "describe_failure", "is_full"]
 
-__all__ = ["TROUBLE", "describe_readonly", "describe_trouble", "is_full"]
+
+class DamagedError(OSError):
+    """The data file is not what LMDB wrote."""
+
+
+class StaleError(OSError):
+    """A folder was closed or taken away; look it up again."""
+
 
 # A folder that fails in one of these ways costs speed, never the run.
-TROUBLE = (lmdb.Error, OSError)
+STORE_ERRORS = (lmdb.Error, OSError)
 
 _FULL = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
 _DAMAGE = (
@@ -28,9 +32,6 @@ _DAMAGE = (
     lmdb.PanicError,
 )
 _NO_ROOM = 1 << 20
-_UNTIL_THEN = (
-    "Until then vectors are kept in the memory of this process only; results are the same."
-)
 
 
 def is_full(path: Path | None, error: Exception) -> bool:
@@ -48,7 +49,7 @@ def is_full(path: Path | None, error: Exception) -> bool:
         return False
 
 
-def describe_trouble(path: Path | None, error: Exception) -> str:
+def describe_failure(path: Path | None, error: Exception) -> str:
     """Return what happened to the folder at `path` and what the user can do."""
     reason = str(error) or type(error).__name__
     if is_full(path, error):
@@ -57,17 +58,11 @@ def describe_trouble(path: Path | None, error: Exception) -> str:
         what, remedy = "is damaged", "Delete the folder, or call clear() on the store."
     elif isinstance(error, (FileExistsError, NotADirectoryError)):
         what, remedy = "is not a folder", "Name another folder, or move what is there."
-    elif isinstance(error, PermissionError) or "ermission" in reason:
+    elif isinstance(error, PermissionError) or "ermission" in reason or "ead-only" in reason:
         what, remedy = "may not be used by this user", "Name a folder that you may write."
     else:
         what, remedy = "cannot be used", "Name a folder on a local disk."
-    return f"the embedding store at {path} {what} ({reason}). {remedy} {_UNTIL_THEN}"
-
-
-def describe_readonly(path: Path | None) -> str:
-    """Return what it means that the folder at `path` may only be read."""
     return (
-        f"the embedding store at {path} may not be written by this user: vectors in it are used, "
-        "new ones are kept in the memory of this process only. Results are the same. Name a folder "
-        "that you may write to keep them."
+        f"the embedding store at {path} {what} ({reason}). {remedy} Until then vectors are kept in "
+        "the memory of this process only; results are the same."
     )

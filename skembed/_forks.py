@@ -1,0 +1,67 @@
+"""What happens to locks and files when the process forks.
+
+A child must never meet a lock that another thread of its parent held, nor use files that its parent
+opened. Knows neither.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import weakref
+from collections.abc import Callable
+from types import MethodType
+
+__all__ = ["after_fork_in_child", "fork_safe_lock"]
+
+_resets: list[Callable[[], Callable[[], object] | None]] = []
+_locks: weakref.WeakSet[threading.Lock] = weakref.WeakSet()
+_fork_lock = threading.Lock()
+# Those that the fork under way holds.
+_held: list[threading.Lock] = []
+
+
+def after_fork_in_child(reset: Callable[[], object]) -> None:
+    """Call `reset` in every forked child; if it is a method, for as long as its object lives."""
+    if isinstance(reset, MethodType):
+        _resets.append(weakref.WeakMethod(reset, _resets.remove))
+    else:
+        _resets.append(lambda: reset)
+
+
+def fork_safe_lock() -> threading.Lock:
+    """Return a lock that forks wait for: a child finds it free, and what it guards in order.
+
+    While it is held, neither take nor make another one. This waits while a fork is under way, so
+    that no lock is put to use between the taking of the others and the fork.
+    """
+    lock = threading.Lock()
+    with _fork_lock:
+        _locks.add(lock)
+    return lock
+
+
+def _before() -> None:
+    _fork_lock.acquire()
+    _held[:] = _locks
+    for lock in _held:
+        lock.acquire()
+
+
+def _after() -> None:
+    for lock in _held:
+        lock.release()
+    _held.clear()
+    _fork_lock.release()
+
+
+def _after_in_child() -> None:
+    _after()
+    for find in list(_resets):
+        reset = find()
+        if reset is not None:
+            reset()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_before, after_in_parent=_after, after_in_child=_after_in_child)
