@@ -37,12 +37,11 @@ class CountingEmbedder(TextEmbedder):
         super().__init__(model, dtype=dtype)
         self.log = log
 
-    def transform(self, X: Any) -> Any:
-        """Embed rows, as TextEmbedder does."""
+    def _embed(self, rows: Any) -> Any:
         global _log
         _log = self.log
         try:
-            return super().transform(X)
+            return super()._embed(rows)
         finally:
             _log = None
 

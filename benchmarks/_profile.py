@@ -96,7 +96,7 @@ def _fullest_batch(embedder: Any, texts: list[str]) -> Any:
         embedder.transform(texts)
     finally:
         TextEncoder.encode = encode  # type: ignore[method-assign]
-    return max(batches, key=lambda batch: sum(batch["rows"].lengths))
+    return max(batches, key=lambda batch: sum(batch.rows.lengths))
 
 
 def _sort_out(events: Any) -> tuple[dict[str, float], dict[str, float]]:
