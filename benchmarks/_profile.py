@@ -60,7 +60,7 @@ def profile_forward(embedder: Any, texts: list[str], n_repeats: int = 5) -> dict
 
     batch = _fullest_batch(embedder, texts)
     encoder = embedder.encoder_
-    lengths = batch["rows"].lengths
+    lengths = batch.rows.lengths
     seconds = []
     with torch.inference_mode():
         for _ in range(n_repeats + 2):
