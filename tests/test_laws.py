@@ -17,6 +17,7 @@ ORDER = [
     "_optional",
     "_files",
     "_inputs",
+    "_file_rows",
     "_sklearn",
     "_backbone",
     "_encoder",
