@@ -2,6 +2,7 @@
 
 import io
 
+import av
 import numpy as np
 import soundfile
 
@@ -76,3 +77,16 @@ def encode(kind, samples, rate=48000, **how):
 def tone(hertz, rate, n, phase=0.0, level=0.5):
     """Return a sine, float64 values as float32."""
     return (level * np.sin(2 * np.pi * hertz * np.arange(n) / rate + phase)).astype(np.float32)
+
+
+def encode_by_ffmpeg(form, codec, samples, rate=48000):
+    """Return samples (n,) in a container of FFmpeg's."""
+    file = io.BytesIO()
+    with av.open(file, "w", format=form) as container:
+        stream = container.add_stream(codec, rate=rate, layout="mono")
+        stream.bit_rate = 128_000
+        frame = av.AudioFrame.from_ndarray(samples[None], format="fltp", layout="mono")
+        frame.rate, frame.pts = rate, 0
+        for packet in (*stream.encode(frame), *stream.encode(None)):
+            container.mux(packet)
+    return file.getvalue()
