@@ -132,7 +132,7 @@ def as_numpy(tensor: Any) -> NDArray[Any]:
 
 
 def array_of(X: Any, *, what: str) -> NDArray[Any] | None:
-    """Return a tensor, an array, or a frame of several columns as an array; None for all else."""
+    """Return a tensor, array or frame of several columns as an array; None for all else."""
     if is_tensor(X):
         try:
             return as_numpy(X)
@@ -150,7 +150,10 @@ def array_of(X: Any, *, what: str) -> NDArray[Any] | None:
             f"Expected {what} as a dense matrix, got a {type(X).__name__}. Use X.toarray()."
         )
     n_columns = _n_columns(X)
-    return None if n_columns is None or n_columns == 1 else _matrix_of_frame(X)
+    if n_columns is not None:
+        return None if n_columns == 1 else _matrix_of_frame(X)
+    has_array = hasattr(X, "__array__") and getattr(X, "ndim", 0) > 1  # of h5py, xarray, ...
+    return np.asarray(X) if has_array else None
 
 
 class _MatrixRows(Sequence[Any]):

@@ -39,11 +39,10 @@ _LOWEST_RATE, _HIGHEST_RATE = 1_000, 1_000_000
 # At 16 kHz 2.6 GiB of samples.
 _MOST_HOURS = 12
 
-# Samples of all channels that are decoded at once: 256 KiB as float32.
-_BLOCK = 1 << 16
+# Samples of all channels that are decoded at once: 1 MiB as float32.
+_BLOCK = 1 << 18
 
-_LIBSNDFILE = (b"RIFF", b"RIFX", b"RF64", b"riff", b"FORM", b".snd", b"dns.", b"caff", b"fLaC")
-_LIBSNDFILE += (b"OggS", b"NIST")
+_LIBSNDFILE = tuple(b"RIFF RIFX RF64 riff FORM .snd dns. caff fLaC OggS NIST".split())
 
 # None of these opens another file, as playlists do.
 _FFMPEG = "aac,ac3,eac3,amr,asf,avi,flac,flv,matroska,mov,mp3,mpeg,mpegts,ogg,tta,wav,wv"
@@ -235,8 +234,8 @@ class _FFmpeg(_Stream):
 
     def blocks(self) -> Iterator[Frames]:
         """Decode frames, blocks of shape (n, channels)."""
-        parts: list[Frames] = []
-        n, largest, bad, kind = 0, 0, "", None
+        parts: list[NDArray[Any]] = []
+        n, n_yielded, largest, bad, kind = 0, 0, 0, "", None
         for frame in self._frames():
             second = n / (self.rate or 1)
             if isinstance(frame, str):
@@ -247,15 +246,14 @@ class _FFmpeg(_Stream):
             if kind not in (None, kind := (frame.sample_rate, frame.layout.nb_channels)):
                 raise UnreadableSound(f"its rate or channels change at second {second:.3f}")
             self.rate, n_channels = kind
-            samples = to_float(frame.to_ndarray())
-            is_planar = frame.format.is_planar
+            samples, is_planar = frame.to_ndarray(), frame.format.is_planar
             parts.append(samples.T if is_planar else samples.reshape(-1, n_channels))
             n, largest = n + frame.samples, max(largest, frame.samples)
-            if sum(map(len, parts)) * n_channels >= _BLOCK:
-                yield np.concatenate(parts)
-                parts = []
+            if (n - n_yielded) * n_channels >= _BLOCK:
+                yield to_float(np.concatenate(parts))
+                parts, n_yielded = [], n
         if parts:
-            yield np.concatenate(parts)
+            yield to_float(np.concatenate(parts))
         # Behind the last frame of an MP3 file there may be tags and junk.
         self.cut = "its end cannot be decoded" if bad and self._format != "mp3" else None
         # Some headers count what codecs add at either end.

@@ -75,6 +75,8 @@ def test_every_container_holds_pictures_in_memory():
 class Lazy:
     """An array of another library (h5py, xarray, ...)."""
 
+    ndim = 3
+
     def __array__(self, dtype=None, copy=None):
         return RGB
 
@@ -90,6 +92,8 @@ def test_a_file_is_read_from_whatever_has_its_bytes(folder):
         assert set(digests(X)) == set(digests([data]))
     assert "cannot be read" in check_images([zipfile.Path(folder / "a.zip") / "no.png"]).faults[0]
     np.testing.assert_array_equal(opened(check_images([Lazy()]))[0], RGB)
+    with pytest.raises(InvalidInputError, match="a single image as it seems"):
+        check_images(Lazy())
 
 
 @pytest.mark.parametrize(
