@@ -6,7 +6,6 @@ told by `_pictures` and `_arrays`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
