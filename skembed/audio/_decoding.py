@@ -234,8 +234,7 @@ class _FFmpeg(_Stream):
 
     def blocks(self) -> Iterator[Frames]:
         """Decode frames, blocks of shape (n, channels)."""
-        parts: list[NDArray[Any]] = []
-        n, n_yielded, largest, bad, kind = 0, 0, 0, "", None
+        fifo, kind, bad, n, largest = av.AudioFifo(), None, "", 0, 0
         for frame in self._frames():
             second = n / (self.rate or 1)
             if isinstance(frame, str):
@@ -243,17 +242,16 @@ class _FFmpeg(_Stream):
                 continue
             if bad:  # and yet it goes on
                 raise UnreadableSound(bad)
-            if kind not in (None, kind := (frame.sample_rate, frame.layout.nb_channels)):
-                raise UnreadableSound(f"its rate or channels change at second {second:.3f}")
-            self.rate, n_channels = kind
-            samples, is_planar = frame.to_ndarray(), frame.format.is_planar
-            parts.append(samples.T if is_planar else samples.reshape(-1, n_channels))
+            self.rate, frame.pts = frame.sample_rate, None  # not all formats have right times
             n, largest = n + frame.samples, max(largest, frame.samples)
-            if (n - n_yielded) * n_channels >= _BLOCK:
-                yield to_float(np.concatenate(parts))
-                parts, n_yielded = [], n
-        if parts:
-            yield to_float(np.concatenate(parts))
+            last, kind = kind, (frame.sample_rate, frame.layout.nb_channels, frame.format.name)
+            if last not in (None, kind):  # the queue would not notice, and crash
+                raise UnreadableSound(f"its rate or channels change at second {second:.3f}")
+            fifo.write(frame)
+            if fifo.samples * frame.layout.nb_channels >= _BLOCK:
+                yield _samples_of(fifo.read())
+        if fifo.samples:
+            yield _samples_of(fifo.read())
         # Behind the last frame of an MP3 file there may be tags and junk.
         self.cut = "its end cannot be decoded" if bad and self._format != "mp3" else None
         # Some headers count what codecs add at either end.
@@ -275,6 +273,12 @@ class _FFmpeg(_Stream):
             except av.error.FFmpegError as error:
                 has_failed = True
                 yield error.strerror or type(error).__name__
+
+
+def _samples_of(frame: Any) -> Frames:
+    samples = to_float(frame.to_ndarray())
+    is_planar = frame.format.is_planar
+    return samples.T if is_planar else samples.reshape(-1, frame.layout.nb_channels)
 
 
 class _Sink:
