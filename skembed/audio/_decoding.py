@@ -60,6 +60,9 @@ _RAW = (
     "numpy.frombuffer and give the array"
 )
 
+# Of FFmpeg's names.
+_DTYPES = {"u8": "u1", "s16": "i2", "s32": "i4", "flt": "f4", "dbl": "f8"}
+
 Frames = NDArray[np.float32]
 
 
@@ -270,15 +273,21 @@ class _FFmpeg(_Stream):
                     yield "a corrupt frame" if frame.is_corrupt else frame
             except (StopIteration, av.error.EOFError):
                 return
-            except av.error.FFmpegError as error:
+            except (av.error.FFmpegError, IndexError) as error:  # of a stream it did not announce
                 has_failed = True
-                yield error.strerror or type(error).__name__
+                yield getattr(error, "strerror", None) or type(error).__name__
 
 
 def _samples_of(frame: Any) -> Frames:
-    samples = to_float(frame.to_ndarray())
-    is_planar = frame.format.is_planar
-    return samples.T if is_planar else samples.reshape(-1, frame.layout.nb_channels)
+    n_channels, kind = frame.layout.nb_channels, frame.format.packed.name
+    if kind not in _DTYPES:
+        raise UnreadableSound(f"samples of the kind {kind}, which are not read")
+    # Not `to_ndarray`, which takes eight planes for nine, and crashes (PyAV 18.1).
+    planes = frame.planes[: n_channels if frame.format.is_planar else 1]
+    arrays = [np.frombuffer(plane, _DTYPES[kind]) for plane in planes]
+    if frame.format.is_planar:
+        return to_float(np.stack([array[: frame.samples] for array in arrays], axis=1))
+    return to_float(arrays[0][: frame.samples * n_channels].reshape(-1, n_channels))
 
 
 class _Sink:

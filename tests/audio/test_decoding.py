@@ -252,6 +252,18 @@ def test_what_phones_and_browsers_record_is_read(form, codec):
     assert quality_of(data[: len(data) // 2]) if form in ("adts", "webm", "ac3") else True
 
 
+@pytest.mark.parametrize(
+    ("codec", "layout"), [("aac", "7.1"), ("aac", "5.1"), ("pcm_s16le", "stereo")]
+)
+def test_surround_sound_is_averaged(codec, layout):
+    channels = noise(48000, av.AudioLayout(layout).nb_channels, level=0.001).T
+    data = encode_by_ffmpeg("mov", codec, channels, layout=layout)
+    found = samples_of(data)
+    assert abs(len(found) - 48000) < 3000
+    level = np.sqrt(np.mean(found[5000:-5000] ** 2) / np.mean(channels.mean(0) ** 2))
+    assert 0.8 < level < 1.1  # the deepest of 5.1 and 7.1 channels has lost its tone
+
+
 def test_the_sound_of_a_video_is_read():
     file = io.BytesIO()
     with av.open(file, "w", format="matroska") as container:
