@@ -19,6 +19,7 @@ ORDER = [
     "_models",
     "_files",
     "_inputs",
+    "_file_rows",
     "_report",
     "_sklearn",
     "_backbone",

@@ -7,7 +7,6 @@ Knows containers (lists, Series, frames, matrices), not models. What one clip ma
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Mapping, Sequence
 from numbers import Real
 from typing import Any
@@ -15,14 +14,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from skembed._files import digest_files, digest_of_file, is_path, path_of, read_file_object
+from skembed._file_rows import FileRoom, check_rows, holds_array, is_single_file
 from skembed._inputs import (
     CheckedRows,
+    array_of,
     as_numpy,
+    check_matrix,
     column_of,
-    is_missing,
     is_tensor,
-    matrix_of_frame,
     shown,
 )
 from skembed.audio._decoding import why_not_a_sound
@@ -40,43 +39,25 @@ _MOST_BYTES = 8 << 30
 _LOWEST_RATE, _HIGHEST_RATE = 100.0, 1e6
 
 
-class _Path(str):
-    """The path of a file, not yet looked at; any other str is what is wrong with a row."""
-
-    __slots__ = ()
-
-
 def check_sounds(X: Any, *, sampling_rate: float | None = None) -> CheckedRows:
-    """Check rows of sound.
+    """Check a column of clips, or a matrix with one a row; items are `Sound`.
 
-    Parameters
-    ----------
-    X : collection of clips, or matrix
-        A list, 1-D array, Series or frame of one column with paths, encoded files, pairs
-        (waveform, rate), dicts with "array" and "sampling_rate" (or "bytes" or "path"), or
-        waveforms; or numbers of shape (n, samples) or (n, channels, samples), an array, a tensor
-        or a frame: one clip a row.
-    sampling_rate : float or None
-        Rate in Hz of waveforms that do not say theirs.
-
-    Returns
-    -------
-    checked : CheckedRows
-        The good clips, where they stood, and what is wrong with the others.
-
-    Raises
-    ------
-    InvalidInputError
-        If X is not a collection of clips, or a matrix without a `sampling_rate`.
-    InvalidParameterError
-        If `sampling_rate` is no rate.
+    `sampling_rate` is that in Hz of waveforms that do not say theirs.
     """
     rate = None if sampling_rate is None else check_rate(sampling_rate)
     _refuse_single(X)
     matrix = _as_matrix(X)
     if matrix is not None:
         return _check_matrix(matrix, rate)
-    return _check_column(column_of(X, what="clips of sound", example=_EXAMPLE), rate)
+    room = FileRoom(
+        what="a sound",
+        why_not=why_not_a_sound,
+        of_path=FileSound,
+        of_bytes=BytesSound,
+        check_others=lambda values: [_check_row(value, rate) for value in values],
+        most_bytes=_MOST_BYTES,
+    )
+    return check_rows(column_of(X, what="clips of sound", example=_EXAMPLE), room)
 
 
 def check_rate(rate: Any) -> float:
@@ -98,7 +79,7 @@ def _why_no_rate(rate: Any) -> str | None:
 def _refuse_single(X: Any) -> None:
     """Refuse one clip that is not in a collection; `column_of` refuses str and bytes."""
     kind = None
-    if isinstance(X, (os.PathLike, memoryview)) or callable(getattr(X, "read", None)):
+    if is_single_file(X):
         kind = f"a single {type(X).__name__}"
     elif _is_pair(X):
         kind = "a single pair (waveform, rate)"
@@ -110,10 +91,6 @@ def _refuse_single(X: Any) -> None:
         raise InvalidInputError(
             f"Expected a list, 1-D array, Series or one-column frame of clips, like {_EXAMPLE}; "
             f"got {kind}. Put it in a list."
-        )
-    if hasattr(X, "toarray"):
-        raise InvalidInputError(
-            f"Expected clips as a dense matrix, got a {type(X).__name__}. Use X.toarray()."
         )
 
 
@@ -140,25 +117,11 @@ def _is_hugging_face(value: Mapping[Any, Any]) -> bool:
 
 def _as_matrix(X: Any) -> NDArray[Any] | None:
     """Return clips of one length as an array (n, ...); None if X is a column of clips."""
-    if is_tensor(X):
-        try:
-            array = as_numpy(X)
-        except TypeError as error:
-            raise InvalidInputError(f"Expected clips of sound, got {error}.") from error
-    elif isinstance(X, np.ndarray):
-        array = X if isinstance(X, np.ma.MaskedArray) else np.asarray(X)
-    elif len(getattr(X, "shape", ())) == 2 and hasattr(X, "columns") and X.shape[1] != 1:
-        array = matrix_of_frame(X)
-        if array.dtype.kind not in "biuf":
-            return None  # `column_of` says that it has too many columns
-    else:
+    array = array_of(X, what="clips of sound")
+    if array is None:
         return None
-    if array.dtype.kind == "S":
-        raise InvalidInputError(
-            "Expected encoded clips in a list or object array; an array of NumPy's bytes type "
-            "drops zero bytes at their ends."
-        )
-    if array.dtype == object and array.ndim > 1 and array.shape[1] > 1:
+    is_frame = hasattr(X, "columns")  # `column_of` says that it has too many columns
+    if array.dtype == object and array.ndim > 1 and array.shape[1] > 1 and not is_frame:
         raise InvalidInputError(
             f"Expected numbers, got a matrix of objects of shape {array.shape}. Convert it, for "
             "example with X.astype('float32')."
@@ -173,107 +136,35 @@ def _as_matrix(X: Any) -> NDArray[Any] | None:
     return array
 
 
-class _RowsOfMatrix(Sequence[Sound]):
-    """Clips that lie in one array, made when they are asked for."""
-
-    def __init__(self, matrix: NDArray[Any], rows: NDArray[np.int64], rate: float) -> None:
-        self._matrix, self._rows, self._rate = matrix, rows, rate
-
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    def __getitem__(self, i: Any) -> Any:
-        if isinstance(i, slice):
-            return _RowsOfMatrix(self._matrix, self._rows[i], self._rate)
-        waveform = np.asarray(self._matrix[self._rows[i]])
-        is_turned = waveform.ndim == 2 and waveform.shape[0] < waveform.shape[1]
-        return WaveformSound(waveform.T if is_turned else waveform, self._rate)
-
-
 def _check_matrix(matrix: NDArray[Any], rate: float | None) -> CheckedRows:
     if rate is None and len(matrix):
         raise InvalidInputError(
             f"Got waveforms as an array of shape {matrix.shape} and {_NO_RATE}."
         )
-    faults: dict[int, str] = {}
-    for row, waveform in enumerate(matrix):
-        found = check_waveform(waveform, rate or 0.0)
-        if isinstance(found, str):
-            faults[row] = found
-    positions = np.arange(len(matrix), dtype=np.int64)
-    if faults:
-        positions = np.delete(positions, list(faults))
-    items = _RowsOfMatrix(matrix, positions, rate or 0.0)
-    return CheckedRows(items, positions, len(matrix), faults)
+    checked = (check_waveform(waveform, rate or 0.0) for waveform in matrix)
+    faults = {row: found for row, found in enumerate(checked) if isinstance(found, str)}
 
+    def clip(waveform: NDArray[Any]) -> Sound:
+        is_turned = waveform.ndim == 2 and waveform.shape[0] < waveform.shape[1]
+        return WaveformSound(waveform.T if is_turned else waveform, rate or 0.0)
 
-def _check_column(column: Sequence[Any], rate: float | None) -> CheckedRows:
-    items: dict[int, Sound] = {}
-    faults: dict[int, str] = {}
-    paths: dict[int, str] = {}
-    for row, value in enumerate(column):
-        found = _check_row(value, rate)
-        if isinstance(found, _Path):
-            paths[row] = found
-        elif isinstance(found, str):
-            faults[row] = found
-        else:
-            items[row] = found
-    digests = digest_files(
-        list(paths.values()), why_not_a_sound, what="a sound", most_bytes=_MOST_BYTES
-    )
-    for row, digest in zip(paths, digests, strict=True):
-        if isinstance(digest, bytes):
-            items[row] = FileSound(str.__str__(paths[row]), digest)
-        else:
-            faults[row] = digest
-    positions = np.array(sorted(items), dtype=np.int64)
-    good = [items[row] for row in positions.tolist()]
-    return CheckedRows(good, positions, len(column), dict(sorted(faults.items())))
+    return check_matrix(matrix, faults, clip)
 
 
 def _check_row(value: Any, rate: float | None) -> Sound | str:
-    """Return a clip, the path of one, or what is wrong."""
-    if isinstance(value, (str, os.PathLike)):
-        try:
-            return _Path(path_of(value))
-        except ValueError as error:
-            return str(error)
-    if isinstance(value, (bytes, bytearray, memoryview)):
-        try:
-            return _check_bytes(bytes(value))
-        except ValueError as error:
-            return f"a {type(value).__name__} that cannot be read: {error}"
-    if isinstance(value, np.ndarray) or is_tensor(value):
+    """Return a clip that is no file, or what is wrong."""
+    if holds_array(value):
         return _check_waveform(value, rate)
-    if is_missing(value):
-        return f"missing ({value!r})"
     if type(value).__name__ == "AudioDecoder":  # of the Hugging Face library for data sets
         return _check_decoder(value, rate)
     if isinstance(value, Mapping):
         return _check_mapping(value, rate)
-    if type(value).__name__ == "SoundFile":
-        return "a SoundFile; give its path, or (file.read(), file.samplerate)"
-    if callable(getattr(value, "read", None)):
-        try:
-            return _check_bytes(read_file_object(value))
-        except ValueError as error:
-            return str(error)
     if isinstance(value, (tuple, list)):
         return _check_pair(value, rate)
     return (
         "expected a path, an encoded file, a pair (waveform, rate), a dict with 'array' and "
         f"'sampling_rate', or a waveform, got {type(value).__name__}: {shown(value)}"
     )
-
-
-def _check_bytes(data: bytes) -> Sound | str:
-    if not data:
-        return "empty bytes, expected an encoded file"
-    if reason := why_not_a_sound(data):
-        hint = "; give a path as str or Path, not as bytes" if is_path(data) else ""
-        return f"{len(data):,} bytes: {reason}{hint}"
-    return BytesSound(data, digest_of_file(data))
 
 
 def _check_pair(value: Sequence[Any], rate: float | None) -> Sound | str:
@@ -292,7 +183,7 @@ def _check_pair(value: Sequence[Any], rate: float | None) -> Sound | str:
 
 
 def _is_array_like(value: Any) -> bool:
-    return isinstance(value, (np.ndarray, list, tuple)) or is_tensor(value)
+    return isinstance(value, (list, tuple)) or holds_array(value)
 
 
 def _check_mapping(value: Mapping[Any, Any], rate: float | None) -> Sound | str:
@@ -302,10 +193,6 @@ def _check_mapping(value: Mapping[Any, Any], rate: float | None) -> Sound | str:
         return _check_waveform(
             value["array"], rate if own is None else own, has_own=own is not None
         )
-    if value.get("bytes") is not None:
-        return _check_row(value["bytes"], rate)
-    if value.get("path") is not None:
-        return _check_row(value["path"], rate)
     keys = ", ".join(map(repr, list(value)[:5])) or "nothing"
     return (
         "a dict without a clip: expected 'array' and 'sampling_rate', or 'bytes', or 'path', got "
@@ -324,8 +211,8 @@ def _check_decoder(value: Any, rate: float | None) -> Sound | str:
 def _check_waveform(value: Any, rate: Any, *, has_own: bool = False) -> Sound | str:
     try:
         waveform = as_numpy(value) if is_tensor(value) else np.asanyarray(value)
-    except (TypeError, ValueError) as error:
-        return f"a waveform that is no array: {error}"
+    except Exception as error:  # of a closed file of h5py's, ...
+        return f"a waveform that is no array: {error or type(error).__name__}"
     if waveform.dtype.kind not in "biufc":
         what = f"an array of shape {waveform.shape}, {waveform.dtype}"
         return f"{what}: expected numbers, the samples of a waveform"

@@ -20,15 +20,7 @@ LONGEST_SECONDS = 30.0
 
 @dataclass(frozen=True, slots=True)
 class Windows:
-    """How clips are cut.
-
-    Parameters
-    ----------
-    length : int or None
-        Samples of a window; None leaves clips whole.
-    hop : int
-        Samples from the start of one to that of the next.
-    """
+    """Samples of a window (None leaves clips whole), and from the start of one to the next."""
 
     length: int | None
     hop: int = 1
@@ -44,27 +36,10 @@ class Windows:
 def choose_windows(
     window: Any, hop: Any, *, rate: int, limit: float | None, least: int, name: str
 ) -> Windows:
-    """Return how clips are cut for a model.
+    """Return how clips are cut for a model that takes at least `least` samples, most `limit` s.
 
-    Parameters
-    ----------
-    window : float, "auto" or None
-        Seconds; "auto" is the model's own limit, or 30 s; None leaves clips whole.
-    hop : float or None
-        Seconds; None is the window's length.
-    rate : int
-        Samples of a second.
-    limit : float or None
-        Seconds of the longest clip that the model takes at once.
-    least : int
-        Samples of the shortest.
-    name : str
-        The model, for messages.
-
-    Raises
-    ------
-    InvalidParameterError
-        If they make no sense, alone or for the model.
+    `window` and `hop` are in seconds: "auto" is the model's limit, or 30 s; None leaves clips
+    whole; a hop of None is the window's length.
     """
     if window == "auto":
         window = LONGEST_SECONDS if limit is None else limit

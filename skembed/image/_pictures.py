@@ -19,7 +19,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
+from skembed._file_rows import describe_bytes
 from skembed._files import digest_of_file
+from skembed.exceptions import SkembedWarning
 from skembed.image._rgb import Range, UnreadablePicture, to_8_bits, upright_rgb
 
 __all__ = [
@@ -49,21 +51,19 @@ _PLENTY = 64 << 20
 # By how much the grays of a file are apart in 8 bits, by Pillow's raw mode.
 _STEPS = {"L;2": 85, "L;4": 17}
 
+# Tags of TIFF files.
+_BITS_PER_SAMPLE, _PLANES = 258, 284
+
 
 class ChangedPicture(UnreadablePicture):
     """A picture is gone, or no longer what it was."""
 
 
 class Picture(ABC):
-    """One row.
+    """One row; its digest is of a file's bytes, or of pixels in memory after all `open` does.
 
-    Attributes
-    ----------
-    digest : bytes
-        Of its content: of a file its bytes, in memory its pixels after all that `open` does.
-    is_of_pixels : bool
-        Whether `digest` is that of the image that `open` gives. Who opens it has to compare them:
-        what lies in the user's memory may have changed since.
+    Where the digest is of pixels, who opens it has to compare them: what lies in the user's memory
+    may have changed since.
     """
 
     __slots__ = ()
@@ -73,15 +73,7 @@ class Picture(ABC):
 
     @abstractmethod
     def open(self) -> Image.Image:
-        """Return the picture, upright, in mode RGB.
-
-        Raises
-        ------
-        UnreadablePicture
-            If it cannot be decoded.
-        ChangedPicture
-            If it is a file that is no longer what it was when its digest was taken.
-        """
+        """Return the picture, upright, in RGB; UnreadablePicture or ChangedPicture say why not."""
 
     @abstractmethod
     def describe(self) -> str:
@@ -204,15 +196,7 @@ def _digest_of_pixels(size: tuple[int, int], data: bytes) -> bytes:
 
 
 def decode(data: bytes, value_range: Range | None = None) -> Image.Image:
-    """Decode a file: its first frame, upright, in RGB.
-
-    Raises
-    ------
-    UnreadablePicture
-        If it is no image, damaged, or too large.
-    MemoryError
-        If the machine is short of memory, whatever the picture.
-    """
+    """Decode a file: its first frame, upright, in RGB."""
     with opened(data) as image:
         return upright_rgb(image, value_range)
 
@@ -233,9 +217,10 @@ def opened(data: bytes) -> Iterator[Image.Image]:
         with Image.open(io.BytesIO(data), formats=readable_formats()) as image:
             if reason := too_large(image):
                 raise UnreadablePicture(reason)
+            _refuse_planes(image)
             _scale_transparency(image)
             yield image
-    except UnreadablePicture:
+    except (UnreadablePicture, SkembedWarning):
         raise
     except UnidentifiedImageError as error:
         raise UnreadablePicture(_why_unidentified(data)) from error
@@ -251,11 +236,22 @@ def opened(data: bytes) -> Iterator[Image.Image]:
         raise UnreadablePicture(f"damaged: {type(error).__name__}: {reason}") from error
 
 
+def _refuse_planes(image: Image.Image) -> None:
+    """Refuse TIFF files of 16 bits plane by plane, of which Pillow makes other pixels."""
+    tags = getattr(image, "tag_v2", {})
+    if tags.get(_PLANES) == 2 and max(tags.get(_BITS_PER_SAMPLE, (8,))) > 8:
+        raise UnreadablePicture("a TIFF file of 16-bit planes, which Pillow misreads; convert it")
+
+
 def _scale_transparency(image: Image.Image) -> None:
-    """Make the transparent gray of a PNG file of 2 or 4 bits one of 8, as its pixels will be."""
-    gray, tiles = image.info.get("transparency"), getattr(image, "tile", ())
-    if image.format == "PNG" and image.mode == "L" and isinstance(gray, int) and tiles:
-        image.info["transparency"] = gray * _STEPS.get(tiles[0][3], 1)
+    """Bring the transparent colour of a PNG file to 8 bits, as its pixels will be."""
+    clear, tiles = image.info.get("transparency"), getattr(image, "tile", ())
+    if image.format != "PNG" or not tiles:
+        return
+    if image.mode == "L" and isinstance(clear, int):
+        image.info["transparency"] = clear * _STEPS.get(tiles[0][3], 1)
+    if image.mode == "RGB" and isinstance(clear, tuple) and tiles[0][3] == "RGB;16B":
+        image.info["transparency"] = tuple(value >> 8 for value in clear)
 
 
 def is_short_of_memory() -> bool:
@@ -286,7 +282,8 @@ def _why_unidentified(data: bytes) -> str:
             "not an image that Pillow reads by itself: HEIC, for which there is pillow-heif "
             "(call pillow_heif.register_heif_opener() first)"
         )
-    return "not an image that Pillow reads"
+    what = describe_bytes(data, but=["an image"])
+    return "not an image that Pillow reads" + (f", but {what}" if what else "")
 
 
 def too_large(image: Image.Image) -> str | None:
