@@ -15,6 +15,7 @@ ROOMS = {"text", "image", "audio", "tabular", "events", "graph"}
 ORDER = [
     "exceptions",
     "_optional",
+    "_forks",
     "_files",
     "_inputs",
     "_sklearn",

@@ -14,6 +14,7 @@ import inspect
 import io
 import logging
 import platform
+import re
 import sys
 import types
 import weakref
@@ -34,27 +35,23 @@ _ATOMS = (type(None), bool, int, float)
 
 # Read anew whenever asked for; larger tensors only if they seem to have changed.
 _SMALL = 1 << 14
-_N_TENSORS = 100_000
+_N_TENSORS = 20_000
 _N_SAMPLED = 64
 
-# Of a torch module, what no forward pass in evaluation mode reads. Forward hooks are taken in
-# without their numbers, which count all hooks of the process.
-_NOT_IN_FORWARD = frozenset(
-    "training _is_full_backward_hook _non_persistent_buffers_set _backward_hooks "
-    "_backward_pre_hooks _state_dict_hooks _state_dict_pre_hooks _load_state_dict_pre_hooks "
-    "_load_state_dict_post_hooks _compiled_call_impl _flat_weight_refs".split()
+# Of a torch module, what no forward pass in evaluation mode reads.
+_NOT_IN_FORWARD = re.compile(
+    r"training|_(is_full_)?backward_\w+|_\w*state_dict\w*_hooks|_non_persistent_buffers_set|"
+    r"_compiled_call_impl|_flat_weight_refs"
 )
 # Of a traced module, what is made from its graph or says how it was traced.
-_NOT_OF_THE_GRAPH = frozenset(
-    "_graph train_graph eval_graph _code _lineno_map _prologue_start _tracer_cls _tracer_extras "
-    "meta _graphmodule_cls_name _replace_hooks _create_node_hooks _erase_node_hooks "
-    "_deepcopy_hooks".split()
+_NOT_OF_THE_GRAPH = re.compile(
+    r"_graph|(train|eval)_graph|_code|_lineno_map|_prologue_start|_tracer_\w+|meta|_graphmodule_cls_name|"
+    r"_(replace|create_node|erase_node|deepcopy)_hooks"
 )
 # What a class says of itself or keeps for speed.
-_NOT_BEHAVIOUR = frozenset(
-    "__abstractmethods__ __annotate__ __annotate_func__ __annotations__ __annotations_cache__ "
-    "__dict__ __doc__ __firstlineno__ __module__ __orig_bases__ __parameters__ __qualname__ "
-    "__slotnames__ __static_attributes__ __type_params__ __weakref__ _abc_impl".split()
+_NOT_BEHAVIOUR = re.compile(
+    r"__(abstractmethods|annotat\w+|dict|doc|firstlineno|module|orig_bases|parameters|qualname|"
+    r"slotnames|static_attributes|type_params|weakref)__|_abc_impl"
 )
 
 
@@ -136,14 +133,14 @@ class _Sink:
         return len(data)
 
 
-class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
+class _Pickler(cloudpickle.Pickler):
     """Pickles content alone, the same whatever is shared or interned in this process."""
 
     def persistent_id(self, obj: Any) -> str | None:
         """Return what stands for a value, None to pickle it. A new string is never memoised."""
         kind = type(obj)
         if kind is str:
-            return "str " + obj
+            return f"str {obj}"
         if kind in _ATOMS:
             return None
         if kind is bytes:
@@ -156,7 +153,9 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         if kind in (set, frozenset):
             return f"{kind.__name__} {sorted(map(_digest, obj))}"
         if kind in (np.ndarray, np.memmap) and not obj.dtype.hasobject:
-            content = blake2b(np.ascontiguousarray(obj).reshape(-1).view(np.uint8), digest_size=16)
+            content = blake2b(
+                np.ascontiguousarray(obj).reshape(-1).view(np.uint8).data, digest_size=16
+            )
             return f"array {obj.dtype.descr} {obj.shape} {content.hexdigest()}"
         if isinstance(obj, np.dtype):
             return f"dtype {obj!r}"
@@ -208,20 +207,15 @@ def _content(kind: str, content: Any) -> tuple[Any, ...]:
 
 def _name_in_library(obj: Any) -> str | None:
     """Return the name and release of what a library defines; None for anything else."""
-    name = obj.__qualname__
+    module, name = obj.__module__, obj.__qualname__
     if isinstance(obj, types.BuiltinFunctionType):
-        owner = obj.__self__
-        if owner is not None and not isinstance(owner, types.ModuleType):
-            return None
-        module = obj.__module__
+        is_elsewhere = not isinstance(obj.__self__, (types.ModuleType, type(None)))
     else:
-        module = obj.__module__
         found: Any = sys.modules.get(module) if isinstance(module, str) else None
         for part in name.split("."):
             found = getattr(found, part, None)
-        if found is not obj:
-            return None
-    release = _release_of(module)
+        is_elsewhere = found is not obj
+    release = None if is_elsewhere else _release_of(module)
     return None if release is None else f"library {module}.{name} {release}"
 
 
@@ -234,9 +228,8 @@ def _release_of(module: str | None) -> str | None:
     root = (module or "").partition(".")[0]
     if root in sys.stdlib_module_names or root in sys.builtin_module_names:
         return f"python {platform.python_version()}"
-    file = getattr(sys.modules.get(root), "__file__", None) or getattr(
-        sys.modules.get(module or ""), "__file__", None
-    )
+    files = [getattr(sys.modules.get(name), "__file__", None) for name in (root, module or "")]
+    file = files[0] or files[1]
     if not file or root in ("__main__", "__mp_main__"):
         return None
     try:
@@ -257,7 +250,7 @@ def _content_of_class(cls: type) -> tuple[Any, ...]:
     members = {
         name: value
         for name, value in sorted(vars(cls).items())
-        if name not in _NOT_BEHAVIOUR
+        if not _NOT_BEHAVIOUR.fullmatch(name)
         and not (is_enum and name.startswith("_") and not name.startswith("__"))
     }
     return _content("class", [cls.__qualname__, type(cls), cls.__bases__, members])
@@ -276,12 +269,12 @@ def _content_of_function(function: types.FunctionType) -> tuple[Any, ...]:
     return _content("function", content)
 
 
-def _used_of(value: Any, names: frozenset[str]) -> Any:
+def _used_of(value: Any, names: frozenset[str], depth: int = 4) -> Any:
     """Return a global variable, or what code that uses these names may take of a module."""
     if not isinstance(value, types.ModuleType) or _release_of(value.__name__) is not None:
         return value
-    inner = names - {value.__name__.rpartition(".")[2]}
-    return {k: _used_of(v, inner) for k, v in sorted(vars(value).items()) if k in inner}
+    used = sorted(names & set(vars(value))) if depth else ()
+    return {name: _used_of(vars(value)[name], names, depth - 1) for name in used}
 
 
 def _nested(code: types.CodeType) -> Iterator[types.CodeType]:
@@ -310,7 +303,7 @@ def _digest_of_code(code: types.CodeType) -> bytes:
 
 def _content_of_module(torch: Any, module: Any) -> tuple[Any, ...]:
     kind: type = type(module)
-    if isinstance(module, (torch.jit.ScriptModule, torch.jit.ScriptFunction)):
+    if isinstance(module, torch.jit.ScriptModule):
         raise _Fault(
             module, "is a TorchScript program; pass the torch.nn.Module that it was made from"
         )
@@ -330,23 +323,24 @@ def _content_of_module(torch: Any, module: Any) -> tuple[Any, ...]:
         state = module.__getstate__()
     if not isinstance(state, Mapping):
         return _content("module", [kind, state])
-    skipped, graph = _NOT_IN_FORWARD, None
+    content, graph = {k: v for k, v in state.items() if not _NOT_IN_FORWARD.fullmatch(k)}, None
     fx = sys.modules.get("torch.fx")
     if fx is not None and isinstance(module, fx.GraphModule):
         kind = next(each for each in kind.__mro__ if "<locals>" not in each.__qualname__)
-        skipped |= _NOT_OF_THE_GRAPH
+        content = {k: v for k, v in content.items() if not _NOT_OF_THE_GRAPH.fullmatch(k)}
         # torchvision's have two graphs, of which the mode chooses one.
         code = state.get("eval_graph", module.graph).python_code("self")
         graph = [code.src, sorted((k, str(v)) for k, v in code.globals.items())]
-    # The weight that an old weight_norm or spectral_norm makes before each forward pass.
-    hooks = state.get("_forward_pre_hooks", {}).values()
-    made = {each.name for each in hooks if type(each).__module__.startswith("torch.nn.utils.")}
-    content = {name: state[name] for name in sorted(set(state) - skipped - made)}
+    for hook in state.get("_forward_pre_hooks", {}).values():
+        if type(hook).__module__.startswith("torch.nn.utils."):  # norms and pruning of old
+            made = getattr(hook, "name", getattr(hook, "_tensor_name", ""))
+            content.pop(made, None)  # made of others before each forward pass
     for moment in ("_forward_pre_hooks", "_forward_hooks"):
+        # Their numbers count all hooks of the process.
         numbered = content.pop(moment, {}).items()
         flags = [content.pop(f"{moment}_{flag}", ()) for flag in ("with_kwargs", "always_called")]
         content[moment] = [(hook, *(n in flag for flag in flags)) for n, hook in numbered]
-    return _content("module", [kind, graph, content])
+    return _content("module", [kind, graph, dict(sorted(content.items()))])
 
 
 _known: OrderedDict[int, tuple[Any, Any, bytes, str]] = OrderedDict()
@@ -427,13 +421,12 @@ def _parts_of(value: Any) -> Iterator[tuple[str, Any]]:
     elif isinstance(value, (list, tuple, set, frozenset)):
         yield from ((f"[{i}]", each) for i, each in enumerate(value))
     elif isinstance(value, types.FunctionType):
-        found = inspect.getclosurevars(value)
-        yield from ((f" (closure {name})", each) for name, each in found.nonlocals.items())
-        yield from ((f" (global {name})", each) for name, each in found.globals.items())
+        used = inspect.getclosurevars(value)
+        yield from ((f" (closure {name})", each) for name, each in used.nonlocals.items())
+        yield from ((f" (global {name})", each) for name, each in used.globals.items())
     elif isinstance(value, types.MethodType):
         yield from ((".__func__", value.__func__), (".__self__", value.__self__))
     elif not isinstance(value, type):
-        for table in ("_parameters", "_buffers", "_modules"):
+        for table in (f"_{kind}" for kind in ("parameters", "buffers", "modules")):
             yield from ((f".{k}", v) for k, v in getattr(value, table, {}).items())
-        found = getattr(value, "__dict__", {}).items()
-        yield from ((f".{k}", v) for k, v in found if k not in ("_modules", "_parameters"))
+        yield from ((f".{k}", v) for k, v in getattr(value, "__dict__", {}).items())

@@ -22,9 +22,10 @@ from skembed.weights._files import check_header, find_weights
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["check_weights", "load_state"]
+__all__ = ["KINDS", "check_weights", "load_state"]
 
 _TORCH_KINDS = {".bin", ".pt", ".pth", ".ckpt"}
+KINDS = {".safetensors", *_TORCH_KINDS}
 
 # Where training scripts put the weights beside the optimizer, the epoch, ...
 _STATE_KEYS = ("state_dict", "model_state_dict", "model_state", "model")
@@ -75,7 +76,7 @@ def load_state(path: str | Path) -> dict[str, torch.Tensor]:
     path = Path(path)
     if not path.is_file():
         raise ModelNotFoundError(f"No weight file {path}.")
-    if path.suffix not in {".safetensors", *_TORCH_KINDS}:
+    if path.suffix not in KINDS:
         raise UnsupportedModelError(
             f"{path} is not a weight file that skembed reads: expected .safetensors or "
             f"{', '.join(sorted(_TORCH_KINDS))}."

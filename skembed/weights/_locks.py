@@ -5,10 +5,11 @@ Owns nothing but locks; must not know what they guard.
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
+
+from skembed._forks import after_fork_in_child
 
 __all__ = ["KeyLocks"]
 
@@ -22,8 +23,7 @@ class KeyLocks:
 
     def __init__(self) -> None:
         self._reset()
-        if hasattr(os, "register_at_fork"):
-            os.register_at_fork(after_in_child=self._reset)
+        after_fork_in_child(self._reset)
 
     def _reset(self) -> None:
         self._guard = threading.Lock()

@@ -9,9 +9,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from skembed.exceptions import InvalidParameterError, ModelNotFoundError
 from skembed.weights._files import describe_folder, is_model_folder
@@ -24,33 +22,11 @@ from skembed.weights._hub import (
     why_not_an_id,
 )
 from skembed.weights._packages import PACKAGES, check_package, find_package
+from skembed.weights._sources import FolderSource
 
-__all__ = ["ModelSource", "resolve_model"]
+__all__ = ["resolve_model"]
 
 _DEFAULT_OWNER = "sentence-transformers"
-
-
-@dataclass(frozen=True)
-class ModelSource:
-    """Where a model was found.
-
-    Parameters
-    ----------
-    name : str
-        The name as the user gave it.
-    folder : Path
-        Local folder with the configuration and the weights.
-    origin : {"folder", "package", "hub"}
-        Whether the user named the folder, or it belongs to an installed package or to the cache of
-        the hub.
-    revision : str, optional
-        The commit of a model of the hub, where known.
-    """
-
-    name: str
-    folder: Path
-    origin: Literal["folder", "package", "hub"]
-    revision: str | None = None
 
 
 def resolve_model(
@@ -58,7 +34,7 @@ def resolve_model(
     *,
     revision: str | None = None,
     is_whole: Callable[[Path], bool] | None = None,
-) -> ModelSource:
+) -> FolderSource:
     """Find the local folder of a model, downloading it if need be.
 
     Tried in order: a folder of that name; an installed package that is known to carry the model
@@ -84,7 +60,7 @@ def resolve_model(
 
     Returns
     -------
-    ModelSource
+    FolderSource
         The folder, and where it comes from.
 
     Raises
@@ -113,7 +89,7 @@ def resolve_model(
     if _exists(folder) or is_path:
         kept = _check_folder(text, folder, revision, is_path=is_path)
         if kept is not None:
-            return ModelSource(text, kept, "folder")
+            return FolderSource(text, kept, "folder")
     tried = [Outcome(f"folder {text}", "a file, not a folder" if _exists(folder) else "not there")]
     fault = why_not_an_id(text)
     if fault:
@@ -191,7 +167,7 @@ def _check_folder(text: str, folder: Path, revision: str | None, *, is_path: boo
 
 def _from_packages(
     name: str, ids: list[str], revision: str | None, tried: list[Outcome]
-) -> ModelSource | None:
+) -> FolderSource | None:
     packages = [PACKAGES[model] for model in ids if model in PACKAGES]
     if not packages:
         tried.append(Outcome("installed packages", "none is known to carry this model"))
@@ -210,7 +186,7 @@ def _from_packages(
             continue
         fault = check_package(package, folder)
         if fault is None:
-            return ModelSource(name, folder, "package")
+            return FolderSource(name, folder, "package")
         advice = f"`pip install --force-reinstall {package.distribution}` mends the package"
         tried.append(Outcome(place, f"refused: {fault}", advice=advice))
     return None
@@ -222,7 +198,7 @@ def _from_hub(
     revision: str | None,
     tried: list[Outcome],
     is_whole: Callable[[Path], bool] | None,
-) -> ModelSource | None:
+) -> FolderSource | None:
     for model in ids:
         tried.append(find_cached(model, revision, is_whole))
         if tried[-1].is_undecided:
@@ -241,9 +217,9 @@ def _from_hub(
     return None
 
 
-def _hub_source(name: str, folder: Path) -> ModelSource:
+def _hub_source(name: str, folder: Path) -> FolderSource:
     commit = folder.name if re.fullmatch("[0-9a-f]{40}", folder.name) else None
-    return ModelSource(name, folder, "hub", commit)
+    return FolderSource(name, folder, "hub", commit)
 
 
 def _not_found(name: str, tried: list[Outcome]) -> ModelNotFoundError:

@@ -18,6 +18,7 @@ import pytest
 import torch
 from joblib.externals.loky.backend.reduction import dumps
 from torch import nn
+from torch.nn.utils import prune
 
 from skembed.exceptions import UnsupportedModelError
 from skembed.weights import fingerprint
@@ -265,6 +266,7 @@ def test_views_and_conjugates_are_read_by_value():
     [
         nn.utils.weight_norm,
         nn.utils.spectral_norm,
+        lambda module: prune.l1_unstructured(module, "weight", 2),
         nn.utils.parametrizations.weight_norm,
         nn.utils.parametrizations.spectral_norm,
     ],
@@ -356,6 +358,7 @@ SCRIPT = """
 import multiprocessing, sys
 import torch
 from torch import nn
+from torch.nn.utils import prune
 from skembed.weights import fingerprint
 import layers
 

@@ -1,0 +1,127 @@
+"""What a model is read from: a folder, one file, or nothing but an architecture.
+
+Owns their digests. Must not know models nor how they are loaded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from hashlib import blake2b
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from skembed._backbone import Source
+from skembed.exceptions import UnsupportedModelError
+from skembed.weights._digest import file_sha256, folder_digest
+from skembed.weights._files import model_files, wanted_files
+from skembed.weights._load import KINDS
+from skembed.weights._releases import releases_of
+
+if TYPE_CHECKING:
+    from torch import nn
+
+__all__ = ["FileSource", "FolderSource", "RandomSource"]
+
+
+@dataclass(frozen=True)
+class FolderSource(Source):
+    """A folder with the configuration and the weights of a model.
+
+    Parameters
+    ----------
+    name : str
+        The name as the user gave it.
+    folder : Path
+        The local folder.
+    origin : {"folder", "package", "hub"}
+        Whether the user named the folder, or it belongs to an installed package or to the cache of
+        the hub.
+    revision : str, optional
+        The commit of a model of the hub, where known.
+    """
+
+    name: str
+    folder: Path
+    origin: Literal["folder", "package", "hub"]
+    revision: str | None = None
+
+    @cached_property
+    def digest(self) -> bytes:  # type: ignore[override]
+        """Return the digest of the folder's files as they were when it was first asked for."""
+        return folder_digest(self.folder)
+
+    def n_bytes(self) -> int:
+        """Return the size of the weight files; of several formats of one model, that of one."""
+        names = wanted_files(model_files(self.folder))
+        weights = [name for name in names if Path(name).suffix in KINDS]
+        return sum((self.folder / name).stat().st_size for name in weights)
+
+    def check_unchanged(self) -> None:
+        """Check that the files are still those of the digest."""
+        if folder_digest(self.folder) != self.digest:
+            raise UnsupportedModelError(
+                f"The files in {self.folder} changed while the model was in use. Call again when "
+                "they are all written."
+            )
+
+
+@dataclass(frozen=True)
+class FileSource(Source):
+    """A single weight file.
+
+    Parameters
+    ----------
+    name : str
+        What messages call the model.
+    path : Path
+        The file.
+    """
+
+    name: str
+    path: Path
+
+    @cached_property
+    def digest(self) -> bytes:  # type: ignore[override]
+        """Return the SHA-256 of the file as it was when it was first asked for."""
+        return bytes.fromhex(file_sha256(self.path))
+
+    def n_bytes(self) -> int:
+        """Return the size of the file."""
+        return self.path.stat().st_size
+
+    def check_unchanged(self) -> None:
+        """Check that the file is still that of the digest."""
+        if file_sha256(self.path) != self.digest.hex():
+            raise UnsupportedModelError(
+                f"{self.path} changed while the model was in use. Call again when it is written."
+            )
+
+
+@dataclass(frozen=True)
+class RandomSource(Source):
+    """An architecture with random weights, always the same for a release of torch.
+
+    Parameters
+    ----------
+    name : str
+        What messages call the model.
+    build : callable
+        Returns the module, perhaps on the device "meta".
+    """
+
+    name: str
+    build: Callable[[], nn.Module]
+
+    @cached_property
+    def digest(self) -> bytes:  # type: ignore[override]
+        """Return a digest of torch's release, whose random numbers the weights are."""
+        return blake2b(f"random {releases_of('torch')}".encode(), digest_size=16).digest()
+
+    def n_bytes(self) -> int:
+        """Return the size of the parameters in float32."""
+        return sum(4 * each.numel() for each in self.build().parameters())
+
+    def check_unchanged(self) -> None:
+        """Do nothing: there are no files."""
