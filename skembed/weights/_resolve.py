@@ -202,12 +202,9 @@ def _from_hub(
     for model in ids:
         tried.append(find_cached(model, revision, is_whole))
         if tried[-1].is_undecided:
-            tried.append(complete_cached(model, revision, tried[-1], is_whole))
+            tried.append(complete_cached(model, revision, tried[-1], warns=is_whole is None))
         if tried[-1].folder is not None:
             return _hub_source(name, tried[-1].folder)
-    if is_offline():
-        tried.append(Outcome("hub", "not asked: offline mode is on (HF_HUB_OFFLINE)"))
-        return None
     for model in ids:
         tried.append(download(model, revision))
         if tried[-1].folder is not None:
