@@ -13,6 +13,7 @@ import os
 import re
 import sys
 import tempfile
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 
@@ -28,12 +29,8 @@ _facts: dict[Path, str] = {}
 def user_cache_folder() -> Path:
     """Return the folder in which skembed keeps what it can recompute; it may not exist yet.
 
-    Returns
-    -------
-    Path
-        The environment variable `SKEMBED_HOME` if set; else `skembed` in `XDG_CACHE_HOME`, in
-        `LOCALAPPDATA` (Windows) or in `~/.cache`; for a user without a home, a private folder
-        among the temporary files.
+    It is `SKEMBED_HOME` if set; else `skembed` in `XDG_CACHE_HOME`, in `LOCALAPPDATA` (Windows) or
+    in `~/.cache`; for a user without a home, a private folder among the temporary files.
     """
     chosen = os.environ.get("SKEMBED_HOME")
     if chosen:
@@ -64,12 +61,7 @@ def remembered(namespace: str, key: str, compute: Callable[[], str]) -> str:
     key : str
         Everything the fact depends on (versions, hardware, identity of a file, ...).
     compute : callable
-        Called without arguments if nothing is remembered. If it raises, nothing is remembered.
-
-    Returns
-    -------
-    str
-        The fact.
+        Called if nothing is remembered. If it raises, nothing is remembered.
     """
     path = _fact_path(namespace, key)
     with _locks.hold(path):
@@ -130,35 +122,20 @@ def _write(path: Path, key: str, value: str) -> str:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         if not _is_ours(path.parents[2]):
             return value
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=".new-")
-        draft = Path(name)
+        draft = path.with_name(f".new-{uuid.uuid4().hex}")
         try:
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                file.write(entry)
-            if not _publish(draft, path):
-                standing = _read(path, key)
-                if standing is not None:
-                    return standing
-                draft.replace(path)  # what stood there was damaged
+            draft.write_text(entry, encoding="utf-8")
+            path.hardlink_to(draft)  # the first to write wins
+        except OSError:
+            standing = _read(path, key)
+            if standing is not None:
+                return standing
+            draft.replace(path)  # what stood there was damaged, or links are not possible
         finally:
             draft.unlink(missing_ok=True)
     except OSError:
-        return value
+        pass  # remembered in this process alone
     return value
-
-
-def _publish(draft: Path, path: Path) -> bool:
-    """Give the draft its name, whole, unless the name is taken; return whether it was free."""
-    try:
-        path.hardlink_to(draft)
-    except FileExistsError:
-        return False
-    except OSError:
-        # A file system without hard links: two writers may both believe to be the first.
-        if path.exists():
-            return False
-        draft.replace(path)
-    return True
 
 
 def _is_ours(folder: Path) -> bool:
