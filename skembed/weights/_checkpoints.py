@@ -39,16 +39,6 @@ def find_checkpoint(url: str) -> Path:
     beginning of its SHA-256 ("resnet50-11ad3fa6.pth") that is checked, in the folder, too: a file
     with another hash is not used, but replaced.
 
-    Parameters
-    ----------
-    url : str
-        Of a weight file, `http` or `https`.
-
-    Returns
-    -------
-    Path
-        The file.
-
     Raises
     ------
     InvalidParameterError

@@ -45,8 +45,8 @@ _NOT_IN_FORWARD = re.compile(
 )
 # Of a traced module, what is made from its graph or says how it was traced.
 _NOT_OF_THE_GRAPH = re.compile(
-    r"_graph|(train|eval)_graph|_code|_lineno_map|_prologue_start|_tracer_\w+|meta|_graphmodule_cls_name|"
-    r"_(replace|create_node|erase_node|deepcopy)_hooks"
+    r"_graph|(train|eval)_graph|_code|_lineno_map|_prologue_start|_tracer_\w+|meta|"
+    r"_graphmodule_cls_name|_(replace|create_node|erase_node|deepcopy)_hooks"
 )
 # What a class says of itself or keeps for speed.
 _NOT_BEHAVIOUR = re.compile(
@@ -58,8 +58,8 @@ _NOT_BEHAVIOUR = re.compile(
 def fingerprint(thing: object) -> bytes:
     """Return a digest of the content of a torch module, a callable or a setting.
 
-    It is the same for a deep copy, for what is unpickled in another process, and in every process.
-    It is another one when something changes that decides what the thing computes: parameters and
+    It is 16 bytes, the same for a deep copy, for what is unpickled, and in every process. It is
+    another one when something changes that decides what the thing computes: parameters and
     buffers, every other attribute, the names and order of submodules, forward hooks, the release
     of a library whose code it uses, and the code of the user's own functions and classes with its
     constants, defaults, closures and the global variables that it reads.
@@ -68,19 +68,10 @@ def fingerprint(thing: object) -> bytes:
     or state dicts do. It cannot see functions of libraries that are replaced at run time
     (`torch.relu = mine`), modules that code imports when it runs, nor files that it reads.
 
-    The digest of a large tensor is remembered until torch counts a change of it, or one of 66
-    values of it differs. So a change of a few values that torch cannot count (`weight.data[0] = 1`,
-    or through a NumPy view) may go unseen in this process; change weights under `torch.no_grad()`.
-
-    Parameters
-    ----------
-    thing : object
-        A `torch.nn.Module`, a function, a callable object, or plain values.
-
-    Returns
-    -------
-    bytes
-        16 bytes of BLAKE2b.
+    The digest of a large tensor is remembered until torch counts a change of it or one of 65
+    values sampled from it differs. A change of a few values that torch cannot count
+    (`weight.data[0] = 1`, or through a NumPy view) may go unseen in this process: change weights
+    under `torch.no_grad()` instead.
 
     Raises
     ------
@@ -190,10 +181,9 @@ class _Pickler(cloudpickle.Pickler):
             return _content_of_function(obj) if compiled is None else _content("compiled", compiled)
         if isinstance(obj, types.MethodType):
             return _content("method", [obj.__func__, obj.__self__])
-        if isinstance(obj, functools._lru_cache_wrapper):
-            return _content("lru_cache", obj.__wrapped__)
-        if isinstance(obj, functools.cached_property):
-            return _content("cached_property", obj.func)
+        if isinstance(obj, (functools._lru_cache_wrapper, functools.cached_property)):
+            wrapped = getattr(obj, "func", getattr(obj, "__wrapped__", None))
+            return _content(type(obj).__name__, wrapped)
         torch = sys.modules.get("torch")
         if torch is not None and isinstance(obj, torch.nn.Module):
             return _content_of_module(torch, obj)
@@ -226,23 +216,19 @@ def _release_of(module: str | None) -> str | None:
     A package that is installed in editable form is the user's own: it changes without a release.
     """
     root = (module or "").partition(".")[0]
-    if root in sys.stdlib_module_names or root in sys.builtin_module_names:
+    if root in sys.stdlib_module_names and root != "__main__":
         return f"python {platform.python_version()}"
     files = [getattr(sys.modules.get(name), "__file__", None) for name in (root, module or "")]
-    file = files[0] or files[1]
-    if not file or root in ("__main__", "__mp_main__"):
+    if not {"site-packages", "dist-packages"} & set(Path(files[0] or files[1] or "").parts):
         return None
     try:
-        names = [importlib.metadata.distribution(root).name]
+        release = importlib.metadata.version(root)
     except importlib.metadata.PackageNotFoundError:  # of another name than its module: slow to find
-        names = importlib.metadata.packages_distributions().get(root, [])
-    for name in names:
-        found = importlib.metadata.distribution(name)
-        home = Path(str(found.locate_file(""))).resolve()
-        # A source tree has metadata, too, but no record of installed files.
-        if found.read_text("RECORD") is not None and home in Path(file).resolve().parents:
-            return f"{name} {'.'.join(found.version.split('.')[:2])}"
-    return None
+        names = importlib.metadata.packages_distributions().get(root)
+        if not names:
+            return None
+        release = importlib.metadata.version(names[0])
+    return f"{root} {'.'.join(release.split('.')[:2])}"
 
 
 def _content_of_class(cls: type) -> tuple[Any, ...]:
@@ -343,21 +329,22 @@ def _content_of_module(torch: Any, module: Any) -> tuple[Any, ...]:
     return _content("module", [kind, graph, dict(sorted(content.items()))])
 
 
-_known: OrderedDict[int, tuple[Any, Any, bytes, str]] = OrderedDict()
+_known: OrderedDict[int, tuple[Any, Any, str]] = OrderedDict()
 
 
 def _describe_tensor(torch: Any, tensor: Any) -> str:
-    if isinstance(tensor, torch.nn.parameter.UninitializedTensorMixin):
-        raise _Fault(tensor, "has no values yet: run the module once on an input")
-    if tensor.is_meta:
-        raise _Fault(
-            tensor, "is on the device 'meta', which keeps no values: load the weights first"
-        )
-    if tensor.is_quantized or tensor.is_nested:
-        what = "quantised" if tensor.is_quantized else "nested"
-        raise _Fault(
-            tensor, f"is {what}, and skembed reads plain numbers only: pass the float module"
-        )
+    faults = {
+        "has no values yet: run the module once on an input": isinstance(
+            tensor, torch.nn.parameter.UninitializedTensorMixin
+        ),
+        "is on the device 'meta', which keeps no values: load the weights first": tensor.is_meta,
+        "is quantised, and skembed reads plain numbers only: pass the float module": (
+            tensor.is_quantized
+        ),
+    }
+    for what, is_so in faults.items():
+        if is_so:
+            raise _Fault(tensor, what)
     kind = "Parameter" if isinstance(tensor, torch.nn.Parameter) else type(tensor).__qualname__
     named = f"tensor {kind} {tensor.dtype} {tuple(tensor.shape)} {tensor.layout}"
     plain = tensor.detach()
@@ -371,18 +358,17 @@ def _describe_tensor(torch: Any, tensor: Any) -> str:
     is_small = plain.numel() * plain.element_size() <= _SMALL
     if is_small or not is_dense or plain.is_conj() or plain.is_neg() or plain.is_inference():
         return f"{named} {_digest_values(torch, plain)}"
-    n = plain.numel()
-    flat = plain.as_strided((n,), (1,))
-    sample = torch.cat([flat[:: -(-n // _N_SAMPLED)], flat[-1:]])
-    state = tensor._version, tensor.data_ptr(), plain.stride()
+    flat = plain.as_strided((plain.numel(),), (1,))
+    sample = torch.cat([flat[:: -(-len(flat) // _N_SAMPLED)], flat[-1:]])
     seen = _read_bytes(torch, sample).tobytes()
-    known = _known.get(id(tensor))
-    if known is None or known[0]() is not tensor or known[1:3] != (state, seen):
-        known = weakref.ref(tensor), state, seen, _digest_values(torch, plain)
-        _known[id(tensor)] = known
+    state = tensor._version, tensor.data_ptr(), plain.stride(), seen
+    reference, known, digest = _known.get(id(tensor), (lambda: None, None, ""))
+    if reference() is not tensor or known != state:
+        digest = _digest_values(torch, plain)
+        _known[id(tensor)] = weakref.ref(tensor), state, digest
         if len(_known) > _N_TENSORS:
             _known.popitem(last=False)
-    return f"{named} {known[3]}"
+    return f"{named} {digest}"
 
 
 def _digest_values(torch: Any, tensor: Any) -> str:
@@ -402,13 +388,13 @@ def _read_bytes(torch: Any, tensor: Any) -> Any:
 
 def _find_fault(value: Any, path: str, error: BaseException, depth: int = 20) -> tuple[str, str]:
     """Return where within a value lies what cannot be pickled, and what is wrong with it."""
-    if isinstance(error, _Fault) and error.value is value:
-        return path, str(error)
-    for name, part in _parts_of(value) if depth else ():
+    is_here = isinstance(error, _Fault) and error.value is value
+    for name, part in () if is_here or not depth else _parts_of(value):
         try:
             _digest(part)
         except Exception as inner:
             return _find_fault(part, path + name, inner, depth - 1)
+    path = re.sub(r"\._(parameters|buffers|modules)\['(\w+)'\]", r".\2", path)
     if isinstance(error, _Fault):
         return path, str(error)
     kind = f"{type(value).__module__}.{type(value).__qualname__}"
@@ -424,9 +410,5 @@ def _parts_of(value: Any) -> Iterator[tuple[str, Any]]:
         used = inspect.getclosurevars(value)
         yield from ((f" (closure {name})", each) for name, each in used.nonlocals.items())
         yield from ((f" (global {name})", each) for name, each in used.globals.items())
-    elif isinstance(value, types.MethodType):
-        yield from ((".__func__", value.__func__), (".__self__", value.__self__))
     elif not isinstance(value, type):
-        for table in (f"_{kind}" for kind in ("parameters", "buffers", "modules")):
-            yield from ((f".{k}", v) for k, v in getattr(value, table, {}).items())
-        yield from ((f".{k}", v) for k, v in getattr(value, "__dict__", {}).items())
+        yield from ((f".{name}", each) for name, each in getattr(value, "__dict__", {}).items())

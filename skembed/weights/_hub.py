@@ -13,13 +13,9 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from skembed.exceptions import SkembedWarning, UnsupportedModelError, warn_user
 from skembed.weights._files import missing_part, wanted_files
-
-if TYPE_CHECKING:
-    from huggingface_hub.errors import HfHubHTTPError
 
 __all__ = ["Outcome", "complete_cached", "download", "find_cached", "is_offline", "why_not_an_id"]
 
@@ -67,7 +63,8 @@ def is_offline() -> bool:
 
 def why_not_an_id(name: str) -> str | None:
     """Say why a name cannot be the id of a model on the hub; None if it can."""
-    from huggingface_hub.utils import HFValidationError, validate_repo_id
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
     try:
         validate_repo_id(name)
@@ -209,16 +206,15 @@ def _spell(model: str, revision: str | None) -> str:
 def _check_offer(model: str, names: list[str], wanted: list[str]) -> None:
     if not wanted:
         seen = sorted(name for name in names if re.search(r"\.(?!md$|json$|txt$)\w+$", name))
-        listed = ", ".join(seen[:20]) or "no weights"
-        raise UnsupportedModelError(
-            f"The hub has {model!r}, but without weights that skembed reads (model.safetensors or "
-            f"pytorch_model.bin, whole or in shards); it has {listed}."
+        fault = (
+            "without weights that skembed reads (model.safetensors or pytorch_model.bin, whole or "
+            f"in shards); it has {', '.join(seen[:20]) or 'no weights'}"
         )
-    if not {"config.json", "modules.json"} & set(wanted):
-        raise UnsupportedModelError(
-            f"The hub has {model!r}, but with neither config.json nor modules.json that would say "
-            "what model it is."
-        )
+    elif not {"config.json", "modules.json"} & set(wanted):
+        fault = "with neither config.json nor modules.json that would say what model it is"
+    else:
+        return
+    raise UnsupportedModelError(f"The hub has {model!r}, but {fault}.")
 
 
 def _explain(model: str, revision: str | None, error: Exception) -> tuple[str, bool]:
@@ -239,21 +235,16 @@ def _explain(model: str, revision: str | None, error: Exception) -> tuple[str, b
     if isinstance(error, RevisionNotFoundError):
         return f"the model has no revision {revision!r}", False
     if isinstance(error, HfHubHTTPError):
-        return _explain_status(error), False
+        status = error.response.status_code
+        meaning = {
+            401: "the token is refused; log in again (`hf auth login` or HF_TOKEN)",
+            403: "access is forbidden to this login",
+            429: "too many requests; wait, or log in",
+        }.get(status, "the hub is out of order" if status >= 500 else _first_line(error))
+        return f"HTTP {status}: {meaning}", False
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EACCES, errno.EROFS):
         return f"the download cannot be written ({error})", False
     return f"could not be reached ({type(error).__name__}: {_first_line(error)})", True
-
-
-def _explain_status(error: HfHubHTTPError) -> str:
-    status = error.response.status_code
-    meaning = {
-        401: "the token is refused; log in again (`hf auth login` or HF_TOKEN)",
-        403: "access is forbidden to this login",
-        404: "no such model or file",
-        429: "too many requests; wait, or log in",
-    }.get(status, "the hub is out of order" if status >= 500 else _first_line(error))
-    return f"HTTP {status}: {meaning}"
 
 
 def _first_line(error: Exception) -> str:

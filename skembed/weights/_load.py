@@ -51,17 +51,9 @@ _ADVICE = (
 def load_state(path: str | Path) -> dict[str, torch.Tensor]:
     """Read tensors by name from a weight file, on the CPU.
 
-    Parameters
-    ----------
-    path : path
-        A `.safetensors` file, or one of `torch.save` (`.bin`, `.pt`, `.pth`, `.ckpt`) that holds
-        a state dict, alone or under a key such as "state_dict". Files of the latter kind are
-        mapped to memory, not copied: do not overwrite them in place while the tensors are in use.
-
-    Returns
-    -------
-    dict of str to torch.Tensor
-        The tensors.
+    It is a `.safetensors` file, or one of `torch.save` (`.bin`, `.pt`, `.pth`, `.ckpt`) that holds
+    a state dict, alone or under a key such as "state_dict". Files of the latter kind are mapped to
+    memory, not copied: do not overwrite them in place while the tensors are in use.
 
     Raises
     ------
@@ -91,16 +83,6 @@ def check_weights(folder: str | Path) -> list[Path]:
 
     Safetensors are preferred to PyTorch's pickles, one file to shards; of pickles only those pass
     that hold nothing but tensors. Only headers are read.
-
-    Parameters
-    ----------
-    folder : path
-        A folder as `save_pretrained` writes it.
-
-    Returns
-    -------
-    list of Path
-        The weight files.
 
     Raises
     ------
@@ -134,20 +116,24 @@ def _load_safetensors(path: Path) -> dict[str, torch.Tensor]:
     from safetensors.torch import load_file
 
     try:
-        state: dict[str, torch.Tensor] = load_file(path, device="cpu")
+        return dict(load_file(path, device="cpu"))
     except SafetensorError as error:
         raise UnsupportedModelError(f"{path} is damaged: {error}.") from error
-    return state
 
 
 def _load_pickle(path: Path) -> Any:
     import torch
 
     is_zip = zipfile.is_zipfile(path)
-    if is_zip and _is_torchscript(path):
-        raise _refusal(path, "it is a TorchScript archive, a program")
-    if not is_zip and not _is_bare_pickle(path):
-        raise _damage(path, "it is neither a zip archive nor a pickle")
+    if is_zip:
+        with zipfile.ZipFile(path) as archive:
+            names = {Path(name).name for name in archive.namelist()}
+        if "constants.pkl" in names:
+            raise _refusal(path, "it is a TorchScript archive, a program")
+    else:
+        with path.open("rb") as file:
+            if file.read(1) != pickle.PROTO:
+                raise _damage(path, "it is neither a zip archive nor a pickle")
     try:
         with warnings.catch_warnings():
             # Of pickles that torch did not write itself; they are refused below.
@@ -156,7 +142,6 @@ def _load_pickle(path: Path) -> Any:
     except pickle.UnpicklingError as error:
         if "truncated" in str(error):
             raise _damage(path, "it ends too early") from error
-        # Torch reads the pickles that it writes; of others, name all that they would call.
         named = re.findall(r"GLOBAL (\S+)", str(error)) or (_unsafe_globals(path) if is_zip else [])
         reason = f"it names {', '.join(named)}" if named else _reason(error)
         raise _refusal(path, reason) from error
@@ -174,16 +159,6 @@ def _unsafe_globals(path: Path) -> list[str]:
         return []
 
 
-def _is_torchscript(path: Path) -> bool:
-    with zipfile.ZipFile(path) as archive:
-        return any(Path(name).name == "constants.pkl" for name in archive.namelist())
-
-
-def _is_bare_pickle(path: Path) -> bool:
-    with path.open("rb") as file:
-        return file.read(1) == pickle.PROTO
-
-
 def _damage(path: Path, reason: str) -> UnsupportedModelError:
     return UnsupportedModelError(
         f"{path} is damaged, or was not written by torch.save: {reason}. Download it again."
@@ -198,29 +173,22 @@ def _refusal(path: Path, reason: str) -> UnsafeModelError:
 
 def _find_state(path: Path, content: Any) -> dict[str, torch.Tensor]:
     """Return the state dict within what `torch.save` stored."""
-    if _is_state(content):
-        return dict(content)
-    if isinstance(content, Mapping):
-        for key in _STATE_KEYS:
-            if _is_state(content.get(key)):
-                return dict(content[key])
-        listed = ", ".join(f"{k!r}: {type(v).__name__}" for k, v in list(content.items())[:10])
-        content_is = f"a mapping with {listed or 'nothing in it'}"
-    else:
-        content_is = f"a {type(content).__name__}"
-    raise UnsupportedModelError(
-        f"{path} holds no state dict: expected tensors by name, alone or under one of "
-        f"{', '.join(map(repr, _STATE_KEYS))}, got {content_is}."
-    )
-
-
-def _is_state(content: Any) -> bool:
     import torch
 
-    return (
-        isinstance(content, Mapping)
-        and len(content) > 0
-        and all(isinstance(k, str) and isinstance(v, torch.Tensor) for k, v in content.items())
+    found = [content]
+    if isinstance(content, Mapping):
+        found += [content.get(key) for key in _STATE_KEYS]
+    for state in found:
+        if isinstance(state, Mapping) and state:
+            is_right = all(isinstance(v, torch.Tensor) for v in state.values())
+            if is_right and all(isinstance(k, str) for k in state):
+                return dict(state)
+    kind = f"a {type(content).__name__}"
+    if isinstance(content, Mapping):
+        kind += f" with {', '.join(map(repr, list(content)[:10])) or 'nothing in it'}"
+    raise UnsupportedModelError(
+        f"{path} holds no state dict: expected tensors by name, alone or under one of "
+        f"{', '.join(map(repr, _STATE_KEYS))}, got {kind}."
     )
 
 

@@ -17,8 +17,7 @@ __all__ = ["KeyLocks"]
 class KeyLocks:
     """Re-entrant locks by key: holding one key never blocks another.
 
-    A fork resets them in the child: a lock held by a thread that exists only in the parent would
-    never be released there.
+    A fork resets them in the child, where no thread would release what the parent's hold.
     """
 
     def __init__(self) -> None:

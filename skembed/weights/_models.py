@@ -60,14 +60,9 @@ def shared_model(key: bytes, load: Callable[[], T], n_bytes: Callable[[], int]) 
     key : bytes
         What identifies the model: its weights, device, precision, ...
     load : callable
-        Called without arguments; an error is passed on and not remembered.
+        Returns the model, which is shared, so not to be changed. Errors are not remembered.
     n_bytes : callable
         Returns the size of the weights in bytes, 0 if unknown; called only before loading.
-
-    Returns
-    -------
-    object
-        What `load` returned, now or before; shared, so not to be changed.
     """
     found = _find(key)
     if found:
@@ -112,12 +107,8 @@ def kept_recent(key: bytes, make: Callable[[], T]) -> T:
 def unload_models() -> int:
     """Forget every loaded model; the next use of one loads it again.
 
-    A model that is running in another thread is freed when it has finished.
-
-    Returns
-    -------
-    int
-        How many models were forgotten.
+    A model that is running in another thread is freed when it has finished. Returns how many were
+    forgotten.
     """
     with _guard:
         _recent.clear()
@@ -128,18 +119,7 @@ def unload_models() -> int:
 
 
 def free_memory(*keep: bytes) -> int:
-    """Drop every model but those in use, because memory ran out.
-
-    Parameters
-    ----------
-    *keep : bytes
-        The keys of the models that are in use.
-
-    Returns
-    -------
-    int
-        How many models were dropped.
-    """
+    """Drop every model but those with these keys, because memory ran out; return how many."""
     with _guard:
         dropped = [_drop(key) for key in list(_models) if key not in keep]
     return _release(dropped)
