@@ -9,14 +9,12 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import re
 from collections.abc import Mapping
 from pathlib import Path
 
 from skembed._files import is_settled, remembered_digest
 from skembed.weights._files import model_files
-from skembed.weights._locks import KeyLocks
-from skembed.weights._remember import read_fact, write_fact
+from skembed.weights._remember import remembered
 
 __all__ = ["digest_files", "file_sha256", "folder_digest"]
 
@@ -24,8 +22,6 @@ __all__ = ["digest_files", "file_sha256", "folder_digest"]
 _MIN_KEPT = 1 << 20
 _READ_BYTES = 1 << 20
 _NAMESPACE = "sha256"
-
-_locks = KeyLocks()
 
 
 def file_sha256(path: str | os.PathLike[str]) -> str:
@@ -76,19 +72,12 @@ def digest_files(hashes: Mapping[str, str]) -> bytes:
 
 def _compute(path: Path, found: os.stat_result) -> bytes:
     """Read a file, or take the digest of a large one from the user's cache folder."""
-    if found.st_size < _MIN_KEPT:
+    if found.st_size < _MIN_KEPT or not is_settled(found):
         return _hash(path)
     real = path.resolve(strict=True)
     times = found.st_mtime_ns, found.st_ctime_ns
     key = json.dumps([str(real), found.st_size, *times, found.st_ino, found.st_dev])
-    with _locks.hold(key):
-        known = read_fact(_NAMESPACE, key)
-        if known is None or not re.fullmatch("[0-9a-f]{64}", known):
-            may_keep = is_settled(found)
-            known = _hash(real).hex()
-            if may_keep:
-                write_fact(_NAMESPACE, key, known)
-    return bytes.fromhex(known)
+    return bytes.fromhex(remembered(_NAMESPACE, key, lambda: _hash(real).hex()))
 
 
 def _hash(path: Path) -> bytes:

@@ -27,19 +27,10 @@ __all__ = ["FileSource", "FolderSource", "RandomSource"]
 
 @dataclass(frozen=True)
 class FolderSource(Source):
-    """A folder with the configuration and the weights of a model.
+    """A folder with the configuration and the weights of a model, named as the user did.
 
-    Parameters
-    ----------
-    name : str
-        The name as the user gave it.
-    folder : Path
-        The local folder.
-    origin : {"folder", "package", "hub"}
-        Whether the user named the folder, or it belongs to an installed package or to the cache of
-        the hub.
-    revision : str, optional
-        The commit of a model of the hub, where known.
+    The origin says whether the user named the folder, or it belongs to an installed package or to
+    the cache of the hub; the revision is the commit of a model of the hub, where known.
     """
 
     name: str
@@ -69,15 +60,7 @@ class FolderSource(Source):
 
 @dataclass(frozen=True)
 class FileSource(Source):
-    """A single weight file.
-
-    Parameters
-    ----------
-    name : str
-        What messages call the model.
-    path : Path
-        The file.
-    """
+    """A single weight file."""
 
     name: str
     path: Path
@@ -103,12 +86,7 @@ class FileSource(Source):
 class RandomSource(Source):
     """An architecture with random weights, always the same for a release of torch.
 
-    Parameters
-    ----------
-    name : str
-        What messages call the model.
-    build : callable
-        Returns the module, perhaps on the device "meta".
+    `build` returns the module, perhaps on the device "meta".
     """
 
     name: str
