@@ -32,7 +32,6 @@ _TEXT_KINDS = {".json", ".txt", ".model", ".spm", ".tiktoken", ".codes", ".bpe",
 _WEIGHT_KINDS = {".safetensors", ".bin", ".pt", ".pth"}
 _KINDS = _TEXT_KINDS | _WEIGHT_KINDS
 _FOREIGN_FOLDERS = {"onnx", "openvino", "tf", "flax", "coreml", "gguf", "__pycache__"}
-_FOREIGN = {".onnx": "ONNX", ".h5": "TensorFlow", ".msgpack": "Flax", ".gguf": "GGUF"}
 _SINGLE_SAFE, _INDEX_SAFE = "model.safetensors", "model.safetensors.index.json"
 _SINGLE_BIN, _INDEX_BIN = "pytorch_model.bin", "pytorch_model.bin.index.json"
 # Modules of sentence-transformers by what is read of their folders.
@@ -108,10 +107,12 @@ def find_weights(folder: Path) -> list[Path]:
         for path in files:
             check_header(path)
         return files
+    advice = "Save the model as safetensors (`model.save_pretrained(folder)`)."
+    if (folder / "adapter_config.json").is_file():
+        advice = "It is a LoRA adapter, not a whole model: merge it into its base model first."
     raise UnsupportedModelError(
         f"{folder} holds no weights that skembed reads: expected {_SINGLE_SAFE} or {_SINGLE_BIN}, "
-        f"whole or in shards with an index; {_foreign(folder)}{describe_folder(folder)}. "
-        "Save the model as safetensors (`model.save_pretrained(folder)`)."
+        f"whole or in shards with an index; {describe_folder(folder)}. {advice}"
     )
 
 
@@ -263,13 +264,3 @@ def check_header(path: Path) -> None:
             raise UnsupportedModelError(
                 f"{path} is damaged: {error}. Download the model again."
             ) from error
-
-
-def _foreign(folder: Path) -> str:
-    """Say which other frameworks' weights a folder holds."""
-    if (folder / "adapter_config.json").is_file():
-        return "it is a LoRA adapter, not a whole model: merge it into its base model first; "
-    files = [path for place in ("", "onnx") for path in sorted((folder / place).glob("*"))]
-    found = {_FOREIGN[path.suffix]: path for path in reversed(files) if path.suffix in _FOREIGN}
-    listed = ", ".join(f"{name} ({path.relative_to(folder)})" for name, path in found.items())
-    return f"only weights for {listed} are there, which are not read; " if found else ""

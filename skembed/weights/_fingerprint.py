@@ -113,6 +113,10 @@ def _digest(value: object) -> bytes:
     return sink.digest.digest()
 
 
+def _hex(data: Any) -> str:
+    return blake2b(data, digest_size=16).hexdigest()
+
+
 class _Sink:
     """A file that keeps only the digest of what is written to it."""
 
@@ -135,7 +139,7 @@ class _Pickler(cloudpickle.Pickler):
         if kind in _ATOMS:
             return None
         if kind is bytes:
-            return f"bytes {blake2b(obj, digest_size=16).hexdigest()}"
+            return f"bytes {_hex(obj)}"
         if kind is tuple:
             is_flat = all(type(each) in _ATOMS or type(each) is str for each in obj)
             return f"tuple {obj!r}" if is_flat else None
@@ -144,10 +148,8 @@ class _Pickler(cloudpickle.Pickler):
         if kind in (set, frozenset):
             return f"{kind.__name__} {sorted(map(_digest, obj))}"
         if kind in (np.ndarray, np.memmap) and not obj.dtype.hasobject:
-            content = blake2b(
-                np.ascontiguousarray(obj).reshape(-1).view(np.uint8).data, digest_size=16
-            )
-            return f"array {obj.dtype.descr} {obj.shape} {content.hexdigest()}"
+            values = np.ascontiguousarray(obj).reshape(-1).view(np.uint8).data
+            return f"array {obj.dtype.descr} {obj.shape} {_hex(values)}"
         if isinstance(obj, np.dtype):
             return f"dtype {obj!r}"
         if kind is types.CodeType:
@@ -155,12 +157,9 @@ class _Pickler(cloudpickle.Pickler):
         if isinstance(obj, (type, types.FunctionType, types.BuiltinFunctionType)):
             return _name_in_library(obj)
         if isinstance(obj, types.ModuleType):
-            release = _release_of(obj.__name__)
-            if release is None:
-                raise _Fault(
-                    obj, f"is the module {obj.__name__}, of which only parts can be identified"
-                )
-            return f"module {obj.__name__} {release}"
+            if _release_of(obj.__name__) is None:
+                raise _Fault(obj, "is a module of one's own: refer to what is needed of it")
+            return f"module {obj.__name__} {_release_of(obj.__name__)}"
         if isinstance(obj, logging.Logger):  # it tells, and decides nothing
             return "logger"
         if isinstance(obj, TypeVar):
@@ -357,22 +356,18 @@ def _describe_tensor(torch: Any, tensor: Any) -> str:
     )
     is_small = plain.numel() * plain.element_size() <= _SMALL
     if is_small or not is_dense or plain.is_conj() or plain.is_neg() or plain.is_inference():
-        return f"{named} {_digest_values(torch, plain)}"
+        return f"{named} {_hex(_read_bytes(torch, plain))}"
     flat = plain.as_strided((plain.numel(),), (1,))
     sample = torch.cat([flat[:: -(-len(flat) // _N_SAMPLED)], flat[-1:]])
     seen = _read_bytes(torch, sample).tobytes()
     state = tensor._version, tensor.data_ptr(), plain.stride(), seen
     reference, known, digest = _known.get(id(tensor), (lambda: None, None, ""))
     if reference() is not tensor or known != state:
-        digest = _digest_values(torch, plain)
+        digest = _hex(_read_bytes(torch, plain))
         _known[id(tensor)] = weakref.ref(tensor), state, digest
         if len(_known) > _N_TENSORS:
             _known.popitem(last=False)
     return f"{named} {digest}"
-
-
-def _digest_values(torch: Any, tensor: Any) -> str:
-    return blake2b(_read_bytes(torch, tensor), digest_size=16).hexdigest()
 
 
 def _read_bytes(torch: Any, tensor: Any) -> Any:
