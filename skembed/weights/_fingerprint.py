@@ -108,24 +108,13 @@ class _Fault(ValueError):
 
 
 def _digest(value: object) -> bytes:
-    sink = _Sink()
-    _Pickler(sink, protocol=5).dump(value)
-    return sink.digest.digest()
+    file = io.BytesIO()  # small: tensors and arrays are not written
+    _Pickler(file, protocol=5).dump(value)
+    return blake2b(file.getbuffer(), digest_size=16).digest()
 
 
 def _hex(data: Any) -> str:
     return blake2b(data, digest_size=16).hexdigest()
-
-
-class _Sink:
-    """A file that keeps only the digest of what is written to it."""
-
-    def __init__(self) -> None:
-        self.digest = blake2b(digest_size=16)
-
-    def write(self, data: bytes) -> int:
-        self.digest.update(data)
-        return len(data)
 
 
 class _Pickler(cloudpickle.Pickler):
@@ -332,18 +321,15 @@ _known: OrderedDict[int, tuple[Any, Any, str]] = OrderedDict()
 
 
 def _describe_tensor(torch: Any, tensor: Any) -> str:
-    faults = {
-        "has no values yet: run the module once on an input": isinstance(
-            tensor, torch.nn.parameter.UninitializedTensorMixin
-        ),
-        "is on the device 'meta', which keeps no values: load the weights first": tensor.is_meta,
-        "is quantised, and skembed reads plain numbers only: pass the float module": (
-            tensor.is_quantized
-        ),
-    }
-    for what, is_so in faults.items():
-        if is_so:
-            raise _Fault(tensor, what)
+    what = ""
+    if isinstance(tensor, torch.nn.parameter.UninitializedTensorMixin):
+        what = "has no values yet: run the module once on an input"
+    elif tensor.is_meta:
+        what = "is on the device 'meta', which keeps no values: load the weights first"
+    elif tensor.is_quantized:
+        what = "is quantised, and skembed reads plain numbers only: pass the float module"
+    if what:
+        raise _Fault(tensor, what)
     kind = "Parameter" if isinstance(tensor, torch.nn.Parameter) else type(tensor).__qualname__
     named = f"tensor {kind} {tensor.dtype} {tuple(tensor.shape)} {tensor.layout}"
     plain = tensor.detach()
