@@ -1,4 +1,4 @@
-"""Rows that are files: digests of their bytes, read once per process as long as they stay the same.
+"""Files and their digests: read once per process as long as they stay the same.
 
 Knows paths, bytes and file objects, not what is in them.
 """
@@ -18,22 +18,27 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from skembed._forks import after_fork_in_child
+
 __all__ = [
     "digest_files",
     "digest_of_file",
     "is_path",
+    "is_settled",
     "path_of",
     "read_file_object",
     "read_from_start",
     "reading",
+    "remembered_digest",
 ]
 
-_N_REMEMBERED = 100_000
+_N_REMEMBERED = 250_000
 _MOST_BYTES = 1 << 30
 _MOST_OF_A_PATH = 256
 
-# File systems keep times of change this coarse: a file changed lately may change again unseen.
-_RACY_SECONDS = 2.0
+# As in git's index: a file changed so lately may change again within the resolution of its time
+# stamps (2 s on FAT), and no one could tell.
+_RACY_SECONDS = 2.5
 _MOST_THREADS = 8
 _N_PER_TASK = 32
 
@@ -41,9 +46,8 @@ _now = time.time
 
 WhyNot = Callable[[bytes], "str | None"]
 
-_Identity = tuple[str, str, int, int, int, int, int]
-
-_remembered: OrderedDict[_Identity, bytes] = OrderedDict()
+# What it was read for, path, size, times of change, inode and device.
+_remembered: OrderedDict[tuple[str, str, int, int, int, int, int], bytes] = OrderedDict()
 _guard = threading.Lock()
 _reading = threading.RLock()
 
@@ -54,13 +58,48 @@ def _after_fork() -> None:
     _guard, _reading = threading.Lock(), threading.RLock()
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
+after_fork_in_child(_after_fork)
 
 
 def digest_of_file(data: bytes) -> bytes:
-    """Return the digest of an encoded file, without decoding it."""
-    return hashlib.blake2b(data, digest_size=16, person=b"skembed.file").digest()
+    """Return the digest of a file's bytes: the first 16 bytes of its SHA-256."""
+    return hashlib.sha256(data).digest()[:16]
+
+
+def remembered_digest(
+    path: str, found: os.stat_result, compute: Callable[[], bytes], *, what: str = ""
+) -> bytes:
+    """Return a file's digest, computed once as long as the file stays the same.
+
+    Parameters
+    ----------
+    path : str
+        The file.
+    found : os.stat_result
+        What the system says of it, asked for just now.
+    compute : callable
+        Reads the file. If it raises, nothing is remembered.
+    what : str
+        What the file was read for, if `compute` checks more than that it can be read.
+    """
+    times = found.st_mtime_ns, found.st_ctime_ns  # the latter tells of `cp -p` and `rsync -t`
+    identity = (what, path, found.st_size, *times, found.st_ino, found.st_dev)
+    with _guard:
+        digest = _remembered.get(identity)
+    if digest is None:
+        may_remember = is_settled(found)  # before reading: a later change gives other times
+        digest = compute()
+        if may_remember:
+            with _guard:
+                _remembered[identity] = digest
+                while len(_remembered) > _N_REMEMBERED:
+                    _remembered.popitem(last=False)
+    return digest
+
+
+def is_settled(found: os.stat_result) -> bool:
+    """Return whether any later change of a file will show in its times."""
+    return _now() - max(found.st_mtime, found.st_ctime) > _RACY_SECONDS
 
 
 def digest_files(
@@ -150,8 +189,9 @@ def _digest(path: str, why_not: WhyNot, what: str, most_bytes: int) -> bytes | s
             return f"an empty file: {shown}"
         if found.st_size > most_bytes:
             return f"a file of {found.st_size / 2**20:,.0f} MiB, expected {what}: {shown}"
-        digest, reason = _digest_of_regular(path, found, why_not, what)
-        return digest if reason is None else f"{shown}: {reason}"
+        return remembered_digest(path, found, lambda: _read(path, why_not), what=what)
+    except _UnfitError as error:
+        return f"{shown}: {error}"
     except FileNotFoundError:
         hint = "; expand ~ with os.path.expanduser" if path.startswith("~") else ""
         return f"no such file: {shown}{hint or _hint_of_base64(path)}"
@@ -168,25 +208,13 @@ def _hint_of_base64(path: str) -> str:
     return "; if it is a file in base64, decode it with base64.b64decode" if is_base64 else ""
 
 
-def _digest_of_regular(
-    path: str, found: os.stat_result, why_not: WhyNot, what: str
-) -> tuple[bytes, str | None]:
-    """Return the digest of a file's bytes, and what is wrong as far as its header tells."""
-    identity = (
-        *(what, path, found.st_size, found.st_mtime_ns),
-        *(found.st_ctime_ns, found.st_ino, found.st_dev),
-    )
-    with _guard:
-        digest = _remembered.get(identity)
-    if digest is not None:
-        return digest, None
-    changed = max(found.st_mtime, found.st_ctime)
-    is_settled = _now() - changed > _RACY_SECONDS
+class _UnfitError(Exception):
+    """What is wrong with a file's bytes."""
+
+
+def _read(path: str, why_not: WhyNot) -> bytes:
     data = Path(path).read_bytes()
-    digest, reason = digest_of_file(data), why_not(data)
-    if is_settled and reason is None:
-        with _guard:
-            _remembered[identity] = digest
-            while len(_remembered) > _N_REMEMBERED:
-                _remembered.popitem(last=False)
-    return digest, reason
+    reason = why_not(data)
+    if reason is not None:
+        raise _UnfitError(reason)
+    return digest_of_file(data)

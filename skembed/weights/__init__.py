@@ -14,7 +14,7 @@ from skembed.weights._fingerprint import fingerprint
 from skembed.weights._load import check_weights, load_state
 from skembed.weights._locks import KeyLocks
 from skembed.weights._memory import is_out_of_memory
-from skembed.weights._models import free_memory, shared_model, unload_models
+from skembed.weights._models import free_memory, kept_recent, shared_model, unload_models
 from skembed.weights._packages import PACKAGES, WeightPackage
 from skembed.weights._pretrained import (
     load_config,
@@ -22,7 +22,6 @@ from skembed.weights._pretrained import (
     quiet_transformers,
     refuse_code_from_elsewhere,
 )
-from skembed.weights._recent import kept_recent
 from skembed.weights._releases import releases_of
 from skembed.weights._remember import remembered, user_cache_folder
 from skembed.weights._resolve import resolve_model

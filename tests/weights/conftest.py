@@ -11,7 +11,8 @@ import torch
 from huggingface_hub import constants
 from safetensors.torch import save_file
 
-from skembed.weights import _digest, _hub, _models, _remember
+from skembed import _files
+from skembed.weights import _hub, _models, _remember
 from tests.hub_cache import COMMIT, OLD_COMMIT, lay_out
 
 
@@ -19,6 +20,7 @@ from tests.hub_cache import COMMIT, OLD_COMMIT, lay_out
 def private_caches(tmp_path, monkeypatch):
     monkeypatch.setenv("SKEMBED_HOME", str(tmp_path / "home"))
     monkeypatch.setattr(_remember, "_facts", {})
+    _files._remembered.clear()
     monkeypatch.setattr(_hub, "_guessed", set())
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
@@ -37,8 +39,8 @@ def no_models():
 @pytest.fixture
 def later(monkeypatch):
     """Let the files of the test be long unchanged, so that their digests are remembered."""
-    true_now = _digest._now
-    monkeypatch.setattr(_digest, "_now", lambda: true_now() + 60)
+    true_now = _files._now
+    monkeypatch.setattr(_files, "_now", lambda: true_now() + 60)
 
 
 @pytest.fixture

@@ -268,11 +268,9 @@ def test_a_damaged_index_is_named(tmp_path, content):
 @pytest.mark.parametrize(
     ("there", "message"),
     [
-        (["onnx/model.onnx"], r"only weights for ONNX \(onnx/model\.onnx\)"),
-        (["tf_model.h5"], r"only weights for TensorFlow \(tf_model\.h5\)"),
-        (["openvino/openvino_model.xml"], "only weights for OpenVINO"),
-        (["model.Q4.gguf"], "only weights for GGUF"),
-        (["adapter_config.json"], "it is a LoRA adapter"),
+        (["onnx/model.onnx"], r"holds no weights that .*it holds config\.json, onnx/\."),
+        (["tf_model.h5"], r"holds no weights that .*it holds config\.json, tf_model\.h5"),
+        (["adapter_config.json"], "It is a LoRA adapter"),
         ([], "holds no weights that skembed reads"),
     ],
 )
@@ -287,14 +285,14 @@ def test_what_is_there_instead_of_weights_is_said(tmp_path, there, message):
 def test_a_file_cut_short_is_told_from_its_header(tmp_path, write_model):
     path = write_model(tmp_path) / "model.safetensors"
     path.write_bytes(path.read_bytes()[:-1])
-    with pytest.raises(UnsupportedModelError, match=r"is damaged: .* bytes where its header tells"):
+    with pytest.raises(UnsupportedModelError, match=r"safetensors is damaged: .*not fully cover"):
         check_weights(tmp_path)
 
 
 @pytest.mark.parametrize("content", [b"", b"abc", b"\xff" * 100, b"\x02" + b"\0" * 7 + b"[]"])
 def test_what_is_no_safetensors_file_is_told_from_its_header(tmp_path, content):
     (tmp_path / "model.safetensors").write_bytes(content)
-    with pytest.raises(UnsupportedModelError, match="no safetensors header"):
+    with pytest.raises(UnsupportedModelError, match=r"model\.safetensors is damaged: .*header"):
         check_weights(tmp_path)
 
 

@@ -18,6 +18,7 @@ import pytest
 import torch
 from joblib.externals.loky.backend.reduction import dumps
 from torch import nn
+from torch.nn.utils import prune
 
 from skembed.exceptions import UnsupportedModelError
 from skembed.weights import fingerprint
@@ -158,9 +159,7 @@ DIFFERENT = {
     "dicts": ({"a": 1, "b": 2}, {"b": 2, "a": 1}, {"a": 2, "b": 1}, OrderedDict(a=1, b=2)),
     "arrays": tuple(np.zeros(*each) for each in [(4,), ((2, 2),), (4, "f4"), (4, ">f8"), (0,)]),
     "array order": (np.arange(4).reshape(2, 2), np.arange(4).reshape(2, 2).T),
-    "arrays of other kinds": (
-        np.ma.array([1, 2], mask=[0, 1]),
-        np.ma.array([1, 2], mask=[1, 0]),
+    "arrays of objects": (
         np.array([1, "a"], object),
         np.array([1, "b"], object),
         np.array([1, 2]),
@@ -261,13 +260,58 @@ def test_views_and_conjugates_are_read_by_value():
     assert fingerprint(z.conj()) == fingerprint(z.conj().resolve_conj()) != fingerprint(z)
 
 
-def test_a_parametrised_module_has_the_digest_of_its_copy():
-    weighted = nn.utils.parametrizations.weight_norm(nn.Linear(2, 2))
-    digest = fingerprint(weighted)
-    assert fingerprint(copy.deepcopy(weighted)) == digest
+@pytest.mark.filterwarnings("ignore:.*weight_norm:FutureWarning")
+@pytest.mark.parametrize(
+    "norm",
+    [
+        nn.utils.weight_norm,
+        nn.utils.spectral_norm,
+        lambda module: prune.l1_unstructured(module, "weight", 2),
+        nn.utils.parametrizations.weight_norm,
+        nn.utils.parametrizations.spectral_norm,
+    ],
+)
+def test_a_module_with_normed_weights_is_the_same_before_and_after_it_ran(norm):
+    module = norm(nn.Linear(3, 3)).eval()
+    digest = fingerprint(module)
     with torch.no_grad():
-        weighted.parametrizations.weight.original0.mul_(2)
-    assert fingerprint(weighted) != digest
+        module(torch.ones(1, 3))
+    assert fingerprint(module) == digest == fingerprint(copy.deepcopy(module))
+    with torch.no_grad():
+        next(iter(module.parameters())).mul_(2)
+    assert fingerprint(module) != digest
+
+
+@pytest.mark.parametrize("module", [nn.LSTM(4, 4), nn.TransformerEncoderLayer(8, 2)])
+def test_a_librarys_module_has_the_digest_of_its_copies(module):
+    digest = fingerprint(module)
+    assert fingerprint(copy.deepcopy(module)) == digest
+    assert fingerprint(pickle.loads(pickle.dumps(module))) == digest
+
+
+def take_a_step(net):
+    net.weight.grad = torch.ones_like(net.weight)
+    torch.optim.SGD(net.parameters(), 0.1).step()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda net: net.load_state_dict(nn.Linear(128, 128).state_dict()),
+        lambda net: net.weight.data.add_(1),
+        lambda net: setattr(net.weight, "data", torch.zeros(128, 128)),
+        lambda net: net.weight.detach().numpy().fill(0),
+        lambda net: nn.init.zeros_(net.weight),
+        take_a_step,
+    ],
+)
+def test_weights_that_were_read_before_and_change_are_read_again(change):
+    net = nn.Linear(128, 128)
+    digest = fingerprint(net)
+    assert fingerprint(net) == digest
+    change(net)
+    assert fingerprint(net) != digest
+    assert fingerprint(net) == fingerprint(copy.deepcopy(net))
 
 
 def test_a_traced_module_is_its_graph_in_either_mode():
@@ -279,12 +323,6 @@ def test_a_traced_module_is_its_graph_in_either_mode():
     digest = fingerprint(first)
     assert fingerprint(copy.deepcopy(first)) == digest != fingerprint(second)
     assert fingerprint(first.eval()) == digest
-
-
-def test_a_users_method_in_a_librarys_class_is_seen(monkeypatch):
-    digest = fingerprint(nn.Tanh())
-    monkeypatch.setattr(nn.Tanh, "forward", lambda self, x: x)
-    assert fingerprint(nn.Tanh()) != digest
 
 
 def test_line_numbers_and_names_of_files_do_not_count():
@@ -299,18 +337,22 @@ def test_line_numbers_and_names_of_files_do_not_count():
     ("thing", "message"),
     [
         (lambda: changed(lambda net: setattr(net, "lock", threading.Lock())), r"^Net\.lock is a"),
-        (lambda: {"a": [sys.stdout.buffer]}, r"dict\['a'\]\[0\] is a _io\.\w+, whose content"),
+        (lambda: {"a": [sys.stdout.buffer]}, r"dict\['a'\]\[0\] is a _io\.\w+, which cannot"),
         (lambda: nn.LazyLinear(3), r"^LazyLinear\.weight has no values yet"),
         (lambda: nn.Linear(2, 2, device="meta"), r"^Linear\.weight is on the device 'meta'"),
         (
             lambda: made("import threading\nLOCK = threading.Lock()\nf = lambda: LOCK"),
             r"<lambda> \(global LOCK\) is",
         ),
-        (lambda: torch.quantize_per_tensor(torch.ones(1), 1.0, 0, torch.qint8), "is quantised"),
-        (lambda: (each for each in []), "whose content cannot be told"),
+        (
+            lambda: torch.quantize_per_tensor(torch.ones(1), 1.0, 0, torch.qint8),
+            "is quantised",
+        ),
+        (lambda: (each for each in []), "generator, which cannot be pickled"),
+        (lambda: [torch.jit.script(nn.ReLU())], r"list\[0\] is a TorchScript program; pass"),
     ],
 )
-def test_what_cannot_be_told_is_named_by_its_path(thing, message):
+def test_what_cannot_be_pickled_is_named_by_its_path(thing, message):
     with pytest.raises(UnsupportedModelError, match=message):
         fingerprint(thing())
 
@@ -319,6 +361,7 @@ SCRIPT = """
 import multiprocessing, sys
 import torch
 from torch import nn
+from torch.nn.utils import prune
 from skembed.weights import fingerprint
 import layers
 

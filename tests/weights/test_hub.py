@@ -9,7 +9,7 @@ import pytest
 from huggingface_hub import HfApi, constants, hf_hub_download, snapshot_download
 
 from skembed.exceptions import ModelNotFoundError, SkembedWarning, UnsupportedModelError
-from skembed.weights import _hub, _remember, folder_digest, resolve_model
+from skembed.weights import _hub, folder_digest, resolve_model
 from tests.hub_cache import COMMIT, OLD_COMMIT
 
 
@@ -242,7 +242,7 @@ def fetch_as_transformers(model, revision="main"):
 @pytest.fixture
 def unlisted(monkeypatch):
     """Let huggingface_hub keep no lists of files, as its older versions."""
-    monkeypatch.setattr(_hub, "_listed_files", lambda model, commit: None)
+    monkeypatch.setattr(huggingface_hub, "get_cached_repo_tree", None, raising=False)
     reader = "huggingface_hub._snapshot_download.read_tree_cache"
     monkeypatch.setattr(reader, lambda folder, commit: None, raising=False)
 
@@ -335,8 +335,6 @@ def test_a_download_without_modules_is_known_as_whole(
     assert resolve_model("org/model", revision=revision) == source
     assert len(hub.requests) == n_requests
     offline()
-    assert resolve_model("org/model", revision=revision) == source
-    monkeypatch.setattr(_remember, "_facts", {})  # another process
     assert resolve_model("org/model", revision=revision) == source
 
 

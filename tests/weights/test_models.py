@@ -221,14 +221,6 @@ def test_available_memory_is_bounded_by_the_container(system):
     assert _memory.available_memory() == 2500
 
 
-def test_available_memory_knows_containers_of_the_first_version(system):
-    system("proc/self/cgroup", "4:memory:/unseen\n0::/\n")
-    system("cgroup/memory/memory.limit_in_bytes", "5000\n")
-    system("cgroup/memory/memory.usage_in_bytes", "4500\n")
-    system("cgroup/memory/memory.stat", "total_inactive_file 100\n")
-    assert _memory.available_memory() == 600
-
-
 def test_available_memory_is_unknown_where_no_one_says(monkeypatch, tmp_path):
     monkeypatch.setattr(_memory, "_PROC", tmp_path)
     monkeypatch.setattr(_memory, "_CGROUPS", tmp_path)
