@@ -6,6 +6,7 @@ up for the present parameters at every call. Estimators hold no weights.
 
 from __future__ import annotations
 
+import copy
 import os
 import time
 from collections.abc import Callable
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.base import BaseEstimator, TransformerMixin
+from sklearn.base import BaseEstimator, TransformerMixin, _clone_parametrized
 from sklearn.exceptions import NotFittedError
 from sklearn.utils import Tags
 from sklearn.utils._param_validation import (
@@ -22,6 +23,7 @@ from sklearn.utils._param_validation import (
     StrOptions,
     validate_parameter_constraints,
 )
+from torch import nn
 
 from skembed._backbone import Backbone
 from skembed._encoder import Encoder, join_replicas
@@ -256,6 +258,15 @@ class BaseEmbedder(CallbackSupportMixin, TransformerMixin, BaseEstimator):
                 faults.append(text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]}...")
         if faults:
             raise InvalidParameterError("\n".join(faults))
+
+    def __sklearn_clone__(self: Self) -> Self:
+        """Return a clone that shares modules: they are copied when they run, and never changed."""
+        params = self.get_params(deep=False)
+        modules = {name: each for name, each in params.items() if isinstance(each, nn.Module)}
+        bare = copy.copy(self)
+        vars(bare).update(dict.fromkeys(modules))
+        cloned: Self = _clone_parametrized(bare)
+        return cloned.set_params(**modules)
 
     def __getstate__(self) -> dict[str, Any]:
         state: Any = super().__getstate__()

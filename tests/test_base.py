@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
+import torch
 from sklearn.base import BaseEstimator, clone
 
 import skembed
@@ -84,6 +85,16 @@ def test_clones_and_calls_share_one_encoder_while_settings_are_the_same():
     embedder = LetterEmbedder(Part(rate=3)).fit(["a"])
     assert clone(embedder).fit(["b"]).encoder_ is embedder.encoder_
     assert LetterEmbedder(Part(rate=4)).fit(["a"]).encoder_ is not embedder.encoder_
+
+
+def test_clones_share_modules_and_copy_the_rest():
+    embedder = LetterEmbedder(torch.nn.Linear(2, 2), device=["cpu"]).set_output(transform="pandas")
+    other = clone(embedder)
+    assert other.part is embedder.part
+    assert other.device == embedder.device
+    assert other.device is not embedder.device
+    assert other._sklearn_output_config == embedder._sklearn_output_config
+    assert embedder.part is not None
 
 
 def test_pickles_hold_neither_encoder_nor_report():
