@@ -7,7 +7,6 @@ classes for their code. Must not know what the things are for; torch is never im
 
 from __future__ import annotations
 
-import dis
 import functools
 import importlib.metadata
 import inspect
@@ -26,10 +25,14 @@ from typing import Any, TypeVar
 
 import cloudpickle
 import numpy as np
+from cloudpickle.cloudpickle import _extract_code_globals
 
 from skembed.exceptions import UnsupportedModelError
 
 __all__ = ["fingerprint"]
+
+# What a module says of itself and of its file.
+_OF_THE_FILE = {"__name__", "__file__", "__doc__", "__package__", "__builtins__"}
 
 _ATOMS = (type(None), bool, int, float)
 
@@ -237,7 +240,7 @@ def _content_of_function(function: types.FunctionType) -> tuple[Any, ...]:
     content = [code, function.__defaults__, function.__kwdefaults__, vars(function), release]
     content.append(dict(zip(code.co_freevars, function.__closure__ or (), strict=True)))
     if release is None:
-        names = [name for name in _globals_of(code) if name in namespace]
+        names = sorted(_extract_code_globals(code).keys() & namespace.keys() - _OF_THE_FILE)
         used = frozenset(name for each in _nested(code) for name in each.co_names)
         content.append({name: _used_of(namespace[name], used) for name in names})
     return _content("function", content)
@@ -256,13 +259,6 @@ def _nested(code: types.CodeType) -> Iterator[types.CodeType]:
     for constant in code.co_consts:
         if isinstance(constant, types.CodeType):
             yield from _nested(constant)
-
-
-@functools.lru_cache(4096)
-def _globals_of(code: types.CodeType) -> list[str]:
-    instructions = (each for part in _nested(code) for each in dis.get_instructions(part))
-    names = {each.argval for each in instructions if each.opname in ("LOAD_GLOBAL", "LOAD_NAME")}
-    return sorted(names - {"__name__", "__file__", "__doc__", "__package__", "__builtins__"})
 
 
 @functools.lru_cache(4096)
