@@ -1,12 +1,14 @@
-"""What models are read from: a folder, a file, or nothing, where weights are random.
+"""What a model is read from: a folder, one file, or nothing but an architecture.
 
-Knows files and their digests, not what is in them.
+Owns their digests. Must not know models nor how they are loaded.
 """
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from hashlib import blake2b
 from pathlib import Path
 from typing import Literal
 
@@ -20,31 +22,23 @@ from skembed.weights._releases import releases_of
 __all__ = ["FileSource", "FolderSource", "RandomSource"]
 
 
+@dataclass(frozen=True)
 class FolderSource(Source):
-    """A folder with configuration and weights.
+    """A folder with the configuration and the weights of a model, named as the user did.
 
-    Parameters
-    ----------
-    name : str
-        The name as the user gave it.
-    folder : Path
-        Where it is.
-    origin : {"folder", "package", "hub"}
-        Whether the user named the folder, or it belongs to an installed package or to the hub's
-        cache.
-    revision : str or None
-        The commit of a model of the hub, where known.
+    The origin says whether the user named the folder, or it belongs to an installed package or to
+    the cache of the hub; the revision is the commit of a model of the hub, where known.
     """
 
-    def __init__(
-        self,
-        name: str,
-        folder: Path,
-        origin: Literal["folder", "package", "hub"] = "folder",
-        revision: str | None = None,
-    ) -> None:
-        self.name, self.folder, self.origin, self.revision = name, folder, origin, revision
-        self.digest = folder_digest(folder)
+    name: str
+    folder: Path
+    origin: Literal["folder", "package", "hub"] = "folder"
+    revision: str | None = None
+
+    @cached_property
+    def digest(self) -> bytes:  # type: ignore[override]
+        """Return the digest of the folder's files as they were when it was first asked for."""
+        return folder_digest(self.folder)
 
     def n_bytes(self) -> int:
         """Return the size of the weight files; of several formats of one model, that of one."""
@@ -53,7 +47,7 @@ class FolderSource(Source):
         return sum((self.folder / name).stat().st_size for name in weights)
 
     def check_unchanged(self) -> None:
-        """Check that no file has changed."""
+        """Check that the files are still those of the digest."""
         if folder_digest(self.folder) != self.digest:
             raise UnsupportedModelError(
                 f"The files in {self.folder} changed while the model was in use. Call again when "
@@ -61,37 +55,45 @@ class FolderSource(Source):
             )
 
 
+@dataclass(frozen=True)
 class FileSource(Source):
-    """A file with a state dict."""
+    """A single weight file."""
 
-    def __init__(self, name: str, path: Path) -> None:
-        self.name, self.path = name, path
-        self.digest = bytes.fromhex(file_sha256(path))
+    name: str
+    path: Path
+
+    @cached_property
+    def digest(self) -> bytes:  # type: ignore[override]
+        """Return the SHA-256 of the file as it was when it was first asked for."""
+        return bytes.fromhex(file_sha256(self.path))
 
     def n_bytes(self) -> int:
         """Return the size of the file."""
         return self.path.stat().st_size
 
     def check_unchanged(self) -> None:
-        """Check that the file has not changed."""
-        if bytes.fromhex(file_sha256(self.path)) != self.digest:
+        """Check that the file is still that of the digest."""
+        if file_sha256(self.path) != self.digest.hex():
             raise UnsupportedModelError(
                 f"{self.path} changed while the model was in use. Call again when it is written."
             )
 
 
+@dataclass(frozen=True)
 class RandomSource(Source):
-    """Random weights, the same in every process: torch's release decides them."""
+    """Random weights, always the same for a release of torch."""
 
-    def __init__(self, name: str, count_bytes: Callable[[], int]) -> None:
-        self.name, self._count_bytes = name, count_bytes
-        self.digest = hashlib.blake2b(
-            f"random weights {releases_of('torch')['torch']}".encode(), digest_size=16
-        ).digest()
+    name: str
+    count_bytes: Callable[[], int]
+
+    @cached_property
+    def digest(self) -> bytes:  # type: ignore[override]
+        """Return a digest of torch's release, whose random numbers the weights are."""
+        return blake2b(f"random {releases_of('torch')}".encode(), digest_size=16).digest()
 
     def n_bytes(self) -> int:
         """Return the size of the weights."""
-        return self._count_bytes()
+        return self.count_bytes()
 
     def check_unchanged(self) -> None:
-        """Do nothing."""
+        """Do nothing: there are no files."""
