@@ -1,7 +1,7 @@
 """Read what the JSON files of a model folder say: its transformer, pooling, head, prompts, limits.
 
 Reads sentence-transformers folders (of every release: the module names and the pooling keys have
-changed) and plain transformers folders. Loads no weights and imports no torch.
+changed) and plain transformers folders. Loads no weights.
 """
 
 from __future__ import annotations
@@ -13,19 +13,10 @@ from types import NoneType
 from typing import Any
 
 from skembed.exceptions import UnsafeModelError, UnsupportedModelError
+from skembed.text._head import HeadModule
 from skembed.weights import read_json, read_modules
 
-__all__ = ["HeadModule", "TextFolder", "read_folder"]
-
-_TRANSFORMER_CONFIGS = (
-    "sentence_bert_config.json",
-    "sentence_roberta_config.json",
-    "sentence_distilbert_config.json",
-    "sentence_camembert_config.json",
-    "sentence_albert_config.json",
-    "sentence_xlm-roberta_config.json",
-    "sentence_xlnet_config.json",
-)
+__all__ = ["TextFolder", "read_folder"]
 
 # In the order in which several poolings are joined.
 _POOLING_FLAGS = {
@@ -71,15 +62,6 @@ _ARGUMENTS = (
 
 
 @dataclass(frozen=True)
-class HeadModule:
-    """A module after pooling: "Dense", "LayerNorm" or "Normalize", and its folder and settings."""
-
-    kind: str
-    folder: Path
-    config: Mapping[str, Any]
-
-
-@dataclass(frozen=True)
 class TextFolder:
     """What a model folder says of itself.
 
@@ -87,8 +69,8 @@ class TextFolder:
     ----------
     transformer : Path
         Folder of the transformer.
-    pooling : tuple of str or None
-        Names of poolings, joined in this order; None where the folder does not say.
+    pooling : str or None
+        Names of poolings, joined with "+" in their order; None where the folder does not say.
     head : tuple of HeadModule
         What follows the pooling.
     pools_prompt : bool
@@ -101,16 +83,24 @@ class TextFolder:
         Prompts by name.
     default_prompt : str or None
         Name of the prompt used when none is asked for.
+    n_components : int or None
+        Leading features that are kept, where the folder says.
     """
 
     transformer: Path
-    pooling: tuple[str, ...] | None = None
+    pooling: str | None = None
     head: tuple[HeadModule, ...] = ()
     pools_prompt: bool = True
     max_length: int | None = None
     lower_case: bool = False
     prompts: Mapping[str, str] = field(default_factory=dict)
     default_prompt: str | None = None
+    n_components: int | None = None
+
+    @property
+    def normalizes(self) -> bool:
+        """Whether the model's vectors have unit length."""
+        return bool(self.head) and self.head[-1].kind == "Normalize"
 
 
 def read_folder(folder: Path) -> TextFolder:
@@ -155,11 +145,12 @@ def _read_modules(folder: Path) -> TextFolder:
             f"{folder} chains the modules {', '.join(kinds)}; skembed reads a Transformer, then "
             f"Pooling, then any of {', '.join(_HEAD_TYPES)}."
         )
-    transformer = _first_json(folders[0], _TRANSFORMER_CONFIGS)
+    # "sentence_bert_config.json", in older releases also of roberta, distilbert, ...
+    transformer = _first_json(folders[0], "sentence_*_config.json")
     pooling = read_json(folders[1] / "config.json") if len(kinds) > 1 else {}
-    model = _first_json(folder, ["config_sentence_transformers.json"])
+    model = _first_json(folder, "config_sentence_transformers.json")
     head = [
-        HeadModule(kind, path, _first_json(path, ["config.json"]))
+        HeadModule(kind, path, _first_json(path, "config.json"))
         for kind, path in zip(kinds[2:], folders[2:], strict=True)
         if kind != "Dropout"  # does nothing outside training
     ]
@@ -168,9 +159,11 @@ def _read_modules(folder: Path) -> TextFolder:
     _refuse_settings(folders[0], transformer, _TRANSFORMER_SETTINGS)
     _refuse_arguments(folders[0], transformer)
     max_length, default = transformer.get("max_seq_length"), model.get("default_prompt_name")
+    n_components = model.get("truncate_dim")
     prompts = {name: text or "" for name, text in (model.get("prompts") or {}).items()}
-    if not isinstance(max_length, (int, NoneType)):
-        raise TypeError(f"max_seq_length is {max_length!r}")
+    for name, value in (("max_seq_length", max_length), ("truncate_dim", n_components)):
+        if not isinstance(value, (int, NoneType)):
+            raise TypeError(f"{name} is {value!r}")
     if not all(isinstance(text, str) for text in prompts.values()):
         raise TypeError(f"prompts are {prompts!r:.200}")
     if default is not None and default not in prompts:
@@ -184,6 +177,7 @@ def _read_modules(folder: Path) -> TextFolder:
         lower_case=bool(transformer.get("do_lower_case", False)),
         prompts=prompts,
         default_prompt=default,
+        n_components=n_components,
     )
 
 
@@ -195,7 +189,7 @@ def _refuse_settings(
         if config.get(name) not in known:
             raise UnsupportedModelError(
                 f"A module in {folder} has {name}={config[name]!r}, which skembed does not follow "
-                f"(it knows {known[-1]!r}): its vectors would be others than the model's."
+                f"(it knows {known[-1]!r}): its vectors would not be the model's."
             )
 
 
@@ -213,23 +207,23 @@ def _refuse_arguments(folder: Path, config: Mapping[str, Any]) -> None:
     if faults := [f"{name} ({', '.join(sorted(each))})" for name, each in given.items() if each]:
         raise UnsupportedModelError(
             f"The transformer in {folder} asks for {'; '.join(faults)}, which skembed does not "
-            "follow: its vectors would be others than the model's."
+            "follow: its vectors would not be the model's."
         )
 
 
-def _read_pooling(config: Mapping[str, Any]) -> tuple[str, ...]:
+def _read_pooling(config: Mapping[str, Any]) -> str:
     """Read the pooling's settings in either of their two forms."""
     named = config.get("pooling_mode")
     if named:
         names = [named] if isinstance(named, str) else list(named)
-        return tuple(_POOLING_NAMES.get(name, name) for name in names)
-    flagged = tuple(name for flag, name in _POOLING_FLAGS.items() if config.get(flag))
-    return flagged or ("mean",)
+        return "+".join(_POOLING_NAMES.get(name, name) for name in names)
+    flagged = [name for flag, name in _POOLING_FLAGS.items() if config.get(flag)]
+    return "+".join(flagged) or "mean"
 
 
-def _first_json(folder: Path, names: Any) -> dict[str, Any]:
-    for name in names:
-        if (folder / name).is_file():
-            found: dict[str, Any] = read_json(folder / name)
-            return found
+def _first_json(folder: Path, pattern: str) -> dict[str, Any]:
+    """Read the first file that matches; {} where there is none."""
+    for path in sorted(folder.glob(pattern)):
+        found: dict[str, Any] = read_json(path)
+        return found
     return {}

@@ -1,35 +1,49 @@
-"""What follows the pooling of a sentence-transformers model: dense layers, norms, unit length."""
+"""What follows the pooling of a sentence-transformers model: dense layers, norms, unit length.
+
+Knows these modules, their settings and their weights, not the transformer.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from skembed.engine import finish
 from skembed.exceptions import UnsafeModelError, UnsupportedModelError
-from skembed.text._folder import HeadModule
 from skembed.weights import check_weights, load_state
 
-__all__ = ["Head", "build_head", "check_head", "head_width"]
+__all__ = ["HeadModule", "check_head", "load_head", "load_layer"]
 
 _ACTIVATION_MODULES = ("torch.nn.modules.activation.", "torch.nn.modules.linear.Identity")
 
 
-class Normalize(nn.Module):
-    """Scale rows to unit length."""
+@dataclass(frozen=True)
+class HeadModule:
+    """A module after pooling: "Dense", "LayerNorm" or "Normalize", and its folder and settings."""
+
+    kind: str
+    folder: Path
+    config: Mapping[str, Any]
+
+
+class _Normalize(nn.Module):
+    """Scales rows to unit length."""
 
     def forward(self, vectors: Tensor) -> Tensor:
         """Return vectors of shape (rows, d) at length 1."""
         return F.normalize(vectors, p=2, dim=-1)
 
 
-class Dense(nn.Module):
+class _Dense(nn.Module):
     """A linear layer, an activation, and where the model has one a residual connection."""
 
-    def __init__(self, config: Any) -> None:
+    def __init__(self, config: Mapping[str, Any]) -> None:
         super().__init__()
         n_in, n_out = int(config["in_features"]), int(config["out_features"])
         self.linear = nn.Linear(n_in, n_out, bias=bool(config.get("bias", True)))
@@ -48,10 +62,10 @@ class Dense(nn.Module):
         return out
 
 
-class LayerNorm(nn.Module):
+class _LayerNorm(nn.Module):
     """A layer norm under the name that sentence-transformers saves it by."""
 
-    def __init__(self, config: Any) -> None:
+    def __init__(self, config: Mapping[str, Any]) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(int(config["dimension"]))
 
@@ -61,63 +75,23 @@ class LayerNorm(nn.Module):
         return out
 
 
-class Head(nn.Module):
-    """Modules after pooling, then the leading components, then unit length; all in float32.
-
-    Parameters
-    ----------
-    modules : list of Module
-        From `build_head`.
-    n_components : int or None
-        Leading features to keep (Kusupati et al., 2022, arXiv:2205.13147).
-    normalize : bool
-        Whether rows end at unit length.
-    """
-
-    def __init__(self, modules: list[nn.Module], n_components: int | None, normalize: bool) -> None:
-        super().__init__()
-        self.chain = nn.Sequential(*modules)
-        self.n_components = n_components
-        self.normalize = normalize
-
-    def forward(self, pooled: Tensor) -> Tensor:
-        """Map pooled rows of shape (rows, d) to vectors of shape (rows, width)."""
-        return finish(self.chain(pooled), self.n_components, self.normalize)
+_LAYERS: dict[str, Callable[[Mapping[str, Any]], nn.Module]] = {
+    "Dense": _Dense,
+    "LayerNorm": _LayerNorm,
+}
 
 
-def build_head(modules: tuple[HeadModule, ...]) -> list[nn.Module]:
-    """Build and load the modules after pooling."""
-    built: list[nn.Module] = []
-    for module in modules:
-        if module.kind == "Normalize":
-            built.append(Normalize())
-            continue
-        # The global random state is the user's: initial weights must not draw from it.
-        with torch.random.fork_rng(devices=[]):
-            layer = Dense(module.config) if module.kind == "Dense" else LayerNorm(module.config)
-        layer.load_state_dict(
-            {k: v for path in check_weights(module.folder) for k, v in load_state(path).items()}
-        )
-        built.append(layer)
-    return built
-
-
-def check_head(modules: tuple[HeadModule, ...]) -> None:
-    """Refuse a head whose weights are not there, before anything is loaded."""
-    for module in modules:
-        if module.kind != "Normalize":
-            check_weights(module.folder)
-
-
-def head_width(modules: tuple[HeadModule, ...], width: int) -> int:
-    """Return the number of features after the head, from `width` before it.
+def check_head(modules: tuple[HeadModule, ...], width: int) -> int:
+    """Check that a head can be loaded; return its number of features, from `width` before it.
 
     Raises
     ------
     UnsupportedModelError
-        If a layer of the head does not take what comes before it.
+        If weights are missing, or a layer does not take what comes before it.
     """
     for module in modules:
+        if module.kind in _LAYERS:
+            check_weights(module.folder)
         if module.kind != "Dense":
             continue
         try:
@@ -136,6 +110,41 @@ def head_width(modules: tuple[HeadModule, ...], width: int) -> int:
             )
         width = following
     return width
+
+
+def load_head(modules: tuple[HeadModule, ...]) -> list[nn.Module]:
+    """Load the modules after pooling, in float32 and evaluation mode."""
+    return [
+        load_layer(partial(_LAYERS[module.kind], module.config), module.folder)
+        if module.kind in _LAYERS
+        else _Normalize()
+        for module in modules
+    ]
+
+
+def load_layer(build: Callable[[], nn.Module], folder: Path, name: str = "") -> nn.Module:
+    """Build a layer and give it its weights, found in a folder by the end of their names.
+
+    Raises
+    ------
+    UnsupportedModelError
+        If a weight is missing.
+    """
+    # The global random state is the user's: initial weights must not draw from it.
+    with torch.random.fork_rng(devices=[]):
+        layer = build().eval()
+    found = {}
+    for path in check_weights(folder):
+        state = load_state(path)
+        for key in layer.state_dict():
+            end = f"{name}.{key}".lstrip(".")
+            found |= {key: v for each, v in state.items() if f".{each}".endswith(f".{end}")}
+    if missing := [f"{name}.{key}".lstrip(".") for key in layer.state_dict() if key not in found]:
+        raise UnsupportedModelError(
+            f"The weights in {folder} are not complete: {', '.join(missing)} is missing."
+        )
+    layer.load_state_dict(found)
+    return layer
 
 
 def _activation(name: str) -> nn.Module:

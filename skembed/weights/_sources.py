@@ -44,10 +44,12 @@ class FolderSource(Source):
     ) -> None:
         self.name, self.folder, self.origin, self.revision = name, folder, origin, revision
         self.digest = folder_digest(folder)
+        self.weights_folder = folder
+        """Where the weights are: in a folder below, if the room finds that."""
 
     def n_bytes(self) -> int:
         """Return the size of the weight files."""
-        return sum(path.stat().st_size for path in check_weights(self.folder))
+        return sum(path.stat().st_size for path in check_weights(self.weights_folder))
 
     def check_unchanged(self) -> None:
         """Check that no file has changed."""
