@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from pathlib import Path
-
 from skembed.text._folder import read_folder
+from skembed.text._settings import TextSettings
 from skembed.text._towers import TOWERS, TowerBackbone
 from skembed.text._transformers import TransformerBackbone
 from skembed.weights import (
@@ -17,23 +15,7 @@ from skembed.weights import (
     resolve_model,
 )
 
-__all__ = ["TextSettings", "find_backbone"]
-
-
-@dataclass(frozen=True)
-class TextSettings:
-    """What the user asked for, as the estimator's parameters say it."""
-
-    model: str | Path
-    revision: str | None
-    trust_remote_code: bool
-    pooling: str
-    prompt: str | None
-    max_length: int | None
-    normalize: bool | str
-    n_components: int | None
-    in_chunks: bool
-    dtype: str
+__all__ = ["find_backbone"]
 
 
 def find_backbone(settings: TextSettings) -> TransformerBackbone:
@@ -49,25 +31,19 @@ def find_backbone(settings: TextSettings) -> TransformerBackbone:
         If the model cannot do what the settings ask for.
     """
     source = resolve_model(settings.model, revision=settings.revision)
-    asked = {
-        "pooling": settings.pooling,
-        "prompt": settings.prompt,
-        "max_length": settings.max_length,
-        "trust_remote_code": settings.trust_remote_code,
-    }
-    place = (source.digest, str(source.folder), source.name)
-    key = ("text backbone", *place, *asked.values())
-    return kept_recent(key, lambda: _make_backbone(source, **asked))
+    key = (
+        *("text backbone", source.digest, str(source.folder), source.name),
+        *(settings.pooling, settings.prompt, settings.max_length, settings.trust_remote_code),
+    )
+    return kept_recent(key, lambda: _make_backbone(source, settings))
 
 
-def _make_backbone(
-    source: FolderSource, *, trust_remote_code: bool, **asked: object
-) -> TransformerBackbone:
+def _make_backbone(source: FolderSource, settings: TextSettings) -> TransformerBackbone:
     folder = read_folder(source.folder)
     check_weights(folder.transformer)
     source.weights_folder = folder.transformer
-    if trust_remote_code:
+    if settings.trust_remote_code:
         refuse_code_from_elsewhere(folder.transformer)
-    config = load_config(folder.transformer, trust_remote_code=trust_remote_code)
+    config = load_config(folder.transformer, trust_remote_code=settings.trust_remote_code)
     family = TowerBackbone if config.model_type in TOWERS else TransformerBackbone
-    return family(source, folder, config, trust_remote_code=trust_remote_code, **asked)
+    return family(source, folder, config, settings)

@@ -19,11 +19,11 @@ from skembed._report import EmbeddingReport
 from skembed.engine import DTYPES, Embedded, measure_sizes
 from skembed.exceptions import TruncatedRowsError, TruncationWarning, describe_rows, warn_user
 from skembed.store import EmbeddingStore, resolve_store
-from skembed.text._backbones import TextSettings, find_backbone
+from skembed.text._backbones import find_backbone
 from skembed.text._encoder import TextEncoder
 from skembed.text._inputs import check_texts
 from skembed.text._models import DEFAULT_MODEL
-from skembed.text._transformers import TransformerBackbone
+from skembed.text._settings import TextSettings
 
 if TYPE_CHECKING:
     import torch
@@ -234,42 +234,36 @@ class TextEmbedder(PretrainedEmbedder):
             in_chunks=self.on_truncate == "mean_of_chunks",
         )
 
-    def _find_backbone(self, settings: TextSettings) -> TransformerBackbone:
+    def _find_backbone(self, settings: TextSettings) -> Backbone:
         return find_backbone(settings)
 
     def _make_encoder(
-        self, backbone: Backbone, settings: TextSettings, device: torch.device
+        self, backbone: Any, settings: TextSettings, device: torch.device
     ) -> TextEncoder:
-        assert isinstance(backbone, TransformerBackbone)
-        return TextEncoder(
-            backbone,
-            device,
-            dtype=settings.dtype,
-            n_components=settings.n_components,
-            normalize=settings.normalize,
-            in_chunks=settings.in_chunks,
-        )
+        return TextEncoder(backbone, settings, device)
 
     def _embed(self, rows: CheckedRows) -> Embedded:
-        limit = self.encoder_.max_length
-        if limit is not None and self.on_truncate == "raise":
-            self._refuse_truncation(rows, limit)
+        encoder: Any = self.encoder_
+        if self.on_truncate == "raise" and encoder.max_length is not None:
+            self._refuse_truncation(encoder, rows)
         embedded = super()._embed(rows)
-        if limit is not None and self.on_truncate == "warn":
-            self._warn_of_truncation(rows, embedded.sizes, limit)
+        if self.on_truncate == "warn" and encoder.max_length is not None:
+            self._warn_of_truncation(rows, embedded.sizes, encoder.max_length)
         return embedded
 
     def _make_report(self, report: EmbeddingReport) -> TextReport:
-        return TextReport(**vars(report), max_length=self.encoder_.max_length)
+        encoder: Any = self.encoder_
+        return TextReport(**vars(report), max_length=encoder.max_length)
 
-    def _refuse_truncation(self, rows: CheckedRows, limit: int) -> None:
-        sizes = measure_sizes(self.encoder_, rows.items, resolve_store(self.cache))
+    def _refuse_truncation(self, encoder: Any, rows: CheckedRows) -> None:
+        sizes = measure_sizes(encoder, rows.items, resolve_store(self.cache))
+        limit = encoder.max_length
         cut = np.flatnonzero(sizes > limit)
         if len(cut):
             faults = {int(rows.positions[i]): f"{sizes[i]:,} tokens" for i in cut}
             raise TruncatedRowsError(
                 f"{len(faults):,} of {rows.n_rows:,} rows are longer than the {limit:,} tokens "
-                f"that {self.encoder_.backbone.name} reads:{describe_rows(faults)}\nShorten them, or set "
+                f"that {encoder.backbone.name} reads:{describe_rows(faults)}\nShorten them, or set "
                 "on_truncate='mean_of_chunks' to embed them in pieces, or 'warn' to cut them.",
                 faults,
             )

@@ -12,6 +12,7 @@ import torch
 
 from skembed._encoder import BatchPolicy, Fault, Prepared
 from skembed.engine import BackboneEncoder
+from skembed.text._settings import TextSettings
 from skembed.text._transformers import NO_TOKENS, TransformerBackbone
 
 __all__ = ["TextEncoder"]
@@ -22,45 +23,23 @@ between 2,048 and 8,192 tokens; the larger sizes fall out of the second-level ca
 
 
 class TextEncoder(BackboneEncoder):
-    """Encodes texts with a transformer.
-
-    Parameters
-    ----------
-    backbone : TransformerBackbone
-        The model.
-    device : device
-        Where it runs.
-    dtype : str
-        What it computes in, as the user asked.
-    n_components : int or None
-        Leading features that are kept; None is as the model's files say.
-    normalize : bool or "auto"
-        Whether vectors have unit length; "auto" is as the model's files say.
-    in_chunks : bool
-        Whether a text that is too long is embedded in chunks instead of cut.
-    """
+    """Encodes texts with a transformer."""
 
     backbone: TransformerBackbone
 
     def __init__(
-        self,
-        backbone: TransformerBackbone,
-        device: torch.device,
-        *,
-        dtype: str,
-        n_components: int | None,
-        normalize: bool | str,
-        in_chunks: bool,
+        self, backbone: TransformerBackbone, settings: TextSettings, device: torch.device
     ) -> None:
+        is_auto = settings.normalize == "auto"
         super().__init__(
             backbone,
             device,
-            dtype=dtype,
-            n_components=backbone.n_components if n_components is None else n_components,
-            normalize=backbone.normalizes if normalize == "auto" else bool(normalize),
-            settings={"in_chunks": in_chunks},
+            dtype=settings.dtype,
+            n_components=settings.n_components or backbone.n_components,
+            normalize=backbone.normalizes if is_auto else bool(settings.normalize),
+            settings={"in_chunks": settings.in_chunks},
         )
-        self.in_chunks = in_chunks
+        self.in_chunks = settings.in_chunks
 
     @property
     def max_length(self) -> int | None:
@@ -84,10 +63,8 @@ class TextEncoder(BackboneEncoder):
 
     def prepare(self, items: Sequence[str]) -> list[Prepared | Fault]:
         """Tokenise texts; a part is an array of token ids, sizes count all tokens of a text."""
-        is_parallel = self.torch_device.type == "cuda"
-        return list(
-            map(self._prepared, self.backbone.tokens.encode(items, is_parallel=is_parallel))
-        )
+        ids = self.backbone.tokens.encode(items, is_parallel=self.torch_device.type == "cuda")
+        return list(map(self._prepared, ids))
 
     def _prepared(self, ids: list[int]) -> Prepared | Fault:
         tokens = self.backbone.tokens

@@ -133,16 +133,14 @@ def load_layer(build: Callable[[], nn.Module], folder: Path, name: str = "") -> 
     # The global random state is the user's: initial weights must not draw from it.
     with torch.random.fork_rng(devices=[]):
         layer = build().eval()
+    state = {f".{key}": v for path in check_weights(folder) for key, v in load_state(path).items()}
     found = {}
-    for path in check_weights(folder):
-        state = load_state(path)
-        for key in layer.state_dict():
-            end = f"{name}.{key}".lstrip(".")
-            found |= {key: v for each, v in state.items() if f".{each}".endswith(f".{end}")}
-    if missing := [f"{name}.{key}".lstrip(".") for key in layer.state_dict() if key not in found]:
-        raise UnsupportedModelError(
-            f"The weights in {folder} are not complete: {', '.join(missing)} is missing."
-        )
+    for key in layer.state_dict():
+        full = f"{name}.{key}" if name else key
+        named = [value for each, value in state.items() if each.endswith(f".{full}")]
+        if not named:
+            raise UnsupportedModelError(f"The weights in {folder} are not whole: no {full}.")
+        found[key] = named[0]
     layer.load_state_dict(found)
     return layer
 

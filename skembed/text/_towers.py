@@ -17,6 +17,7 @@ from skembed.exceptions import UnsupportedModelError
 from skembed.store import digest_of
 from skembed.text._folder import TextFolder
 from skembed.text._head import load_layer
+from skembed.text._settings import TextSettings
 from skembed.text._tokens import Filling
 from skembed.text._transformers import TransformerBackbone, position_limit
 from skembed.weights import FolderSource
@@ -57,29 +58,23 @@ class TowerBackbone(TransformerBackbone):
     """The part of a model of pictures and texts that reads texts."""
 
     def __init__(
-        self,
-        source: FolderSource,
-        folder: TextFolder,
-        config: Any,
-        *,
-        pooling: str,
-        **settings: Any,
+        self, source: FolderSource, folder: TextFolder, config: Any, settings: TextSettings
     ) -> None:
         self._tower = TOWERS[config.model_type]
         part = copy.deepcopy(getattr(config, "text_config", None) or config)
         self._projection_width: int | None = None
-        if pooling == "auto" and self._tower.is_filled:
+        if settings.pooling == "auto" and self._tower.is_filled:
             self._projection_width = int(part.projection_size)
-        elif pooling == "auto" and not _is_bare(config):
+        elif settings.pooling == "auto" and not _is_bare(config):
             # The whole model's projection has this width, whatever the part's settings say.
             self._projection_width = int(config.projection_dim)
-        super().__init__(source, folder, part, pooling=pooling, **settings)
+        super().__init__(source, folder, part, settings)
         self.digest = digest_of({"backbone": self.digest, "projected": self._projection_width})
         if self._projection_width is not None and not self._tower.is_filled:
             self._refuse_other_end()
 
-    def _choose_pooling(self, folder: TextFolder) -> str:
-        return "last_token" if folder.pooling is None else super()._choose_pooling(folder)
+    def _own_pooling(self, folder: TextFolder) -> str:
+        return "last_token" if folder.pooling is None else super()._own_pooling(folder)
 
     def _filling(self) -> Filling | None:
         if not self._tower.is_filled:

@@ -24,6 +24,7 @@ from skembed.text._folder import TextFolder
 from skembed.text._head import check_head, load_head
 from skembed.text._models import MODELS
 from skembed.text._module import TextModule
+from skembed.text._settings import TextSettings
 from skembed.text._tokens import Filling, Ids, TextTokenizer, load_tokenizer
 from skembed.weights import FolderSource, kept_recent, load_pretrained, releases_of
 
@@ -48,17 +49,6 @@ _ENDLESS = 1_000_000
 class TransformerBackbone(Backbone):
     """A transformer, how its states are pooled, and what follows.
 
-    Parameters
-    ----------
-    source : FolderSource
-        Where its files are.
-    folder : TextFolder
-        What they say.
-    config : PretrainedConfig
-        Of the transformer.
-    pooling, prompt, max_length, trust_remote_code
-        As the user asked; see `TextEmbedder`.
-
     Attributes
     ----------
     tokens : TextTokenizer
@@ -81,15 +71,7 @@ class TransformerBackbone(Backbone):
     """
 
     def __init__(
-        self,
-        source: FolderSource,
-        folder: TextFolder,
-        config: Any,
-        *,
-        pooling: str,
-        prompt: str | None,
-        max_length: int | None,
-        trust_remote_code: bool,
+        self, source: FolderSource, folder: TextFolder, config: Any, settings: TextSettings
     ) -> None:
         self.source: FolderSource = source
         self.name = source.name
@@ -98,11 +80,12 @@ class TransformerBackbone(Backbone):
         # Whether a last Normalize is wanted is a setting.
         self._head = folder.head[:-1] if folder.normalizes else folder.head
         self._transformer = folder.transformer
-        self._trusts_code = trust_remote_code
-        self.pooling = self._choose_pooling(folder) if pooling == "auto" else pooling
-        prompt = self._choose_prompt(folder, prompt)
+        self._trusts_code = settings.trust_remote_code
+        is_auto = settings.pooling == "auto"
+        self.pooling = self._own_pooling(folder) if is_auto else settings.pooling
+        prompt = self._choose_prompt(folder, settings.prompt)
         self._tokenizer = self._load_tokenizer(folder)
-        self.max_length = self._choose_max_length(folder, max_length)
+        self.max_length = self._choose_max_length(folder, settings.max_length)
         self.tokens = TextTokenizer(
             self._tokenizer,
             name=self.name,
@@ -160,7 +143,7 @@ class TransformerBackbone(Backbone):
 
     # What other families do in another way --------------------------------------------------
 
-    def _choose_pooling(self, folder: TextFolder) -> str:
+    def _own_pooling(self, folder: TextFolder) -> str:
         """Return the pooling that the model's files say, else that of its kind."""
         if folder.pooling is None:
             return "last_token" if _is_causal(self.config) else "mean"
