@@ -7,6 +7,8 @@ as well. The count is taken at the model, not from skembed's own report.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -39,10 +41,20 @@ class CountingEmbedder(TextEmbedder):
 
     def transform(self, X: Any) -> Any:
         """Embed rows, as TextEmbedder does."""
+        with self._counting():
+            return super().transform(X)
+
+    def fit_transform(self, X: Any, y: Any = None) -> Any:
+        """Embed rows, as TextEmbedder does."""
+        with self._counting():
+            return super().fit_transform(X, y)
+
+    @contextmanager
+    def _counting(self) -> Iterator[None]:
         global _log
         _log = self.log
         try:
-            return super().transform(X)
+            yield
         finally:
             _log = None
 

@@ -60,7 +60,7 @@ def profile_forward(embedder: Any, texts: list[str], n_repeats: int = 5) -> dict
 
     batch = _fullest_batch(embedder, texts)
     encoder = embedder.encoder_
-    lengths = batch["rows"].lengths
+    lengths = batch.rows.lengths
     seconds = []
     with torch.inference_mode():
         for _ in range(n_repeats + 2):
@@ -96,7 +96,7 @@ def _fullest_batch(embedder: Any, texts: list[str]) -> Any:
         embedder.transform(texts)
     finally:
         TextEncoder.encode = encode  # type: ignore[method-assign]
-    return max(batches, key=lambda batch: sum(batch["rows"].lengths))
+    return max(batches, key=lambda batch: sum(batch.rows.lengths))
 
 
 def _sort_out(events: Any) -> tuple[dict[str, float], dict[str, float]]:

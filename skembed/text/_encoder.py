@@ -1,6 +1,6 @@
 """The text encoder: how texts become tokens and tokens batches.
 
-A row crosses N frames.
+From `transform` to the model's own `forward`, a batch crosses 14 frames in 8 files.
 """
 
 from __future__ import annotations

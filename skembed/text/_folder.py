@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import NoneType
 from typing import Any
 
 from skembed.exceptions import UnsafeModelError, UnsupportedModelError
@@ -47,7 +46,9 @@ _TRANSFORMER_SETTINGS: dict[str, tuple[Any, ...]] = {
 _HEAD_SETTINGS: dict[str, tuple[Any, ...]] = {
     "module_input_name": (None, "sentence_embedding"),
     "module_output_name": (None, "sentence_embedding"),
+    "use_residual": (None, False),
 }
+_SIZES = {"Dense": ("in_features", "out_features"), "LayerNorm": ("dimension",), "Normalize": ()}
 _TEXT_MODALITY = {"method": "forward", "method_output_name": "last_hidden_state"}
 # Arguments for loading, under their names of two releases, that change no vector beyond rounding.
 _HARMLESS_ARGUMENTS = {
@@ -63,36 +64,14 @@ _ARGUMENTS = (
 
 @dataclass(frozen=True)
 class TextFolder:
-    """What a model folder says of itself.
-
-    Parameters
-    ----------
-    transformer : Path
-        Folder of the transformer.
-    pooling : str or None
-        Names of poolings, joined with "+" in their order; None where the folder does not say.
-    head : tuple of HeadModule
-        What follows the pooling.
-    pools_prompt : bool
-        Whether a prompt's tokens take part in the pooling.
-    max_length : int or None
-        Most tokens, where the folder says.
-    lower_case : bool
-        Whether texts are lower-cased before the tokenizer.
-    prompts : mapping of str to str
-        Prompts by name.
-    default_prompt : str or None
-        Name of the prompt used when none is asked for.
-    n_components : int or None
-        Leading features that are kept, where the folder says.
-    """
+    """What a model folder says of itself; None where it does not say."""
 
     transformer: Path
-    pooling: str | None = None
+    pooling: str | None = None  # names, joined with "+" in their order
     head: tuple[HeadModule, ...] = ()
-    pools_prompt: bool = True
+    pools_prompt: bool = True  # whether a prompt's tokens take part in the pooling
     max_length: int | None = None
-    lower_case: bool = False
+    lower_case: bool = False  # whether texts are lower-cased before the tokenizer
     prompts: Mapping[str, str] = field(default_factory=dict)
     default_prompt: str | None = None
     n_components: int | None = None
@@ -155,6 +134,8 @@ def _read_modules(folder: Path) -> TextFolder:
         if kind != "Dropout"  # does nothing outside training
     ]
     for module in head:
+        for name in _SIZES[module.kind]:
+            _check_number(name, module.config[name])
         _refuse_settings(module.folder, module.config, _HEAD_SETTINGS)
     _refuse_settings(folders[0], transformer, _TRANSFORMER_SETTINGS)
     _refuse_arguments(folders[0], transformer)
@@ -162,8 +143,8 @@ def _read_modules(folder: Path) -> TextFolder:
     n_components = model.get("truncate_dim")
     prompts = {name: text or "" for name, text in (model.get("prompts") or {}).items()}
     for name, value in (("max_seq_length", max_length), ("truncate_dim", n_components)):
-        if not isinstance(value, (int, NoneType)):
-            raise TypeError(f"{name} is {value!r}")
+        if value is not None:
+            _check_number(name, value)
     if not all(isinstance(text, str) for text in prompts.values()):
         raise TypeError(f"prompts are {prompts!r:.200}")
     if default is not None and default not in prompts:
@@ -179,6 +160,11 @@ def _read_modules(folder: Path) -> TextFolder:
         default_prompt=default,
         n_components=n_components,
     )
+
+
+def _check_number(name: str, value: Any) -> None:
+    if not isinstance(value, int) or value < 1:
+        raise TypeError(f"{name} is {value!r}")
 
 
 def _refuse_settings(

@@ -5,21 +5,21 @@ Knows these modules, their settings and their weights, not the transformer.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils import skip_init
 
 from skembed.exceptions import UnsafeModelError, UnsupportedModelError
 from skembed.weights import check_weights, load_state
 
 __all__ = ["HeadModule", "check_head", "load_head", "load_layer"]
 
+_TANH = "torch.nn.modules.activation.Tanh"
 _ACTIVATION_MODULES = ("torch.nn.modules.activation.", "torch.nn.modules.linear.Identity")
 
 
@@ -40,47 +40,6 @@ class _Normalize(nn.Module):
         return F.normalize(vectors, p=2, dim=-1)
 
 
-class _Dense(nn.Module):
-    """A linear layer, an activation, and where the model has one a residual connection."""
-
-    def __init__(self, config: Mapping[str, Any]) -> None:
-        super().__init__()
-        n_in, n_out = int(config["in_features"]), int(config["out_features"])
-        self.linear = nn.Linear(n_in, n_out, bias=bool(config.get("bias", True)))
-        self.activation = _activation(
-            config.get("activation_function", "torch.nn.modules.activation.Tanh")
-        )
-        self.is_residual = bool(config.get("use_residual", False))
-        if self.is_residual and n_in != n_out:
-            self.residual = nn.Linear(n_in, n_out, bias=False)
-
-    def forward(self, vectors: Tensor) -> Tensor:
-        """Map vectors of shape (rows, in_features) to (rows, out_features)."""
-        out: Tensor = self.activation(self.linear(vectors))
-        if self.is_residual:
-            out = out + (self.residual(vectors) if hasattr(self, "residual") else vectors)
-        return out
-
-
-class _LayerNorm(nn.Module):
-    """A layer norm under the name that sentence-transformers saves it by."""
-
-    def __init__(self, config: Mapping[str, Any]) -> None:
-        super().__init__()
-        self.norm = nn.LayerNorm(int(config["dimension"]))
-
-    def forward(self, vectors: Tensor) -> Tensor:
-        """Normalise vectors of shape (rows, dimension)."""
-        out: Tensor = self.norm(vectors)
-        return out
-
-
-_LAYERS: dict[str, Callable[[Mapping[str, Any]], nn.Module]] = {
-    "Dense": _Dense,
-    "LayerNorm": _LayerNorm,
-}
-
-
 def check_head(modules: tuple[HeadModule, ...], width: int) -> int:
     """Check that a head can be loaded; return its number of features, from `width` before it.
 
@@ -90,59 +49,52 @@ def check_head(modules: tuple[HeadModule, ...], width: int) -> int:
         If weights are missing, or a layer does not take what comes before it.
     """
     for module in modules:
-        if module.kind in _LAYERS:
+        if module.kind != "Normalize":
             check_weights(module.folder)
-        if module.kind != "Dense":
-            continue
-        try:
-            expected, following = (
-                int(module.config[name]) for name in ("in_features", "out_features")
-            )
-        except (KeyError, TypeError, ValueError) as error:
-            raise UnsupportedModelError(
-                f"{module.folder / 'config.json'} does not tell the size of the dense layer: "
-                f"{type(error).__name__}: {error}"
-            ) from error
-        if expected != width:
-            raise UnsupportedModelError(
-                f"The model's dense layer takes {expected} features, but the pooling gives "
-                f"{width}. Use the model's own pooling: pooling='auto'."
-            )
-        width = following
+        if module.kind == "Dense":
+            if module.config["in_features"] != width:
+                raise UnsupportedModelError(
+                    f"The model's dense layer takes {module.config['in_features']} features, but "
+                    f"the pooling gives {width}. Use the model's own pooling: pooling='auto'."
+                )
+            width = module.config["out_features"]
     return width
 
 
 def load_head(modules: tuple[HeadModule, ...]) -> list[nn.Module]:
     """Load the modules after pooling, in float32 and evaluation mode."""
-    return [
-        load_layer(partial(_LAYERS[module.kind], module.config), module.folder)
-        if module.kind in _LAYERS
-        else _Normalize()
-        for module in modules
-    ]
+    layers: list[nn.Module] = []
+    for module in modules:
+        config, folder = module.config, module.folder
+        if module.kind == "Normalize":
+            layers.append(_Normalize())
+        elif module.kind == "LayerNorm":
+            layers.append(load_layer(skip_init(nn.LayerNorm, config["dimension"]), folder, "norm"))
+        else:
+            sizes = config["in_features"], config["out_features"]
+            linear = skip_init(nn.Linear, *sizes, bias=bool(config.get("bias", True)))
+            layers.append(load_layer(linear, folder, "linear"))
+            layers.append(_activation(config.get("activation_function", _TANH)))
+    return layers
 
 
-def load_layer(build: Callable[[], nn.Module], folder: Path, name: str = "") -> nn.Module:
-    """Build a layer and give it its weights, found in a folder by the end of their names.
+def load_layer(layer: nn.Module, folder: Path, name: str) -> nn.Module:
+    """Give a layer its weights, found in a folder by the end of their names.
 
     Raises
     ------
     UnsupportedModelError
         If a weight is missing.
     """
-    # The global random state is the user's: initial weights must not draw from it.
-    with torch.random.fork_rng(devices=[]):
-        layer = build().eval()
     state = {f".{key}": v for path in check_weights(folder) for key, v in load_state(path).items()}
     found = {}
     for key in layer.state_dict():
-        full = f"{name}.{key}" if name else key
-        named = [value for each, value in state.items() if each.endswith(f".{full}")]
+        named = [value for each, value in state.items() if each.endswith(f".{name}.{key}")]
         if not named:
-            raise UnsupportedModelError(f"The weights in {folder} are not whole: no {full}.")
+            raise UnsupportedModelError(f"The weights in {folder} are not whole: no {name}.{key}.")
         found[key] = named[0]
     layer.load_state_dict(found)
-    return layer
+    return layer.eval()
 
 
 def _activation(name: str) -> nn.Module:

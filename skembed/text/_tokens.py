@@ -95,38 +95,18 @@ def load_tokenizer(folder: Path, *, lower_case: bool, trust_remote_code: bool) -
 
 @dataclass(frozen=True)
 class Filling:
-    """How sequences are filled up, for models that read padding as they read words.
-
-    Parameters
-    ----------
-    length : int
-        Tokens of every sequence.
-    token_id : int
-        The padding token.
-    on_left : bool
-        Whether padding comes before the text.
-    """
+    """How rows are filled up to one length, for models that read padding as they read words."""
 
     length: int
     token_id: int
-    on_left: bool
+    on_left: bool  # whether padding comes before the text
 
 
 class TextTokenizer:
     """Turns texts into the token ids that a model reads.
 
-    Parameters
-    ----------
-    tokenizer : PreTrainedTokenizerBase
-        From `load_tokenizer`.
-    name : str
-        The model, for messages.
-    prompt : str
-        Put before every text, and before every chunk of one.
-    max_length : int or None
-        Most tokens of a sequence, special tokens and prompt included.
-    filling : Filling or None
-        How sequences are filled up; a text's size does not count it.
+    Before every text, and every chunk of one, stands the prompt. A sequence has at most
+    `max_length` tokens, special tokens and prompt included; what fills it up is not counted.
 
     Raises
     ------

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import skip_init
 
 from skembed.exceptions import UnsupportedModelError
 from skembed.store import digest_of
@@ -100,13 +101,9 @@ class TowerBackbone(TransformerBackbone):
     def _load_projection(self) -> list[nn.Module]:
         if self._projection_width is None:
             return []
-        n_in, n_out = int(self.config.hidden_size), self._projection_width
-        has_bias = self._tower.has_bias
-        return [
-            load_layer(
-                lambda: nn.Linear(n_in, n_out, has_bias), self._transformer, self._tower.projection
-            )
-        ]
+        sizes = int(self.config.hidden_size), self._projection_width
+        layer = skip_init(nn.Linear, *sizes, bias=self._tower.has_bias)
+        return [load_layer(layer, self._transformer, self._tower.projection)]
 
     def _refuse_other_end(self) -> None:
         """Refuse a model that takes a text's vector from another token than the last.
