@@ -41,7 +41,6 @@ def find_backbone(settings: TextSettings) -> TransformerBackbone:
 def _make_backbone(source: FolderSource, settings: TextSettings) -> TransformerBackbone:
     folder = read_folder(source.folder)
     check_weights(folder.transformer)
-    source.weights_folder = folder.transformer
     if settings.trust_remote_code:
         refuse_code_from_elsewhere(folder.transformer)
     config = load_config(folder.transformer, trust_remote_code=settings.trust_remote_code)

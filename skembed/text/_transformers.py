@@ -26,7 +26,7 @@ from skembed.text._models import MODELS
 from skembed.text._module import TextModule
 from skembed.text._settings import TextSettings
 from skembed.text._tokens import Filling, Ids, TextTokenizer, load_tokenizer
-from skembed.weights import FolderSource, kept_recent, load_pretrained, releases_of
+from skembed.weights import FolderSource, check_weights, kept_recent, load_pretrained, releases_of
 
 __all__ = ["NO_TOKENS", "TransformerBackbone"]
 
@@ -177,7 +177,8 @@ class TransformerBackbone(Backbone):
 
     def _load_pretrained(self, auto: Any, dtype: torch.dtype | None) -> Any:
         """Load a model of transformers; in `dtype` only where it is large."""
-        if dtype is None or self.source.n_bytes() <= _MOST_BYTES_IN_FLOAT32:
+        n_bytes = sum(path.stat().st_size for path in check_weights(self._transformer))
+        if dtype is None or n_bytes <= _MOST_BYTES_IN_FLOAT32:
             dtype = torch.float32
         elif dtype is torch.int8:
             dtype = resolve_dtype("auto", torch.device("cpu"))

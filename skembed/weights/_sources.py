@@ -13,10 +13,11 @@ from typing import Literal
 from skembed._backbone import Source
 from skembed.exceptions import UnsupportedModelError
 from skembed.weights._digest import file_sha256, folder_digest
-from skembed.weights._load import check_weights
 from skembed.weights._releases import releases_of
 
 __all__ = ["FileSource", "FolderSource", "RandomSource"]
+
+_KINDS = {".safetensors", ".bin", ".pt", ".pth", ".ckpt"}
 
 
 class FolderSource(Source):
@@ -44,12 +45,11 @@ class FolderSource(Source):
     ) -> None:
         self.name, self.folder, self.origin, self.revision = name, folder, origin, revision
         self.digest = folder_digest(folder)
-        self.weights_folder = folder
-        """Where the weights are: in a folder below, if the room finds that."""
 
     def n_bytes(self) -> int:
         """Return the size of the weight files."""
-        return sum(path.stat().st_size for path in check_weights(self.weights_folder))
+        paths = (path for path in self.folder.rglob("*") if path.suffix in _KINDS)
+        return sum(path.stat().st_size for path in paths)
 
     def check_unchanged(self) -> None:
         """Check that no file has changed."""
