@@ -19,17 +19,7 @@ __all__ = ["find_backbone"]
 
 
 def find_backbone(settings: TextSettings) -> TransformerBackbone:
-    """Return the backbone for these settings; the same one as long as the model's files are.
-
-    Raises
-    ------
-    ModelNotFoundError
-        If there is no such model.
-    UnsupportedModelError
-        If its files cannot be used.
-    InvalidParameterError
-        If the model cannot do what the settings ask for.
-    """
+    """Return the backbone for these settings; the same one as long as the model's files are."""
     source = resolve_model(settings.model, revision=settings.revision)
     key = (
         *("text backbone", source.digest, str(source.folder), source.name),

@@ -23,14 +23,12 @@ from skembed.text._backbones import find_backbone
 from skembed.text._encoder import TextEncoder
 from skembed.text._inputs import check_texts
 from skembed.text._models import DEFAULT_MODEL
-from skembed.text._settings import TextSettings
+from skembed.text._settings import POOLINGS, TextSettings
 
 if TYPE_CHECKING:
     import torch
 
 __all__ = ["TextEmbedder", "TextReport"]
-
-_POOLINGS = ("mean", "cls", "max", "mean_sqrt_len", "weighted_mean", "last_token")
 
 # Parameters that decide the model and its vectors, as they are.
 _DECIDE = (
@@ -182,7 +180,7 @@ class TextEmbedder(PretrainedEmbedder):
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         **PretrainedEmbedder._parameter_constraints,
         "model": [str, os.PathLike],
-        "pooling": [StrOptions({"auto", *_POOLINGS})],
+        "pooling": [StrOptions({"auto", *POOLINGS})],
         "normalize": ["boolean", StrOptions({"auto"})],
         "prompt": [str, None],
         "max_length": [Interval(Integral, 1, None, closed="left"), None],

@@ -40,11 +40,7 @@ class TextEncoder(BackboneEncoder):
             settings={"in_chunks": settings.in_chunks},
         )
         self.in_chunks = settings.in_chunks
-
-    @property
-    def max_length(self) -> int | None:
-        """Most tokens that the model reads at once."""
-        return self.backbone.max_length
+        self.max_length = backbone.max_length
 
     @property
     def policy(self) -> BatchPolicy:

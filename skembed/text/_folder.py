@@ -38,9 +38,7 @@ _HEAD_TYPES = ("Dense", "LayerNorm", "Normalize", "Dropout")
 _TRANSFORMER_SETTINGS: dict[str, tuple[Any, ...]] = {
     "transformer_task": (None, "feature-extraction"),
     "module_output_name": (None, "token_embeddings"),
-    "query_length": (None,),
-    "document_length": (None,),
-    "query_expansion": (None,),
+    **dict.fromkeys(("query_length", "document_length", "query_expansion"), (None,)),
     "tokenizer_name_or_path": (None,),
 }
 _HEAD_SETTINGS: dict[str, tuple[Any, ...]] = {
@@ -83,15 +81,7 @@ class TextFolder:
 
 
 def read_folder(folder: Path) -> TextFolder:
-    """Read a sentence-transformers folder, or a plain transformers folder.
-
-    Raises
-    ------
-    UnsafeModelError
-        If a module of the folder is foreign code.
-    UnsupportedModelError
-        If a module is one that skembed does not know.
-    """
+    """Read a sentence-transformers folder, or a plain transformers folder."""
     if not (folder / "modules.json").is_file():
         return TextFolder(transformer=folder)
     try:

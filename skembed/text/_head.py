@@ -41,13 +41,7 @@ class _Normalize(nn.Module):
 
 
 def check_head(modules: tuple[HeadModule, ...], width: int) -> int:
-    """Check that a head can be loaded; return its number of features, from `width` before it.
-
-    Raises
-    ------
-    UnsupportedModelError
-        If weights are missing, or a layer does not take what comes before it.
-    """
+    """Check that a head can be loaded; return its number of features, from `width` before it."""
     for module in modules:
         if module.kind != "Normalize":
             check_weights(module.folder)
@@ -79,13 +73,7 @@ def load_head(modules: tuple[HeadModule, ...]) -> list[nn.Module]:
 
 
 def load_layer(layer: nn.Module, folder: Path, name: str) -> nn.Module:
-    """Give a layer its weights, found in a folder by the end of their names.
-
-    Raises
-    ------
-    UnsupportedModelError
-        If a weight is missing.
-    """
+    """Give a layer its weights, found in a folder by the end of their names."""
     state = {f".{key}": v for path in check_weights(folder) for key, v in load_state(path).items()}
     found = {}
     for key in layer.state_dict():

@@ -14,16 +14,7 @@ __all__ = ["TextModule"]
 class TextModule(nn.Module):
     """Maps the tokens of texts to vectors; all that comes after the core is in float32.
 
-    Parameters
-    ----------
-    core : TokenTransformer
-        Maps tokens to hidden states.
-    pooling : str
-        Names of poolings, joined with "+".
-    n_skipped : int
-        Leading tokens of each text that take no part in the pooling.
-    layers : sequence of Module
-        What follows the pooling: a projection, dense layers, norms.
+    `n_skipped` leading tokens of each text take no part in the pooling; `layers` follow it.
     """
 
     def __init__(

@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["TextSettings"]
+__all__ = ["POOLINGS", "TextSettings"]
+
+POOLINGS = ("mean", "cls", "max", "mean_sqrt_len", "weighted_mean", "last_token")
 
 
 @dataclass(frozen=True)

@@ -33,25 +33,13 @@ _TEXTS_AT_ONCE = 256
 """Most texts whose encodings are in memory together."""
 
 
-def load_tokenizer(folder: Path, *, lower_case: bool, trust_remote_code: bool) -> Any:
-    """Load the tokenizer of a model folder.
-
-    Raises
-    ------
-    UnsupportedModelError
-        If the folder has none, or one that cannot be read or is of another kind.
-    MissingDependencyError
-        If it needs SentencePiece, which is not installed.
-    """
+def load_tokenizer(folder: Path, lower_case: bool, trust_remote_code: bool) -> Any:
+    """Load the tokenizer of a model folder; refuse one that gives other tokens than the model's."""
     from tokenizers.normalizers import Lowercase
     from tokenizers.normalizers import Sequence as Normalizers
     from transformers import AutoTokenizer
 
-    if not any(next(folder.glob(pattern), None) for pattern in _VOCABULARIES):
-        raise UnsupportedModelError(
-            f"{folder} has no tokenizer (none of {', '.join(_VOCABULARIES)}): save the model's "
-            "tokenizer there (`tokenizer.save_pretrained(folder)`)."
-        )
+    has_vocabulary = any(next(folder.glob(pattern), None) for pattern in _VOCABULARIES)
     try:
         tokenizer = AutoTokenizer.from_pretrained(
             folder, local_files_only=True, trust_remote_code=trust_remote_code
@@ -66,10 +54,10 @@ def load_tokenizer(folder: Path, *, lower_case: bool, trust_remote_code: bool) -
         raise UnsupportedModelError(
             f"The tokenizer in {folder} cannot be read: {type(error).__name__}: {error}"
         ) from error
-    if len(words) < 2:
+    if not has_vocabulary or len(words) < 2:
         raise UnsupportedModelError(
-            f"The tokenizer in {folder} knows no words: its vocabulary is missing or of another "
-            "kind. Save the model's tokenizer there (`tokenizer.save_pretrained(folder)`)."
+            f"{folder} has no tokenizer, or one that knows no words. Save the model's tokenizer "
+            "there (`tokenizer.save_pretrained(folder)`)."
         )
     if any(token_types):
         raise UnsupportedModelError(
@@ -79,9 +67,8 @@ def load_tokenizer(folder: Path, *, lower_case: bool, trust_remote_code: bool) -
     if not tokenizer.is_fast:
         if lower_case:
             raise UnsupportedModelError(
-                f"{folder} asks for lower-cased texts, which skembed cannot do for a tokenizer "
-                f"written in Python ({type(tokenizer).__name__}). Use a model with a "
-                "tokenizer.json, or lower-case the texts and remove do_lower_case."
+                f"{folder} asks for lower-cased texts, but its {type(tokenizer).__name__} is "
+                "written in Python. Use a model with a tokenizer.json."
             )
         return tokenizer
     backend = tokenizer.backend_tokenizer
@@ -107,17 +94,11 @@ class TextTokenizer:
 
     Before every text, and every chunk of one, stands the prompt. A sequence has at most
     `max_length` tokens, special tokens and prompt included; what fills it up is not counted.
-
-    Raises
-    ------
-    InvalidParameterError
-        If special tokens and prompt leave no room for text.
     """
 
     def __init__(
         self,
         tokenizer: Any,
-        *,
         name: str,
         prompt: str,
         max_length: int | None,

@@ -32,25 +32,16 @@ class _Tower:
 
     architecture: str
     projection: str
-    has_bias: bool = False
-    is_filled: bool = False
-    """Trained on rows that are all filled up with padding, which is not masked."""
+    is_filled: bool = False  # trained on rows filled up with padding, which is not masked
 
-
-_CLIP = _Tower("CLIPTextModel", "text_projection")
-_METACLIP_2 = _Tower("MetaClip2TextModel", "text_projection")
-_SIGLIP = _Tower("SiglipTextModel", "head", has_bias=True, is_filled=True)
-_SIGLIP_2 = _Tower("Siglip2TextModel", "head", has_bias=True, is_filled=True)
 
 TOWERS = {
-    "clip": _CLIP,
-    "clip_text_model": _CLIP,
-    "metaclip_2": _METACLIP_2,
-    "metaclip_2_text_model": _METACLIP_2,
-    "siglip": _SIGLIP,
-    "siglip_text_model": _SIGLIP,
-    "siglip2": _SIGLIP_2,
-    "siglip2_text_model": _SIGLIP_2,
+    **dict.fromkeys(("clip", "clip_text_model"), _Tower("CLIPTextModel", "text_projection")),
+    **dict.fromkeys(
+        ("metaclip_2", "metaclip_2_text_model"), _Tower("MetaClip2TextModel", "text_projection")
+    ),
+    **dict.fromkeys(("siglip", "siglip_text_model"), _Tower("SiglipTextModel", "head", True)),
+    **dict.fromkeys(("siglip2", "siglip2_text_model"), _Tower("Siglip2TextModel", "head", True)),
 }
 """By the `model_type` of the whole model's configuration or of the part's alone."""
 
@@ -63,12 +54,13 @@ class TowerBackbone(TransformerBackbone):
     ) -> None:
         self._tower = TOWERS[config.model_type]
         part = copy.deepcopy(getattr(config, "text_config", None) or config)
-        self._projection_width: int | None = None
-        if settings.pooling == "auto" and self._tower.is_filled:
-            self._projection_width = int(part.projection_size)
-        elif settings.pooling == "auto" and not _is_bare(config):
-            # The whole model's projection has this width, whatever the part's settings say.
-            self._projection_width = int(config.projection_dim)
+        # The whole model's projection has this width, whatever the part's settings say.
+        width = part.projection_size if self._tower.is_filled else config.projection_dim
+        is_whole = getattr(config, "text_config", None) is not None
+        is_projected = self._tower.is_filled or is_whole
+        is_projected |= any("WithProjection" in name for name in config.architectures or ())
+        is_wanted = settings.pooling == "auto" and is_projected
+        self._projection_width = int(width) if is_wanted else None
         super().__init__(source, folder, part, settings)
         self.digest = digest_of({"backbone": self.digest, "projected": self._projection_width})
         if self._projection_width is not None and not self._tower.is_filled:
@@ -102,7 +94,7 @@ class TowerBackbone(TransformerBackbone):
         if self._projection_width is None:
             return []
         sizes = int(self.config.hidden_size), self._projection_width
-        layer = skip_init(nn.Linear, *sizes, bias=self._tower.has_bias)
+        layer = skip_init(nn.Linear, *sizes, bias=self._tower.projection == "head")
         return [load_layer(layer, self._transformer, self._tower.projection)]
 
     def _refuse_other_end(self) -> None:
@@ -118,9 +110,8 @@ class TowerBackbone(TransformerBackbone):
         if last != expected:
             raise UnsupportedModelError(
                 f"{self.name} takes a text's vector from token {expected} (its eos_token_id, or "
-                f"the highest where that is 2), but its tokenizer ends texts with {last}: the "
-                "vectors would be of another token. Fix eos_token_id in its configuration, or its "
-                "tokenizer."
+                f"the highest where that is 2), but its tokenizer ends texts with {last}. Fix "
+                "eos_token_id in its configuration, or its tokenizer."
             )
 
 
@@ -135,19 +126,10 @@ class _Embeddings(nn.Module):
         self.token_embedding, self.position_embedding = tokens, positions
 
     def forward(
-        self,
-        input_ids: Tensor,
-        position_ids: Tensor | None = None,
-        inputs_embeds: Tensor | None = None,
+        self, input_ids: Tensor, position_ids: Tensor | None = None, inputs_embeds: None = None
     ) -> Tensor:
         """Return the states that enter the first layer, shape (rows, tokens, d)."""
         if position_ids is None:
             position_ids = torch.arange(input_ids.shape[-1], device=input_ids.device)[None]
         states: Tensor = self.token_embedding(input_ids) + self.position_embedding(position_ids)
         return states
-
-
-def _is_bare(config: Any) -> bool:
-    """Return whether a checkpoint of the part alone lacks the projection."""
-    is_part = getattr(config, "text_config", None) is None
-    return is_part and not any("WithProjection" in name for name in config.architectures or ())

@@ -18,13 +18,13 @@ from torch import nn
 from skembed._backbone import Backbone
 from skembed.engine import resolve_dtype
 from skembed.exceptions import InvalidInputError, InvalidParameterError
-from skembed.modules import POOLINGS, TokenBatch, TokenTransformer, pooled_width
+from skembed.modules import TokenBatch, TokenTransformer, pooled_width
 from skembed.store import digest_of
 from skembed.text._folder import TextFolder
 from skembed.text._head import check_head, load_head
 from skembed.text._models import MODELS
 from skembed.text._module import TextModule
-from skembed.text._settings import TextSettings
+from skembed.text._settings import POOLINGS, TextSettings
 from skembed.text._tokens import Filling, Ids, TextTokenizer, load_tokenizer
 from skembed.weights import FolderSource, check_weights, kept_recent, load_pretrained, releases_of
 
@@ -35,9 +35,10 @@ NO_TOKENS = "no tokens: the model's tokenizer makes nothing of this text"
 _T5_FAMILY = ("t5", "mt5", "umt5")
 
 # Learned positions that start after the padding token's: two of them never hold a token.
-_OFFSET_POSITIONS = {
-    *("roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "mpnet", "data2vec-text"),
-}
+_OFFSET_POSITIONS = (
+    *("roberta", "xlm-roberta", "xlm-roberta-xl"),
+    *("camembert", "mpnet", "data2vec-text"),
+)
 
 _MOST_BYTES_IN_FLOAT32 = 4 * 500_000_000
 """Where the weight files are small, the float32 model of four bytes a parameter is, too."""
@@ -49,25 +50,8 @@ _ENDLESS = 1_000_000
 class TransformerBackbone(Backbone):
     """A transformer, how its states are pooled, and what follows.
 
-    Attributes
-    ----------
-    tokens : TextTokenizer
-        What makes token ids of texts.
-    max_length : int or None
-        Most tokens that are read at once.
-    pooling : str
-        Names of poolings, joined with "+".
-    normalizes : bool
-        Whether its vectors have unit length by its own wish.
-    n_components : int or None
-        Leading features that are kept by its own wish.
-
-    Raises
-    ------
-    InvalidParameterError
-        If the model cannot do what the user asked.
-    UnsupportedModelError
-        If its tokenizer or head is missing or of an unknown kind.
+    `max_length` is the most tokens read at once; `normalizes` and `n_components` are what the
+    files say of unit length and leading features.
     """
 
     def __init__(
@@ -86,13 +70,8 @@ class TransformerBackbone(Backbone):
         prompt = self._choose_prompt(folder, settings.prompt)
         self._tokenizer = self._load_tokenizer(folder)
         self.max_length = self._choose_max_length(folder, settings.max_length)
-        self.tokens = TextTokenizer(
-            self._tokenizer,
-            name=self.name,
-            prompt=prompt,
-            max_length=self.max_length,
-            filling=self._filling(),
-        )
+        filling, limit = self._filling(), self.max_length
+        self.tokens = TextTokenizer(self._tokenizer, self.name, prompt, limit, filling)
         skips_prompt = bool(prompt) and not folder.pools_prompt
         self._n_skipped = self.tokens.n_prompt_tokens if skips_prompt else 0
         self.width = check_head(self._head, self._width_of_states())
@@ -185,11 +164,9 @@ class TransformerBackbone(Backbone):
         config = copy.deepcopy(self.config)
         config.use_cache = False
         architecture = getattr(auto, "_model_mapping", {}).get(type(config), None)
-        arguments: dict[str, Any] = {}
-        if inspect.isclass(architecture) and "add_pooling_layer" in (
-            inspect.signature(architecture).parameters
-        ):
-            arguments["add_pooling_layer"] = False
+        parameters: Any = ()
+        if inspect.isclass(architecture):
+            parameters = inspect.signature(architecture).parameters
         return load_pretrained(
             self._transformer,
             config,
@@ -197,25 +174,18 @@ class TransformerBackbone(Backbone):
             dtype=dtype,
             trust_remote_code=self._trusts_code,
             is_unused=lambda name: name.startswith("pooler."),
-            **arguments,
+            **({"add_pooling_layer": False} if "add_pooling_layer" in parameters else {}),
         )
 
     def _load_tokenizer(self, folder: TextFolder) -> Any:
         """Return the tokenizer, one for all backbones of these files."""
-        lower_case, trusts = folder.lower_case, self._trusts_code
-        key = ("tokenizer", self.source.digest, str(folder.transformer), lower_case, trusts)
-        return kept_recent(
-            key,
-            lambda: load_tokenizer(
-                folder.transformer, lower_case=lower_case, trust_remote_code=trusts
-            ),
-        )
+        place, lower_case, trusts = folder.transformer, folder.lower_case, self._trusts_code
+        key = ("tokenizer", self.source.digest, str(place), lower_case, trusts)
+        return kept_recent(key, lambda: load_tokenizer(place, lower_case, trusts))
 
     def _pad_token_id(self) -> int:
-        for token in (self._tokenizer.pad_token_id, getattr(self.config, "pad_token_id", None)):
-            if token is not None:
-                return int(token)
-        return 0
+        own, other = self._tokenizer.pad_token_id, getattr(self.config, "pad_token_id", None)
+        return int(next((token for token in (own, other) if token is not None), 0))
 
     def _choose_prompt(self, folder: TextFolder, prompt: str | None) -> str:
         prompts, default = folder.prompts, folder.default_prompt
@@ -243,9 +213,7 @@ class TransformerBackbone(Backbone):
                     "at most. For longer texts use on_truncate='mean_of_chunks'."
                 )
             return max_length
-        wanted = folder.max_length
-        if wanted is None:
-            wanted = int(self._tokenizer.model_max_length)
+        wanted = folder.max_length or int(self._tokenizer.model_max_length)
         smallest = wanted if limit is None else min(wanted, limit)
         return smallest if smallest < _ENDLESS else None
 

@@ -8,7 +8,8 @@ from skembed import TextEmbedder
 from skembed.acceleration import _tokens
 from skembed.acceleration._passes import are_alike
 from skembed.exceptions import UnsupportedModelError
-from skembed.modules import POOLINGS, TokenBatch
+from skembed.modules import TokenBatch
+from skembed.text._settings import POOLINGS
 from tests.text.checkpoints import FAMILIES, TEXTS, write_checkpoint
 from tests.text.reference import embeddings
 
@@ -88,7 +89,7 @@ def test_vectors_on_the_gpu_equal_the_plain_padded_forward_pass(family):
     assert cosine.min() > 0.99
 
 
-@pytest.mark.parametrize("pooling", [name for name in POOLINGS if name != "std"])
+@pytest.mark.parametrize("pooling", POOLINGS)
 def test_every_pooling_equals_its_formula(tmp_path, pooling):
     folder = write_checkpoint(tmp_path / "bert")
     vectors = embedder(folder, pooling=pooling).transform(TEXTS)

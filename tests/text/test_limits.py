@@ -200,7 +200,7 @@ def test_chunks_lose_no_token_where_the_prompt_merges_with_the_text():
     )
     bpe.train_from_iterator([f"query: {text}"] * 9, trainer)
     tokens = TextTokenizer(
-        PreTrainedTokenizerFast(tokenizer_object=bpe), name="bpe", prompt="query: ", max_length=5
+        PreTrainedTokenizerFast(tokenizer_object=bpe), "bpe", prompt="query: ", max_length=5
     )
     (ids,) = tokens.encode([text])
     chunks = tokens.chunks(ids)
