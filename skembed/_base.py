@@ -316,15 +316,15 @@ class PretrainedEmbedder(BaseEmbedder):
 
     def _get_ready(self) -> None:
         stay_safe_after_fork()
+        devices = resolve_devices(plain(self.device))
         settings = self._settings()
         backbone = self._find_backbone(settings)
 
         def make() -> Encoder:
-            devices = resolve_devices(self.device)
             return join_replicas([self._make_encoder(backbone, settings, d) for d in devices])
 
         # The encoder keeps its backbone: while it is here, no other one has that id.
-        key = (type(self).__name__, id(backbone), str(self.device), plain_fields(settings))
+        key = (type(self).__name__, id(backbone), devices, plain_fields(settings))
         encoder = kept_recent(key, make)
         present = (snapshot(self.get_params(deep=False)), encoder)
         if self.__dict__.get("_present") != present:

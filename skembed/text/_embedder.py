@@ -5,23 +5,37 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from numbers import Integral
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.utils import Tags
 from sklearn.utils._param_validation import Interval, StrOptions
 
-from skembed._base import BaseEmbedder, EmbeddingReport, device_setting, plain_text
+from skembed._backbone import Backbone
+from skembed._base import PretrainedEmbedder
+from skembed._parameters import plain
 from skembed._inputs import CheckedRows
-from skembed.engine import DTYPES, POOLINGS, Embedded, measure_sizes
+from skembed._report import EmbeddingReport
+from skembed.engine import DTYPES, Embedded, measure_sizes
 from skembed.exceptions import TruncatedRowsError, TruncationWarning, describe_rows, warn_user
 from skembed.store import EmbeddingStore, resolve_store
-from skembed.text._encoder import TextEncoder, TextSettings, make_text_encoder
+from skembed.text._backbones import find_backbone
+from skembed.text._encoder import TextEncoder
 from skembed.text._inputs import check_texts
 from skembed.text._models import DEFAULT_MODEL
+from skembed.text._settings import POOLINGS, TextSettings
+
+if TYPE_CHECKING:
+    import torch
 
 __all__ = ["TextEmbedder", "TextReport"]
+
+# Parameters that decide the model and its vectors, as they are.
+_DECIDE = (
+    *("model", "revision", "trust_remote_code", "pooling", "prompt", "max_length"),
+    *("normalize", "n_components", "dtype"),
+)
 
 
 @dataclass(frozen=True)
@@ -53,7 +67,7 @@ class TextReport(EmbeddingReport):
         return np.flatnonzero(self.row_sizes > self.max_length)
 
 
-class TextEmbedder(BaseEmbedder):
+class TextEmbedder(PretrainedEmbedder):
     """Embed texts with a pretrained transformer.
 
     Reads sentence-transformers models as they are (transformer, pooling, dense layers, prompts,
@@ -165,7 +179,7 @@ class TextEmbedder(BaseEmbedder):
     """
 
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
-        **BaseEmbedder._parameter_constraints,
+        **PretrainedEmbedder._parameter_constraints,
         "model": [str, os.PathLike],
         "pooling": [StrOptions({"auto", *POOLINGS})],
         "normalize": ["boolean", StrOptions({"auto"})],
@@ -213,41 +227,42 @@ class TextEmbedder(BaseEmbedder):
     def _check_rows(self, X: Any) -> CheckedRows:
         return check_texts(X)
 
-    def _make_encoder(self) -> TextEncoder:
-        return make_text_encoder(
-            TextSettings(
-                model=plain_text(os.fspath(self.model)),
-                is_path=isinstance(self.model, os.PathLike),
-                revision=None if self.revision is None else plain_text(self.revision),
-                pooling=plain_text(self.pooling),
-                normalize="auto" if isinstance(self.normalize, str) else bool(self.normalize),
-                prompt=None if self.prompt is None else plain_text(self.prompt),
-                max_length=None if self.max_length is None else int(self.max_length),
-                n_components=None if self.n_components is None else int(self.n_components),
-                in_chunks=self.on_truncate == "mean_of_chunks",
-                device=device_setting(self.device),
-                dtype=plain_text(self.dtype),
-                trust_remote_code=bool(self.trust_remote_code),
-            )
+    def _settings(self) -> TextSettings:
+        return TextSettings(
+            **{name: plain(getattr(self, name)) for name in _DECIDE},
+            in_chunks=self.on_truncate == "mean_of_chunks",
         )
 
-    def _embed(self, encoder: Any, rows: CheckedRows) -> Embedded:
-        limit = encoder.max_length
-        if self.on_truncate == "raise" and limit is not None:
-            self._refuse_truncation(encoder, rows, limit)
-        embedded = super()._embed(encoder, rows)
-        if self.on_truncate == "warn" and limit is not None:
-            self._warn_of_truncation(rows, embedded.sizes, limit)
+    def _find_backbone(self, settings: TextSettings) -> Backbone:
+        return find_backbone(settings)
+
+    def _make_encoder(
+        self, backbone: Any, settings: TextSettings, device: torch.device
+    ) -> TextEncoder:
+        return TextEncoder(backbone, settings, device)
+
+    def _embed(self, rows: CheckedRows) -> Embedded:
+        encoder: Any = self.encoder_
+        if self.on_truncate == "raise" and encoder.max_length is not None:
+            self._refuse_truncation(encoder, rows)
+        embedded = super()._embed(rows)
+        if self.on_truncate == "warn" and encoder.max_length is not None:
+            self._warn_of_truncation(rows, embedded.sizes, encoder.max_length)
         return embedded
 
-    def _refuse_truncation(self, encoder: TextEncoder, rows: CheckedRows, limit: int) -> None:
+    def _make_report(self, report: EmbeddingReport) -> TextReport:
+        encoder: Any = self.encoder_
+        return TextReport(**vars(report), max_length=encoder.max_length)
+
+    def _refuse_truncation(self, encoder: Any, rows: CheckedRows) -> None:
         sizes = measure_sizes(encoder, rows.items, resolve_store(self.cache))
+        limit = encoder.max_length
         cut = np.flatnonzero(sizes > limit)
         if len(cut):
             faults = {int(rows.positions[i]): f"{sizes[i]:,} tokens" for i in cut}
             raise TruncatedRowsError(
                 f"{len(faults):,} of {rows.n_rows:,} rows are longer than the {limit:,} tokens "
-                f"that {encoder.source.name} reads:{describe_rows(faults)}\nShorten them, or set "
+                f"that {encoder.backbone.name} reads:{describe_rows(faults)}\nShorten them, or set "
                 "on_truncate='mean_of_chunks' to embed them in pieces, or 'warn' to cut them.",
                 faults,
             )
@@ -265,9 +280,6 @@ class TextEmbedder(BaseEmbedder):
                 "read it all, set on_truncate='mean_of_chunks'; to cut in silence, 'ignore'.",
                 TruncationWarning,
             )
-
-    def _make_report(self, encoder: Any, report: EmbeddingReport) -> TextReport:
-        return TextReport(**vars(report), max_length=encoder.max_length)
 
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()

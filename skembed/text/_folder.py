@@ -1,7 +1,7 @@
 """Read what the JSON files of a model folder say: its transformer, pooling, head, prompts, limits.
 
 Reads sentence-transformers folders (of every release: the module names and the pooling keys have
-changed) and plain transformers folders. Loads no weights and imports no torch.
+changed) and plain transformers folders. Loads no weights.
 """
 
 from __future__ import annotations
@@ -9,23 +9,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import NoneType
 from typing import Any
 
 from skembed.exceptions import UnsafeModelError, UnsupportedModelError
+from skembed.text._head import HeadModule
 from skembed.weights import read_json, read_modules
 
-__all__ = ["HeadModule", "TextFolder", "read_folder"]
-
-_TRANSFORMER_CONFIGS = (
-    "sentence_bert_config.json",
-    "sentence_roberta_config.json",
-    "sentence_distilbert_config.json",
-    "sentence_camembert_config.json",
-    "sentence_albert_config.json",
-    "sentence_xlm-roberta_config.json",
-    "sentence_xlnet_config.json",
-)
+__all__ = ["TextFolder", "read_folder"]
 
 # In the order in which several poolings are joined.
 _POOLING_FLAGS = {
@@ -48,15 +38,15 @@ _HEAD_TYPES = ("Dense", "LayerNorm", "Normalize", "Dropout")
 _TRANSFORMER_SETTINGS: dict[str, tuple[Any, ...]] = {
     "transformer_task": (None, "feature-extraction"),
     "module_output_name": (None, "token_embeddings"),
-    "query_length": (None,),
-    "document_length": (None,),
-    "query_expansion": (None,),
+    **dict.fromkeys(("query_length", "document_length", "query_expansion"), (None,)),
     "tokenizer_name_or_path": (None,),
 }
 _HEAD_SETTINGS: dict[str, tuple[Any, ...]] = {
     "module_input_name": (None, "sentence_embedding"),
     "module_output_name": (None, "sentence_embedding"),
+    "use_residual": (None, False),
 }
+_SIZES = {"Dense": ("in_features", "out_features"), "LayerNorm": ("dimension",), "Normalize": ()}
 _TEXT_MODALITY = {"method": "forward", "method_output_name": "last_hidden_state"}
 # Arguments for loading, under their names of two releases, that change no vector beyond rounding.
 _HARMLESS_ARGUMENTS = {
@@ -71,58 +61,27 @@ _ARGUMENTS = (
 
 
 @dataclass(frozen=True)
-class HeadModule:
-    """A module after pooling: "Dense", "LayerNorm" or "Normalize", and its folder and settings."""
-
-    kind: str
-    folder: Path
-    config: Mapping[str, Any]
-
-
-@dataclass(frozen=True)
 class TextFolder:
-    """What a model folder says of itself.
-
-    Parameters
-    ----------
-    transformer : Path
-        Folder of the transformer.
-    pooling : tuple of str or None
-        Names of poolings, joined in this order; None where the folder does not say.
-    head : tuple of HeadModule
-        What follows the pooling.
-    pools_prompt : bool
-        Whether a prompt's tokens take part in the pooling.
-    max_length : int or None
-        Most tokens, where the folder says.
-    lower_case : bool
-        Whether texts are lower-cased before the tokenizer.
-    prompts : mapping of str to str
-        Prompts by name.
-    default_prompt : str or None
-        Name of the prompt used when none is asked for.
-    """
+    """What a model folder says of itself; None where it does not say."""
 
     transformer: Path
-    pooling: tuple[str, ...] | None = None
+    pooling: str | None = None  # names, joined with "+" in their order
     head: tuple[HeadModule, ...] = ()
-    pools_prompt: bool = True
+    pools_prompt: bool = True  # whether a prompt's tokens take part in the pooling
     max_length: int | None = None
-    lower_case: bool = False
+    lower_case: bool = False  # whether texts are lower-cased before the tokenizer
     prompts: Mapping[str, str] = field(default_factory=dict)
     default_prompt: str | None = None
+    n_components: int | None = None
+
+    @property
+    def normalizes(self) -> bool:
+        """Whether the model's vectors have unit length."""
+        return bool(self.head) and self.head[-1].kind == "Normalize"
 
 
 def read_folder(folder: Path) -> TextFolder:
-    """Read a sentence-transformers folder, or a plain transformers folder.
-
-    Raises
-    ------
-    UnsafeModelError
-        If a module of the folder is foreign code.
-    UnsupportedModelError
-        If a module is one that skembed does not know.
-    """
+    """Read a sentence-transformers folder, or a plain transformers folder."""
     if not (folder / "modules.json").is_file():
         return TextFolder(transformer=folder)
     try:
@@ -155,22 +114,27 @@ def _read_modules(folder: Path) -> TextFolder:
             f"{folder} chains the modules {', '.join(kinds)}; skembed reads a Transformer, then "
             f"Pooling, then any of {', '.join(_HEAD_TYPES)}."
         )
-    transformer = _first_json(folders[0], _TRANSFORMER_CONFIGS)
+    # "sentence_bert_config.json", in older releases also of roberta, distilbert, ...
+    transformer = _first_json(folders[0], "sentence_*_config.json")
     pooling = read_json(folders[1] / "config.json") if len(kinds) > 1 else {}
-    model = _first_json(folder, ["config_sentence_transformers.json"])
+    model = _first_json(folder, "config_sentence_transformers.json")
     head = [
-        HeadModule(kind, path, _first_json(path, ["config.json"]))
+        HeadModule(kind, path, _first_json(path, "config.json"))
         for kind, path in zip(kinds[2:], folders[2:], strict=True)
         if kind != "Dropout"  # does nothing outside training
     ]
     for module in head:
+        for name in _SIZES[module.kind]:
+            _check_number(name, module.config[name])
         _refuse_settings(module.folder, module.config, _HEAD_SETTINGS)
     _refuse_settings(folders[0], transformer, _TRANSFORMER_SETTINGS)
     _refuse_arguments(folders[0], transformer)
     max_length, default = transformer.get("max_seq_length"), model.get("default_prompt_name")
+    n_components = model.get("truncate_dim")
     prompts = {name: text or "" for name, text in (model.get("prompts") or {}).items()}
-    if not isinstance(max_length, (int, NoneType)):
-        raise TypeError(f"max_seq_length is {max_length!r}")
+    for name, value in (("max_seq_length", max_length), ("truncate_dim", n_components)):
+        if value is not None:
+            _check_number(name, value)
     if not all(isinstance(text, str) for text in prompts.values()):
         raise TypeError(f"prompts are {prompts!r:.200}")
     if default is not None and default not in prompts:
@@ -184,7 +148,13 @@ def _read_modules(folder: Path) -> TextFolder:
         lower_case=bool(transformer.get("do_lower_case", False)),
         prompts=prompts,
         default_prompt=default,
+        n_components=n_components,
     )
+
+
+def _check_number(name: str, value: Any) -> None:
+    if not isinstance(value, int) or value < 1:
+        raise TypeError(f"{name} is {value!r}")
 
 
 def _refuse_settings(
@@ -195,7 +165,7 @@ def _refuse_settings(
         if config.get(name) not in known:
             raise UnsupportedModelError(
                 f"A module in {folder} has {name}={config[name]!r}, which skembed does not follow "
-                f"(it knows {known[-1]!r}): its vectors would be others than the model's."
+                f"(it knows {known[-1]!r}): its vectors would not be the model's."
             )
 
 
@@ -213,23 +183,23 @@ def _refuse_arguments(folder: Path, config: Mapping[str, Any]) -> None:
     if faults := [f"{name} ({', '.join(sorted(each))})" for name, each in given.items() if each]:
         raise UnsupportedModelError(
             f"The transformer in {folder} asks for {'; '.join(faults)}, which skembed does not "
-            "follow: its vectors would be others than the model's."
+            "follow: its vectors would not be the model's."
         )
 
 
-def _read_pooling(config: Mapping[str, Any]) -> tuple[str, ...]:
+def _read_pooling(config: Mapping[str, Any]) -> str:
     """Read the pooling's settings in either of their two forms."""
     named = config.get("pooling_mode")
     if named:
         names = [named] if isinstance(named, str) else list(named)
-        return tuple(_POOLING_NAMES.get(name, name) for name in names)
-    flagged = tuple(name for flag, name in _POOLING_FLAGS.items() if config.get(flag))
-    return flagged or ("mean",)
+        return "+".join(_POOLING_NAMES.get(name, name) for name in names)
+    flagged = [name for flag, name in _POOLING_FLAGS.items() if config.get(flag)]
+    return "+".join(flagged) or "mean"
 
 
-def _first_json(folder: Path, names: Any) -> dict[str, Any]:
-    for name in names:
-        if (folder / name).is_file():
-            found: dict[str, Any] = read_json(folder / name)
-            return found
+def _first_json(folder: Path, pattern: str) -> dict[str, Any]:
+    """Read the first file that matches; {} where there is none."""
+    for path in sorted(folder.glob(pattern)):
+        found: dict[str, Any] = read_json(path)
+        return found
     return {}

@@ -16,23 +16,7 @@ __all__ = ["check_texts"]
 
 
 def check_texts(X: Any) -> CheckedRows:
-    """Check rows of text.
-
-    Parameters
-    ----------
-    X : list, tuple, 1-D array, Series, or frame or 2-D array of one column
-        One text a row.
-
-    Returns
-    -------
-    checked : CheckedRows
-        The good texts as `str`, where they stood, and what is wrong with the others.
-
-    Raises
-    ------
-    InvalidInputError
-        If X is not a collection of rows (a single string, a number, several columns, ...).
-    """
+    """Return the good texts as `str`, where they stood, and what is wrong with the others."""
     column: Sequence[Any] = column_of(X, what="texts", example='["a text", "another"]')
     items: list[str] = []
     faults: dict[int, str] = {}

@@ -47,7 +47,8 @@ def load_config(folder: Path, *, trust_remote_code: bool) -> Any:
     UnsupportedModelError
         If transformers does not know the architecture, or the weights are quantised.
     """
-    from transformers import AutoConfig
+    with _one_at_a_time.hold("transformers"):  # two threads that import it first see half of it
+        from transformers import AutoConfig
 
     try:
         config = AutoConfig.from_pretrained(
@@ -145,6 +146,8 @@ def load_pretrained(
         except Exception as error:
             raise _loading_error(folder, error) from error
     _refuse_random_weights(folder, info, is_unused)
+    for values in (*module.parameters(), *module.buffers()):
+        values.data = values.data.clone()  # not mapped from a file that may be overwritten
     return module
 
 

@@ -48,14 +48,19 @@ def test_text_embedder_passes_scikit_learns_checks(estimator, check):
 
 
 class LoggingEmbedder(TextEmbedder):
-    """Writes how many rows the model ran on to a file per process, with each `transform`."""
+    """Writes how many rows the model ran on to a file per process, with each call."""
 
     def __init__(self, model, *, log, cache="run", pooling="auto"):
         super().__init__(model, cache=cache, pooling=pooling, on_truncate="ignore")
         self.log = log
 
     def transform(self, X):
-        vectors = super().transform(X)
+        return self._logged(super().transform(X))
+
+    def fit_transform(self, X, y=None):
+        return self._logged(super().fit_transform(X, y))
+
+    def _logged(self, vectors):
         with (self.log / str(os.getpid())).open("a") as file:
             file.write(f"{self.report_.n_rows} {self.report_.n_encoded}\n")
         return vectors

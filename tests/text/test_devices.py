@@ -52,7 +52,7 @@ def test_minilm_on_two_devices_gives_the_vectors_of_one():
 def test_replicas_on_the_cpu_share_one_model(folder):
     first, second = TextEmbedder(folder, device=TWO).fit(SHORT).encoder_.replicas
     assert first is not second
-    assert first._transformer() is second._transformer()
+    assert first.core() is second.core()
 
 
 def test_vectors_of_one_device_are_found_by_several(folder):

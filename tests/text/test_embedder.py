@@ -31,8 +31,8 @@ from skembed.exceptions import (
     UnsafeModelError,
     UnsupportedModelError,
 )
-from skembed.text._models import DEFAULT_MODEL, TEXT_MODELS
-from skembed.weights import ModelSource
+from skembed.text._models import DEFAULT_MODEL, MODELS
+from skembed.weights import FolderSource
 from tests.text.checkpoints import SHORT, write_checkpoint
 from tests.text.reference import embeddings
 
@@ -208,8 +208,8 @@ class TestParameters:
             TextEmbedder(path).transform(["a"])
 
     def test_prompts_of_the_table_stand_in_where_the_folder_names_none(self, folder, monkeypatch):
-        source = ModelSource("intfloat/e5-small-v2", folder, "hub")
-        monkeypatch.setattr("skembed.text._encoder.resolve_model", lambda *a, **k: source)
+        source = FolderSource("intfloat/e5-small-v2", folder, "hub")
+        monkeypatch.setattr("skembed.text._backbones.resolve_model", lambda *a, **k: source)
         settings = {"dtype": "float32", "on_truncate": "ignore", "cache": None}
         for prompt, text in [("auto", "query: "), ("passage", "passage: "), (None, "")]:
             vectors = TextEmbedder(source.name, prompt=prompt, **settings).transform(SHORT)
@@ -217,7 +217,7 @@ class TestParameters:
             np.testing.assert_allclose(vectors, embeddings(folder, prompted), atol=1e-5, rtol=0)
 
     def test_the_table_tells_the_truth_of_the_packaged_model(self):
-        row = TEXT_MODELS[DEFAULT_MODEL]
+        row = MODELS[DEFAULT_MODEL]
         encoder = TextEmbedder(DEFAULT_MODEL).fit(["a"]).encoder_
         assert (encoder.width, encoder.max_length) == (row.width, row.max_length)
 

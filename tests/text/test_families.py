@@ -1,15 +1,15 @@
 """Every encoder family against the plain padded forward pass of transformers."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
 
 from skembed import TextEmbedder
-from skembed.engine import POOLINGS, are_alike
+from skembed.acceleration import _tokens
+from skembed.acceleration._passes import are_alike
 from skembed.exceptions import UnsupportedModelError
-from skembed.text import _layout
+from skembed.modules import TokenBatch
+from skembed.text._settings import POOLINGS
 from tests.text.checkpoints import FAMILIES, TEXTS, write_checkpoint
 from tests.text.reference import embeddings
 
@@ -39,7 +39,7 @@ def test_vectors_equal_the_plain_padded_forward_pass(family):
 def test_the_expected_layout_is_proven_and_used(family):
     name, folder = family
     fitted = embedder(folder).fit(TEXTS)
-    assert fitted.encoder_.layout == FAMILIES[name][2]
+    assert fitted.encoder_.policy.layout == FAMILIES[name][2]
 
 
 def test_a_row_does_not_depend_on_its_neighbours(family):
@@ -74,7 +74,7 @@ def test_int8_stays_near_float32_and_does_not_depend_on_neighbours(family):
 
 @pytest.mark.int8
 def test_a_model_that_int8_would_spoil_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(_layout, "_LEAST_COSINE_IN_INT8", 1.1)
+    monkeypatch.setattr(_tokens, "_LEAST_COSINE_IN_INT8", 1.1)
     with pytest.raises(UnsupportedModelError, match=r"cannot run in int8: .* cosine of "):
         embedder(write_checkpoint(tmp_path / "bert"), dtype="int8").transform(TEXTS)
 
@@ -119,31 +119,43 @@ def test_a_model_whose_padding_leaks_falls_back_to_equal_lengths(tmp_path, monke
     fitted = embedder(folder).fit(TEXTS)
     together = fitted.transform(TEXTS)
     alone = np.vstack([fitted.transform([text]) for text in TEXTS])
-    assert fitted.encoder_.layout == "equal"
+    assert fitted.encoder_.policy.layout == "equal"
     np.testing.assert_allclose(alone, together, atol=1e-5, rtol=0)
 
 
+def sizes_seen(core):
+    """Return the list to which every pass of a core's model adds how many tokens it took."""
+    seen = []
+    core.model.register_forward_pre_hook(
+        lambda module, args, named: seen.append(tuple(named["input_ids"].shape)), with_kwargs=True
+    )
+    return seen
+
+
 def test_packed_batches_have_few_sizes_where_kernels_are_compiled(tmp_path):
-    fitted = embedder(write_checkpoint(tmp_path / "bert"), device="cpu").fit(TEXTS)
-    encoder = fitted.encoder_
+    encoder = embedder(write_checkpoint(tmp_path / "bert"), device="cpu").fit(TEXTS).encoder_
+    seen = sizes_seen(encoder.core())
     batch = encoder.collate([np.full(length, 5) for length in (20, 20, 1)])
-    assert batch["input_ids"].shape == (1, 44)
     assert encoder.encode(batch).shape == (3, 32)
+    assert seen == [(1, 44)]
 
 
 def test_a_padding_token_that_the_model_does_not_have_is_not_looked_up(tmp_path):
-    fitted = embedder(write_checkpoint(tmp_path / "bert"), device="cpu").fit(TEXTS)
-    transformer = replace(fitted.encoder_._transformer(), pad_token_id=10**6)
-    batch = transformer.collate([np.full(41, 5)], torch.device("cpu"))
-    assert batch["input_ids"].shape == (1, 44)
-    assert transformer.hidden(batch).shape == (41, 32)
+    encoder = embedder(write_checkpoint(tmp_path / "bert"), device="cpu").fit(TEXTS).encoder_
+    core = encoder.core()
+    core.pad_token_id = 10**6
+    seen = sizes_seen(core)
+    assert core(encoder.collate([np.full(41, 5)])).shape == (41, 32)
+    assert seen == [(1, 44)]
 
 
 def test_batches_are_filled_up_only_where_products_are_packed(tmp_path, monkeypatch):
-    monkeypatch.setattr(_layout, "pack_linear_layers", lambda *_: False)
-    fitted = embedder(write_checkpoint(tmp_path / "bert"), device="cpu").fit(TEXTS)
-    batch = fitted.encoder_.collate([np.full(41, 5)])
-    assert batch["input_ids"].shape == (1, 41)
+    monkeypatch.setattr(_tokens, "pack_linear_layers", lambda *_: False)
+    folder = write_checkpoint(tmp_path / "bert", hidden_dropout_prob=0.11)  # no other test's model
+    encoder = embedder(folder, device="cpu").fit(TEXTS).encoder_
+    seen = sizes_seen(encoder.core())
+    encoder.encode(encoder.collate([np.full(41, 5)]))
+    assert seen == [(1, 41)]
 
 
 @pytest.mark.parametrize("change", [1.001, -1.0])
@@ -158,17 +170,17 @@ def test_states_of_another_length_or_direction_are_not_alike(change):
 @pytest.mark.int8
 def test_int8_is_judged_on_other_rows_than_its_scales_are_found_on(tmp_path, monkeypatch):
     runs = []
-    collate = _layout.TextTransformer.collate
+    of = TokenBatch.of
 
-    def note(transformer, sequences, device):
+    def note(sequences):
         runs.append([len(ids) for ids in sequences])
-        return collate(transformer, sequences, device)
+        return of(sequences)
 
     fitted = embedder(write_checkpoint(tmp_path / "bert"), dtype="int8").fit(TEXTS)
-    monkeypatch.setattr(_layout.TextTransformer, "collate", note)
-    fitted.encoder_._transformer()
+    monkeypatch.setattr(TokenBatch, "of", note)
+    fitted.encoder_.core()
     special = 2
-    calibration = [n + special for n in _layout._CALIBRATION_LENGTHS]
-    judged = [n + special for n in _layout._JUDGED_LENGTHS]
+    calibration = [n + special for n in _tokens._CALIBRATION_LENGTHS]
+    judged = [n + special for n in _tokens._JUDGED_LENGTHS]
     assert judged in runs[runs.index(calibration) :]  # the proof comes after
     assert not set(calibration) & set(judged)

@@ -74,7 +74,7 @@ class TestLongTexts:
         ]
         vectors = embedder.transform([" ".join(words), "x"])
         n_tokens = embedder.report_.n_tokens
-        tokenizer = embedder.encoder_._tokenizer
+        tokenizer = embedder.encoder_.backbone._tokenizer
         ids = tokenizer(" ".join(words), add_special_tokens=False)["input_ids"]
         assert n_tokens[0] == len(ids) + 2
         pieces = [ids[i : i + 8] for i in range(0, len(ids), 8)]
@@ -102,7 +102,7 @@ class TestLongTexts:
         settings = {"dtype": "float32", "max_length": 12, "cache": None}
         chunked = TextEmbedder(folder, prompt="find: ", on_truncate="mean_of_chunks", **settings)
         (prepared,) = chunked.fit(["a"]).encoder_.prepare(["gaussian kernel density " * 8])
-        tokenizer = chunked.encoder_._tokenizer
+        tokenizer = chunked.encoder_.backbone._tokenizer
         prompt = tokenizer("find: ", add_special_tokens=False)["input_ids"]
         assert len(prepared.parts) > 2
         assert all(part[1 : 1 + len(prompt)].tolist() == prompt for part in prepared.parts)
@@ -200,14 +200,12 @@ def test_chunks_lose_no_token_where_the_prompt_merges_with_the_text():
     )
     bpe.train_from_iterator([f"query: {text}"] * 9, trainer)
     tokens = TextTokenizer(
-        PreTrainedTokenizerFast(tokenizer_object=bpe),
-        prompt="query: ",
-        max_length=5,
-        in_chunks=True,
+        PreTrainedTokenizerFast(tokenizer_object=bpe), "bpe", prompt="query: ", max_length=5
     )
-    (prepared,) = tokens.prepare([text])
+    (ids,) = tokens.encode([text])
+    chunks = tokens.chunks(ids)
     whole = bpe.encode(f"query: {text}").ids
-    prompt = prepared.parts[0][:2].tolist()
+    prompt = chunks[0][:2].tolist()
     assert prompt == whole[:2]
-    assert all(part[:2].tolist() == prompt for part in prepared.parts)
-    assert [token for part in prepared.parts for token in part[2:].tolist()] == whole[2:]
+    assert all(chunk[:2].tolist() == prompt for chunk in chunks)
+    assert [token for chunk in chunks for token in chunk[2:].tolist()] == whole[2:]

@@ -170,6 +170,21 @@ def test_leading_components_are_renormalised(minilm):
     np.testing.assert_allclose(short, expected, atol=1e-6)
 
 
+def test_leading_components_are_kept_where_the_folder_says(built):
+    folder = built(Pooling(32), truncate_dim=8)
+    np.testing.assert_allclose(ours(folder), reference(folder), atol=1e-5, rtol=0)
+    assert ours(folder).shape[1] == 8
+    assert ours(folder, n_components=20).shape[1] == 20
+
+
+def test_a_residual_layer_is_refused(built):
+    folder = built(Pooling(32), Dense(32, 16))
+    path = folder / "2_Dense" / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"use_residual": True}))
+    with pytest.raises(UnsupportedModelError, match="use_residual=True"):
+        ours(folder)
+
+
 def test_a_module_of_foreign_code_is_refused(minilm, tmp_path):
     folder = shutil.copytree(minilm, tmp_path / "model")
     modules = json.loads((folder / "modules.json").read_text())

@@ -4,8 +4,8 @@ import pytest
 import torch
 from transformers import BertConfig, BertModel
 
-from skembed.engine import _products, convert
-from skembed.text._layout import choose_attention, find_layout
+from skembed.acceleration import _products, accelerate
+from skembed.modules import TokenTransformer
 
 CPU = torch.device("cpu")
 
@@ -27,7 +27,6 @@ def test_attention_with_rounded_scores_is_chosen_by_what_it_changes(monkeypatch,
     for layer in model.encoder.layer:
         layer.attention.self.query.weight.mul_(factor)
         layer.attention.self.value.weight.mul_(30)
-    found = find_layout(model, CPU, 0, "sdpa")
-    assert found.layout == "packed"
-    convert(model, torch.bfloat16)
-    assert choose_attention(found, CPU).is_exact is is_exact
+    fast = accelerate(TokenTransformer(model, 0), device=CPU, dtype=torch.bfloat16)
+    assert fast.layout == "packed"
+    assert fast.is_exact is is_exact

@@ -1,0 +1,34 @@
+"""The module of a text model: transformer, pooling, projection, head."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from skembed.modules import TokenBatch, pool_rows
+
+__all__ = ["TextModule"]
+
+
+class TextModule(nn.Module):
+    """Maps the tokens of texts to vectors; all that comes after the core is in float32.
+
+    `n_skipped` leading tokens of each text take no part in the pooling; `layers` follow it.
+    """
+
+    def __init__(
+        self, core: nn.Module, pooling: str, *, n_skipped: int = 0, layers: Sequence[nn.Module] = ()
+    ) -> None:
+        super().__init__()
+        self.core = core
+        self.pooling = pooling
+        self.n_skipped = n_skipped
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, batch: TokenBatch) -> Tensor:
+        """Return vectors of shape (texts, width)."""
+        hidden = self.core(batch)
+        pooled = pool_rows(hidden, batch.rows, self.pooling, n_skipped=self.n_skipped)
+        vectors: Tensor = self.layers(pooled)
+        return vectors

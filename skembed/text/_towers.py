@@ -1,0 +1,135 @@
+"""Models of pictures and texts (CLIP, MetaCLIP, SigLIP): the part that reads texts.
+
+Their vectors of texts are a projection of the last token's state into the space shared with
+pictures; under a pooling by name, the states before that projection are pooled.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import skip_init
+
+from skembed.exceptions import UnsupportedModelError
+from skembed.store import digest_of
+from skembed.text._folder import TextFolder
+from skembed.text._head import load_layer
+from skembed.text._settings import TextSettings
+from skembed.text._tokens import Filling
+from skembed.text._transformers import TransformerBackbone, position_limit
+from skembed.weights import FolderSource
+
+__all__ = ["TOWERS", "TowerBackbone"]
+
+
+@dataclass(frozen=True)
+class _Tower:
+    """Of a kind of model: the class of transformers that reads its texts, and its projection."""
+
+    architecture: str
+    projection: str
+    is_filled: bool = False  # trained on rows filled up with padding, which is not masked
+
+
+TOWERS = {
+    **dict.fromkeys(("clip", "clip_text_model"), _Tower("CLIPTextModel", "text_projection")),
+    **dict.fromkeys(
+        ("metaclip_2", "metaclip_2_text_model"), _Tower("MetaClip2TextModel", "text_projection")
+    ),
+    **dict.fromkeys(("siglip", "siglip_text_model"), _Tower("SiglipTextModel", "head", True)),
+    **dict.fromkeys(("siglip2", "siglip2_text_model"), _Tower("Siglip2TextModel", "head", True)),
+}
+"""By the `model_type` of the whole model's configuration or of the part's alone."""
+
+
+class TowerBackbone(TransformerBackbone):
+    """The part of a model of pictures and texts that reads texts."""
+
+    def __init__(
+        self, source: FolderSource, folder: TextFolder, config: Any, settings: TextSettings
+    ) -> None:
+        self._tower = TOWERS[config.model_type]
+        part = copy.deepcopy(getattr(config, "text_config", None) or config)
+        # The whole model's projection has this width, whatever the part's settings say.
+        width = part.projection_size if self._tower.is_filled else config.projection_dim
+        is_whole = getattr(config, "text_config", None) is not None
+        is_projected = self._tower.is_filled or is_whole
+        is_projected |= any("WithProjection" in name for name in config.architectures or ())
+        is_wanted = settings.pooling == "auto" and is_projected
+        self._projection_width = int(width) if is_wanted else None
+        super().__init__(source, folder, part, settings)
+        self.digest = digest_of({"backbone": self.digest, "projected": self._projection_width})
+        if self._projection_width is not None and not self._tower.is_filled:
+            self._refuse_other_end()
+
+    def _own_pooling(self, folder: TextFolder) -> str:
+        return "last_token" if folder.pooling is None else super()._own_pooling(folder)
+
+    def _filling(self) -> Filling | None:
+        if not self._tower.is_filled:
+            return None
+        limit = position_limit(self.config) or 64
+        length = min(int(self._tokenizer.model_max_length), limit)
+        return Filling(length, self._pad_token_id(), self._tokenizer.padding_side == "left")
+
+    def _width_of_states(self) -> int:
+        return self._projection_width or super()._width_of_states()
+
+    def _load_transformer(self, dtype: torch.dtype | None) -> Any:
+        import transformers
+
+        whole = self._load_pretrained(getattr(transformers, self._tower.architecture), dtype)
+        model = getattr(whole, "text_model", whole)
+        if self._tower.is_filled:
+            model.head = nn.Identity()
+        found = model.embeddings
+        model.embeddings = _Embeddings(found.token_embedding, found.position_embedding)
+        return model
+
+    def _load_projection(self) -> list[nn.Module]:
+        if self._projection_width is None:
+            return []
+        sizes = int(self.config.hidden_size), self._projection_width
+        layer = skip_init(nn.Linear, *sizes, bias=self._tower.projection == "head")
+        return [load_layer(layer, self._transformer, self._tower.projection)]
+
+    def _refuse_other_end(self) -> None:
+        """Refuse a model that takes a text's vector from another token than the last.
+
+        transformers takes it from the first token with the configuration's `eos_token_id`; where
+        that is 2, as in OpenAI's checkpoints, from the token with the highest id.
+        """
+        last = self.tokens.after[-1] if self.tokens.after else None
+        expected = getattr(self.config, "eos_token_id", None)
+        if expected == 2:
+            expected = max(self._tokenizer.get_vocab().values())
+        if last != expected:
+            raise UnsupportedModelError(
+                f"{self.name} takes a text's vector from token {expected} (its eos_token_id, or "
+                f"the highest where that is 2), but its tokenizer ends texts with {last}. Fix "
+                "eos_token_id in its configuration, or its tokenizer."
+            )
+
+
+class _Embeddings(nn.Module):
+    """CLIP's and SigLIP's embeddings, without their check of a sequence's length.
+
+    Packed rows are one sequence, longer than any row; positions are each row's own.
+    """
+
+    def __init__(self, tokens: nn.Module, positions: nn.Module) -> None:
+        super().__init__()
+        self.token_embedding, self.position_embedding = tokens, positions
+
+    def forward(
+        self, input_ids: Tensor, position_ids: Tensor | None = None, inputs_embeds: None = None
+    ) -> Tensor:
+        """Return the states that enter the first layer, shape (rows, tokens, d)."""
+        if position_ids is None:
+            position_ids = torch.arange(input_ids.shape[-1], device=input_ids.device)[None]
+        states: Tensor = self.token_embedding(input_ids) + self.position_embedding(position_ids)
+        return states

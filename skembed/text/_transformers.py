@@ -1,0 +1,243 @@
+"""Transformers over tokens: encoders and decoders, as sentence-transformers or plain folders.
+
+Knows configurations, tokens and modules; loads weights only when asked for the module.
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from skembed._backbone import Backbone
+from skembed.engine import resolve_dtype
+from skembed.exceptions import InvalidInputError, InvalidParameterError
+from skembed.modules import TokenBatch, TokenTransformer, pooled_width
+from skembed.store import digest_of
+from skembed.text._folder import TextFolder
+from skembed.text._head import check_head, load_head
+from skembed.text._models import MODELS
+from skembed.text._module import TextModule
+from skembed.text._settings import POOLINGS, TextSettings
+from skembed.text._tokens import Filling, Ids, TextTokenizer, load_tokenizer
+from skembed.weights import FolderSource, check_weights, kept_recent, load_pretrained, releases_of
+
+__all__ = ["NO_TOKENS", "TransformerBackbone"]
+
+NO_TOKENS = "no tokens: the model's tokenizer makes nothing of this text"
+
+_T5_FAMILY = ("t5", "mt5", "umt5")
+
+# Learned positions that start after the padding token's: two of them never hold a token.
+_OFFSET_POSITIONS = (
+    *("roberta", "xlm-roberta", "xlm-roberta-xl"),
+    *("camembert", "mpnet", "data2vec-text"),
+)
+
+_MOST_BYTES_IN_FLOAT32 = 4 * 500_000_000
+"""Where the weight files are small, the float32 model of four bytes a parameter is, too."""
+
+_ENDLESS = 1_000_000
+"""Tokenizers without a limit name one beyond this."""
+
+
+class TransformerBackbone(Backbone):
+    """A transformer, how its states are pooled, and what follows.
+
+    `max_length` is the most tokens read at once; `normalizes` and `n_components` are what the
+    files say of unit length and leading features.
+    """
+
+    def __init__(
+        self, source: FolderSource, folder: TextFolder, config: Any, settings: TextSettings
+    ) -> None:
+        self.source: FolderSource = source
+        self.name = source.name
+        self.config = config
+        self.normalizes, self.n_components = folder.normalizes, folder.n_components
+        # Whether a last Normalize is wanted is a setting.
+        self._head = folder.head[:-1] if folder.normalizes else folder.head
+        self._transformer = folder.transformer
+        self._trusts_code = settings.trust_remote_code
+        is_auto = settings.pooling == "auto"
+        self.pooling = self._own_pooling(folder) if is_auto else settings.pooling
+        prompt = self._choose_prompt(folder, settings.prompt)
+        self._tokenizer = self._load_tokenizer(folder)
+        self.max_length = self._choose_max_length(folder, settings.max_length)
+        filling, limit = self._filling(), self.max_length
+        self.tokens = TextTokenizer(self._tokenizer, self.name, prompt, limit, filling)
+        skips_prompt = bool(prompt) and not folder.pools_prompt
+        self._n_skipped = self.tokens.n_prompt_tokens if skips_prompt else 0
+        self.width = check_head(self._head, self._width_of_states())
+        self.digest = digest_of(
+            {
+                "core": self.core_digest,
+                "libraries": releases_of("transformers", "tokenizers"),
+                "pooling": self.pooling,
+                "prompt": prompt,
+                "max_length": self.max_length,
+            }
+        )
+
+    @property
+    def core_digest(self) -> bytes:
+        """Digest of all that decides the hidden states of given tokens."""
+        kind = {"kind": type(self).__name__, "trust_remote_code": self._trusts_code}
+        return digest_of({**kind, "files": self.source.digest})
+
+    def prepare(self, text: str, rng: np.random.Generator | None = None) -> Ids:
+        """Return the tokens of a text, cut to the model's limit; with `rng`, at a random place."""
+        (ids,) = self.tokens.encode([text])
+        if not self.tokens.size(ids):
+            raise InvalidInputError(f"{text!r}: {NO_TOKENS}.")
+        return self.tokens.cut(ids, rng)
+
+    def cost(self, part: Ids) -> int:
+        """Return the number of tokens."""
+        return len(part)
+
+    def collate(self, parts: Sequence[Ids]) -> TokenBatch:
+        """Put tokens of texts end to end."""
+        return TokenBatch.of(parts)
+
+    def load(
+        self, *, core: nn.Module | None = None, dtype: torch.dtype | None = None
+    ) -> TextModule:
+        """Load the module, or put it around a core; see `Backbone`."""
+        if core is None:
+            core = TokenTransformer(
+                self._load_transformer(dtype).eval(),
+                self._pad_token_id(),
+                (self.tokens.before, self.tokens.after),
+            )
+        layers = [*self._load_projection(), *load_head(self._head)]
+        module = TextModule(core, self.pooling, n_skipped=self._n_skipped, layers=layers)
+        return module.eval()
+
+    # What other families do in another way --------------------------------------------------
+
+    def _own_pooling(self, folder: TextFolder) -> str:
+        """Return the pooling that the model's files say, else that of its kind."""
+        if folder.pooling is None:
+            return "last_token" if _is_causal(self.config) else "mean"
+        unknown = [name for name in folder.pooling.split("+") if name not in POOLINGS]
+        if unknown:
+            raise InvalidParameterError(
+                f"{self.name} pools by {', '.join(unknown)}, which skembed does not know; set "
+                f"pooling to one of {', '.join(map(repr, POOLINGS))}."
+            )
+        return folder.pooling
+
+    def _filling(self) -> Filling | None:
+        """Return how rows are filled up, if the model was trained on such rows."""
+        return None
+
+    def _width_of_states(self) -> int:
+        """Return the number of features before the head."""
+        return pooled_width(int(self.config.get_text_config().hidden_size), self.pooling)
+
+    def _load_transformer(self, dtype: torch.dtype | None) -> Any:
+        from transformers import AutoModel, AutoModelForTextEncoding
+
+        is_t5 = self.config.model_type in _T5_FAMILY
+        return self._load_pretrained(AutoModelForTextEncoding if is_t5 else AutoModel, dtype)
+
+    def _load_projection(self) -> list[nn.Module]:
+        """Load what comes between pooling and head."""
+        return []
+
+    # Plumbing -------------------------------------------------------------------------------
+
+    def _load_pretrained(self, auto: Any, dtype: torch.dtype | None) -> Any:
+        """Load a model of transformers; in `dtype` only where it is large."""
+        n_bytes = sum(path.stat().st_size for path in check_weights(self._transformer))
+        if dtype is None or n_bytes <= _MOST_BYTES_IN_FLOAT32:
+            dtype = torch.float32
+        elif dtype is torch.int8:
+            dtype = resolve_dtype("auto", torch.device("cpu"))
+        config = copy.deepcopy(self.config)
+        config.use_cache = False
+        architecture = getattr(auto, "_model_mapping", {}).get(type(config), None)
+        parameters: Any = ()
+        if inspect.isclass(architecture):
+            parameters = inspect.signature(architecture).parameters
+        return load_pretrained(
+            self._transformer,
+            config,
+            auto=auto,
+            dtype=dtype,
+            trust_remote_code=self._trusts_code,
+            is_unused=lambda name: name.startswith("pooler."),
+            **({"add_pooling_layer": False} if "add_pooling_layer" in parameters else {}),
+        )
+
+    def _load_tokenizer(self, folder: TextFolder) -> Any:
+        """Return the tokenizer, one for all backbones of these files."""
+        place, lower_case, trusts = folder.transformer, folder.lower_case, self._trusts_code
+        key = ("tokenizer", self.source.digest, str(place), lower_case, trusts)
+        return kept_recent(key, lambda: load_tokenizer(place, lower_case, trusts))
+
+    def _pad_token_id(self) -> int:
+        own, other = self._tokenizer.pad_token_id, getattr(self.config, "pad_token_id", None)
+        return int(next((token for token in (own, other) if token is not None), 0))
+
+    def _choose_prompt(self, folder: TextFolder, prompt: str | None) -> str:
+        prompts, default = folder.prompts, folder.default_prompt
+        row = MODELS.get(self.name)
+        if not prompts and row is not None:
+            prompts, default = row.prompts, row.default_prompt
+        if prompt is None:
+            return ""
+        if prompt == "auto":
+            return prompts.get(default, "") if default is not None else ""
+        if re.fullmatch(r"[\w.-]+", prompt) and prompt not in prompts:
+            known = ", ".join(map(repr, prompts)) or "it has none"
+            raise InvalidParameterError(
+                f"prompt={prompt!r} reads like a name, but {self.name} has no prompt of that name "
+                f"({known}). For a text of one word, add a space or a colon."
+            )
+        return prompts.get(prompt, prompt)
+
+    def _choose_max_length(self, folder: TextFolder, max_length: int | None) -> int | None:
+        limit = position_limit(self.config)
+        if max_length is not None:
+            if limit is not None and max_length > limit:
+                raise InvalidParameterError(
+                    f"max_length={max_length}, but {self.name} has positions for {limit} tokens "
+                    "at most. For longer texts use on_truncate='mean_of_chunks'."
+                )
+            return max_length
+        wanted = folder.max_length or int(self._tokenizer.model_max_length)
+        smallest = wanted if limit is None else min(wanted, limit)
+        return smallest if smallest < _ENDLESS else None
+
+
+def position_limit(config: Any) -> int | None:
+    """Return the most tokens for which a row's states depend on that row alone."""
+    limit = getattr(config, "max_position_embeddings", None)
+    if not isinstance(limit, int) or limit <= 0:
+        return None
+    # LongRoPE (arXiv:2402.13753) turns every position of a batch otherwise as soon as one row is
+    # longer than in the first training. (Dynamic scaling begins at the limit itself.)
+    rope = getattr(config, "rope_parameters", None) or {}
+    for parameters in (rope, *(value for value in rope.values() if isinstance(value, dict))):
+        if parameters.get("rope_type") == "longrope":
+            limit = min(limit, int(parameters["original_max_position_embeddings"]))
+    return limit - 2 if config.model_type in _OFFSET_POSITIONS else limit
+
+
+def _is_causal(config: Any) -> bool:
+    """Return whether a model is a decoder, whose last token has seen the whole text."""
+    from transformers.models.auto import modeling_auto
+
+    kind = config.model_type
+    return (
+        kind in modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+        and kind not in modeling_auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES
+    )
