@@ -14,8 +14,8 @@ from sklearn.utils._param_validation import Interval, StrOptions
 
 from skembed._backbone import Backbone
 from skembed._base import PretrainedEmbedder
-from skembed._parameters import plain
 from skembed._inputs import CheckedRows
+from skembed._parameters import plain
 from skembed._report import EmbeddingReport
 from skembed.engine import DTYPES, Embedded, measure_sizes
 from skembed.exceptions import TruncatedRowsError, TruncationWarning, describe_rows, warn_user
