@@ -28,7 +28,7 @@ from torch import nn
 from skembed._backbone import Backbone
 from skembed._encoder import Encoder, join_replicas
 from skembed._inputs import CheckedRows
-from skembed._parameters import plain_fields, snapshot
+from skembed._parameters import plain, plain_fields, snapshot
 from skembed._report import EmbeddingReport
 from skembed._sklearn import CallbackSupportMixin, fit_task, with_callbacks, with_index
 from skembed.engine import Embedded, embed, resolve_devices, stay_safe_after_fork
