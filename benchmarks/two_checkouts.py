@@ -54,22 +54,28 @@ def clips(n_rows: int) -> list[tuple[np.ndarray, int]]:
 
 def make_task(name: str) -> tuple[Any, list[Any]]:
     """Return an embedder and the rows that it embeds."""
-    from skembed import AudioEmbedder, ImageEmbedder, TextEmbedder
+    import skembed
 
     kind, _, dtype = name.partition(", ")
     options: dict[str, Any] = {"cache": None, "dtype": dtype or "auto"}
     minilm = minilm_folder()
     tasks = {
-        "short texts": lambda: (TextEmbedder(minilm, **options), texts(1500, 8)),
-        "documents": lambda: (TextEmbedder(minilm, **options), texts(300, 60)),
-        "one text": lambda: (TextEmbedder(minilm, **options), texts(1, 10)),
-        "ResNet-50": lambda: (ImageEmbedder("resnet50", weights=None, **options), pictures(48)),
-        "ViT-B/16": lambda: (ImageEmbedder("vit_b_16", weights=None, **options), pictures(16)),
+        "short texts": lambda: (skembed.TextEmbedder(minilm, **options), texts(1500, 8)),
+        "documents": lambda: (skembed.TextEmbedder(minilm, **options), texts(300, 60)),
+        "one text": lambda: (skembed.TextEmbedder(minilm, **options), texts(1, 10)),
+        "ResNet-50": lambda: (
+            skembed.ImageEmbedder("resnet50", weights=None, **options),
+            pictures(48),
+        ),
+        "ViT-B/16": lambda: (
+            skembed.ImageEmbedder("vit_b_16", weights=None, **options),
+            pictures(16),
+        ),
         "wav2vec 2.0": lambda: (
-            AudioEmbedder("WAV2VEC2_BASE", weights=None, **options),
+            skembed.AudioEmbedder("WAV2VEC2_BASE", weights=None, **options),
             clips(16),
         ),
-        "log-mel": lambda: (AudioEmbedder("logmel", cache=None), clips(200)),
+        "log-mel": lambda: (skembed.AudioEmbedder("logmel", cache=None), clips(200)),
     }
     return tasks[kind]()
 
