@@ -66,19 +66,7 @@ def digest_of_file(data: bytes) -> bytes:
 def digest_files(
     paths: list[str], why_not: WhyNot, *, what: str, most_bytes: int = _MOST_BYTES
 ) -> list[bytes | str]:
-    """Return the digest of each file's bytes, or what is wrong with it.
-
-    Parameters
-    ----------
-    paths : list of str
-        The files.
-    why_not : callable
-        Says what is wrong with a file's bytes as far as its header tells; None is nothing.
-    what : str
-        What the files should be, for messages ("an image").
-    most_bytes : int
-        Larger files are refused.
-    """
+    """Return the digest of each file's bytes, or what is wrong with it, as `why_not` may say."""
 
     def digest(path: str) -> bytes | str:
         return _digest(path, why_not, what, most_bytes)
@@ -93,13 +81,7 @@ def digest_files(
 
 
 def path_of(value: str | os.PathLike[Any]) -> str:
-    """Return a path as Python's own str.
-
-    Raises
-    ------
-    ValueError
-        If a path-like object gives none.
-    """
+    """Return a path as Python's own str; a ValueError says why a path-like object gives none."""
     if isinstance(value, str):
         return str.__str__(value)
     try:
@@ -133,13 +115,7 @@ def read_from_start(file: Any) -> Any:
 
 
 def read_file_object(file: Any) -> bytes:
-    """Return the bytes of a file object, which is left where it was.
-
-    Raises
-    ------
-    ValueError
-        If it gives none; the message says why.
-    """
+    """Return the bytes of a file object, which is left where it was; a ValueError says why not."""
     kind = type(file).__name__
     try:
         is_seekable = hasattr(file, "seekable") and file.seekable()
@@ -164,8 +140,6 @@ def _digest(path: str, why_not: WhyNot, what: str, most_bytes: int) -> bytes | s
         return f"a URL, expected a file; give its path without file://: {shown}"
     if re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", path):
         return f"a URL, expected a file; download it first: {shown}"
-    if path.startswith("data:"):
-        return f"a data URL, expected a file; decode it to bytes first: {shown:.60}..."
     try:
         found = os.stat(path)  # noqa: PTH116  (a Path takes longer than the call)
         if stat.S_ISDIR(found.st_mode):
@@ -180,13 +154,18 @@ def _digest(path: str, why_not: WhyNot, what: str, most_bytes: int) -> bytes | s
         return digest if reason is None else f"{shown}: {reason}"
     except FileNotFoundError:
         hint = "; expand ~ with os.path.expanduser" if path.startswith("~") else ""
-        return f"no such file: {shown}{hint}"
+        return f"no such file: {shown}{hint or _hint_of_base64(path)}"
     except ValueError as error:  # a null byte
         return f"not a path ({error}): {shown}"
     except OSError as error:
         if error.errno == errno.ENAMETOOLONG:
-            return f"too long for a path: {shown}"
+            return f"too long for a path: {shown}{_hint_of_base64(path)}"
         return f"cannot be read ({error.strerror or error}): {shown}"
+
+
+def _hint_of_base64(path: str) -> str:
+    is_base64 = len(path) > 100 and re.fullmatch(r"[A-Za-z0-9+/\s]+=*\s*", path)
+    return "; if it is a file in base64, decode it with base64.b64decode" if is_base64 else ""
 
 
 def _digest_of_regular(

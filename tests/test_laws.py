@@ -19,6 +19,7 @@ ORDER = [
     "_files",
     "_inputs",
     "_report",
+    "_file_rows",
     "_sklearn",
     "_backbone",
     "_encoder",

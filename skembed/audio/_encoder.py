@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import soundfile
 import soxr
 import torch
 from numpy.typing import NDArray
@@ -21,7 +20,7 @@ from torch import Tensor, nn
 from skembed._encoder import Encoder, Fault, Prepared, join_replicas
 from skembed.audio._backbone import Backbone, BackboneSettings, Part
 from skembed.audio._backbones import DEFAULT_RATE, find_backbone
-from skembed.audio._decoding import UnreadableSound
+from skembed.audio._decoding import DECODERS, UnreadableSound
 from skembed.audio._preprocess import make_preprocess
 from skembed.audio._sounds import ChangedSound, Samples, Sound
 from skembed.audio._windows import choose_windows
@@ -127,7 +126,7 @@ class AudioEncoder(Encoder):
         self.digest = digest_of(
             {
                 "format": _FORMAT,
-                "libsndfile": soundfile.__libsndfile_version__,
+                **DECODERS,
                 "soxr": ".".join(soxr.__version__.split(".")[:2]),
                 "backbone": backbone.digest,
                 "window": self.windows.length,
@@ -202,9 +201,11 @@ class AudioEncoder(Encoder):
 
     def _prepare_one(self, item: Sound) -> Prepared | Fault:
         try:
-            samples, content = item.read(self.rate)
+            samples, content, quality = item.read(self.rate)
         except UnreadableSound as error:
             return Fault(str(error), is_gone=isinstance(error, ChangedSound))
+        if quality is not None:
+            return Fault(quality)
         if len(samples) < self.backbone.least:
             return Fault(
                 f"too short: {len(samples) / self.rate:.3g} s, {len(samples)} samples at "

@@ -7,7 +7,6 @@ Knows containers (lists, Series, frames, matrices), not models. What one clip ma
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Mapping, Sequence
 from numbers import Real
 from typing import Any
@@ -15,16 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from skembed._files import digest_files, digest_of_file, is_path, path_of, read_file_object
-from skembed._inputs import (
-    CheckedRows,
-    as_numpy,
-    column_of,
-    is_missing,
-    is_tensor,
-    matrix_of_frame,
-    shown,
-)
+from skembed._file_rows import FileRoom, check_rows, holds_array, is_single_file
+from skembed._inputs import CheckedRows, as_numpy, column_of, is_tensor, matrix_of_frame, shown
 from skembed.audio._decoding import why_not_a_sound
 from skembed.audio._sounds import BytesSound, FileSound, Sound, WaveformSound, check_waveform
 from skembed.exceptions import InvalidInputError, InvalidParameterError
@@ -40,43 +31,25 @@ _MOST_BYTES = 8 << 30
 _LOWEST_RATE, _HIGHEST_RATE = 100.0, 1e6
 
 
-class _Path(str):
-    """The path of a file, not yet looked at; any other str is what is wrong with a row."""
-
-    __slots__ = ()
-
-
 def check_sounds(X: Any, *, sampling_rate: float | None = None) -> CheckedRows:
-    """Check rows of sound.
+    """Check a column of clips, or a matrix with one a row; items are `Sound`.
 
-    Parameters
-    ----------
-    X : collection of clips, or matrix
-        A list, 1-D array, Series or frame of one column with paths, encoded files, pairs
-        (waveform, rate), dicts with "array" and "sampling_rate" (or "bytes" or "path"), or
-        waveforms; or numbers of shape (n, samples) or (n, channels, samples), an array, a tensor
-        or a frame: one clip a row.
-    sampling_rate : float or None
-        Rate in Hz of waveforms that do not say theirs.
-
-    Returns
-    -------
-    checked : CheckedRows
-        The good clips, where they stood, and what is wrong with the others.
-
-    Raises
-    ------
-    InvalidInputError
-        If X is not a collection of clips, or a matrix without a `sampling_rate`.
-    InvalidParameterError
-        If `sampling_rate` is no rate.
+    `sampling_rate` is that in Hz of waveforms that do not say theirs.
     """
     rate = None if sampling_rate is None else check_rate(sampling_rate)
     _refuse_single(X)
     matrix = _as_matrix(X)
     if matrix is not None:
         return _check_matrix(matrix, rate)
-    return _check_column(column_of(X, what="clips of sound", example=_EXAMPLE), rate)
+    room = FileRoom(
+        what="a sound",
+        why_not=why_not_a_sound,
+        of_path=FileSound,
+        of_bytes=BytesSound,
+        check_others=lambda values: [_check_row(value, rate) for value in values],
+        most_bytes=_MOST_BYTES,
+    )
+    return check_rows(column_of(X, what="clips of sound", example=_EXAMPLE), room)
 
 
 def check_rate(rate: Any) -> float:
@@ -98,7 +71,7 @@ def _why_no_rate(rate: Any) -> str | None:
 def _refuse_single(X: Any) -> None:
     """Refuse one clip that is not in a collection; `column_of` refuses str and bytes."""
     kind = None
-    if isinstance(X, (os.PathLike, memoryview)) or callable(getattr(X, "read", None)):
+    if is_single_file(X):
         kind = f"a single {type(X).__name__}"
     elif _is_pair(X):
         kind = "a single pair (waveform, rate)"
@@ -207,73 +180,20 @@ def _check_matrix(matrix: NDArray[Any], rate: float | None) -> CheckedRows:
     return CheckedRows(items, positions, len(matrix), faults)
 
 
-def _check_column(column: Sequence[Any], rate: float | None) -> CheckedRows:
-    items: dict[int, Sound] = {}
-    faults: dict[int, str] = {}
-    paths: dict[int, str] = {}
-    for row, value in enumerate(column):
-        found = _check_row(value, rate)
-        if isinstance(found, _Path):
-            paths[row] = found
-        elif isinstance(found, str):
-            faults[row] = found
-        else:
-            items[row] = found
-    digests = digest_files(
-        list(paths.values()), why_not_a_sound, what="a sound", most_bytes=_MOST_BYTES
-    )
-    for row, digest in zip(paths, digests, strict=True):
-        if isinstance(digest, bytes):
-            items[row] = FileSound(str.__str__(paths[row]), digest)
-        else:
-            faults[row] = digest
-    positions = np.array(sorted(items), dtype=np.int64)
-    good = [items[row] for row in positions.tolist()]
-    return CheckedRows(good, positions, len(column), dict(sorted(faults.items())))
-
-
 def _check_row(value: Any, rate: float | None) -> Sound | str:
-    """Return a clip, the path of one, or what is wrong."""
-    if isinstance(value, (str, os.PathLike)):
-        try:
-            return _Path(path_of(value))
-        except ValueError as error:
-            return str(error)
-    if isinstance(value, (bytes, bytearray, memoryview)):
-        try:
-            return _check_bytes(bytes(value))
-        except ValueError as error:
-            return f"a {type(value).__name__} that cannot be read: {error}"
-    if isinstance(value, np.ndarray) or is_tensor(value):
+    """Return a clip that is no file, or what is wrong."""
+    if holds_array(value):
         return _check_waveform(value, rate)
-    if is_missing(value):
-        return f"missing ({value!r})"
     if type(value).__name__ == "AudioDecoder":  # of the Hugging Face library for data sets
         return _check_decoder(value, rate)
     if isinstance(value, Mapping):
         return _check_mapping(value, rate)
-    if type(value).__name__ == "SoundFile":
-        return "a SoundFile; give its path, or (file.read(), file.samplerate)"
-    if callable(getattr(value, "read", None)):
-        try:
-            return _check_bytes(read_file_object(value))
-        except ValueError as error:
-            return str(error)
     if isinstance(value, (tuple, list)):
         return _check_pair(value, rate)
     return (
         "expected a path, an encoded file, a pair (waveform, rate), a dict with 'array' and "
         f"'sampling_rate', or a waveform, got {type(value).__name__}: {shown(value)}"
     )
-
-
-def _check_bytes(data: bytes) -> Sound | str:
-    if not data:
-        return "empty bytes, expected an encoded file"
-    if reason := why_not_a_sound(data):
-        hint = "; give a path as str or Path, not as bytes" if is_path(data) else ""
-        return f"{len(data):,} bytes: {reason}{hint}"
-    return BytesSound(data, digest_of_file(data))
 
 
 def _check_pair(value: Sequence[Any], rate: float | None) -> Sound | str:
@@ -292,7 +212,7 @@ def _check_pair(value: Sequence[Any], rate: float | None) -> Sound | str:
 
 
 def _is_array_like(value: Any) -> bool:
-    return isinstance(value, (np.ndarray, list, tuple)) or is_tensor(value)
+    return isinstance(value, (list, tuple)) or holds_array(value)
 
 
 def _check_mapping(value: Mapping[Any, Any], rate: float | None) -> Sound | str:
@@ -302,10 +222,6 @@ def _check_mapping(value: Mapping[Any, Any], rate: float | None) -> Sound | str:
         return _check_waveform(
             value["array"], rate if own is None else own, has_own=own is not None
         )
-    if value.get("bytes") is not None:
-        return _check_row(value["bytes"], rate)
-    if value.get("path") is not None:
-        return _check_row(value["path"], rate)
     keys = ", ".join(map(repr, list(value)[:5])) or "nothing"
     return (
         "a dict without a clip: expected 'array' and 'sampling_rate', or 'bytes', or 'path', got "

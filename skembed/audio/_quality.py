@@ -1,4 +1,4 @@
-"""Samples: integers as numbers between -1 and 1, channels as one, and what is unfit to embed.
+"""Samples: integers as numbers between -1 and 1, channels as one, and what is poor about them.
 
 Knows arrays, not files nor models.
 """
@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["QualityCheck", "mix", "to_float", "why_unfit"]
+__all__ = ["QualityCheck", "mix", "mix_and_check", "to_float"]
 
 # Below -80 dB of full scale is what 16-bit converters and dither leave of no sound at all.
 _SILENCE = 1e-4
@@ -27,6 +27,8 @@ _SHORTEST_RUN = 4
 # Not calibrated on music: a limiter reaches its ceiling, but mostly for less than a run.
 _MOST_CLIPPED = 0.05
 
+_BLOCK = 1 << 16
+
 _OFFSETS = {np.dtype(np.uint8): 128.0}
 _SCALES = {
     np.dtype(np.uint8): 128.0,
@@ -39,21 +41,8 @@ _SCALES = {
 def to_float(array: NDArray[Any]) -> NDArray[np.float32]:
     """Return samples as float32 as sound files give them: integers divided by their full scale.
 
-    Parameters
-    ----------
-    array : ndarray of int16, int32, uint8, int8, float16, float32 or float64, any shape
-        Integers are PCM; unsigned ones have their zero at 128. Floats keep their values; those too
-        large for float32 become infinite.
-
-    Returns
-    -------
-    ndarray of float32
-        Integers between -1 and 1; 1 itself only for int32, whose highest values round to it.
-
-    Raises
-    ------
-    TypeError
-        If the dtype says nothing certain about the scale.
+    Floats keep their values; those too large for float32 become infinite. A TypeError says which
+    dtypes tell nothing certain about the scale.
     """
     dtype = array.dtype.newbyteorder("=")
     if dtype in _SCALES:
@@ -95,12 +84,16 @@ def mix(frames: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 class QualityCheck:
-    """Look at a sound that comes in pieces, before it is resampled, for what makes it unfit.
+    """Look at a sound at `rate` Hz that comes in pieces, before it is resampled.
 
-    Parameters
-    ----------
-    rate : float
-        Sample rate in Hz, to name seconds.
+    What is empty, not finite or beyond 8 times full scale is unreadable. Findings are silence
+    (within -80 dB of full scale around the mean) and clipping (5 % of the samples stay at the
+    extreme, at or beyond full scale of 16 bits, for 4 samples or more).
+
+    Notes
+    -----
+    A square wave of full scale is clipped. Clipping is not seen where something came after it: a
+    lower level, a lossy codec, another rate, channels that clip at different times.
     """
 
     def __init__(self, rate: float) -> None:
@@ -111,7 +104,16 @@ class QualityCheck:
         self._sum = 0.0
         self._low = np.inf
         self._high = -np.inf
+        self._cancelled = 0.0
         self._ends = (_EndOfScale(), _EndOfScale())
+
+    def mix(self, frames: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return the next frames (n, channels) as one channel, having looked at them."""
+        samples = mix(frames)
+        self.add(samples)
+        if len(frames) and frames.shape[1] > 1 and np.ptp(samples) < 2 * _SILENCE:
+            self._cancelled = max(self._cancelled, float(np.ptp(frames, axis=0).max()) / 2)
+        return samples
 
     def add(self, samples: NDArray[np.floating[Any]]) -> None:
         """Look at the next samples, of shape (n,)."""
@@ -130,8 +132,8 @@ class QualityCheck:
         self._ends[0].add(samples, high)
         self._ends[1].add(-samples, -low)
 
-    def why_unfit(self) -> str | None:
-        """Say what is wrong with all that came so far; None if nothing."""
+    def why_unreadable(self) -> str | None:
+        """Say why what came so far is no sound; None if it is one."""
         if self._n == 0:
             return "empty: no samples"
         if self._n_not_finite:
@@ -139,12 +141,17 @@ class QualityCheck:
                 f"{self._n_not_finite:,} of its samples are NaN or infinite, the first at second "
                 f"{self._first_not_finite / self._rate:.3f}"
             )
-        low, high = self._low, self._high
-        if (peak := max(high, -low)) > _MOST_PEAK:
+        if (peak := max(self._high, -self._low)) > _MOST_PEAK:
             hint = "divide integers by their full scale, 32,768 for 16 bits"
             return f"its samples reach {peak:,.6g}, expected -1 to 1: {hint}"
+        return None
+
+    def finding(self) -> str | None:
+        """Say what is poor about what came so far; None if nothing."""
         mean = self._sum / self._n
-        if max(high - mean, mean - low) < _SILENCE:
+        if max(self._high - mean, mean - self._low) < _SILENCE:
+            if self._cancelled >= _SILENCE:
+                return "silent: its channels cancel out when they are averaged; give one of them"
             return "silent: no sample is more than -80 dB of full scale away from the mean"
         share = sum(end.n_clipped for end in self._ends) / self._n
         if share >= _MOST_CLIPPED:
@@ -153,6 +160,14 @@ class QualityCheck:
                 "record or convert it at a lower level"
             )
         return None
+
+
+def mix_and_check(waveform: NDArray[Any], rate: float) -> tuple[NDArray[np.float32], QualityCheck]:
+    """Return a copy of a waveform (n,) or (n, channels) in one channel, and what it is like."""
+    check, frames = QualityCheck(rate), waveform.reshape(len(waveform), -1)
+    starts = range(0, len(frames), _BLOCK)
+    blocks = [check.mix(to_float(frames[start : start + _BLOCK])) for start in starts]
+    return np.concatenate(blocks), check
 
 
 class _EndOfScale:
@@ -187,22 +202,3 @@ class _EndOfScale:
 
     def _close(self) -> None:
         self._n_in_runs, self._n_open = self.n_clipped, 0
-
-
-def why_unfit(samples: NDArray[np.floating[Any]], rate: float) -> str | None:
-    """Say why a sound of shape (n,) at `rate` Hz cannot be embedded; None if it can.
-
-    Unfit is what is empty, not finite, beyond 8 times full scale, silent (within -80 dB of full
-    scale around its mean: digital silence, a constant, dither) or clipped (5 % of the samples
-    stay at its extreme, at or beyond full scale of 16 bits, for 4 samples or more).
-
-    Notes
-    -----
-    A square wave of full scale is clipped. Clipping is not seen where something came after it: a
-    lower level, a lossy codec, another rate, channels that clip at different times; nor that of
-    8-bit samples at the upper end, 127/128.
-    """
-    check = QualityCheck(rate)
-    for start in range(0, len(samples), 1 << 16):
-        check.add(samples[start : start + (1 << 16)])
-    return check.why_unfit()

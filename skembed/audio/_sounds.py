@@ -10,35 +10,51 @@ import struct
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from skembed._files import digest_of_file
-from skembed.audio._decoding import UnreadableSound, decode
-from skembed.audio._quality import mix, to_float, why_unfit
+from skembed.audio._decoding import MOST_CHANNELS, UnreadableSound, decode
+from skembed.audio._quality import mix, mix_and_check, to_float
 from skembed.audio._resampling import resample
 
 __all__ = [
     "BytesSound",
     "ChangedSound",
     "FileSound",
+    "ReadSound",
     "Samples",
     "Sound",
     "WaveformSound",
     "check_waveform",
     "digest_of_samples",
-    "to_mono",
 ]
 
 Samples = NDArray[np.float32]
 
-_MOST_CHANNELS = 64
-
 
 class ChangedSound(UnreadableSound):
     """A clip is gone, or no longer what it was."""
+
+
+class ReadSound(NamedTuple):
+    """What a clip is at a rate.
+
+    Parameters
+    ----------
+    samples : ndarray of float32, shape (n,)
+        One channel.
+    content : bytes or None
+        The digest of what was read, if that may have changed since it was asked for.
+    quality : str or None
+        What is poor about it: "truncated: ...", "silent: ..." or "clipped: ...".
+    """
+
+    samples: Samples
+    content: bytes | None
+    quality: str | None
 
 
 class Sound(ABC):
@@ -56,13 +72,13 @@ class Sound(ABC):
     digest: bytes
 
     @abstractmethod
-    def read(self, rate: int) -> tuple[Samples, bytes | None]:
-        """Return samples (n,) at a rate in Hz, one channel, and their digest if it may be another.
+    def read(self, rate: int) -> ReadSound:
+        """Return the clip at a rate in Hz.
 
         Raises
         ------
         UnreadableSound
-            If it cannot be decoded, or has no samples that mean anything.
+            If it cannot be decoded, or has samples that are no numbers.
         ChangedSound
             If it is a file that is no longer what it was when its digest was taken.
         """
@@ -79,7 +95,7 @@ class FileSound(Sound):
     path: str
     digest: bytes
 
-    def read(self, rate: int) -> tuple[Samples, bytes | None]:
+    def read(self, rate: int) -> ReadSound:
         """Decode the file."""
         try:
             data = Path(self.path).read_bytes()
@@ -88,7 +104,7 @@ class FileSound(Sound):
             raise ChangedSound(reason) from error
         if digest_of_file(data) != self.digest:
             raise ChangedSound("it changed while it was being embedded")
-        return decode(data, rate), None
+        return _read_file(data, rate)
 
     def describe(self) -> str:
         """Return its path."""
@@ -102,9 +118,9 @@ class BytesSound(Sound):
     data: bytes
     digest: bytes
 
-    def read(self, rate: int) -> tuple[Samples, bytes | None]:
+    def read(self, rate: int) -> ReadSound:
         """Decode the file."""
-        return decode(self.data, rate), None
+        return _read_file(self.data, rate)
 
     def describe(self) -> str:
         """Return its size."""
@@ -129,25 +145,30 @@ class WaveformSound(Sound):
     @property
     def digest(self) -> bytes:  # type: ignore[override]
         """Digest of the samples, mixed to one channel, and of their rate."""
-        return digest_of_samples(to_mono(self.waveform), self.rate)
+        return digest_of_samples(_to_mono(self.waveform), self.rate)
 
-    def read(self, rate: int) -> tuple[Samples, bytes | None]:
+    def read(self, rate: int) -> ReadSound:
         """Resample the waveform."""
-        samples = to_mono(self.waveform)
-        if samples.base is not None or samples is self.waveform:
-            samples = samples.copy()
+        samples, check = mix_and_check(self.waveform, self.rate)
         digest = digest_of_samples(samples, self.rate)
-        if reason := why_unfit(samples, self.rate):
+        if reason := check.why_unreadable():
             raise UnreadableSound(reason)
-        return resample(samples, self.rate, rate), digest
+        quality = check.finding()
+        if quality is not None:
+            quality += _hint(self.waveform)
+        return ReadSound(resample(samples, self.rate, rate), digest, quality)
 
     def describe(self) -> str:
         """Return its type and shape."""
         return f"a waveform of shape {self.waveform.shape}, {self.waveform.dtype}"
 
 
-def to_mono(waveform: NDArray[Any]) -> Samples:
-    """Return samples (n,) in float32 of a waveform (n,) or (n, channels)."""
+def _read_file(data: bytes, rate: int) -> ReadSound:
+    samples, quality = decode(data, rate)
+    return ReadSound(samples, None, quality)
+
+
+def _to_mono(waveform: NDArray[Any]) -> Samples:
     samples = to_float(waveform)
     return samples if samples.ndim == 1 else mix(samples)
 
@@ -161,39 +182,31 @@ def digest_of_samples(samples: Samples, rate: float) -> bytes:
 
 
 def check_waveform(waveform: NDArray[Any], rate: float) -> WaveformSound | str:
-    """Return a waveform as a clip, or what is wrong with it.
+    """Return a waveform (n,), (n, channels) or (channels, n) as a clip, or what is wrong with it.
 
-    Parameters
-    ----------
-    waveform : ndarray of shape (n,), (n, channels) or (channels, n)
-        Of two dimensions the shorter one are the channels.
-    rate : float
-        In Hz.
+    Of two dimensions the shorter one are the channels. Whether it is silent or clipped is found
+    when it is read.
     """
     what = f"a waveform of shape {waveform.shape}, {waveform.dtype}"
-    if isinstance(waveform, np.ma.MaskedArray):
-        if np.ma.getmaskarray(waveform).any():
-            return f"{what}: some of its samples are missing or masked; fill them"
-        waveform = np.ma.getdata(waveform)
+    if isinstance(waveform, np.ma.MaskedArray) and np.ma.getmaskarray(waveform).any():
+        return f"{what}: some of its samples are missing or masked; fill them"
     waveform = np.asarray(waveform)
     if waveform.ndim == 2:
         if waveform.shape[0] == waveform.shape[1] != 1:
             return f"{what}: no one can tell channels from samples; give (samples, channels)"
         if waveform.shape[0] < waveform.shape[1]:
             waveform = waveform.T
-        if waveform.shape[1] > _MOST_CHANNELS:
-            return f"{what}: expected at most {_MOST_CHANNELS} channels"
+        if waveform.shape[1] > MOST_CHANNELS:
+            return f"{what}: expected at most {MOST_CHANNELS} channels"
     if waveform.ndim != 1 and waveform.ndim != 2:
         return f"{what}: expected (samples,), (samples, channels) or (channels, samples)"
     if not waveform.size:
         return f"{what}: it has no samples"
     try:
-        samples = to_mono(waveform)
+        reason = mix_and_check(waveform, rate)[1].why_unreadable()
     except TypeError as error:
         return f"a waveform of shape {waveform.shape}: {error}"
-    if reason := why_unfit(samples, rate):
-        return f"{what}: {reason}{_hint(waveform)}"
-    return WaveformSound(waveform, rate)
+    return f"{what}: {reason}" if reason else WaveformSound(waveform, rate)
 
 
 def _hint(waveform: NDArray[Any]) -> str:

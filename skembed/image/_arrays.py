@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from skembed.exceptions import InvalidParameterError
+from skembed.exceptions import InvalidParameterError, SkembedWarning, warn_user
 from skembed.image._rgb import Range, is_within
 
 __all__ = [
@@ -22,10 +22,12 @@ __all__ = [
     "find_layout",
     "range_of",
     "size_of",
+    "warn_if_nearly_black",
 ]
 
 _USUAL_CHANNELS = (1, 3, 4)
 _BYTES_PER_CHUNK = 32 << 20
+_NEARLY_BLACK = 8
 
 
 def check_image_shape(image_shape: Sequence[Any]) -> tuple[int, ...]:
@@ -109,6 +111,23 @@ def check_values(stack: NDArray[Any], expected: Range) -> dict[int, str]:
         for i in np.flatnonzero(~is_within(low, high, expected)).tolist():
             faults[start + i] = _describe(float(low[i]), float(high[i]), stack.dtype, expected)
     return faults
+
+
+def warn_if_nearly_black(arrays: Sequence[NDArray[Any]]) -> None:
+    """Warn where all whole numbers of a type end far below what it makes white."""
+    largest: dict[tuple[np.dtype[Any], float], int] = {}
+    for pixels in arrays:
+        if pixels.dtype.kind in "iu" and pixels.dtype != np.uint8 and pixels.size:
+            key = pixels.dtype, range_of(pixels.dtype, None)[1]
+            largest[key] = max(largest.get(key, 0), int(np.ma.getdata(pixels).max()))
+    for (dtype, white), most in largest.items():
+        if 0 < most <= white / _NEARLY_BLACK:
+            warn_user(
+                f"The pixels of all rows of {dtype} are numbers up to {most}, and {white:g} means "
+                f"white: nearly black pictures. If {most} is white, set value_range=(0, {most}); "
+                f"if not, value_range=(0, {white:g}) says so.",
+                SkembedWarning,
+            )
 
 
 def _describe(low: float, high: float, dtype: np.dtype[Any], expected: Range) -> str:

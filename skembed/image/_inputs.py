@@ -6,31 +6,24 @@ told by `_pictures` and `_arrays`.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from skembed._files import digest_files, digest_of_file, is_path, path_of, read_file_object
-from skembed._inputs import (
-    CheckedRows,
-    as_numpy,
-    column_of,
-    is_missing,
-    is_tensor,
-    matrix_of_frame,
-    shown,
-)
-from skembed.exceptions import InvalidInputError, SkembedWarning, warn_user
+from skembed._file_rows import FileRoom, check_rows, holds_array, is_single_file
+from skembed._inputs import CheckedRows, as_numpy, column_of, is_tensor, matrix_of_frame, shown
+from skembed.exceptions import InvalidInputError
 from skembed.image._arrays import (
     check_image_shape,
     check_value_range,
     check_values,
     find_layout,
     range_of,
+    warn_if_nearly_black,
 )
 from skembed.image._loaded import check_all_loaded
 from skembed.image._pictures import (
@@ -53,31 +46,10 @@ def check_images(
     image_shape: tuple[int, ...] | None = None,
     value_range: Range | None = None,
 ) -> CheckedRows:
-    """Check rows of images.
+    """Check a column, stack or matrix of images; items are `Picture`.
 
-    Parameters
-    ----------
-    X : collection of images, stack or matrix
-        A list, 1-D array, Series or frame of one column with paths, encoded files, PIL images,
-        arrays or tensors; a stack of shape (n, height, width) or (n, height, width, channels), of
-        tensors (n, channels, height, width); with `image_shape` a numeric matrix or frame of shape
-        (n, n_pixels).
-    image_shape : tuple of int or None
-        Shape of an image that is a row of a matrix.
-    value_range : tuple of two float or None
-        The numbers that mean black and white; None goes by the type.
-
-    Returns
-    -------
-    checked : CheckedRows
-        The good pictures, where they stood, and what is wrong with the others.
-
-    Raises
-    ------
-    InvalidInputError
-        If X is not a collection of images.
-    InvalidParameterError
-        If `image_shape` or `value_range` mean nothing.
+    With `image_shape`, rows of a numeric matrix are images of that shape. `value_range` are the
+    numbers that mean black and white; None goes by the type.
     """
     shape = None if image_shape is None else check_image_shape(image_shape)
     value_range = None if value_range is None else check_value_range(value_range)
@@ -87,12 +59,23 @@ def check_images(
         return _check_stack(stack, is_tensor(X), value_range)
     _refuse_flat_row(X, shape)
     column = column_of(X, what="images", example=_EXAMPLE)
-    return _check_column(column, shape, value_range)
+
+    def check_others(values: list[Any]) -> list[Picture | str]:
+        return _check_in_memory(values, shape, value_range)
+
+    room = FileRoom(
+        what="an image",
+        why_not=why_not_an_image,
+        of_path=partial(FilePicture, value_range=value_range),
+        of_bytes=partial(BytesPicture, value_range=value_range),
+        check_others=check_others,
+    )
+    return check_rows(column, room)
 
 
 def _refuse_single(X: Any) -> None:
     """Refuse one picture that is not in a collection; `column_of` refuses str and bytes."""
-    if isinstance(X, (Image.Image, os.PathLike, memoryview)) or callable(getattr(X, "read", None)):
+    if isinstance(X, Image.Image) or is_single_file(X):
         raise InvalidInputError(
             f"Expected a list, 1-D array, Series or one-column frame of images, like {_EXAMPLE}; "
             f"got a single {type(X).__name__}. Put it in a list."
@@ -217,94 +200,33 @@ def _check_stack(
     expected = range_of(stack.dtype, value_range)
     faults = check_values(stack, expected)
     if value_range is None:
-        _warn_if_nearly_black(stack, expected)
+        warn_if_nearly_black([stack])
     positions = np.arange(len(stack), dtype=np.int64)
     if faults:
         positions = np.delete(positions, list(faults))
     return CheckedRows(_StackedPictures(stack, positions, expected), positions, len(stack), faults)
 
 
-def _warn_if_nearly_black(stack: NDArray[Any], expected: Range) -> None:
-    """Warn where whole numbers end far below what their type makes white."""
-    if stack.dtype.kind not in "iu" or stack.dtype == np.uint8 or not stack.size:
-        return
-    largest = int(np.ma.getdata(stack).max())
-    if 0 < largest <= expected[1] / 8:
-        warn_user(
-            f"The pixels of all {len(stack):,} rows ({stack.dtype}) are numbers up to {largest}, "
-            f"and {expected[1]:g} means white: nearly black pictures. If {largest} is white, set "
-            f"value_range=(0, {largest}); if not, value_range=(0, {expected[1]:g}) says so.",
-            SkembedWarning,
-        )
-
-
-def _check_column(
-    column: Sequence[Any], shape: tuple[int, ...] | None, value_range: Range | None
-) -> CheckedRows:
-    items: dict[int, Picture] = {}
-    faults: dict[int, str] = {}
-    paths: dict[int, str] = {}
-    images: dict[int, Image.Image] = {}
-
-    def note(row: int, found: Picture | str) -> None:
-        if isinstance(found, Picture):
-            items[row] = found
-        else:
-            faults[row] = found
-
-    for row, value in enumerate(column):
-        if isinstance(value, Image.Image):
-            images[row] = value
-            continue
-        found = _check_row(value, shape, value_range)
-        if isinstance(found, _Path):
-            paths[row] = found
-        else:
-            note(row, found)
-    checked = check_all_loaded(list(images.values()), value_range)
-    for row, found in zip(images, checked, strict=True):
-        note(row, found)
-    for row, digest in zip(
-        paths, digest_files(list(paths.values()), why_not_an_image, what="an image"), strict=True
-    ):
-        if isinstance(digest, bytes):
-            note(row, FilePicture(str.__str__(paths[row]), digest, value_range))
-        else:
-            note(row, digest)
-    positions = np.array(sorted(items), dtype=np.int64)
-    good = [items[row] for row in positions.tolist()]
-    return CheckedRows(good, positions, len(column), dict(sorted(faults.items())))
-
-
-class _Path(str):
-    """The path of a file, not yet looked at; any other str is what is wrong with a row."""
-
-    __slots__ = ()
+def _check_in_memory(
+    values: list[Any], shape: tuple[int, ...] | None, value_range: Range | None
+) -> list[Picture | str]:
+    """Return the picture, or what is wrong, of each row that is no file."""
+    images = {i: value for i, value in enumerate(values) if isinstance(value, Image.Image)}
+    loaded = check_all_loaded(list(images.values()), value_range)
+    found = dict(zip(images, loaded, strict=True))
+    for i, value in enumerate(values):
+        if i not in images:
+            found[i] = _check_row(value, shape, value_range)
+    if value_range is None:
+        warn_if_nearly_black([p.pixels for p in found.values() if isinstance(p, PixelPicture)])
+    return [found[i] for i in range(len(values))]
 
 
 def _check_row(
     value: Any, shape: tuple[int, ...] | None, value_range: Range | None
 ) -> Picture | str:
-    """Return a picture, the path of one, or what is wrong."""
-    if isinstance(value, (str, os.PathLike)):
-        try:
-            return _Path(path_of(value))
-        except ValueError as error:
-            return str(error)
-    if isinstance(value, (bytes, bytearray, memoryview)):
-        try:
-            return _check_bytes(bytes(value), value_range)
-        except ValueError as error:
-            return f"a {type(value).__name__} that cannot be read: {error}"
-    if isinstance(value, np.ndarray) or is_tensor(value):
+    if holds_array(value):
         return _check_array(value, shape, value_range)
-    if is_missing(value):
-        return f"missing ({value!r})"
-    if callable(getattr(value, "read", None)):
-        try:
-            return _check_bytes(read_file_object(value), value_range)
-        except ValueError as error:
-            return str(error)
     if isinstance(value, (list, tuple)) and shape is not None:
         try:
             return _check_array(np.asarray(value), shape, value_range)
@@ -316,24 +238,16 @@ def _check_row(
     )
 
 
-def _check_bytes(data: bytes, value_range: Range | None) -> Picture | str:
-    if not data:
-        return "empty bytes, expected an encoded file"
-    if reason := why_not_an_image(data):
-        hint = "; give a path as str or Path, not as bytes" if is_path(data) else ""
-        return f"{len(data):,} bytes: {reason}{hint}"
-    return BytesPicture(data, digest_of_file(data), value_range)
-
-
 def _check_array(
     value: Any, shape: tuple[int, ...] | None, value_range: Range | None
 ) -> Picture | str:
     try:
-        pixels = as_numpy(value) if is_tensor(value) else value
-    except TypeError as error:
-        return str(error)
-    kind = "tensor" if is_tensor(value) else "array"
-    what = f"{kind} of shape {tuple(value.shape)}, {value.dtype}"
+        pixels = as_numpy(value) if is_tensor(value) else np.asanyarray(value)
+    except Exception as error:
+        return str(error) or f"a {type(value).__name__} that gives no array"
+    what = f"array of shape {pixels.shape}, {pixels.dtype}"
+    if is_tensor(value):
+        what = f"tensor of shape {tuple(value.shape)}, {value.dtype}"
     if pixels.dtype.kind not in "biuf":
         return f"{what}: expected numbers"
     if pixels.ndim == 1:

@@ -14,6 +14,7 @@ from PIL import Image, ImageFile, UnidentifiedImageError
 
 from skembed._files import read_from_start, reading
 from skembed.engine import map_in_threads
+from skembed.exceptions import SkembedWarning
 from skembed.image._pictures import (
     FOREIGN_FORMATS,
     ChangedPicture,
@@ -47,7 +48,7 @@ class LoadedPicture(Picture):
         """Return an upright copy in RGB."""
         try:
             return _read(self.image, self.value_range)
-        except MemoryError:
+        except (MemoryError, SkembedWarning):
             raise
         except Exception as error:  # it could be read when it was checked
             reason = f"it can be read no more: {error or type(error).__name__}"
@@ -73,6 +74,8 @@ def _check_loaded(image: Image.Image, value_range: Range | None) -> Picture | st
         return LoadedPicture(image, digest_of_image(_read(image, value_range)), value_range)
     except UnreadablePicture as error:
         return f"a PIL image: {error}"
+    except SkembedWarning:
+        raise
     except MemoryError:
         if is_short_of_memory():
             raise

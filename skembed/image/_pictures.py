@@ -19,7 +19,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
+from skembed._file_rows import describe_bytes
 from skembed._files import digest_of_file
+from skembed.exceptions import SkembedWarning
 from skembed.image._rgb import Range, UnreadablePicture, to_8_bits, upright_rgb
 
 __all__ = [
@@ -48,6 +50,9 @@ _PLENTY = 64 << 20
 
 # By how much the grays of a file are apart in 8 bits, by Pillow's raw mode.
 _STEPS = {"L;2": 85, "L;4": 17}
+
+# Tags of TIFF files.
+_BITS_PER_SAMPLE, _PLANES = 258, 284
 
 
 class ChangedPicture(UnreadablePicture):
@@ -233,9 +238,10 @@ def opened(data: bytes) -> Iterator[Image.Image]:
         with Image.open(io.BytesIO(data), formats=readable_formats()) as image:
             if reason := too_large(image):
                 raise UnreadablePicture(reason)
+            _refuse_planes(image)
             _scale_transparency(image)
             yield image
-    except UnreadablePicture:
+    except (UnreadablePicture, SkembedWarning):
         raise
     except UnidentifiedImageError as error:
         raise UnreadablePicture(_why_unidentified(data)) from error
@@ -251,11 +257,22 @@ def opened(data: bytes) -> Iterator[Image.Image]:
         raise UnreadablePicture(f"damaged: {type(error).__name__}: {reason}") from error
 
 
+def _refuse_planes(image: Image.Image) -> None:
+    """Refuse TIFF files of 16 bits plane by plane, of which Pillow makes other pixels."""
+    tags = getattr(image, "tag_v2", {})
+    if tags.get(_PLANES) == 2 and max(tags.get(_BITS_PER_SAMPLE, (8,))) > 8:
+        raise UnreadablePicture("a TIFF file of 16-bit planes, which Pillow misreads; convert it")
+
+
 def _scale_transparency(image: Image.Image) -> None:
-    """Make the transparent gray of a PNG file of 2 or 4 bits one of 8, as its pixels will be."""
-    gray, tiles = image.info.get("transparency"), getattr(image, "tile", ())
-    if image.format == "PNG" and image.mode == "L" and isinstance(gray, int) and tiles:
-        image.info["transparency"] = gray * _STEPS.get(tiles[0][3], 1)
+    """Bring the transparent colour of a PNG file to 8 bits, as its pixels will be."""
+    clear, tiles = image.info.get("transparency"), getattr(image, "tile", ())
+    if image.format != "PNG" or not tiles:
+        return
+    if image.mode == "L" and isinstance(clear, int):
+        image.info["transparency"] = clear * _STEPS.get(tiles[0][3], 1)
+    if image.mode == "RGB" and isinstance(clear, tuple) and tiles[0][3] == "RGB;16B":
+        image.info["transparency"] = tuple(value >> 8 for value in clear)
 
 
 def is_short_of_memory() -> bool:
@@ -286,7 +303,8 @@ def _why_unidentified(data: bytes) -> str:
             "not an image that Pillow reads by itself: HEIC, for which there is pillow-heif "
             "(call pillow_heif.register_heif_opener() first)"
         )
-    return "not an image that Pillow reads"
+    what = describe_bytes(data, but=["an image"])
+    return "not an image that Pillow reads" + (f", but {what}" if what else "")
 
 
 def too_large(image: Image.Image) -> str | None:

@@ -5,11 +5,14 @@ Owns the rules of colour, depth, transparency and orientation. Must not know fil
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageCms
+from PIL import Image, ImageFile
+
+from skembed.exceptions import SkembedWarning, warn_user
 
 __all__ = ["Range", "UnreadablePicture", "is_within", "to_8_bits", "upright_rgb"]
 
@@ -74,15 +77,16 @@ def is_within(low: Any, high: Any, expected: Range) -> Any:
 
 
 def upright_rgb(image: Image.Image, value_range: Range | None = None) -> Image.Image:
-    """Return a copy of an image, turned as its EXIF data say, in 8-bit RGB.
+    """Return a copy of an image in 8-bit RGB, turned as its EXIF data say if it was opened.
 
-    Transparent pixels are laid over white: what colour lies under them means nothing.
+    What Pillow makes of an opened image (`rotate`, `convert`, ...) keeps the tag, and may be
+    upright by now. Transparent pixels are laid over white: the colour under them means nothing.
     """
     image.load()
-    try:
-        turn = _TURNS.get(image.getexif().get(_ORIENTATION, 1))
-    except Exception:  # damaged EXIF data tell no orientation; the pixels are there
-        turn = None
+    turn = None
+    if isinstance(image, ImageFile.ImageFile):
+        with suppress(Exception):  # damaged EXIF data tell no orientation; the pixels are there
+            turn = _TURNS.get(image.getexif().get(_ORIENTATION, 1))
     rgb = _to_rgb(image, value_range)
     if turn is not None:
         rgb = rgb.transpose(turn)
@@ -98,15 +102,8 @@ def _to_rgb(image: Image.Image, value_range: Range | None) -> Image.Image:
         return image
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
         return _from_numbers(image, value_range).convert("RGB")
-    if image.mode == "LAB":
-        lab, srgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
-        turned = ImageCms.profileToProfile(image, lab, srgb, outputMode="RGB")
-        assert turned is not None
-        return turned
     if not image.has_transparency_data:
         return image.convert("RGB")
-    if image.mode in ("La", "RGBa"):
-        image = image.convert("LA" if image.mode == "La" else "RGBA")
     image = image.convert("RGBA")
     below = Image.new("RGBA", image.size, _WHITE)
     below.alpha_composite(image)
@@ -127,6 +124,14 @@ def _from_numbers(image: Image.Image, value_range: Range | None) -> Image.Image:
         raise UnreadablePicture(
             f"its pixels (mode {image.mode}) are numbers from {low:g} to {high:g}, expected "
             f"{expected[0]:g} to {expected[1]:g}; set value_range to what means black and white"
+        )
+    if value_range is None and n_bits == 16 and 0 < high < 1 << 13 and image.mode != "F":
+        n_used = int(high).bit_length()
+        warn_user(
+            f"A picture of 16 bits has numbers of {n_used} bits only, and 65535 means white: it is "
+            f"nearly black. If {2**n_used - 1} is white, set value_range=(0, {2**n_used - 1}); if "
+            "not, value_range=(0, 65535) says so.",
+            SkembedWarning,
         )
     gray = to_8_bits(pixels, expected)
     if tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO:  # Pillow's to 8 bits only
