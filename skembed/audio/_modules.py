@@ -13,10 +13,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from skembed.audio._backbone import Backbone, BackboneSettings, Part, probe_samples
-from skembed.audio._network import load_stacked
-from skembed.audio._pooling import pooled_width, refuse_pooling
-from skembed.audio._preprocess import Preprocess
+from skembed._backbone import Source
+from skembed.audio._backbone import AudioBackbone, AudioSettings, probe_samples, refuse_pooling
+from skembed.audio._clips import Part
+from skembed.audio._preprocess import Preprocess, make_preprocess
 from skembed.exceptions import InvalidParameterError, SkembedError, UnsupportedModelError
 from skembed.modules import (
     CutAt,
@@ -24,13 +24,16 @@ from skembed.modules import (
     are_near,
     check_layer,
     copy_of,
+    pooled_width,
     run_apart,
     without_compiler,
 )
-from skembed.store import digest_of
-from skembed.weights import fingerprint, kept_recent
+from skembed.weights import fingerprint, kept_recent, releases_of
 
-__all__ = ["ModuleBackbone"]
+__all__ = ["ModuleBackbone", "find_module"]
+
+_DEFAULT_RATE = 16_000
+"""In Hz: that of nearly all models of speech."""
 
 # What modules like those of transformers call the features, the most finished first.
 _OUTPUT_NAMES = ("audio_embeds", "embeddings", "pooler_output", "last_hidden_state")
@@ -41,22 +44,47 @@ _MOST_OF_NEIGHBOURS = 0.03
 _Shape = tuple[int, ...]
 
 
-class ModuleBackbone(Backbone):
+class _ModuleSource(Source):
+    """A module of the user's."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self.module, self.name = module, type(module).__name__
+        self.digest = fingerprint(module)
+
+    def n_bytes(self) -> int:
+        """Return the size of parameters and buffers, in float32."""
+        return sum(4 * each.numel() for each in [*self.module.parameters(), *self.module.buffers()])
+
+    def check_unchanged(self) -> None:
+        """Check that the module has not been changed."""
+        if fingerprint(self.module) != self.digest:
+            raise UnsupportedModelError(
+                f"{self.name} has been changed since this embedder was fitted (its weights, its "
+                "attributes, its code or a variable that its code uses). Fit the embedder again."
+            )
+
+
+def find_module(module: nn.Module, settings: AudioSettings) -> ModuleBackbone:
+    """Return the backbone of a module of the user's."""
+    module = without_compiler(module)
+    _check_settings(module, settings)
+    rate = settings.model_sampling_rate or _DEFAULT_RATE
+    preprocess = None
+    if settings.preprocess is not None:
+        preprocess = make_preprocess(settings.preprocess, rate)
+    source = _ModuleSource(module)
+    content = (source.digest, None if preprocess is None else preprocess.digest)
+    key = (ModuleBackbone, id(module), *content, rate, settings.layer, settings.pooling)
+    return kept_recent(key, lambda: ModuleBackbone(source, preprocess, settings, rate))
+
+
+class ModuleBackbone(AudioBackbone):
     """A `torch.nn.Module` of the user, which is copied and never changed.
 
-    Parameters
-    ----------
-    module : torch.nn.Module
-        Maps samples (n, samples), or a stack of what `preprocess` gives, to vectors (n, d), frames
-        (n, frames, d) or (n, d, frames), or maps (n, d, height, width): a tensor, or a mapping or
-        an output of transformers with "audio_embeds", "embeddings", "pooler_output" or
-        "last_hidden_state".
-    preprocess : Preprocess or None
-        What makes its input of samples.
-    settings : BackboneSettings
-        Layer and pooling; weights have to be "auto", as they are in the module.
-    rate : int
-        Of the samples that it takes, in Hz.
+    It maps samples (n, samples), or a stack of what `preprocess` gives, to vectors (n, d), frames
+    (n, frames, d) or (n, d, frames), or maps (n, d, height, width): a tensor, or a mapping or an
+    output of transformers with "audio_embeds", "embeddings", "pooler_output" or
+    "last_hidden_state".
 
     Raises
     ------
@@ -67,83 +95,43 @@ class ModuleBackbone(Backbone):
     """
 
     is_foreign = True
+    prefers_float32 = True  # samples, and what unknown code makes of them, may not bear rounding
 
     def __init__(
         self,
-        module: nn.Module,
+        source: _ModuleSource,
         preprocess: Preprocess | None,
-        settings: BackboneSettings,
+        settings: AudioSettings,
         rate: int,
     ) -> None:
-        self.module = without_compiler(module)
-        self.name = type(self.module).__name__
-        self.rate = rate
-        self._preprocess = preprocess
-        self._settings = settings
-        _check_settings(self.module, settings, self.name)
-        self._fingerprint = fingerprint(self.module)
-        place = {
-            "module": self._fingerprint,
-            "layer": settings.layer,
-            "preprocess": None if preprocess is None else preprocess.digest,
-            "rate": rate,
-        }
-        self.digest = digest_of(
-            {
-                "kind": "module of sound",
-                **place,
-                "pooling": settings.pooling,
-                "torch": ".".join(torch.__version__.split(".")[:2]),
-            }
-        )
+        self.name, self.source, self.rate = source.name, source, rate
+        self._module, self._preprocess, self._settings = source.module, preprocess, settings
+        shape, self._time = self._measure()
         is_auto = settings.pooling == "auto"
-        key = digest_of({"kind": "features of a module of sound", **place, "is_auto": is_auto})
-        found: tuple[_Shape, int | None] = kept_recent(key, self._measure)
-        shape, self._time = found
         if len(shape) == 2:
             refuse_pooling(settings.pooling, self.name)
-            self._pooling: str | None = None
             self.width = shape[1]
         else:
-            self._pooling = "mean" if is_auto else settings.pooling
+            self.pooling = "mean" if is_auto else settings.pooling
             d = shape[1] if len(shape) == 4 or self._time == 2 else shape[2]
-            self.width = pooled_width(d, self._pooling)
+            self.width = pooled_width(d, self.pooling)
+        self._take_digests(
+            layer=settings.layer,
+            preprocess=None if preprocess is None else preprocess.digest,
+            is_auto=is_auto,
+            libraries=releases_of("torch"),
+        )
 
-    def __repr__(self) -> str:
-        return f"ModuleBackbone({self.name!r}, width={self.width})"
-
-    def prepare(self, samples: NDArray[np.float32]) -> Part:
-        """Return the samples, or what `preprocess` makes of them."""
+    def _prepare(self, samples: NDArray[np.float32]) -> Part:
         values = torch.from_numpy(samples)
         # A copy: the function may write to what it is given, and windows of a clip overlap.
         return Part(values if self._preprocess is None else self._preprocess(values.clone()))
 
-    def load(self, dtype: torch.dtype, device: torch.device) -> nn.Module:
-        """Return a copy of the module on the device that ends in pooled vectors."""
-        probe = self.prepare(probe_samples(self.rate)).values
-        return load_stacked(
-            nn.Sequential(self._copy(), _Frames(self._time)).eval(),
-            probe,
-            pooling=self._pooling,
-            dtype=dtype,
-            device=device,
-            is_foreign=True,
-        )
-
-    def n_bytes(self) -> int:
-        """Return the size of parameters and buffers, in float32."""
-        return sum(4 * each.numel() for each in [*self.module.parameters(), *self.module.buffers()])
-
-    def refuse_other_files(self) -> None:
-        """Refuse a module that has been changed since its digest was taken."""
-        if fingerprint(self.module) != self._fingerprint:
-            raise UnsupportedModelError(
-                f"{self.name} has been changed since this embedder was fitted (its weights, its "
-                "attributes, its code or a variable that its code uses). Fit the embedder again."
-            )
+    def _load_core(self) -> nn.Module:
+        return nn.Sequential(self._copy(), _Frames(self._time)).eval()
 
     def _copy(self) -> nn.Module:
-        module = copy_of(self.module, self.name)
+        module = copy_of(self._module, self.name)
         layer = self._settings.layer
         # Who asks for a pooling means the frames, not the vector made of them.
         names = _OUTPUT_NAMES if self._settings.pooling == "auto" else _OUTPUT_NAMES[::-1]
@@ -241,7 +229,8 @@ class _Frames(nn.Module):
         return features.transpose(1, 2) if self.time == 2 else features
 
 
-def _check_settings(module: nn.Module, settings: BackboneSettings, name: str) -> None:
+def _check_settings(module: nn.Module, settings: AudioSettings) -> None:
+    name = type(module).__name__
     faults = []
     if settings.weights != "auto":
         faults.append(

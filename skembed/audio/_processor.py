@@ -16,8 +16,7 @@ from torch import Tensor
 
 from skembed.audio._backbone import probe_samples, standardize
 from skembed.exceptions import UnsafeModelError, UnsupportedModelError
-from skembed.store import digest_of
-from skembed.weights import kept_recent, quiet_transformers, read_json
+from skembed.weights import quiet_transformers, read_json
 
 __all__ = ["Processor", "has_processor", "load_processor"]
 
@@ -35,24 +34,24 @@ def has_processor(folder: Path) -> bool:
     return nested.is_file() and "feature_extractor" in read_json(nested)
 
 
-def load_processor(folder: Path, files_digest: bytes, *, trust_remote_code: bool) -> Processor:
-    """Return the folder's feature extractor, one for all backbones of these files.
+def load_processor(folder: Path, *, trust_remote_code: bool) -> Processor:
+    """Return the folder's feature extractor.
 
     Raises
     ------
     UnsafeModelError
         If it is code of its own and the user did not allow that.
     UnsupportedModelError
-        If it cannot be read, or makes of a clip what is no tensor.
+        If there is none, it cannot be read, or makes of a clip what is no tensor.
     """
-    place = {"kind": "feature extractor", "files": files_digest, "folder": str(folder)}
-    key = digest_of({**place, "trust_remote_code": trust_remote_code})
-    return kept_recent(key, lambda: _load(folder, trust_remote_code))
-
-
-def _load(folder: Path, trust_remote_code: bool) -> Processor:
     from transformers import AutoFeatureExtractor
 
+    if not has_processor(folder):
+        raise UnsupportedModelError(
+            f"{folder} does not say how the model's clips are prepared: it has no "
+            "preprocessor_config.json. Save the model's feature extractor there "
+            "(`extractor.save_pretrained(folder)`)."
+        )
     try:
         with quiet_transformers():
             made = AutoFeatureExtractor.from_pretrained(

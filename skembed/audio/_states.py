@@ -1,4 +1,4 @@
-"""What an audio model of transformers is run for: a vector, the last states, or those of a layer.
+"""What an audio model of transformers is run for: a vector, or the hidden states of a layer.
 
 Knows modules and their outputs, not files.
 """
@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from skembed.exceptions import UnsupportedModelError
-from skembed.modules import Reached, check_layer, find_layer, first_tensor, stop_after
+from skembed.exceptions import InvalidParameterError
+from skembed.modules import Reached, find_layer, first_tensor, stop_after
 
 __all__ = ["N_TOKENS_OF_AST", "AudioStates", "make_states", "patch_grid"]
 
@@ -20,12 +20,12 @@ N_TOKENS_OF_AST = 2
 
 
 class AudioStates(nn.Module):
-    """Runs a model for one of the things it gives.
+    """Runs a model, which takes features or samples, for one of the things it gives.
 
     Parameters
     ----------
     module : PreTrainedModel
-        Takes features or samples as its first argument.
+        The model.
     output : str or int
         A name in the model's output, or the number of a hidden state.
     stop_at : str or None
@@ -42,15 +42,10 @@ class AudioStates(nn.Module):
 
     def forward(self, values: Tensor) -> Tensor:
         """Return vectors (n, d), or frames (n, frames, d), maps as frames."""
-        all_states = isinstance(self.output, int) and self.stop_at is None
         try:
-            found = self.run(values, all_states=all_states)
+            found = self.run(values, all_states=isinstance(self.output, int))
         except Reached as reached:
             return self._as_frames(reached.features)
-        if self.stop_at is not None:
-            raise UnsupportedModelError(
-                f"layer {self.stop_at!r} is not run when clips are embedded. Choose another."
-            )
         if isinstance(self.output, int):
             return self._as_frames(found.hidden_states[self.output])
         return self._as_frames(getattr(found, self.output))
@@ -93,31 +88,16 @@ def patch_grid(config: Any) -> tuple[int, int] | None:
 def make_states(
     module: nn.Module, output: str, layer: str | int | None, values: Tensor, name: str
 ) -> AudioStates:
-    """Return what runs a model for the user's layer, or for an output if there is none.
+    """Return what runs a model for a hidden state, or for an output if `layer` is None.
 
-    Parameters
-    ----------
-    module : PreTrainedModel
-        The model.
-    output : str
-        As in `AudioStates`; what counts if `layer` is None.
-    layer : str, int or None
-        A submodule, or the number of a hidden state.
-    values : Tensor
-        A batch that is run to find the submodule that makes a hidden state.
-    name : str
-        The model, for messages.
-
-    Raises
-    ------
-    InvalidParameterError
-        If there is no such layer.
+    `values` are a batch that is run to find the submodule that makes the state.
     """
     if layer is None:
         return AudioStates(module, output)
     if isinstance(layer, str):
-        check_layer(module, layer, hint=" Or give the number of a hidden state.")
-        return AudioStates(module, "last_hidden_state", layer)
+        raise InvalidParameterError(
+            f"layer={layer!r}: expected the number of a hidden state of {name}, or None."
+        )
     states = AudioStates(module, 0)
     maker = find_layer(module, lambda: states.run(values, all_states=True), layer, name)
     return AudioStates(module, layer, maker)

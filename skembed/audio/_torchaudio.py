@@ -6,8 +6,6 @@ Knows torchaudio's bundles; must not know rows nor keys.
 from __future__ import annotations
 
 import functools
-import os
-from pathlib import Path
 from typing import Any
 from urllib.parse import urljoin
 
@@ -16,26 +14,22 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from skembed._backbone import Source
 from skembed.audio._backbone import (
-    Backbone,
-    BackboneSettings,
-    Part,
+    AudioBackbone,
+    AudioSettings,
     check_layer_number,
     least_samples,
+    refuse_settings,
     standardize,
 )
-from skembed.audio._network import load_speech
-from skembed.audio._pooling import pooled_width
+from skembed.audio._clips import Part
 from skembed.audio._torchaudio_speech import as_transformers
-from skembed.exceptions import InvalidParameterError, UnsupportedModelError
-from skembed.modules import build_random, plain_names
-from skembed.store import digest_of
-from skembed.weights import file_sha256, find_checkpoint, load_state, releases_of
+from skembed.exceptions import UnsupportedModelError
+from skembed.modules import SpeechModel, build_random, plain_names, pooled_width
+from skembed.weights import FileSource, load_state, releases_of
 
-__all__ = ["TorchaudioBackbone", "bundle_names", "find_file"]
-
-_FORMAT = 1
-"""Raised when a change to skembed changes vectors, so that stored ones are not served."""
+__all__ = ["TorchaudioBackbone", "bundle_names", "bundle_url"]
 
 _URL = "https://download.pytorch.org/torchaudio/models/"
 
@@ -53,109 +47,65 @@ def bundle_names() -> tuple[str, ...]:
     )
 
 
-class TorchaudioBackbone(Backbone):
-    """A wav2vec 2.0, HuBERT or WavLM of torchaudio's bundles.
+def bundle_url(name: str) -> str:
+    """Return where the weights of a bundle are."""
+    # Of one bundle it is a whole address already.
+    return urljoin(_URL, _bundle(name)._path)
 
-    Parameters
-    ----------
-    name : str
-        Of a bundle ("WAV2VEC2_BASE").
-    settings : BackboneSettings
-        `weights` is "auto" (the bundle's own), a file with a state dict, or None: random weights,
-        always the same. `layer` is the number of a hidden state: 0 enters the first layer, -1
-        leaves the last.
 
-    Raises
-    ------
-    InvalidParameterError
-        If the settings ask for what the model does not have.
-    ModelNotFoundError
-        If the weights are not to be had.
-    """
+def _bundle(name: str) -> Any:
+    from torchaudio import pipelines
 
-    def __init__(self, name: str, settings: BackboneSettings) -> None:
-        from torchaudio import pipelines
+    return getattr(pipelines, name)
 
-        self.name = name
-        bundle: Any = getattr(pipelines, name)
+
+class TorchaudioBackbone(AudioBackbone):
+    """A wav2vec 2.0, HuBERT or WavLM of torchaudio's bundles; `layer` numbers a hidden state."""
+
+    def __init__(self, source: Source, settings: AudioSettings) -> None:
+        self.name, self.source = str(settings.model), source
+        bundle = _bundle(self.name)
         self.rate = int(bundle.sample_rate)
         self._params: dict[str, Any] = dict(bundle._params)
         self._kind: str = bundle._model_type
         self._is_standardized = bool(bundle._normalize_waveform)
-        if settings.revision is not None:
-            raise InvalidParameterError(
-                f"revision={settings.revision!r}: only models of the hub have revisions."
-            )
+        why = "only models of the hub have revisions"
+        refuse_settings(settings, self.name, why=why, revision=None)
         n_layers = int(self._params["encoder_num_layers"])
-        self._layer = check_layer_number(settings.layer, n_layers, name)
-        self._pooling = "mean" if settings.pooling == "auto" else settings.pooling
-        self.width = pooled_width(int(self._params["encoder_embed_dim"]), self._pooling)
+        self._layer = check_layer_number(settings.layer, n_layers, self.name)
+        self.pooling = "mean" if settings.pooling == "auto" else settings.pooling
+        self.width = pooled_width(int(self._params["encoder_embed_dim"]), self.pooling)
         convolutions = self._params["extractor_conv_layer_config"]
         self.least = least_samples([(kernel, stride) for _, kernel, stride in convolutions])
-        # Of one bundle it is a whole address already.
-        self._file = find_file(settings.weights, name, urljoin(_URL, bundle._path))
-        self._sha256 = None if self._file is None else file_sha256(self._file)
-        libraries = ["torchaudio", "transformers"] + ["torch"] * (self._file is None)
-        self.digest = digest_of(
-            {
-                "kind": "torchaudio bundle",
-                "format": _FORMAT,
-                "libraries": releases_of(*libraries),
-                "name": name,
-                "architecture": repr(sorted(self._params.items())),
-                "weights": self._sha256 or "random",
-                "layer": self._layer,
-                "pooling": self._pooling,
-            }
+        self._take_digests(
+            name=self.name,
+            architecture=repr(sorted(self._params.items())),
+            layer=self._layer,
+            libraries=releases_of("torchaudio", "transformers"),
         )
 
-    def __repr__(self) -> str:
-        return f"TorchaudioBackbone({self.name!r}, width={self.width})"
-
-    def prepare(self, samples: NDArray[np.float32]) -> Part:
-        """Return the samples, standardised if the bundle wants that."""
+    def _prepare(self, samples: NDArray[np.float32]) -> Part:
         if self._is_standardized:
             samples = standardize(samples, _EPS)
         return Part(torch.from_numpy(samples))
 
-    def load(self, dtype: torch.dtype, device: torch.device) -> nn.Module:
-        """Load the network."""
-        if self._file is None:
-            state = build_random(self._build).state_dict()
-            module = as_transformers(self._params, self._kind, state)
-        else:
-            module = self._read(self._file)
-        return load_speech(
-            module, layer=self._layer, pooling=self._pooling, dtype=dtype, device=device
-        )
-
-    def n_bytes(self) -> int:
-        """Return the size of the weights in bytes."""
-        if self._file is not None:
-            return self._file.stat().st_size
-        # Of a layer: attention 4 d^2, two products between d and the inner width.
-        d, inner = self._params["encoder_embed_dim"], self._params["encoder_ff_interm_features"]
-        return int(4 * self._params["encoder_num_layers"] * (4 * d * d + 2 * d * inner))
-
-    def refuse_other_files(self) -> None:
-        """Refuse weights that are not those of the digest, under which vectors are stored."""
-        if self._file is not None and file_sha256(self._file) != self._sha256:
-            raise UnsupportedModelError(
-                f"{self._file} changed while the model was in use. Call again when it is written."
-            )
-
-    def _read(self, path: Path) -> Any:
+    def _load_core(self) -> nn.Module:
+        if not isinstance(self.source, FileSource):
+            return self._made_of(build_random(self._build).state_dict())
         # The file is mapped to memory: a copy stays as it is when the file is written anew.
         state = {
             name: tensor.to(torch.float32, copy=True)
-            for name, tensor in plain_names(load_state(path)).items()
+            for name, tensor in plain_names(load_state(self.source.path)).items()
         }
         try:
-            return as_transformers(self._params, self._kind, state)
+            return self._made_of(state)
         except UnsupportedModelError as error:
             raise UnsupportedModelError(
-                f"{path} does not hold the weights of {self.name}. {error}"
+                f"{self.source.path} does not hold the weights of {self.name}. {error}"
             ) from error
+
+    def _made_of(self, state: dict[str, Any]) -> SpeechModel:
+        return SpeechModel(as_transformers(self._params, self._kind, state), self._layer).eval()
 
     def _build(self) -> nn.Module:
         from torchaudio import models
@@ -164,26 +114,3 @@ class TorchaudioBackbone(Backbone):
         params = dict(self._params, aux_num_out=None)
         module: nn.Module = build(**params)
         return module
-
-
-def find_file(weights: Any, name: str, url: str | None) -> Path | None:
-    """Return the file with a model's weights, None for random ones.
-
-    Raises
-    ------
-    InvalidParameterError
-        If there is no such file.
-    ModelNotFoundError
-        If "auto" weights are neither there nor can be downloaded.
-    """
-    if weights is None:
-        return None
-    if weights == "auto" and url is not None:
-        return find_checkpoint(url)
-    path = Path(os.path.expanduser(weights))  # noqa: PTH111  (never raises)
-    if path.is_file():
-        return path
-    own = "'auto' is its own weights, " if url is not None else "it has no weights of its own; "
-    raise InvalidParameterError(
-        f"weights={str(weights)!r} is no file with weights of {name}. {own}None is random weights."
-    )

@@ -10,25 +10,15 @@ from dataclasses import dataclass
 from numbers import Real
 from typing import Any
 
+from skembed.audio._backbone import AudioBackbone
 from skembed.exceptions import InvalidParameterError
 
-__all__ = ["LONGEST_SECONDS", "Windows", "check_seconds", "choose_windows"]
-
-LONGEST_SECONDS = 30.0
-"""Of a window, where the model takes any: attention over longer ones grows with their square."""
+__all__ = ["Windows", "check_seconds", "choose_windows"]
 
 
 @dataclass(frozen=True, slots=True)
 class Windows:
-    """How clips are cut.
-
-    Parameters
-    ----------
-    length : int or None
-        Samples of a window; None leaves clips whole.
-    hop : int
-        Samples from the start of one to that of the next.
-    """
+    """How clips are cut: samples of a window (None: clips stay whole), and from one to the next."""
 
     length: int | None
     hop: int = 1
@@ -41,49 +31,29 @@ class Windows:
         return [*range(0, last, self.hop), last]
 
 
-def choose_windows(
-    window: Any, hop: Any, *, rate: int, limit: float | None, least: int, name: str
-) -> Windows:
-    """Return how clips are cut for a model.
-
-    Parameters
-    ----------
-    window : float, "auto" or None
-        Seconds; "auto" is the model's own limit, or 30 s; None leaves clips whole.
-    hop : float or None
-        Seconds; None is the window's length.
-    rate : int
-        Samples of a second.
-    limit : float or None
-        Seconds of the longest clip that the model takes at once.
-    least : int
-        Samples of the shortest.
-    name : str
-        The model, for messages.
-
-    Raises
-    ------
-    InvalidParameterError
-        If they make no sense, alone or for the model.
-    """
+def choose_windows(window: Any, hop: Any, backbone: AudioBackbone) -> Windows:
+    """Return how clips are cut for a model; `window` and `hop` as in `AudioEmbedder`."""
+    name, rate, limit = backbone.name, backbone.rate, backbone.limit
     if window == "auto":
-        window = LONGEST_SECONDS if limit is None else limit
+        window = backbone.window if limit is None else limit
     elif window is None and limit is not None:
         raise InvalidParameterError(
             f"window=None, but {name} takes at most {limit:g} s at once. Use window='auto'."
         )
     if window is None:
         if hop is not None:
-            raise InvalidParameterError(f"hop={hop!r}, but window=None leaves clips whole.")
+            raise InvalidParameterError(
+                f"hop={hop!r}, but clips are left whole. Set window to some seconds."
+            )
         return Windows(None)
     if limit is not None and window > limit:
         raise InvalidParameterError(
             f"window={window:g}, but {name} takes at most {limit:g} s at once."
         )
     length = round(window * rate)
-    if length < least:
+    if length < backbone.least:
         raise InvalidParameterError(
-            f"window={window:g}, but {name} takes at least {least / rate:g} s."
+            f"window={window:g}, but {name} takes at least {backbone.least / rate:g} s."
         )
     hop = window if hop is None else hop
     n_hop = round(hop * rate)
