@@ -111,13 +111,13 @@ def test_the_layers_last_output_is_what_the_classes_are_made_of(weights):
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("pooling", ["std", "mean_std", "max", "first"])
+@pytest.mark.parametrize("pooling", ["std", "mean+std", "max", "cls"])
 def test_frames_are_pooled_as_asked(pooling, weights):
     pool = {
         "std": lambda x: x.std(0, correction=0),
-        "mean_std": lambda x: torch.cat([x.mean(0), x.std(0, correction=0)]),
+        "mean+std": lambda x: torch.cat([x.mean(0), x.std(0, correction=0)]),
         "max": lambda x: x.amax(0),
-        "first": lambda x: x[0],
+        "cls": lambda x: x[0],
     }[pooling]
     expected = [pool(each) for each in hidden_of(module_of(), ROWS, 4)]
     assert_close(embed(weights=weights, layer=4, pooling=pooling), expected)

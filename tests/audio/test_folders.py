@@ -143,7 +143,7 @@ def test_the_global_random_states_are_left_alone(family, folders):
     rows = clips(0.5, rate=rate_of(folders(family)))
     before = random_states()
     unload_models()
-    embed(folders(family), rows, layer=1, pooling="first")
+    embed(folders(family), rows, layer=1, pooling="cls")
     assert random_states() == before
 
 

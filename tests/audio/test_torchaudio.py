@@ -138,14 +138,14 @@ def test_layer_zero_is_what_enters_the_first_layer(name, file_of):
     assert_close(embed(name, weights=weights, layer=-4), taken)
 
 
-@pytest.mark.parametrize("pooling", ["std", "mean_std", "max", "first"])
+@pytest.mark.parametrize("pooling", ["std", "mean+std", "max", "cls"])
 def test_frames_are_pooled_as_asked(pooling, file_of):
     frames = [each[-1] for each in features_of("WAVLM_BASE_PLUS", ROWS)]
     pool = {
         "std": lambda x: x.std(0, correction=0),
-        "mean_std": lambda x: torch.cat([x.mean(0), x.std(0, correction=0)]),
+        "mean+std": lambda x: torch.cat([x.mean(0), x.std(0, correction=0)]),
         "max": lambda x: x.amax(0),
-        "first": lambda x: x[0],
+        "cls": lambda x: x[0],
     }[pooling]
     weights = file_of("WAVLM_BASE_PLUS")
     found = embed("WAVLM_BASE_PLUS", weights=weights, pooling=pooling, layer=-1)

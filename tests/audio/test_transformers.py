@@ -152,16 +152,16 @@ def test_claps_vectors_are_those_of_its_audio_part_alone(family, folders):
 POOLINGS = {
     "mean": lambda frames: frames.mean(0),
     "std": lambda frames: frames.std(0, correction=0),
-    "mean_std": lambda frames: torch.cat([frames.mean(0), frames.std(0, correction=0)]),
+    "mean+std": lambda frames: torch.cat([frames.mean(0), frames.std(0, correction=0)]),
     "max": lambda frames: frames.amax(0),
-    "first": lambda frames: frames[0],
+    "cls": lambda frames: frames[0],
 }
 
 
 @pytest.mark.parametrize(
     ("family", "pooling"),
     [(family, pooling) for family in ("wav2vec2", "sew") for pooling in POOLINGS]
-    + [("whisper", "mean_std"), ("whisper", "max")],
+    + [("whisper", "mean+std"), ("whisper", "max")],
 )
 def test_frames_are_pooled_as_asked(family, pooling, folders):
     folder = folders(family)
@@ -174,7 +174,7 @@ def test_of_ast_tokens_are_no_frames_and_first_is_the_class_token(folders):
     folder = folders("ast")
     rows = sounds(folder)[:2]
     states = [each.last_hidden_state[0] for each in references(folder, rows)]
-    assert_close(embed(folder, rows, pooling="first"), [each[0] for each in states])
+    assert_close(embed(folder, rows, pooling="cls"), [each[0] for each in states])
     own = [own_patches(folder, each, row) for each, row in zip(states, rows, strict=True)]
     assert len(own[0]) < len(own[1]) < len(states[1]) - 2
     assert_close(embed(folder, rows, pooling="mean"), [each.mean(0) for each in own])
