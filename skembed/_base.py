@@ -6,13 +6,10 @@ up for the present parameters at every call. Estimators hold no weights.
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import time
 from collections.abc import Callable
-from enum import Enum
-from numbers import Integral, Real
-from pathlib import Path
+from numbers import Integral
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import numpy as np
@@ -29,6 +26,7 @@ from sklearn.utils._param_validation import (
 from skembed._backbone import Backbone
 from skembed._encoder import Encoder, join_replicas
 from skembed._inputs import CheckedRows
+from skembed._parameters import plain_fields, snapshot
 from skembed._report import EmbeddingReport
 from skembed._sklearn import CallbackSupportMixin, fit_task, with_callbacks, with_index
 from skembed.engine import Embedded, embed, resolve_devices, stay_safe_after_fork
@@ -45,13 +43,11 @@ from skembed.weights import kept_recent
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["BaseEmbedder", "PretrainedEmbedder", "plain"]
+__all__ = ["BaseEmbedder", "PretrainedEmbedder"]
 
 Self = TypeVar("Self", bound="BaseEmbedder")
 
 _MOST_SHOWN = 1000
-
-_COMPARABLE = (str, bool, int, float, os.PathLike, EmbeddingStore)
 
 
 class BaseEmbedder(CallbackSupportMixin, TransformerMixin, BaseEstimator):
@@ -319,9 +315,9 @@ class PretrainedEmbedder(BaseEmbedder):
             return join_replicas([self._make_encoder(backbone, settings, d) for d in devices])
 
         # The encoder keeps its backbone: while it is here, no other one has that id.
-        key = (type(self).__name__, id(backbone), str(self.device), _plain_fields(settings))
+        key = (type(self).__name__, id(backbone), str(self.device), plain_fields(settings))
         encoder = kept_recent(key, make)
-        present = (_snapshot(self.get_params(deep=False)), encoder)
+        present = (snapshot(self.get_params(deep=False)), encoder)
         if self.__dict__.get("_present") != present:
             self._present = present
 
@@ -338,7 +334,7 @@ class PretrainedEmbedder(BaseEmbedder):
     def encoder_(self) -> Encoder:
         """The encoder of the present parameters, once `fit` or `transform` has made it."""
         params, encoder = self.__dict__.get("_present", (None, None))
-        if not isinstance(encoder, Encoder) or params != _snapshot(self.get_params(deep=False)):
+        if not isinstance(encoder, Encoder) or params != snapshot(self.get_params(deep=False)):
             raise AttributeError(
                 f"This {type(self).__name__} has not made its encoder for its present parameters; "
                 "call fit or transform first."
@@ -367,45 +363,3 @@ class PretrainedEmbedder(BaseEmbedder):
         tags = super().__sklearn_tags__()
         tags.requires_fit = False
         return tags
-
-
-def plain(value: Any) -> Any:
-    """Return a parameter as Python's own str, number or Path, as grids of NumPy arrays set others.
-
-    Of an enum's member its name (torchvision's weights are such), of a list a tuple; modules and
-    functions stay as they are.
-    """
-    if isinstance(value, Enum) and not isinstance(value, (str, int)):
-        return f"{type(value).__name__}.{value.name}"
-    if isinstance(value, str):
-        return str.__str__(value)  # str() of an enum's member gives its name
-    if isinstance(value, (bool, np.bool_)):
-        return bool(value)
-    if isinstance(value, Integral):
-        return int(value)
-    if isinstance(value, Real):
-        return float(value)
-    if isinstance(value, (list, tuple)):
-        return tuple(map(plain, value))
-    return Path(value) if isinstance(value, os.PathLike) else value
-
-
-def _plain_fields(settings: Any) -> tuple[Any, ...]:
-    """Return the settings that are plain values; the others decide the backbone."""
-    values = (getattr(settings, field.name) for field in dataclasses.fields(settings))
-    plain_types = (str, bool, int, float, tuple, Path, type(None))
-    return tuple((type(v), v) for v in values if isinstance(v, plain_types))
-
-
-def _snapshot(params: dict[str, Any]) -> dict[str, Any]:
-    """Return parameters that can be compared, and stay as they are when a list is changed."""
-    return {name: _comparable(value) for name, value in params.items()}
-
-
-def _comparable(value: Any) -> Any:
-    if isinstance(value, _COMPARABLE) or value is None:
-        return value
-    if hasattr(value, "get_params") and not isinstance(value, type):
-        return type(value), _snapshot(value.get_params(deep=False))
-    # A model's repr is that of any other of the same architecture.
-    return repr(value) if isinstance(value, (list, tuple)) else (type(value), id(value))

@@ -30,6 +30,7 @@ ORDER = [
     "engine",
     "columns",
     "training",
+    "_parameters",
     "_base",
     "room",
     "inspection",
