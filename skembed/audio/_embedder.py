@@ -15,8 +15,9 @@ from sklearn.utils import Tags
 from sklearn.utils._param_validation import Interval, StrOptions
 from torch import nn
 
-from skembed._base import PretrainedEmbedder, plain
+from skembed._base import PretrainedEmbedder
 from skembed._inputs import CheckedRows
+from skembed._parameters import plain
 from skembed._report import EmbeddingReport
 from skembed.audio._backbone import AudioBackbone, AudioSettings
 from skembed.audio._backbones import find_backbone

@@ -13,8 +13,8 @@ from transformers.models.wav2vec2.modeling_wav2vec2 import (
     Wav2Vec2PositionalConvEmbedding,
 )
 
-from skembed.audio._convolutions import FrameEncoder
-from skembed.audio._positions import PositionalConvolution
+from skembed.acceleration._frames import FrameEncoder
+from skembed.acceleration._positions import PositionalConvolution
 
 
 @pytest.fixture(autouse=True)
