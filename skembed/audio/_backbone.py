@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from skembed._backbone import Backbone
 from skembed.audio._clips import ClipModule, Part, SpeechModule
 from skembed.exceptions import InvalidParameterError
-from skembed.modules import SpeechModel
+from skembed.modules import SpeechModel, pooled_width
 from skembed.store import digest_of
 
 __all__ = [
@@ -28,7 +28,6 @@ __all__ = [
     "check_layer_number",
     "least_samples",
     "probe_samples",
-    "refuse_pooling",
     "refuse_settings",
     "standardize",
 ]
@@ -138,6 +137,19 @@ class AudioBackbone(Backbone):
     def _load_core(self) -> nn.Module:
         """Load what maps stacks of values, or clips of any lengths, to frames or vectors."""
 
+    def _take_pooling(self, asked: str, d: int, own: str | None = "mean") -> None:
+        """Take the pooling that is asked for, or of "auto" the model's own, and the width.
+
+        What the core gives has d features; of None it is vectors.
+        """
+        self.pooling = own if asked == "auto" else asked
+        if own is None and asked != "auto":
+            raise InvalidParameterError(
+                f"pooling={asked!r}, but {self.name} gives one vector a clip, which has nothing to "
+                "pool. Leave pooling='auto', or choose a layer before its end."
+            )
+        self.width = d if self.pooling is None else pooled_width(d, self.pooling)
+
     def _take_digests(self, **core: object) -> None:
         """Take the digests, of what decides the core beside its family and source."""
         family = {"kind": type(self).__name__, "source": self.source.digest, "rate": self.rate}
@@ -188,12 +200,3 @@ def refuse_settings(settings: AudioSettings, name: str, *, why: str, **idle: Any
     faults = [f"{key}={value!r}" for key, value in found.items() if value != idle[key]]
     if faults:
         raise InvalidParameterError(f"{', '.join(faults)}: {name} {why}")
-
-
-def refuse_pooling(pooling: str, name: str) -> None:
-    """Refuse to pool what is one vector a clip already, unless "auto" leaves it as it is."""
-    if pooling != "auto":
-        raise InvalidParameterError(
-            f"pooling={pooling!r}, but {name} gives one vector a clip, which has nothing to pool. "
-            "Leave pooling='auto', or choose a layer before its end."
-        )

@@ -14,7 +14,6 @@ from skembed._backbone import Source
 from skembed.audio._backbone import AudioBackbone, AudioSettings, refuse_settings
 from skembed.audio._clips import Part
 from skembed.audio._spectra import MFCC, LogMel
-from skembed.modules import pooled_width
 
 __all__ = ["BASELINES", "BaselineBackbone"]
 
@@ -40,8 +39,7 @@ class BaselineBackbone(AudioBackbone):
             layer=None,
             revision=None,
         )
-        self.pooling = "mean+std" if settings.pooling == "auto" else settings.pooling
-        self.width = pooled_width(BASELINES[self.name]().width, self.pooling)
+        self._take_pooling(settings.pooling, BASELINES[self.name]().width, "mean+std")
         self._take_digests(name=self.name)
 
     def _prepare(self, samples: NDArray[np.float32]) -> Part:

@@ -17,7 +17,7 @@ from skembed.audio._backbone import AudioBackbone, AudioSettings, refuse_setting
 from skembed.audio._clips import Part
 from skembed.audio._spectra import LogMel
 from skembed.exceptions import InvalidParameterError, UnsupportedModelError
-from skembed.modules import build_empty, build_random, fill, plain_names, pooled_width
+from skembed.modules import build_empty, build_random, fill, plain_names
 from skembed.weights import FileSource, load_state, releases_of
 
 __all__ = ["DeepSpeechBackbone"]
@@ -50,10 +50,9 @@ class DeepSpeechBackbone(AudioBackbone):
         why = "only models of the hub have revisions"
         refuse_settings(settings, self.name, why=why, revision=None)
         self._place = _place_of(settings.layer)
-        self.pooling = "mean" if settings.pooling == "auto" else settings.pooling
         self._sizes = _sizes_of(source)
         self._front_end = LogMel(n_mels=self._sizes["n_feature"]).eval()
-        self.width = pooled_width(self._sizes["n_hidden"], self.pooling)
+        self._take_pooling(settings.pooling, self._sizes["n_hidden"])
         self._take_digests(layer=self._place, libraries=releases_of("torchaudio"))
 
     @torch.no_grad()

@@ -26,7 +26,7 @@ from skembed.audio._backbone import (
 from skembed.audio._clips import Part
 from skembed.audio._torchaudio_speech import as_transformers
 from skembed.exceptions import UnsupportedModelError
-from skembed.modules import SpeechModel, build_random, plain_names, pooled_width
+from skembed.modules import SpeechModel, build_random, plain_names
 from skembed.weights import FileSource, load_state, releases_of
 
 __all__ = ["TorchaudioBackbone", "bundle_names", "bundle_url"]
@@ -73,8 +73,7 @@ class TorchaudioBackbone(AudioBackbone):
         refuse_settings(settings, self.name, why=why, revision=None)
         n_layers = int(self._params["encoder_num_layers"])
         self._layer = check_layer_number(settings.layer, n_layers, self.name)
-        self.pooling = "mean" if settings.pooling == "auto" else settings.pooling
-        self.width = pooled_width(int(self._params["encoder_embed_dim"]), self.pooling)
+        self._take_pooling(settings.pooling, int(self._params["encoder_embed_dim"]))
         convolutions = self._params["extractor_conv_layer_config"]
         self.least = least_samples([(kernel, stride) for _, kernel, stride in convolutions])
         self._take_digests(

@@ -23,9 +23,9 @@ from skembed.audio._backbone import (
 )
 from skembed.audio._clips import Part
 from skembed.audio._processor import load_processor
-from skembed.audio._states import N_TOKENS_OF_AST, AudioStates, make_states, patch_grid
-from skembed.exceptions import UnsupportedModelError
-from skembed.modules import SpeechModel, find_unused, pooled_width
+from skembed.audio._states import N_TOKENS_OF_AST, AudioStates, patch_grid
+from skembed.exceptions import InvalidParameterError, UnsupportedModelError
+from skembed.modules import SpeechModel, find_unused, make_states
 from skembed.weights import (
     FolderSource,
     check_weights,
@@ -95,6 +95,16 @@ class TransformersBackbone(AudioBackbone):
                 f"{self.name} is a model of type {self._kind!r}; AudioEmbedder reads "
                 f"{', '.join(sorted(known))}. Texts and pictures have embedders of their own."
             )
+        if getattr(config, "add_adapter", False):
+            raise UnsupportedModelError(
+                f"{self.name} has an adapter after its last layer (add_adapter=True), which "
+                "skembed does not run. Save the model without it."
+            )
+        if isinstance(settings.layer, str):
+            raise InvalidParameterError(
+                f"layer={settings.layer!r}: expected the number of a hidden state of {self.name}, "
+                "or None."
+            )
         self._processor = load_processor(self._folder, trust_remote_code=self.is_foreign)
         self.rate, self.limit = self._processor.rate, self._processor.limit
         self._auto, self._config = _find_part(config)
@@ -108,12 +118,11 @@ class TransformersBackbone(AudioBackbone):
         is_auto = settings.pooling == "auto" and settings.layer is None
         # What is taken of the output.
         self._output = _VECTORS.get(self._kind, _STATES) if is_auto else _STATES
-        self.pooling = "mean" if settings.pooling == "auto" else settings.pooling
         self._layer: int | None = None
         if self._kind in _PACKED:
             n_layers = int(self._config.num_hidden_layers)
             self._layer = check_layer_number(settings.layer, n_layers, self.name)
-            self.width = pooled_width(int(self._config.hidden_size), self.pooling)
+            self._take_pooling(settings.pooling, int(self._config.hidden_size))
         else:
             self._choose_output()
         self._take_digests(
@@ -153,7 +162,8 @@ class TransformersBackbone(AudioBackbone):
 
     def _states(self, module: nn.Module) -> AudioStates:
         probe = self._processor.probe[None]
-        return make_states(_part(module), self._output, self._settings.layer, probe, self.name)
+        layer = self._settings.layer
+        return make_states(AudioStates, _part(module), self._output, layer, probe, self.name)
 
     @torch.inference_mode()
     def _choose_output(self) -> None:
@@ -161,10 +171,8 @@ class TransformersBackbone(AudioBackbone):
         probe = self._processor.probe
         with torch.random.fork_rng(devices=[]):
             shape = tuple(self._states(self._build())(probe[None]).shape)
-        if len(shape) == 2:
-            self.pooling, self.width = None, shape[1]
-            return
-        self.width = pooled_width(shape[2], str(self.pooling))
+        is_vector = len(shape) == 2
+        self._take_pooling(self._settings.pooling, shape[-1], None if is_vector else "mean")
         grid = patch_grid(self._config)
         if grid is not None and shape[1] == N_TOKENS_OF_AST + grid[0] * grid[1]:
             self.n_prefix = N_TOKENS_OF_AST
