@@ -194,9 +194,9 @@ def least_samples(convolutions: Sequence[tuple[int, int]]) -> int:
     return n
 
 
-def refuse_settings(settings: AudioSettings, name: str, *, why: str, **idle: Any) -> None:
+def refuse_settings(settings: AudioSettings, why: str, **idle: Any) -> None:
     """Refuse settings that are not what they are where they mean nothing."""
     found = {key: getattr(settings, key) for key, value in idle.items()}
     faults = [f"{key}={value!r}" for key, value in found.items() if value != idle[key]]
     if faults:
-        raise InvalidParameterError(f"{', '.join(faults)}: {name} {why}")
+        raise InvalidParameterError(f"{', '.join(faults)}: {why}")

@@ -33,8 +33,7 @@ class BaselineBackbone(AudioBackbone):
         self.name, self.source = source.name, source
         refuse_settings(
             settings,
-            repr(self.name),
-            why="has no weights, layers nor revisions. Leave them at their defaults.",
+            f"{self.name!r} has no weights, layers nor revisions. Leave them at their defaults.",
             weights="auto",
             layer=None,
             revision=None,

@@ -47,8 +47,7 @@ class DeepSpeechBackbone(AudioBackbone):
 
     def __init__(self, source: Source, settings: AudioSettings) -> None:
         self.source = source
-        why = "only models of the hub have revisions"
-        refuse_settings(settings, self.name, why=why, revision=None)
+        refuse_settings(settings, "only models of the hub have revisions.", revision=None)
         self._place = _place_of(settings.layer)
         self._sizes = _sizes_of(source)
         self._front_end = LogMel(n_mels=self._sizes["n_feature"]).eval()

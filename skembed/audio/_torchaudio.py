@@ -1,18 +1,22 @@
-"""The speech models that torchaudio has by name, and files with their weights.
+"""The speech models that torchaudio has by name, as transformers' modules.
 
-Knows torchaudio's bundles; must not know rows nor keys.
+torchaudio's `Wav2Vec2Model`, as its pipelines build it for wav2vec 2.0, HuBERT and WavLM, computes
+what transformers' models of these names do; only the weights are named otherwise. Its features
+number i are transformers' hidden state i + 1. Must not know rows nor keys.
 """
 
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 from urllib.parse import urljoin
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from skembed._backbone import Source
 from skembed.audio._backbone import (
@@ -24,14 +28,39 @@ from skembed.audio._backbone import (
     standardize,
 )
 from skembed.audio._clips import Part
-from skembed.audio._torchaudio_speech import as_transformers
-from skembed.exceptions import UnsupportedModelError
-from skembed.modules import SpeechModel, build_random, plain_names
+from skembed.modules import SpeechModel, build_random, fill, plain_names
 from skembed.weights import FileSource, load_state, releases_of
 
 __all__ = ["TorchaudioBackbone", "bundle_names", "bundle_url"]
 
 _URL = "https://download.pytorch.org/torchaudio/models/"
+
+_SETTINGS = {
+    "encoder_embed_dim": "hidden_size",
+    "encoder_pos_conv_kernel": "num_conv_pos_embeddings",
+    "encoder_pos_conv_groups": "num_conv_pos_embedding_groups",
+    "encoder_num_layers": "num_hidden_layers",
+    "encoder_num_heads": "num_attention_heads",
+    "encoder_ff_interm_features": "intermediate_size",
+    "encoder_layer_norm_first": "do_stable_layer_norm",
+    "encoder_projection_dropout": "feat_proj_dropout",
+    "encoder_attention_dropout": "attention_dropout",
+    "encoder_ff_interm_dropout": "activation_dropout",
+    "encoder_dropout": "hidden_dropout",
+    "encoder_layer_drop": "layerdrop",
+    "extractor_conv_bias": "conv_bias",
+    "encoder_num_buckets": "num_buckets",
+    "encoder_max_distance": "max_bucket_distance",
+}
+"""What decides features, and dropout in training, by torchaudio's name and transformers'."""
+
+_RENAMED = (
+    ("encoder.feature_projection.", "feature_projection."),
+    ("encoder.transformer.", "encoder."),
+    (".conv.weight_g", ".conv.parametrizations.weight.original0"),
+    (".conv.weight_v", ".conv.parametrizations.weight.original1"),
+    (".attention.attention.out_proj.", ".attention.out_proj."),
+)
 
 # torchaudio's own, of `torch.nn.functional.layer_norm`.
 _EPS = 1e-5
@@ -69,8 +98,7 @@ class TorchaudioBackbone(AudioBackbone):
         self._params: dict[str, Any] = dict(bundle._params)
         self._kind: str = bundle._model_type
         self._is_standardized = bool(bundle._normalize_waveform)
-        why = "only models of the hub have revisions"
-        refuse_settings(settings, self.name, why=why, revision=None)
+        refuse_settings(settings, "only models of the hub have revisions.", revision=None)
         n_layers = int(self._params["encoder_num_layers"])
         self._layer = check_layer_number(settings.layer, n_layers, self.name)
         self._take_pooling(settings.pooling, int(self._params["encoder_embed_dim"]))
@@ -89,27 +117,56 @@ class TorchaudioBackbone(AudioBackbone):
         return Part(torch.from_numpy(samples))
 
     def _load_core(self) -> nn.Module:
-        if not isinstance(self.source, FileSource):
-            return self._made_of(build_random(self._build).state_dict())
-        # The file is mapped to memory: a copy stays as it is when the file is written anew.
-        state = {
-            name: tensor.to(torch.float32, copy=True)
-            for name, tensor in plain_names(load_state(self.source.path)).items()
-        }
-        try:
-            return self._made_of(state)
-        except UnsupportedModelError as error:
-            raise UnsupportedModelError(
-                f"{self.source.path} does not hold the weights of {self.name}. {error}"
-            ) from error
-
-    def _made_of(self, state: dict[str, Any]) -> SpeechModel:
-        return SpeechModel(as_transformers(self._params, self._kind, state), self._layer).eval()
+        if isinstance(self.source, FileSource):
+            path = self.source.path
+            state = plain_names(load_state(path))
+        else:
+            path, state = Path("random"), build_random(self._build).state_dict()
+        with torch.device("meta"):
+            module = self._as_transformers()
+        fill(module, _renamed(state), path=path, name=self.name)
+        return SpeechModel(module, self._layer).eval()
 
     def _build(self) -> nn.Module:
         from torchaudio import models
 
         build = models.wavlm_model if self._kind == "WavLM" else models.wav2vec2_model
-        params = dict(self._params, aux_num_out=None)
-        module: nn.Module = build(**params)
+        module: nn.Module = build(**{**self._params, "aux_num_out": None})
         return module
+
+    def _as_transformers(self) -> Any:
+        """Return transformers' module of the same features."""
+        import transformers
+
+        params = self._params
+        widths, kernels, strides = zip(*params["extractor_conv_layer_config"], strict=True)
+        settings = {
+            **{own: params[name] for name, own in _SETTINGS.items() if name in params},
+            "feat_extract_norm": params["extractor_mode"].removesuffix("_norm"),
+            "conv_dim": widths,
+            "conv_kernel": kernels,
+            "conv_stride": strides,
+            # The vector that hides frames in training has no use here.
+            "mask_time_prob": 0.0,
+            "mask_feature_prob": 0.0,
+        }
+        if self._kind == "WavLM":
+            return transformers.WavLMModel(transformers.WavLMConfig(**settings))
+        return transformers.Wav2Vec2Model(transformers.Wav2Vec2Config(**settings))
+
+
+def _renamed(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return tensors by transformers' names, without those after the last layer."""
+    weights: dict[str, Tensor] = {}
+    for name, tensor in state.items():
+        if name.startswith("aux."):
+            continue
+        for old, new in _RENAMED:
+            name = name.replace(old, new)
+        start, joint, kind = name.partition(".attention.attention.in_proj_")
+        if joint:
+            for part, each in zip("qkv", tensor.chunk(3), strict=True):
+                weights[f"{start}.attention.{part}_proj.{kind}"] = each
+        else:
+            weights[name] = tensor
+    return weights

@@ -79,9 +79,8 @@ class TransformersBackbone(AudioBackbone):
         self.is_foreign = settings.trust_remote_code
         refuse_settings(
             settings,
-            repr(self.name),
-            why="brings its own weights. Leave 'auto', or give the folder of another checkpoint as "
-            "the model.",
+            f"{self.name!r} brings its own. Leave 'auto', or give the folder of another checkpoint "
+            "as the model.",
             weights="auto",
         )
         check_weights(self._folder)
