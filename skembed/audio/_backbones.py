@@ -91,9 +91,10 @@ def _find_weights(weights: Any, name: str, url: str | None) -> Source:
     path = Path(os.path.expanduser(weights))  # noqa: PTH111  (never raises)
     if path.is_file():
         return FileSource(name, path)
-    own = "'auto' is its own weights, " if url is not None else "it has no weights of its own; "
+    own = f"no weights of {name} are published" if url is None else "'auto' is its own weights"
     raise InvalidParameterError(
-        f"weights={str(weights)!r} is no file with weights of {name}. {own}None is random weights."
+        f"weights={str(weights)!r}: expected a file with a state dict of {name}; {own}, None is "
+        "random weights."
     )
 
 

@@ -79,7 +79,7 @@ class TransformersBackbone(AudioBackbone):
         self.is_foreign = settings.trust_remote_code
         refuse_settings(
             settings,
-            f"{self.name!r} brings its own. Leave 'auto', or give the folder of another checkpoint "
+            f"{self.name!r} brings its own. Leave weights='auto', or give the folder of another checkpoint "
             "as the model.",
             weights="auto",
         )

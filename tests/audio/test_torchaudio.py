@@ -327,7 +327,7 @@ def test_clips_shorter_than_a_frame_are_named(file_of):
 @pytest.mark.parametrize(
     ("params", "message"),
     [
-        ({"weights": "no/such.pth"}, r"is no file with weights of WAVLM_LARGE\. 'auto' is its own"),
+        ({"weights": "no/such.pth"}, r"a file with a state dict of WAVLM_LARGE; 'auto' is its own"),
         ({"layer": 4}, r"layer=4, but WAVLM_LARGE has hidden states 0 .* to 3, or -4 to -1"),
         ({"layer": -5}, r"layer=-5, but WAVLM_LARGE has hidden states"),
         ({"layer": "encoder"}, r"layer='encoder', but WAVLM_LARGE has hidden states"),

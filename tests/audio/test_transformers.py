@@ -222,35 +222,6 @@ def test_claps_maps_are_pooled_as_frames(layer, folders):
     assert_close(embed(folder, rows, layer=layer), expected)
 
 
-def test_a_submodule_can_be_named(folders):
-    folder = folders("whisper")
-    rows = sounds(folder)
-    expected = [each[: n_own_frames(r)] for each, r in zip(states_of(folder, rows, 1), rows)]  # noqa: B905
-    found = embed(folder, rows, layer="layers.0")
-    assert_close(found, [each.mean(0) for each in expected])
-
-
-def test_a_named_layer_of_ast_is_pooled_as_its_number_is(folders):
-    folder = folders("ast")
-    rows = sounds(folder)
-    assert_close(embed(folder, rows, layer="layers.0"), embed(folder, rows, layer=1))
-
-
-@pytest.mark.parametrize(
-    ("family", "layer"),
-    [
-        ("whisper", "conv1"),
-        ("whisper", "conv2"),
-        ("whisper", "embed_positions"),
-        ("sew", "feature_extractor"),
-    ],
-)
-def test_layers_whose_frames_lie_elsewhere_are_refused(family, layer, folders):
-    folder = folders(family)
-    with pytest.raises(InvalidParameterError, match=r"expected \(2, features\) or \(2, frames"):
-        embed(folder, sounds(folder), layer=layer)
-
-
 def test_whispers_dither_is_left_out(tmp_path, folders):
     folder = write_checkpoint(tmp_path / "whisper", "whisper")
     tf.WhisperFeatureExtractor(dither=0.05).save_pretrained(folder)
