@@ -32,8 +32,6 @@ __all__ = [
     "standardize",
 ]
 
-_PROBE_SECONDS = 1.0
-
 
 @dataclass(frozen=True)
 class AudioSettings:
@@ -79,7 +77,6 @@ class AudioBackbone(Backbone):
     limit: float | None = None
     least: int = 1
     window: float | None = 30.0
-
     pooling: str | None = None
     n_prefix: int = 0
     _core_digest: bytes
@@ -163,7 +160,7 @@ def standardize(samples: NDArray[np.float32], eps: float) -> NDArray[np.float32]
     return found.astype(np.float32, copy=False)
 
 
-def probe_samples(rate: int, seconds: float = _PROBE_SECONDS, seed: int = 0) -> NDArray[Any]:
+def probe_samples(rate: int, seconds: float = 1.0, seed: int = 0) -> NDArray[Any]:
     """Return a clip with noise, tones and a rise in level, always the same: float32 (n,)."""
     n = max(1, round(rate * seconds))
     t = np.arange(n) / rate

@@ -25,17 +25,7 @@ __all__ = ["find_backbone"]
 
 
 def find_backbone(settings: AudioSettings) -> AudioBackbone:
-    """Return the backbone of a model of any kind, the same one while its content is the same.
-
-    Raises
-    ------
-    InvalidParameterError
-        If the name could name none, or settings do not go with it.
-    ModelNotFoundError
-        If there is no such model.
-    UnsupportedModelError
-        If it cannot be run.
-    """
+    """Return the backbone of a model of any kind, the same one while its content is the same."""
     model = settings.model
     if isinstance(model, nn.Module):
         return find_module(model, settings)
@@ -74,12 +64,9 @@ def _find_family(settings: AudioSettings) -> tuple[Any, Source]:
             return TorchaudioBackbone, _find_weights(settings.weights, name, bundle_url(name))
         if not (_is_place(name) or Path(name).is_dir()):
             _refuse_name(name)
-    revision = settings.revision
-    return TransformersBackbone, resolve_model(
-        settings.model,  # type: ignore[arg-type]
-        revision=revision,
-        is_whole=has_processor,
-    )
+    place: Any = settings.model
+    found = resolve_model(place, revision=settings.revision, is_whole=has_processor)
+    return TransformersBackbone, found
 
 
 def _find_weights(weights: Any, name: str, url: str | None) -> Source:
@@ -106,10 +93,8 @@ def _refuse_name(name: str) -> None:
     known = {each.lower(): each for each in sorted({*MODELS, *bundle_names()})}
     found = difflib.get_close_matches(name.lower(), known, n=5, cutoff=0.5)
     close = [known[each] for each in found]
-    bundles = "" if close else f"; torchaudio's bundles are {', '.join(bundle_names())}"
-    hint = f"Close to it: {', '.join(map(repr, close))}. " if close else ""
+    hint = f"Close to it: {', '.join(map(repr, close))}" if close else "See skembed.list_models"
     raise InvalidParameterError(
-        f"model={name!r} is no folder, and torchaudio has no speech model of this name. {hint}"
-        "Models of the hub have an owner ('facebook/wav2vec2-base')"
-        f"{bundles}."
+        f"model={name!r} is no folder, and torchaudio has no speech model of this name. {hint}. "
+        "Models of the hub have an owner ('facebook/wav2vec2-base')."
     )

@@ -30,16 +30,9 @@ _FLOOR = 1e-5
 
 
 class DeepSpeechBackbone(AudioBackbone):
-    """torchaudio's DeepSpeech [1]_ on log-mel bands, each standardised over the clip.
+    """torchaudio's DeepSpeech (arXiv:1412.5567) on log-mel bands, each standardised over the clip.
 
-    The weights are a file with a state dict of `torchaudio.models.DeepSpeech`, whose shapes tell
-    the sizes, or random. `layer` is the number of a hidden layer, 1 to 5, or -1 to -5; None is the
-    last one, before the classes.
-
-    References
-    ----------
-    .. [1] A. Hannun et al., "Deep Speech: Scaling up end-to-end speech recognition",
-       arXiv:1412.5567.
+    `layer` is the number of a hidden layer, 1 to 5, or -1 to -5; None is the last one.
     """
 
     name = "deepspeech"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, fields
+from functools import partial
 from numbers import Integral, Real
 from typing import Any, ClassVar
 
@@ -70,16 +71,6 @@ def _refuse_bool(layer: Any) -> None:
             f"layer={layer!r}: expected the number of a hidden state, the name of a submodule, or "
             "None."
         )
-
-
-def _check_seconds_of(name: str) -> Callable[[Any], None]:
-    def check(value: Any) -> None:
-        try:
-            check_seconds(value)
-        except InvalidParameterError as error:
-            raise InvalidParameterError(f"{name}: {error}") from error
-
-    return check
 
 
 class AudioEmbedder(PretrainedEmbedder):
@@ -195,11 +186,11 @@ class AudioEmbedder(PretrainedEmbedder):
 
     Notes
     -----
-    Rows are paths, encoded files as bytes or binary file objects (WAV, FLAC, OGG, MP3 and whatever
-    else libsndfile reads), pairs (waveform, rate), dicts with "array" and "sampling_rate" (or
-    "bytes" or "path") as Hugging Face's data sets have them, waveforms of shape (samples,),
-    (samples, channels) or (channels, samples), or a matrix with one clip a row. Integers are PCM at
-    full scale, floats lie between -1 and 1. Channels are averaged.
+    Rows are paths, encoded files as bytes or binary file objects (WAV, FLAC, OGG, MP3, M4A and
+    whatever else libsndfile and FFmpeg read), pairs (waveform, rate), dicts with "array" and
+    "sampling_rate" (or "bytes" or "path") as Hugging Face's data sets have them, waveforms of shape
+    (samples,), (samples, channels) or (channels, samples), or a matrix with one clip a row.
+    Integers are PCM at full scale, floats lie between -1 and 1. Channels are averaged.
 
     Resampling is soxr's "HQ": flat within 0.02 dB up to 0.92 of the lower rate's half, aliases
     below -120 dB, no delay.
@@ -210,16 +201,11 @@ class AudioEmbedder(PretrainedEmbedder):
 
     References
     ----------
-    .. [1] A. Baevski et al., "wav2vec 2.0: A Framework for Self-Supervised Learning of Speech
-       Representations", NeurIPS 2020, arXiv:2006.11477.
-    .. [2] W.-N. Hsu et al., "HuBERT: Self-Supervised Speech Representation Learning by Masked
-       Prediction of Hidden Units", TASLP 2021, arXiv:2106.07447.
-    .. [3] S. Chen et al., "WavLM: Large-Scale Self-Supervised Pre-Training for Full Stack Speech
-       Processing", JSTSP 2022, arXiv:2110.13900.
-    .. [4] A. Hannun et al., "Deep Speech: Scaling up end-to-end speech recognition",
-       arXiv:1412.5567.
-    .. [5] D. Snyder et al., "X-Vectors: Robust DNN Embeddings for Speaker Recognition", ICASSP
-       2018, doi:10.1109/ICASSP.2018.8461375.
+    .. [1] A. Baevski et al., "wav2vec 2.0", NeurIPS 2020, arXiv:2006.11477.
+    .. [2] W.-N. Hsu et al., "HuBERT", TASLP 2021, arXiv:2106.07447.
+    .. [3] S. Chen et al., "WavLM", JSTSP 2022, arXiv:2110.13900.
+    .. [4] A. Hannun et al., "Deep Speech", 2014, arXiv:1412.5567.
+    .. [5] D. Snyder et al., "X-Vectors", ICASSP 2018, doi:10.1109/ICASSP.2018.8461375.
 
     Examples
     --------
@@ -251,8 +237,8 @@ class AudioEmbedder(PretrainedEmbedder):
 
     _parameter_checks: ClassVar[dict[str, Callable[[Any], object]]] = {
         "layer": _refuse_bool,
-        "window": _check_seconds_of("window"),
-        "hop": _check_seconds_of("hop"),
+        "window": partial(check_seconds, "window"),
+        "hop": partial(check_seconds, "hop"),
         "sampling_rate": check_rate,
     }
 

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from skembed.audio._backbone import AudioBackbone, AudioSettings, probe_samples
+from skembed.audio._backbone import AudioBackbone, AudioSettings, probe_samples, refuse_settings
 from skembed.audio._clips import Part
 from skembed.exceptions import InvalidParameterError, UnsupportedModelError
 from skembed.modules import (
@@ -172,30 +172,21 @@ def _find_preprocess(function: Any, rate: int) -> Preprocess | None:
 def _find_fault(output: Any) -> tuple[str, str] | None:
     """Return what a function gave and what to do, None if that is right."""
     if not isinstance(output, Tensor):
-        kind = type(output)
-        return f"a {kind.__module__}.{kind.__qualname__}", "Let it return a torch tensor"
-    if not output.is_floating_point():
-        return f"a tensor of {output.dtype}", "Convert it with .float()"
-    if output.ndim == 0 or not output.numel():
-        return f"a tensor of shape {tuple(output.shape)}", "Let it return samples or features"
-    return None
+        return f"a {type(output).__name__}", "Let it return a torch tensor"
+    if output.is_floating_point() and output.ndim and output.numel():
+        return None
+    what = f"a tensor of {output.dtype} of shape {tuple(output.shape)}"
+    return what, "Let it return samples or features, as .float()"
 
 
 def _check_settings(source: ModuleSource, settings: AudioSettings) -> None:
-    faults = []
-    if settings.weights != "auto":
-        faults.append(
-            f"weights={settings.weights!r}, but the weights of {source.name}, a torch.nn.Module, "
-            "are in it. Leave weights='auto', and load others by model.load_state_dict."
-        )
-    if settings.revision is not None:
-        faults.append(f"revision={settings.revision!r}: only models of the hub have revisions.")
+    why = f"the weights of {source.name}, a torch.nn.Module, are in it."
+    refuse_settings(settings, why, weights="auto")
+    refuse_settings(settings, "only models of the hub have revisions.", revision=None)
     if settings.layer is not None and not isinstance(settings.layer, str):
-        faults.append(
+        raise InvalidParameterError(
             f"layer={settings.layer!r}; expected the name of a submodule of {source.name} as in "
             "model.named_modules()."
         )
-    if faults:
-        raise InvalidParameterError("\n".join(faults))
     if settings.layer is not None:
-        check_layer(source.module, str(settings.layer))
+        check_layer(source.module, settings.layer)

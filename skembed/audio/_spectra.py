@@ -29,14 +29,8 @@ class LogMel(nn.Module):
 
     Frame t is centred on sample 160 t, with zeros before the clip and after it. Windows are Hann's.
     No dither, no pre-emphasis, nothing random. Frames are worked on in pieces: beside its result,
-    any length of audio needs some 15 MB.
-
-    References
-    ----------
-    S. Davis and P. Mermelstein, Comparison of parametric representations for monosyllabic word
-    recognition in continuously spoken sentences, 1980. doi:10.1109/TASSP.1980.1163420
-
-    S. Young et al., The HTK Book, version 3.4, 2006, section 5.4.
+    any length of audio needs some 15 MB. See Davis and Mermelstein, 1980,
+    doi:10.1109/TASSP.1980.1163420, and The HTK Book, version 3.4, 2006, section 5.4.
     """
 
     def __init__(self, *, n_mels: int = 80) -> None:

@@ -66,11 +66,7 @@ _UNUSED = "masked_spec_embed"
 class TransformersBackbone(AudioBackbone):
     """An audio model of transformers, in a folder.
 
-    `pooling="auto"` is the vector that the model has for a clip: of CLAP the one in the space that
-    it shares with texts, of AST the mean of its class and distillation tokens after the last norm;
-    of the others the mean of the last frames. Whisper fills clips up to 30 s: the mean is that of
-    the clip's own frames. `layer` is the number of a hidden state: 0 enters the first layer, -1
-    leaves the last.
+    Whisper and AST fill clips up: the frames that are pooled are the clip's own.
     """
 
     def __init__(self, source: FolderSource, settings: AudioSettings) -> None:
@@ -79,8 +75,8 @@ class TransformersBackbone(AudioBackbone):
         self.is_foreign = settings.trust_remote_code
         refuse_settings(
             settings,
-            f"{self.name!r} brings its own. Leave weights='auto', or give the folder of another checkpoint "
-            "as the model.",
+            f"{self.name!r} brings its own. Leave weights='auto', or give another checkpoint's "
+            "folder as the model.",
             weights="auto",
         )
         check_weights(self._folder)
@@ -133,14 +129,13 @@ class TransformersBackbone(AudioBackbone):
 
     def _prepare(self, samples: NDArray[np.float32]) -> Part:
         values = self._processor.prepare(samples)
-        hop = int(self._processor.frame or 1)
         if self._kind == "whisper":  # a convolution of stride 2 halves the frames
-            return Part(values, max(1, -(-len(samples) // (2 * hop))))
+            return Part(values, max(1, -(-len(samples) // (2 * self._processor.hop))))
         grid = patch_grid(self._config)
         if grid is None or not self.n_prefix:
             return Part(values)
         # Windows of 25 ms; patches that begin after the last one hold what fills the clip up.
-        n_frames = 1 + (len(samples) - self.least) // hop
+        n_frames = 1 + (len(samples) - self.least) // self._processor.hop
         n_patches = min(grid[1], -(-n_frames // int(self._config.time_stride)))
         return Part(values, n_patches * grid[0])
 
@@ -170,8 +165,8 @@ class TransformersBackbone(AudioBackbone):
         probe = self._processor.probe
         with torch.random.fork_rng(devices=[]):
             shape = tuple(self._states(self._build())(probe[None]).shape)
-        is_vector = len(shape) == 2
-        self._take_pooling(self._settings.pooling, shape[-1], None if is_vector else "mean")
+        own = None if len(shape) == 2 else "mean"
+        self._take_pooling(self._settings.pooling, shape[-1], own)
         grid = patch_grid(self._config)
         if grid is not None and shape[1] == N_TOKENS_OF_AST + grid[0] * grid[1]:
             self.n_prefix = N_TOKENS_OF_AST

@@ -65,10 +65,8 @@ def choose_windows(window: Any, hop: Any, backbone: AudioBackbone) -> Windows:
     return Windows(length, n_hop)
 
 
-def check_seconds(value: Any) -> None:
+def check_seconds(name: str, value: Any) -> None:
     """Refuse what is no length in seconds; "auto" is for others to see."""
-    if isinstance(value, str):
-        return
     is_number = isinstance(value, Real) and not isinstance(value, bool)
-    if not (is_number and math.isfinite(value) and value > 0):
-        raise InvalidParameterError(f"expected seconds, a number above 0, got {value!r}.")
+    if value != "auto" and not (is_number and math.isfinite(value) and value > 0):
+        raise InvalidParameterError(f"{name}: expected seconds, a number above 0, got {value!r}.")

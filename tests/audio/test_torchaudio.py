@@ -179,7 +179,7 @@ def test_every_bundle_of_speech_models_is_known_with_its_width():
 def test_an_unknown_name_is_told_the_close_ones():
     with pytest.raises(InvalidParameterError, match=r"Close to it: .*'WAV2VEC2_BASE'"):
         AudioEmbedder("wav2vec2_base").fit([])
-    with pytest.raises(InvalidParameterError, match=r"bundles are .*HUBERT_XLARGE"):
+    with pytest.raises(InvalidParameterError, match=r"See skembed.list_models"):
         AudioEmbedder("zzz").fit([])
 
 
@@ -289,7 +289,7 @@ def test_a_file_that_lacks_weights_is_refused_with_their_names(tmp_path):
     torch.save({k: v for k, v in state.items() if k != lost}, tmp_path / "some.pth")
     with pytest.raises(
         UnsupportedModelError,
-        match=r"some\.pth does not hold the weights of WAV2VEC2_BASE.*layers\.1\.final_layer.*missing",
+        match=r"some\.pth does not hold the weights of WAV2VEC2_BASE.*layers\.1\.final.*missing",
     ):
         embed("WAV2VEC2_BASE", weights=tmp_path / "some.pth")
 
