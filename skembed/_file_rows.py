@@ -62,18 +62,9 @@ def describe_bytes(data: bytes, *, but: Sequence[str] = ()) -> str | None:
 class FileRoom(Generic[Item]):
     """What a room makes of its rows.
 
-    Parameters
-    ----------
-    what : str
-        What a file should be, for messages ("an image").
-    why_not : callable
-        Says what is wrong with a file's bytes as far as its header tells; None is nothing.
-    of_path, of_bytes : callable
-        Make an item of a path, or of bytes, and the digest of the file.
-    check_others : callable
-        Gives an item, or what is wrong, for each of the rows that are no files.
-    most_bytes : int
-        Larger files are refused.
+    `why_not` says what is wrong with a file that should be `what` ("an image") as far as its header
+    tells. `of_path` and `of_bytes` make an item of a file and its digest; `check_others` gives an
+    item, or what is wrong, for each of the rows that are no files.
     """
 
     what: str
@@ -114,8 +105,7 @@ def check_rows(column: Sequence[Any], room: FileRoom[Any]) -> CheckedRows:
         list(paths.values()), room.why_not, what=room.what, most_bytes=room.most_bytes
     )
     for row, digest in zip(paths, digests, strict=True):
-        is_good = isinstance(digest, bytes)
-        note(row, room.of_path(paths[row], digest) if is_good else digest)
+        note(row, digest if isinstance(digest, str) else room.of_path(paths[row], digest))
     positions = np.array(sorted(items), dtype=np.int64)
     good = [items[row] for row in positions.tolist()]
     return CheckedRows(good, positions, len(column), dict(sorted(faults.items())))

@@ -6,7 +6,7 @@ Knows containers, not what a row is.
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,30 +17,19 @@ from skembed.exceptions import InvalidInputError
 
 __all__ = [
     "CheckedRows",
+    "array_of",
     "as_numpy",
+    "check_matrix",
     "column_of",
     "is_missing",
     "is_tensor",
-    "matrix_of_frame",
     "shown",
 ]
 
 
 @dataclass(frozen=True, slots=True)
 class CheckedRows:
-    """Rows after checking.
-
-    Parameters
-    ----------
-    items : sequence
-        The good rows, as the room's encoder takes them.
-    positions : ndarray of shape (n_items,), int64
-        Where each good row stood in the input.
-    n_rows : int
-        Rows of the input, bad ones included.
-    faults : dict of int to str
-        What is wrong with each bad row.
-    """
+    """The good rows for the room's encoder, where each stood, and what is wrong with the others."""
 
     items: Sequence[Any]
     positions: NDArray[np.int64]
@@ -49,21 +38,9 @@ class CheckedRows:
 
 
 def column_of(X: Any, *, what: str, example: str) -> Sequence[Any]:
-    """Return the rows of a container as a sequence, in order, whatever its index.
+    """Return the rows of a list, 1-D array, Series or one-column frame, in order.
 
-    Parameters
-    ----------
-    X : list, tuple, 1-D array, Series, or frame or 2-D array of one column
-        The container.
-    what : str
-        What rows are, for messages ("texts").
-    example : str
-        A right argument, for messages.
-
-    Raises
-    ------
-    InvalidInputError
-        If X is no such container.
+    `what` says what rows are ("texts"), `example` is a right argument, for messages.
     """
     if isinstance(X, (list, tuple)):
         return X
@@ -139,10 +116,7 @@ def is_tensor(value: Any) -> bool:
 def as_numpy(tensor: Any) -> NDArray[Any]:
     """Return a tensor as an array; formats that NumPy lacks become float32.
 
-    Raises
-    ------
-    TypeError
-        If it is none that NumPy can hold (sparse, quantized, without data, ...).
+    A TypeError says why NumPy cannot hold it (sparse, quantized, without data, ...).
     """
     try:
         tensor = tensor.detach().cpu()
@@ -157,7 +131,57 @@ def as_numpy(tensor: Any) -> NDArray[Any]:
     return array
 
 
-def matrix_of_frame(X: Any) -> NDArray[Any]:
+def array_of(X: Any, *, what: str) -> NDArray[Any] | None:
+    """Return a tensor, array or frame of several columns as an array; None for all else."""
+    if is_tensor(X):
+        try:
+            return as_numpy(X)
+        except TypeError as error:
+            raise InvalidInputError(f"Expected {what}, got {error}.") from error
+    if isinstance(X, np.ndarray):
+        if X.dtype.kind == "S":
+            raise InvalidInputError(
+                f"Expected encoded {what} in a list or object array; an array of NumPy's bytes "
+                "type drops zero bytes at their ends."
+            )
+        return X if isinstance(X, np.ma.MaskedArray) else np.asarray(X)  # not np.matrix
+    if hasattr(X, "toarray"):
+        raise InvalidInputError(
+            f"Expected {what} as a dense matrix, got a {type(X).__name__}. Use X.toarray()."
+        )
+    n_columns = _n_columns(X)
+    if n_columns is not None:
+        return None if n_columns == 1 else _matrix_of_frame(X)
+    has_array = hasattr(X, "__array__") and getattr(X, "ndim", 0) > 1  # of h5py, xarray, ...
+    return np.asarray(X) if has_array else None
+
+
+class _MatrixRows(Sequence[Any]):
+    """Rows of one array, made into items when they are asked for."""
+
+    def __init__(
+        self, array: NDArray[Any], rows: NDArray[np.int64], make: Callable[[Any], Any]
+    ) -> None:
+        self._array, self._rows, self._make = array, rows, make
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, i: Any) -> Any:
+        if isinstance(i, slice):
+            return _MatrixRows(self._array, self._rows[i], self._make)
+        return self._make(np.asarray(self._array[self._rows[i]]))
+
+
+def check_matrix(
+    array: NDArray[Any], faults: dict[int, str], make: Callable[[Any], Any]
+) -> CheckedRows:
+    """Return the rows of an array but those with faults, as what `make` gives for each."""
+    positions = np.delete(np.arange(len(array), dtype=np.int64), list(faults))
+    return CheckedRows(_MatrixRows(array, positions, make), positions, len(array), faults)
+
+
+def _matrix_of_frame(X: Any) -> NDArray[Any]:
     """Return a frame's numbers, gaps masked: by their type, not by what other rows lack."""
     if not X.shape[1]:
         return np.empty(X.shape)

@@ -39,17 +39,16 @@ _LOWEST_RATE, _HIGHEST_RATE = 1_000, 1_000_000
 # At 16 kHz 2.6 GiB of samples.
 _MOST_HOURS = 12
 
-# Samples of all channels that are decoded at once: 256 KiB as float32.
-_BLOCK = 1 << 16
+# Samples of all channels that are decoded at once: 1 MiB as float32.
+_BLOCK = 1 << 18
 
-_LIBSNDFILE = (b"RIFF", b"RIFX", b"RF64", b"riff", b"FORM", b".snd", b"dns.", b"caff", b"fLaC")
-_LIBSNDFILE += (b"OggS", b"NIST")
+_LIBSNDFILE = tuple(b"RIFF RIFX RF64 riff FORM .snd dns. caff fLaC OggS NIST".split())
 
-# None of which opens another file, as playlists do. Images and text are read as video by others.
+# None of these opens another file, as playlists do.
 _FFMPEG = "aac,ac3,eac3,amr,asf,avi,flac,flv,matroska,mov,mp3,mpeg,mpegts,ogg,tta,wav,wv"
 
 # Formats whose header says how long the sound is; of others FFmpeg guesses.
-_TOLD = {"mp3", "mov", "matroska", "tta", "wv"}
+_TOLD = ("mov", "matroska", "tta", "wv")
 
 # Programs that write to a pipe cannot know the size: 0 or all ones (ffmpeg), nearly 2 GiB (SoX).
 _UNKNOWN_SIZE = 0x7FFFF000
@@ -61,9 +60,18 @@ _RAW = (
     "numpy.frombuffer and give the array"
 )
 
+# Of FFmpeg's names.
+_DTYPES = {"u8": "u1", "s16": "i2", "s32": "i4", "flt": "f4", "dbl": "f8"}
+
+Frames = NDArray[np.float32]
+
 
 class UnreadableSound(Exception):
     """A sound cannot be read; the message says why."""
+
+
+class _Unopened(UnreadableSound):
+    """Another library may open it."""
 
 
 def why_not_a_sound(data: bytes) -> str | None:
@@ -76,138 +84,117 @@ def why_not_a_sound(data: bytes) -> str | None:
 
 
 def decode(data: bytes, rate: int) -> tuple[NDArray[np.float32], str | None]:
-    """Decode a file: its channels averaged, resampled to `rate` Hz; and what is poor about it.
+    """Return a file's channels averaged, at `rate` Hz, and what is poor about it or None.
 
-    libsndfile reads WAV, AIFF, AU, CAF, W64, FLAC, Ogg Vorbis and Opus; FFmpeg MP3, AAC (M4A), WMA,
-    AMR and others, and the sound of videos. A few MiB are needed beyond the result.
-
-    Returns
-    -------
-    samples : ndarray of float32, shape (n,)
-    quality : str or None
-        "truncated: ..." if fewer frames came than promised, or what `QualityCheck` finds.
-
-    Raises
-    ------
-    UnreadableSound
-        If neither reads it, it is damaged, too long or without frames, or has samples that are no
-        numbers.
+    Poor is what is "truncated: ...", of which fewer frames came than promised, and what
+    `QualityCheck` finds. UnreadableSound is raised for what neither libsndfile nor FFmpeg decodes
+    to its end, and for samples that are no numbers. A few MiB are needed beyond the result.
     """
     with _opened(data) as stream:
         n_read, sink = 0, _Sink()
         check: QualityCheck | None = None
         for frames in stream.blocks():
-            if check is None:  # the header's rate may be half of the decoder's (HE-AAC)
-                check, resampler = QualityCheck(stream.rate), Resampler(stream.rate, rate)
             n_read += len(frames)
-            if reason := _why_too_long(n_read, stream.rate):
-                raise UnreadableSound(reason)
+            _refuse_absurd(stream.rate, frames.shape[1], n_read)
+            if check is None:  # a header's rate may be half of the decoder's (HE-AAC)
+                check, resampler = QualityCheck(stream.rate), Resampler(stream.rate, rate)
             sink.take(resampler.push(check.mix(frames)))
         if check is None:
-            raise UnreadableSound("it has no frames")
+            raise UnreadableSound(stream.why_truncated(0) or "it has no frames")
         if reason := check.why_unreadable():
             raise UnreadableSound(reason)
         sink.take(resampler.finish())
-        return sink.samples(), stream.why_cut(n_read) or check.finding()
-
-
-class _Stream:
-    """A file that is read forward: frames of its channels at `rate` Hz."""
-
-    rate: int
-    n_promised: int = 0
-    tolerance: int = 0
-    cut: str | None = None
-
-    def blocks(self) -> Iterator[NDArray[np.float32]]:
-        """Decode frames, blocks of shape (n, channels)."""
-        raise NotImplementedError
-
-    def close(self) -> None:
-        """Let go of the bytes."""
-        raise NotImplementedError
-
-    def why_cut(self, n_read: int) -> str | None:
-        """Say what lacks of what the file promises."""
-        if self.n_promised > n_read + self.tolerance:
-            return f"truncated: {self.n_promised:,} frames promised, {n_read:,} decoded"
-        return f"truncated: {self.cut}" if self.cut else None
+        return sink.samples(), stream.why_truncated(n_read) or check.finding()
 
 
 @contextmanager
-def _opened(data: bytes) -> Iterator[_Stream]:
+def _opened(data: bytes) -> Iterator[_Libsndfile | _FFmpeg]:
     if what := describe_bytes(data, but=_READ):
         raise UnreadableSound(f"not a sound, but {what}")
     is_chained = data[:4] == b"OggS" and data[14:18] != _last_page(data)[14:18]
-    is_first = data.startswith(_LIBSNDFILE) and data[8:12] != b"AVI " and not is_chained
-    stream: _Stream
-    try:
-        stream = _Libsndfile(data) if is_first else _FFmpeg(data)
-    except UnreadableSound as error:
-        if not is_first or data[:4] not in (b"RIFF", b"OggS"):
-            raise
-        try:  # codecs that libsndfile lacks
-            stream = _FFmpeg(data)
-        except UnreadableSound:
-            raise error from None
+    stream: _Libsndfile | _FFmpeg
+    if not data.startswith(_LIBSNDFILE) or data[8:12] == b"AVI " or is_chained:
+        stream = _FFmpeg(data)
+    else:
+        try:
+            stream = _Libsndfile(data)
+        except _Unopened as error:
+            if data[:4] not in (b"RIFF", b"OggS"):
+                raise
+            try:  # codecs that libsndfile lacks
+                stream = _FFmpeg(data)
+            except UnreadableSound:
+                raise error from None
     try:
         yield stream
     finally:
         stream.close()
 
 
+class _Stream:
+    """A file that is read forward: frames of its channels at `rate` Hz."""
+
+    rate: int
+    n_promised: int
+    tolerance: int = 0
+    cut: str | None = None
+
+    def why_truncated(self, n_read: int) -> str | None:
+        """Say what lacks of what the file promises, once it has been read."""
+        if self.n_promised > n_read + self.tolerance:
+            return f"truncated: {self.n_promised:,} frames promised, {n_read:,} decoded"
+        return f"truncated: {self.cut}" if self.cut else None
+
+
 class _Libsndfile(_Stream):
     def __init__(self, data: bytes) -> None:
         if data[:4] in (b"RIFF", b"RIFX", b"RF64"):
             data, self.cut = _look_at_wav(data)
-        elif data[:4] == b"OggS" and not _ends(_last_page(data)):
+        elif data[:4] == b"OggS" and not _is_end(_last_page(data)):
             self.cut = "its last page is not there"
         try:
             self._file = _SoundFile(_Bytes(data))
-        except soundfile.LibsndfileError as error:  # its own text has the address of the bytes
-            reason = error.error_string.removeprefix("Error : ").rstrip(".")
-            raise UnreadableSound(
-                f"damaged, cut or of a kind that libsndfile does not read: {reason}"
-            ) from error
         except soundfile.SoundFileError as error:
-            raise UnreadableSound(f"damaged: {error}") from error
-        self.rate = self._file.samplerate
-        n_frames = self._file.frames
+            raise _Unopened(f"damaged or cut: {_in_words(error)}") from error
+        self.rate, n_frames = self._file.samplerate, self._file.frames
         self.n_promised = n_frames if 0 <= n_frames < _UNKNOWN_FRAMES else 0
         if n_frames == 0:
-            raise UnreadableSound("it has no frames")
+            raise UnreadableSound(self.why_truncated(0) or "it has no frames")
         _refuse_absurd(self.rate, self._file.channels, self.n_promised)
+        self.close = self._file.close
 
-    def blocks(self) -> Iterator[NDArray[np.float32]]:
+    def blocks(self) -> Iterator[Frames]:
+        """Decode frames, blocks of shape (n, channels)."""
         n_channels = self._file.channels
-        block = np.empty((_BLOCK // n_channels, n_channels), np.float32)
+        # Where a FLAC file is cut, libsndfile gives up all that one call would read.
+        n_at_once = 4096 if self._file.format == "FLAC" else _BLOCK // n_channels
+        block = np.empty((n_at_once, n_channels), np.float32)
         while True:
             try:
                 n = self._file.buffer_read_into(block, "float32")
-            except soundfile.LibsndfileError as error:
-                if not re.search("psf_fseek|lost sync", error.error_string):
-                    reason = error.error_string.removeprefix("Error : ").rstrip(".")
+            except soundfile.SoundFileError as error:
+                if not re.search("psf_fseek|lost sync", reason := _in_words(error)):
                     raise UnreadableSound(f"damaged: {reason}") from error
                 self.cut, n = "its last frames cannot be decoded", 0  # of FLAC
             if n == 0:
                 return
             yield block[:n]
 
-    def close(self) -> None:
-        self._file.close()
+
+def _in_words(error: soundfile.SoundFileError) -> str:
+    # Its own text has the address of the bytes.
+    return str(getattr(error, "error_string", error)).removeprefix("Error : ").rstrip(".")
 
 
 class _SoundFile(soundfile.SoundFile):
-    """Does not seek to where it is after every block, which FLAC of unknown length refuses."""
-
     def seekable(self) -> bool:
+        """Return False: FLAC of unknown length refuses to seek, if only to where it is."""
         return False
 
 
 class _Bytes(io.BytesIO):
-    """Bytes in which seeking cannot fail: cffi would print the traceback."""
-
     def seek(self, offset: int, whence: int = 0, /) -> int:
+        """Go to a position; stay if there is none such, as cffi would print the traceback."""
         try:
             return super().seek(offset, whence)
         except (ValueError, OverflowError):
@@ -220,51 +207,59 @@ class _FFmpeg(_Stream):
             self._container = av.open(
                 _Bytes(data), metadata_errors="ignore", options={"format_whitelist": _FFMPEG}
             )
-        except (av.error.FFmpegError, ValueError, OSError) as error:
+        except (av.error.FFmpegError, ValueError) as error:
             reason = "damaged or cut: FFmpeg cannot open it" if describe_bytes(data) else _RAW
             raise UnreadableSound(reason) from error
+        self.close = self._container.close
         try:
-            self._read_header(data)
-        except BaseException:
+            stream: Any = self._container.streams.best("audio")
+            if stream is None or stream.codec_context is None:
+                raise UnreadableSound("it has no sound, or of a codec that FFmpeg lacks")
+            self._stream, self.rate = stream, stream.rate or 0
+            self._format = self._container.format.name.split(",")[0]
+            self._seconds = self._told_seconds(data)
+            _refuse_absurd(self.rate, stream.channels, int(self._seconds * self.rate))
+        except UnreadableSound:
             self.close()
             raise
 
-    def _read_header(self, data: bytes) -> None:
-        container = self._container
-        stream: Any = container.streams.best("audio")
-        if stream is None or stream.codec_context is None:
-            raise UnreadableSound("a video without sound, or of a codec that FFmpeg lacks")
-        self._stream, self.rate = stream, stream.rate or 0
-        self._format = container.format.name.split(",")[0]
-        if self._format in _TOLD - {"mp3"} or (self._format == "mp3" and _has_count(data)):
-            seconds = float(stream.duration * stream.time_base) if stream.duration else 0.0
-            if not seconds and len(container.streams) == 1:
-                seconds = (container.duration or 0) / av.time_base
-            self._seconds = seconds
-        else:
-            self._seconds = 0.0
-        _refuse_absurd(self.rate, stream.channels, int(self._seconds * self.rate))
+    def _told_seconds(self, data: bytes) -> float:
+        if self._format not in _TOLD and not (self._format == "mp3" and _has_count(data)):
+            return 0.0
+        if self._stream.duration:
+            seconds = self._stream.duration * self._stream.time_base
+            # FFmpeg guesses also for MP3 files that are longer than their header says.
+            is_guess = self._format == "mp3" and (seconds * self.rate).denominator != 1
+            return 0.0 if is_guess else float(seconds)
+        # That of the longest stream, were there others.
+        is_only = len(self._container.streams) == 1
+        return (self._container.duration or 0) / av.time_base if is_only else 0.0
 
-    def blocks(self) -> Iterator[NDArray[np.float32]]:
-        n, block = 0, _Block()
-        largest, bad = 1, ""
+    def blocks(self) -> Iterator[Frames]:
+        """Decode frames, blocks of shape (n, channels)."""
+        fifo, kind, bad, n, largest = av.AudioFifo(), None, "", 0, 0
         for frame in self._frames():
+            second = n / (self.rate or 1)
             if isinstance(frame, str):
-                bad = bad or f"at second {n / self.rate:.3f}: {frame}"
+                bad = bad or f"damaged at second {second:.3f}: {frame}"
                 continue
-            if bad:
-                raise UnreadableSound(f"damaged {bad}")
-            if n and frame.sample_rate != self.rate:
-                raise UnreadableSound(f"its sampling rate changes at second {n / self.rate:.3f}")
-            self.rate = frame.sample_rate
+            if bad:  # and yet it goes on
+                raise UnreadableSound(bad)
+            self.rate, frame.pts = frame.sample_rate, None  # not all formats have right times
             n, largest = n + frame.samples, max(largest, frame.samples)
-            yield from block.take(frame)
-        yield from block.rest()
-        # What follows the last frame of an MP3 file are tags or junk.
+            last, kind = kind, (frame.sample_rate, frame.layout.nb_channels, frame.format.name)
+            if last not in (None, kind):  # the queue would not notice, and crash
+                raise UnreadableSound(f"its rate or channels change at second {second:.3f}")
+            fifo.write(frame)
+            if fifo.samples * frame.layout.nb_channels >= _BLOCK:
+                yield _samples_of(fifo.read())
+        if fifo.samples:
+            yield _samples_of(fifo.read())
+        # Behind the last frame of an MP3 file there may be tags and junk.
         self.cut = "its end cannot be decoded" if bad and self._format != "mp3" else None
-        # Codecs' delay at either end is counted by some headers.
+        # Some headers count what codecs add at either end.
         self.tolerance = largest * (1 if self._format == "mp3" else 4)
-        self.n_promised = int(self._seconds * self.rate)
+        self.n_promised = round(self._seconds * self.rate)
 
     def _frames(self) -> Iterator[Any]:
         """Decode frame by frame; a str is what is wrong at that place."""
@@ -274,46 +269,25 @@ class _FFmpeg(_Stream):
                 packet = next(packets)
                 if has_failed and not packet.size:  # what the decoder held back is no new frame
                     return
-                frames = packet.decode()
-            except StopIteration:
+                for frame in packet.decode():
+                    yield "a corrupt frame" if frame.is_corrupt else frame
+            except (StopIteration, av.error.EOFError):
                 return
-            except av.error.EOFError:
-                return
-            except av.error.FFmpegError as error:
+            except (av.error.FFmpegError, IndexError) as error:  # of a stream it did not announce
                 has_failed = True
-                yield error.strerror or type(error).__name__
-                continue
-            for frame in frames:
-                yield "a corrupt frame" if frame.is_corrupt else frame
-
-    def close(self) -> None:
-        self._container.close()
+                yield getattr(error, "strerror", None) or type(error).__name__
 
 
-class _Block:
-    """Put FFmpeg's small frames together."""
-
-    def __init__(self) -> None:
-        self._parts: list[NDArray[np.float32]] = []
-        self._n = 0
-
-    def take(self, frame: Any) -> Iterator[NDArray[np.float32]]:
-        n_channels = frame.layout.nb_channels
-        if not 1 <= n_channels <= MOST_CHANNELS:
-            raise UnreadableSound(f"{n_channels:,} channels, expected 1 to {MOST_CHANNELS}")
-        samples = to_float(frame.to_ndarray())
-        frames = samples.T if frame.format.is_planar else samples.reshape(-1, n_channels)
-        if self._n + frames.size > _BLOCK or (
-            self._parts and self._parts[0].shape[1] != n_channels
-        ):
-            yield from self.rest()
-        self._parts.append(frames)
-        self._n += frames.size
-
-    def rest(self) -> Iterator[NDArray[np.float32]]:
-        if self._parts:
-            yield np.concatenate(self._parts)
-        self._parts, self._n = [], 0
+def _samples_of(frame: Any) -> Frames:
+    n_channels, kind = frame.layout.nb_channels, frame.format.packed.name
+    if kind not in _DTYPES:
+        raise UnreadableSound(f"samples of the kind {kind}, which are not read")
+    # Not `to_ndarray`, which takes eight planes for nine, and crashes (PyAV 18.1).
+    planes = frame.planes[: n_channels if frame.format.is_planar else 1]
+    arrays = [np.frombuffer(plane, _DTYPES[kind]) for plane in planes]
+    if frame.format.is_planar:
+        return to_float(np.stack([array[: frame.samples] for array in arrays], axis=1))
+    return to_float(arrays[0][: frame.samples * n_channels].reshape(-1, n_channels))
 
 
 class _Sink:
@@ -337,21 +311,16 @@ class _Sink:
 
 
 def _refuse_absurd(rate: int, n_channels: int, n_frames: int) -> None:
+    hours = n_frames / max(1, rate) / 3600
     if not _LOWEST_RATE <= rate <= _HIGHEST_RATE:
-        raise UnreadableSound(
-            f"a sample rate of {rate:,} Hz, expected {_LOWEST_RATE:,} to {_HIGHEST_RATE:,}"
-        )
-    if not 1 <= n_channels <= MOST_CHANNELS:
-        raise UnreadableSound(f"{n_channels:,} channels, expected 1 to {MOST_CHANNELS}")
-    if reason := _why_too_long(n_frames, rate):
-        raise UnreadableSound(reason)
-
-
-def _why_too_long(n_frames: int, rate: int) -> str | None:
-    hours = n_frames / rate / 3600
-    if hours <= _MOST_HOURS:
-        return None
-    return f"too long: {hours:,.1f} hours or more, at most {_MOST_HOURS} are read; cut it in pieces"
+        reason = f"a sample rate of {rate:,} Hz, expected {_LOWEST_RATE:,} to {_HIGHEST_RATE:,}"
+    elif not 1 <= n_channels <= MOST_CHANNELS:
+        reason = f"{n_channels:,} channels, expected 1 to {MOST_CHANNELS}"
+    elif hours > _MOST_HOURS:
+        reason = f"too long: {hours:,.1f} hours or more, at most {_MOST_HOURS} are read; cut it"
+    else:
+        return
+    raise UnreadableSound(reason)
 
 
 def _look_at_wav(data: bytes) -> tuple[bytes, str | None]:
@@ -380,19 +349,19 @@ def _look_at_wav(data: bytes) -> tuple[bytes, str | None]:
     return data, None
 
 
-def _last_page(data: bytes) -> bytes:
-    return data[max(0, data.rfind(b"OggS")) :] if data[:4] == b"OggS" else b""
+def _last_page(ogg: bytes) -> bytes:
+    return ogg[ogg.rfind(b"OggS") :]
 
 
-def _ends(page: bytes) -> bool:
+def _is_end(page: bytes) -> bool:
     """Return whether an Ogg page is whole and says that it is the last."""
     n_segments = page[26] if len(page) > 26 else 255
     return len(page) >= 27 + n_segments + sum(page[27 : 27 + n_segments]) and bool(page[5] & 4)
 
 
-def _has_count(data: bytes) -> bool:
+def _has_count(mp3: bytes) -> bool:
     """Return whether the first frame of an MP3 file tells how many there are."""
     at = 0
-    if data[:3] == b"ID3" and len(data) > 10:
-        at = 10 + sum((byte & 127) << 7 * (3 - i) for i, byte in enumerate(data[6:10]))
-    return re.search(rb"Xing|Info|VBRI", data[at : at + 2048]) is not None
+    if mp3[:3] == b"ID3":
+        at = 10 + sum((byte & 127) << 7 * (3 - i) for i, byte in enumerate(mp3[6:10]))
+    return re.search(rb"Xing|Info|VBRI", mp3[at : at + 2048]) is not None

@@ -15,7 +15,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skembed._file_rows import FileRoom, check_rows, holds_array, is_single_file
-from skembed._inputs import CheckedRows, as_numpy, column_of, is_tensor, matrix_of_frame, shown
+from skembed._inputs import (
+    CheckedRows,
+    array_of,
+    as_numpy,
+    check_matrix,
+    column_of,
+    is_tensor,
+    shown,
+)
 from skembed.audio._decoding import why_not_a_sound
 from skembed.audio._sounds import BytesSound, FileSound, Sound, WaveformSound, check_waveform
 from skembed.exceptions import InvalidInputError, InvalidParameterError
@@ -84,10 +92,6 @@ def _refuse_single(X: Any) -> None:
             f"Expected a list, 1-D array, Series or one-column frame of clips, like {_EXAMPLE}; "
             f"got {kind}. Put it in a list."
         )
-    if hasattr(X, "toarray"):
-        raise InvalidInputError(
-            f"Expected clips as a dense matrix, got a {type(X).__name__}. Use X.toarray()."
-        )
 
 
 def _is_pair(value: Any) -> bool:
@@ -113,25 +117,11 @@ def _is_hugging_face(value: Mapping[Any, Any]) -> bool:
 
 def _as_matrix(X: Any) -> NDArray[Any] | None:
     """Return clips of one length as an array (n, ...); None if X is a column of clips."""
-    if is_tensor(X):
-        try:
-            array = as_numpy(X)
-        except TypeError as error:
-            raise InvalidInputError(f"Expected clips of sound, got {error}.") from error
-    elif isinstance(X, np.ndarray):
-        array = X if isinstance(X, np.ma.MaskedArray) else np.asarray(X)
-    elif len(getattr(X, "shape", ())) == 2 and hasattr(X, "columns") and X.shape[1] != 1:
-        array = matrix_of_frame(X)
-        if array.dtype.kind not in "biuf":
-            return None  # `column_of` says that it has too many columns
-    else:
+    array = array_of(X, what="clips of sound")
+    if array is None:
         return None
-    if array.dtype.kind == "S":
-        raise InvalidInputError(
-            "Expected encoded clips in a list or object array; an array of NumPy's bytes type "
-            "drops zero bytes at their ends."
-        )
-    if array.dtype == object and array.ndim > 1 and array.shape[1] > 1:
+    is_frame = hasattr(X, "columns")  # `column_of` says that it has too many columns
+    if array.dtype == object and array.ndim > 1 and array.shape[1] > 1 and not is_frame:
         raise InvalidInputError(
             f"Expected numbers, got a matrix of objects of shape {array.shape}. Convert it, for "
             "example with X.astype('float32')."
@@ -146,38 +136,19 @@ def _as_matrix(X: Any) -> NDArray[Any] | None:
     return array
 
 
-class _RowsOfMatrix(Sequence[Sound]):
-    """Clips that lie in one array, made when they are asked for."""
-
-    def __init__(self, matrix: NDArray[Any], rows: NDArray[np.int64], rate: float) -> None:
-        self._matrix, self._rows, self._rate = matrix, rows, rate
-
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    def __getitem__(self, i: Any) -> Any:
-        if isinstance(i, slice):
-            return _RowsOfMatrix(self._matrix, self._rows[i], self._rate)
-        waveform = np.asarray(self._matrix[self._rows[i]])
-        is_turned = waveform.ndim == 2 and waveform.shape[0] < waveform.shape[1]
-        return WaveformSound(waveform.T if is_turned else waveform, self._rate)
-
-
 def _check_matrix(matrix: NDArray[Any], rate: float | None) -> CheckedRows:
     if rate is None and len(matrix):
         raise InvalidInputError(
             f"Got waveforms as an array of shape {matrix.shape} and {_NO_RATE}."
         )
-    faults: dict[int, str] = {}
-    for row, waveform in enumerate(matrix):
-        found = check_waveform(waveform, rate or 0.0)
-        if isinstance(found, str):
-            faults[row] = found
-    positions = np.arange(len(matrix), dtype=np.int64)
-    if faults:
-        positions = np.delete(positions, list(faults))
-    items = _RowsOfMatrix(matrix, positions, rate or 0.0)
-    return CheckedRows(items, positions, len(matrix), faults)
+    checked = (check_waveform(waveform, rate or 0.0) for waveform in matrix)
+    faults = {row: found for row, found in enumerate(checked) if isinstance(found, str)}
+
+    def clip(waveform: NDArray[Any]) -> Sound:
+        is_turned = waveform.ndim == 2 and waveform.shape[0] < waveform.shape[1]
+        return WaveformSound(waveform.T if is_turned else waveform, rate or 0.0)
+
+    return check_matrix(matrix, faults, clip)
 
 
 def _check_row(value: Any, rate: float | None) -> Sound | str:
@@ -240,8 +211,8 @@ def _check_decoder(value: Any, rate: float | None) -> Sound | str:
 def _check_waveform(value: Any, rate: Any, *, has_own: bool = False) -> Sound | str:
     try:
         waveform = as_numpy(value) if is_tensor(value) else np.asanyarray(value)
-    except (TypeError, ValueError) as error:
-        return f"a waveform that is no array: {error}"
+    except Exception as error:  # of a closed file of h5py's, ...
+        return f"a waveform that is no array: {error or type(error).__name__}"
     if waveform.dtype.kind not in "biufc":
         what = f"an array of shape {waveform.shape}, {waveform.dtype}"
         return f"{what}: expected numbers, the samples of a waveform"

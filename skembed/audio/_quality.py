@@ -110,15 +110,14 @@ class QualityCheck:
     def mix(self, frames: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return the next frames (n, channels) as one channel, having looked at them."""
         samples = mix(frames)
-        self.add(samples)
-        if len(frames) and frames.shape[1] > 1 and np.ptp(samples) < 2 * _SILENCE:
+        if self.add(samples) < 2 * _SILENCE and frames.shape[1] > 1:
             self._cancelled = max(self._cancelled, float(np.ptp(frames, axis=0).max()) / 2)
         return samples
 
-    def add(self, samples: NDArray[np.floating[Any]]) -> None:
-        """Look at the next samples, of shape (n,)."""
+    def add(self, samples: NDArray[np.floating[Any]]) -> float:
+        """Look at the next samples, of shape (n,); return how far they are apart."""
         if not len(samples):
-            return
+            return np.inf
         n_before, self._n = self._n, self._n + len(samples)
         low, high = float(samples.min()), float(samples.max())
         if not (np.isfinite(low) and np.isfinite(high)):
@@ -126,11 +125,12 @@ class QualityCheck:
             if not self._n_not_finite:
                 self._first_not_finite = n_before + int(bad.argmax())
             self._n_not_finite += int(bad.sum())
-            return
+            return np.inf
         self._low, self._high = min(self._low, low), max(self._high, high)
         self._sum += float(samples.sum(dtype=np.float64))
         self._ends[0].add(samples, high)
         self._ends[1].add(-samples, -low)
+        return high - low
 
     def why_unreadable(self) -> str | None:
         """Say why what came so far is no sound; None if it is one."""

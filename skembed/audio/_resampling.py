@@ -36,23 +36,10 @@ def check_rates(rate: float, to: float) -> None:
 
 
 class Resampler:
-    """Resample a sound that comes in pieces.
+    """Resample a sound that comes in pieces from one rate in Hz to another.
 
     The pieces, cut anywhere, give bit for bit what the whole sound gives: they are put together
     and cut again into blocks of one size before they are filtered.
-
-    Parameters
-    ----------
-    rate : float
-        Sample rate of what comes, in Hz.
-    to : float
-        Sample rate of what goes, in Hz, at most 4,096 times higher or lower. If it is the same, the
-        samples go through as they are.
-
-    Raises
-    ------
-    ValueError
-        If a rate is not a positive number, or they are too far apart.
 
     Notes
     -----
@@ -109,11 +96,6 @@ def resample(samples: NDArray[np.float32], rate: float, to: float) -> NDArray[np
     """Resample a whole sound of shape (n,) to shape (ceil(n * to / rate),), as `Resampler` does.
 
     If the rates are equal, the samples are returned as they are, not copied.
-
-    Raises
-    ------
-    ValueError
-        If a rate is not a positive number, or they are too far apart.
     """
     check_rates(rate, to)
     if rate == to:

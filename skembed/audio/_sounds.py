@@ -40,16 +40,9 @@ class ChangedSound(UnreadableSound):
 
 
 class ReadSound(NamedTuple):
-    """What a clip is at a rate.
+    """Samples (n,) of one channel, and what is poor about them: truncated, silent or clipped.
 
-    Parameters
-    ----------
-    samples : ndarray of float32, shape (n,)
-        One channel.
-    content : bytes or None
-        The digest of what was read, if that may have changed since it was asked for.
-    quality : str or None
-        What is poor about it: "truncated: ...", "silent: ..." or "clipped: ...".
+    `content` is the digest of what was read, if that may have changed since it was asked for.
     """
 
     samples: Samples
@@ -73,15 +66,7 @@ class Sound(ABC):
 
     @abstractmethod
     def read(self, rate: int) -> ReadSound:
-        """Return the clip at a rate in Hz.
-
-        Raises
-        ------
-        UnreadableSound
-            If it cannot be decoded, or has samples that are no numbers.
-        ChangedSound
-            If it is a file that is no longer what it was when its digest was taken.
-        """
+        """Return the clip at a rate in Hz; UnreadableSound or ChangedSound say why not."""
 
     @abstractmethod
     def describe(self) -> str:
@@ -129,15 +114,7 @@ class BytesSound(Sound):
 
 @dataclass(frozen=True, slots=True)
 class WaveformSound(Sound):
-    """Samples in memory.
-
-    Parameters
-    ----------
-    waveform : ndarray of shape (n,) or (n, channels)
-        The user's own, which may change meanwhile.
-    rate : float
-        In Hz.
-    """
+    """Samples in memory, (n,) or (n, channels): the user's own, which may change meanwhile."""
 
     waveform: NDArray[Any]
     rate: float

@@ -10,6 +10,8 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
+from skembed.exceptions import SkembedWarning, warn_user, warnings_sent_to
+
 __all__ = ["map_in_threads", "stay_safe_after_fork"]
 
 T = TypeVar("T")
@@ -50,5 +52,14 @@ def map_in_threads(function: Callable[[T], R], items: Sequence[T], *, name: str)
     n_threads = min(len(items), torch.get_num_threads())
     if n_threads < 2:
         return [function(item) for item in items]
+    said: dict[tuple[str, type[SkembedWarning]], None] = {}
+
+    def call(item: T) -> R:
+        with warnings_sent_to(lambda message, category: said.setdefault((message, category))):
+            return function(item)
+
     with ThreadPoolExecutor(n_threads, name, stay_safe_after_fork) as pool:
-        return list(pool.map(function, items))
+        found = list(pool.map(call, items))
+    for message, category in said:  # each once, in the thread that leads to the user's line
+        warn_user(message, category)
+    return found

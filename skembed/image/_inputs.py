@@ -6,7 +6,6 @@ told by `_pictures` and `_arrays`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -15,7 +14,15 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from skembed._file_rows import FileRoom, check_rows, holds_array, is_single_file
-from skembed._inputs import CheckedRows, as_numpy, column_of, is_tensor, matrix_of_frame, shown
+from skembed._inputs import (
+    CheckedRows,
+    array_of,
+    as_numpy,
+    check_matrix,
+    column_of,
+    is_tensor,
+    shown,
+)
 from skembed.exceptions import InvalidInputError
 from skembed.image._arrays import (
     check_image_shape,
@@ -80,10 +87,6 @@ def _refuse_single(X: Any) -> None:
             f"Expected a list, 1-D array, Series or one-column frame of images, like {_EXAMPLE}; "
             f"got a single {type(X).__name__}. Put it in a list."
         )
-    if hasattr(X, "toarray"):
-        raise InvalidInputError(
-            f"Expected images as a dense matrix, got a {type(X).__name__}. Use X.toarray()."
-        )
 
 
 def _refuse_flat_row(X: Any, shape: tuple[int, ...] | None) -> None:
@@ -97,37 +100,22 @@ def _refuse_flat_row(X: Any, shape: tuple[int, ...] | None) -> None:
 
 def _as_stack(X: Any, shape: tuple[int, ...] | None) -> NDArray[Any] | None:
     """Return images of one shape as an array (n, ...); None if X is a column of images."""
-    if is_tensor(X):
-        try:
-            array = as_numpy(X)
-        except TypeError as error:
-            raise InvalidInputError(f"Expected images, got {error}.") from error
-    elif isinstance(X, np.ndarray):
-        array = X if isinstance(X, np.ma.MaskedArray) else np.asarray(X)  # not np.matrix
-    elif len(getattr(X, "shape", ())) == 2 and hasattr(X, "columns"):
-        if shape is None and X.shape[1] == 1:
-            return None
-        array = matrix_of_frame(X)
-        if shape is not None and X.shape[1] > 1 and array.dtype.kind not in "biuf":
-            raise InvalidInputError(
-                f"Expected a frame of numbers, as image_shape={shape} is set, got one with columns "
-                "of other kinds. Choose the columns with the pixels."
-            )
-    else:
+    array = array_of(X, what="images")
+    if array is None:
         return None
+    is_frame = hasattr(X, "columns")
+    if is_frame and shape is not None and array.dtype.kind not in "biuf":
+        raise InvalidInputError(
+            f"Expected a frame of numbers, as image_shape={shape} is set, got one with columns of "
+            "other kinds. Choose the columns with the pixels."
+        )
     if array.dtype == object and array.ndim > 2:
         # What NumPy makes of a list of arrays of one shape, if objects are asked for.
         array = np.array(array.tolist())
-    is_frame = hasattr(X, "columns")
     if array.dtype == object and array.ndim == 2 and array.shape[1] > 1 and not is_frame:
         raise InvalidInputError(
             f"Expected numbers, got a matrix of objects of shape {array.shape}. Choose the columns "
             "with the pixels and convert them, for example with X.astype(float)."
-        )
-    if array.dtype.kind == "S":
-        raise InvalidInputError(
-            "Expected encoded images in a list or object array; an array of NumPy's bytes type "
-            "drops zero bytes at their ends."
         )
     if array.dtype.kind not in "biuf" or array.ndim < 2:
         return None
@@ -174,21 +162,6 @@ def _reshape_matrix(array: NDArray[Any], shape: tuple[int, ...] | None) -> NDArr
     return array.reshape(len(array), *shape)
 
 
-class _StackedPictures(Sequence[Picture]):
-    """Pictures that lie in one array, made when they are asked for."""
-
-    def __init__(self, stack: NDArray[Any], rows: NDArray[np.int64], value_range: Range) -> None:
-        self._stack, self._rows, self._range = stack, rows, value_range
-
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    def __getitem__(self, i: Any) -> Any:
-        if isinstance(i, slice):
-            return _StackedPictures(self._stack, self._rows[i], self._range)
-        return PixelPicture(np.asarray(self._stack[self._rows[i]]), self._range)
-
-
 def _check_stack(
     stack: NDArray[Any], prefers_first: bool, value_range: Range | None
 ) -> CheckedRows:
@@ -201,10 +174,7 @@ def _check_stack(
     faults = check_values(stack, expected)
     if value_range is None:
         warn_if_nearly_black([stack])
-    positions = np.arange(len(stack), dtype=np.int64)
-    if faults:
-        positions = np.delete(positions, list(faults))
-    return CheckedRows(_StackedPictures(stack, positions, expected), positions, len(stack), faults)
+    return check_matrix(stack, faults, partial(PixelPicture, value_range=expected))
 
 
 def _check_in_memory(

@@ -60,15 +60,10 @@ class ChangedPicture(UnreadablePicture):
 
 
 class Picture(ABC):
-    """One row.
+    """One row; its digest is of a file's bytes, or of pixels in memory after all `open` does.
 
-    Attributes
-    ----------
-    digest : bytes
-        Of its content: of a file its bytes, in memory its pixels after all that `open` does.
-    is_of_pixels : bool
-        Whether `digest` is that of the image that `open` gives. Who opens it has to compare them:
-        what lies in the user's memory may have changed since.
+    Where the digest is of pixels, who opens it has to compare them: what lies in the user's memory
+    may have changed since.
     """
 
     __slots__ = ()
@@ -78,15 +73,7 @@ class Picture(ABC):
 
     @abstractmethod
     def open(self) -> Image.Image:
-        """Return the picture, upright, in mode RGB.
-
-        Raises
-        ------
-        UnreadablePicture
-            If it cannot be decoded.
-        ChangedPicture
-            If it is a file that is no longer what it was when its digest was taken.
-        """
+        """Return the picture, upright, in RGB; UnreadablePicture or ChangedPicture say why not."""
 
     @abstractmethod
     def describe(self) -> str:
@@ -209,15 +196,7 @@ def _digest_of_pixels(size: tuple[int, int], data: bytes) -> bytes:
 
 
 def decode(data: bytes, value_range: Range | None = None) -> Image.Image:
-    """Decode a file: its first frame, upright, in RGB.
-
-    Raises
-    ------
-    UnreadablePicture
-        If it is no image, damaged, or too large.
-    MemoryError
-        If the machine is short of memory, whatever the picture.
-    """
+    """Decode a file: its first frame, upright, in RGB."""
     with opened(data) as image:
         return upright_rgb(image, value_range)
 

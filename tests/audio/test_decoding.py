@@ -1,19 +1,30 @@
 import io
-import os
 import struct
-import subprocess
-import sys
 import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 
+import av
 import numpy as np
 import pytest
-import soundfile
 
-from skembed.audio._decoding import UnreadableSound, decode, duration_of, why_not_a_sound
+from skembed.audio._decoding import UnreadableSound, decode, why_not_a_sound
 from skembed.audio._quality import mix, to_float
 from skembed.audio._resampling import resample
-from tests.audio.sounds import KINDS, STEPS, encode, noise, tone
+from tests.audio.sounds import KINDS, STEPS, encode, encode_by_ffmpeg, noise, tone
+
+# Of these the decoder takes the size of the samples from the file's own.
+TRUSTED = ("w64", "aiff", "au", "caf", "nist")
+
+
+def samples_of(data, rate=48000):
+    """Return the samples of a file with which nothing is wrong."""
+    samples, quality = decode(data, rate)
+    assert quality is None
+    return samples
+
+
+def quality_of(data, rate=16000):
+    return decode(data, rate)[1]
 
 
 def reason_of(data, rate=16000):
@@ -22,18 +33,13 @@ def reason_of(data, rate=16000):
     return str(caught.value)
 
 
-def body_of(wav):
-    return wav.index(b"data") + 8
-
-
 @pytest.mark.parametrize("kind", STEPS)
 @pytest.mark.parametrize("n_channels", [1, 2, 3])
 def test_lossless_files_give_the_samples_that_went_in(kind, n_channels):
     samples = noise(5000, n_channels)
     data = encode(kind, samples)
     assert why_not_a_sound(data) is None
-    assert duration_of(data) == (5000, 48000, n_channels)
-    found = decode(data, 48000)
+    found = samples_of(data)
     assert found.dtype == np.float32
     assert found.shape == (5000,)
     # mix is tested by itself; here a plain mean will do.
@@ -45,7 +51,7 @@ def test_lossless_files_give_the_samples_that_went_in(kind, n_channels):
 @pytest.mark.parametrize("n_channels", [1, 2])
 def test_lossy_files_give_nearly_the_samples_that_went_in(kind, n_channels):
     samples = noise(48000, n_channels, level=0.001)
-    found = decode(encode(kind, samples), 48000)
+    found = samples_of(encode(kind, samples))
     assert abs(len(found) - 48000) < (3000 if kind == "wav adpcm" else 1)
     error = (found[:48000] - samples.reshape(48000, -1).mean(axis=1))[2000:-2000]
     # The level is 0.14; a sample of delay would be an error of 0.01.
@@ -68,29 +74,37 @@ def test_a_file_and_the_array_in_it_give_the_same_bits(kind, dtype, n_channels, 
     else:
         data = encode(kind, array, rate)
     expected = resample(mix(to_float(array)), rate, 16000)
-    assert np.array_equal(decode(data, 16000), expected)
+    assert np.array_equal(decode(data, 16000)[0], expected)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_file_is_resampled_after_its_channels_are_averaged(kind):
     data = encode(kind, noise(48000, 2))
-    assert np.array_equal(decode(data, 16000), resample(decode(data, 48000), 48000, 16000))
+    assert np.array_equal(samples_of(data, 16000), resample(samples_of(data), 48000, 16000))
 
 
-@pytest.mark.parametrize("kind", [each for each in KINDS if each not in ("flac", "flac 24")])
-@pytest.mark.parametrize("share", [0.999, 0.7, 0.3])
-def test_files_that_were_cut_are_told_by_their_headers(kind, share):
-    data = encode(kind, noise(9600, 2))
-    reason = why_not_a_sound(data[: int(len(data) * share)])
-    assert reason is not None
-    assert reason.startswith("truncated: ")
+@pytest.mark.parametrize("kind", [each for each in KINDS if each not in TRUSTED])
+@pytest.mark.parametrize("share", [0.95, 0.7])
+def test_files_that_were_cut_give_what_there_is_and_say_so(kind, share):
+    data = encode(kind, noise(96000, 2))
+    whole = decode(data, 48000)[0]
+    samples, quality = decode(data[: int(len(data) * share)], 48000)
+    assert quality.startswith("truncated: ")
+    assert (share - 0.15) * len(whole) < len(samples) < len(whole)
+    n = len(samples) - 2000  # codecs end otherwise where they are cut
+    np.testing.assert_allclose(samples[:n], whole[:n], atol=1e-6)
 
 
-@pytest.mark.parametrize("kind", ["flac", "flac 24"])
-@pytest.mark.parametrize("n_less", [1, 100, 10_000])
-def test_flac_files_that_were_cut_are_told(kind, n_less):
-    data = encode(kind, noise(9600, 2))
-    assert "damaged, cut or" in reason_of(data[:-n_less])
+@pytest.mark.parametrize("kind", ["wav", "wav u8", "wav float", "wavex"])
+def test_a_wav_header_that_is_a_little_too_large_is_no_damage(kind):
+    data = bytearray(encode(kind, noise(4800)))
+    at = data.index(b"data") + 4
+    (size,) = struct.unpack_from("<I", data, at)
+    for more in (0, 1 if kind != "wav u8" else 0):
+        struct.pack_into("<I", data, at, size + more)
+        assert len(samples_of(bytes(data))) == 4800
+    struct.pack_into("<I", data, at, size + 400)
+    assert quality_of(bytes(data)).startswith("truncated: ")
 
 
 @pytest.mark.parametrize("size", [0, 0xFFFFFFFF, 0x7FFFF000])
@@ -98,7 +112,7 @@ def test_wav_files_from_a_pipe_are_read_to_their_end(size):
     data = bytearray(encode("wav", noise(4800)))
     data[4:8] = struct.pack("<I", size)
     data[40:44] = struct.pack("<I", size)
-    assert np.array_equal(decode(bytes(data), 16000), decode(encode("wav", noise(4800)), 16000))
+    assert np.array_equal(samples_of(bytes(data)), samples_of(encode("wav", noise(4800))))
 
 
 def test_what_follows_no_samples_is_not_read_as_samples():
@@ -111,20 +125,17 @@ def test_what_follows_no_samples_is_not_read_as_samples():
 def test_au_and_flac_files_from_a_pipe_are_read_to_their_end():
     au = bytearray(encode("au", noise(4800)))
     au[8:12] = b"\xff" * 4
-    assert len(decode(bytes(au), 48000)) == 4800
+    assert len(samples_of(bytes(au))) == 4800
     flac = bytearray(encode("flac", noise(4800)))
     flac[21] &= 0xF0
     flac[22:26] = bytes(4)  # the number of frames
-    assert duration_of(bytes(flac)).n_frames in (-1, 4800)
-    assert len(decode(bytes(flac), 48000)) == 4800
-    flac[26:42] = bytes(16)  # the digest
-    assert len(decode(bytes(flac), 48000)) == 4800
+    assert len(samples_of(bytes(flac))) == 4800
 
 
-def test_flac_samples_of_another_digest_are_told():
-    data = bytearray(encode("flac", noise(4800)))
-    data[30] ^= 1
-    assert "its samples are not those that its MD5 digest is of" in reason_of(bytes(data))
+def test_a_flac_file_after_a_tag_is_read():
+    data = encode("flac", noise(4800))
+    tagged = b"ID3\x04\0\0\0\0\0\x10" + bytes(16) + data
+    assert np.array_equal(samples_of(tagged), samples_of(data))
 
 
 def test_flac_damage_within_is_told():
@@ -135,19 +146,13 @@ def test_flac_damage_within_is_told():
 
 @pytest.mark.parametrize("kind", ["vorbis", "opus"])
 def test_ogg_damage_is_told(kind):
-    data = encode(kind, noise(96000))
+    data = encode(kind, noise(960_000))
     flipped = bytearray(data)
-    flipped[-300] ^= 1
-    assert "has another checksum than it says" in why_not_a_sound(bytes(flipped))
+    flipped[len(data) // 2] ^= 1
+    assert "truncated: 960,000 frames promised, 9" in quality_of(bytes(flipped))
     pages = [b"OggS" + each for each in data.split(b"OggS")[1:]]
-    assert "truncated: its last page is not there" in why_not_a_sound(b"".join(pages[:-1]))
-    lacks = b"".join(pages[:2] + pages[3:])
-    assert "page 2 lacks, or is not in its place" in why_not_a_sound(lacks)
-    assert "several Ogg streams in a row" in why_not_a_sound(data + data)
-    other = [bytearray(each) for each in pages]
-    other[1][14] ^= 1  # of the serial number
-    assert "several Ogg streams at once" in why_not_a_sound(b"".join(map(bytes, other)))
-    assert why_not_a_sound(data + b"tag of another program") is None
+    assert "its last page is not there" in quality_of(b"".join(pages[:-1]))
+    assert np.array_equal(samples_of(data + b"tag of another program"), samples_of(data))
 
 
 def mp3_frames(data):
@@ -160,125 +165,161 @@ def mp3_frames(data):
     return [data[a:b] for a, b in zip(starts, [*starts[1:], len(data)], strict=True)]
 
 
+def test_mp3_samples_are_those_that_went_in():
+    samples = noise(48000, level=0.001)
+    assert len(samples_of(encode("mp3", samples))) == 48000
+    error = samples_of(encode("mp3", samples)) - samples
+    assert np.abs(error[2000:-2000]).max() < 0.01
+
+
 def test_mp3_files_without_a_number_of_frames_are_read_whole():
-    # Quiet, then loud: the bitrate changes, from which libsndfile would guess.
+    # Quiet, then loud: the bitrate changes, from which the length would be guessed wrong.
     samples = np.concatenate([np.zeros(240_000), noise(240_000, level=0.3)]).astype(np.float32)
     data = encode("mp3", samples, bitrate_mode="VARIABLE")
     bare = data[len(mp3_frames(data)[0]) :]
-    with soundfile.SoundFile(io.BytesIO(bare)) as file:
-        assert file.frames < 400_000 or file.frames > 560_000
-    found, expected = decode(bare, 48000), decode(data, 48000)
+    found, expected = samples_of(bare), samples_of(data)
     # What the encoder put in front is not known to be silence here.
     assert 480_000 <= len(found) <= 480_000 + 3 * 1152
-    delays = [
-        d
-        for d in range(3 * 1152)
-        if np.array_equal(found[d + 300_000 :][:99], expected[300_000:][:99])
+    errors = [
+        np.abs(found[d + 300_000 :][:99] - expected[300_000:][:99]).max() for d in range(3456)
     ]
-    assert len(delays) == 1
-    assert np.array_equal(found[delays[0] :][:480_000], expected)
+    assert min(errors) < 1e-5
 
 
 def test_mp3_damage_is_told():
     data = encode("mp3", noise(96000))
     frames = mp3_frames(data)
     assert len(frames) > 60
-    assert "truncated: its header promises" in why_not_a_sound(b"".join(frames[:-5]))
-    assert "is cut" in why_not_a_sound(data[:-1])
-    junk = b"".join([*frames[:50], b"junk", *frames[50:]])
-    assert "no frame follows at second 1.2" in why_not_a_sound(junk)
-    twice = decode(data + data[len(frames[0]) :], 48000)
-    assert len(twice) >= 2 * 96000
+    assert "96,000 frames promised, 9" in quality_of(b"".join(frames[:-5]))
+    gap = [*frames[:30], np.random.default_rng(0).bytes(20_000), *frames[50:]]
+    reason = "".join(outcome(b"".join(gap)))
+    assert "damaged at second" in reason or "truncated" in reason
 
 
-def test_mp3_tags_are_not_taken_for_damage():
-    data = encode("mp3", noise(9600))
-    id3 = b"ID3\x04\0\0\0\0\x01\x00" + bytes(128)
-    ape = b"APETAGEX" + struct.pack("<4I", 2000, 40, 0, 0xA0000000) + bytes(8) + b"12345678"
-    ape += b"APETAGEX" + struct.pack("<4I", 2000, 40, 0, 0x80000000) + bytes(8)
-    lyrics = b"LYRICSBEGIN" + b"words" + b"000016" + b"LYRICS200"
-    tagged = id3 + data + bytes(100) + ape + lyrics + b"TAG" + b"title".ljust(125)
-    assert np.array_equal(decode(tagged, 16000), decode(data, 16000))
+@pytest.mark.parametrize(
+    "tail",
+    [
+        b"\r\n",
+        b"\xaa" * 3,
+        bytes(100),
+        b"TAG" + b"x" * 125 + b"TAG" + b"y" * 125,
+        b"LYRICSBEGINwords000016LYRICS200",
+        b"APETAGEX" + struct.pack("<4I", 2000, 40, 0, 0x80000000) + bytes(8),
+        b"ID3\4\0\x10\0\0\0\x02TT3DI\4\0\x10\0\0\0\x02",
+    ],
+)
+def test_what_follows_the_last_mp3_frame_is_no_damage(tail):
+    data = encode("mp3", noise(96000))
+    bare = data[len(mp3_frames(data)[0]) :]
+    for mp3 in (data, bare, b"ID3\x04\0\0\0\0\x01\x00" + bytes(128) + data):
+        assert np.array_equal(samples_of(mp3 + tail), samples_of(mp3))
 
 
-def test_what_mpg123_says_of_damage_is_a_fault_and_is_not_printed(capfd):
+def test_nothing_is_printed_of_damage(capfd):
     data = encode("mp3", noise(96000, 2, level=0.3))
-    told = set()
     for seed in range(40):
         rng = np.random.default_rng(seed)
         damaged = bytearray(data)
-        at = int(rng.integers(5000, len(data) - 500))
-        frame = data.find(data[:2], at)
+        frame = data.find(data[:2], int(rng.integers(5000, len(data) - 500)))
         damaged[frame + 4 : frame + 36] = rng.bytes(32)
-        try:
-            assert np.isfinite(decode(bytes(damaged), 16000)).all()
-        except UnreadableSound as error:
-            told.add(str(error))
-    assert any("big_values" in each or "part2_3" in each or "quant" in each for each in told), told
+        outcome(bytes(damaged))
     assert capfd.readouterr() == ("", "")
 
 
-_OTHERS_WRITE = """
-import os, sys, threading
-import numpy as np
-sys.path.insert(0, {root!r})
-from skembed.audio._decoding import decode
-from tests.audio.sounds import encode, noise
-data = encode("mp3", noise(480_000))
-stop = threading.Event()
-def work():
-    while not stop.is_set():
-        decode(data, 16000)
-thread = threading.Thread(target=work)
-thread.start()
-for i in range(3000):
-    os.write(2, b"line %d\\n" % i)
-stop.set(); thread.join()
-"""
+def outcome(data):
+    """Return what became of a file, as two strings."""
+    try:
+        samples, quality = decode(data, 16000)
+    except UnreadableSound as error:
+        return str(error), ""
+    assert np.isfinite(samples).all()
+    return samples.tobytes().hex(), quality or ""
 
 
-def test_what_other_threads_write_to_stderr_is_not_lost():
-    root = os.path.dirname(os.path.dirname(os.path.dirname(__file__)))  # noqa: PTH120
-    code = _OTHERS_WRITE.format(root=root)
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
-    assert sorted(done.stderr.split(b"\n")[:-1]) == sorted(b"line %d" % i for i in range(3000))
+@pytest.mark.parametrize(
+    ("form", "codec"),
+    [("ipod", "aac"), ("adts", "aac"), ("webm", "libopus"), ("asf", "wmav2"), ("ac3", "ac3")],
+)
+def test_what_phones_and_browsers_record_is_read(form, codec):
+    samples = noise(96000, level=0.001)
+    data = encode_by_ffmpeg(form, codec, samples)
+    assert why_not_a_sound(data) is None
+    found = samples_of(data)
+    assert abs(len(found) - 96000) < 3 * 2048
+    # The codec's delay moves a tone by samples: compare what it sounds like.
+    spectra = [np.abs(np.fft.rfft(each[10_000:74_000])) for each in (found, samples)]
+    assert np.corrcoef(*spectra)[0, 1] > 0.9
+    assert quality_of(data[: len(data) // 2]) if form in ("adts", "webm", "ac3") else True
 
 
-def test_sounds_are_read_where_stderr_is_closed():
-    root = os.path.dirname(os.path.dirname(os.path.dirname(__file__)))  # noqa: PTH120
-    code = f"import os, sys; sys.path.insert(0, {root!r}); os.close(2)\n"
-    code += "from skembed.audio._decoding import decode\n"
-    code += "from tests.audio.sounds import encode, noise\n"
-    code += "print(len(decode(encode('mp3', noise(4800)), 48000)))"
-    done = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, check=True)
-    assert done.stdout.strip() == b"4800"
+@pytest.mark.parametrize(
+    ("codec", "layout"), [("aac", "7.1"), ("aac", "5.1"), ("pcm_s16le", "stereo")]
+)
+def test_surround_sound_is_averaged(codec, layout):
+    channels = noise(48000, av.AudioLayout(layout).nb_channels, level=0.001).T
+    data = encode_by_ffmpeg("mov", codec, channels, layout=layout)
+    found = samples_of(data)
+    assert abs(len(found) - 48000) < 3000
+    level = np.sqrt(np.mean(found[5000:-5000] ** 2) / np.mean(channels.mean(0) ** 2))
+    assert 0.8 < level < 1.1  # the deepest of 5.1 and 7.1 channels has lost its tone
+
+
+def test_the_sound_of_a_video_is_read():
+    file = io.BytesIO()
+    with av.open(file, "w", format="matroska") as container:
+        video = container.add_stream("mpeg4", rate=10)
+        video.width = video.height = 32
+        audio = container.add_stream("aac", rate=48000, layout="mono")
+        frame = av.AudioFrame.from_ndarray(noise(48000)[None], format="fltp", layout="mono")
+        frame.rate, frame.pts = 48000, 0
+        for packet in (*audio.encode(frame), *audio.encode(None)):
+            container.mux(packet)
+        picture = av.VideoFrame.from_ndarray(np.zeros((32, 32, 3), np.uint8), format="rgb24")
+        for packet in (*video.encode(picture), *video.encode(None)):
+            container.mux(packet)
+    assert abs(len(samples_of(file.getvalue())) - 48000) < 3000
+
+
+def test_a_video_without_sound_is_a_fault():
+    file = io.BytesIO()
+    with av.open(file, "w", format="mp4") as container:
+        video = container.add_stream("mpeg4", rate=10)
+        video.width = video.height = 32
+        picture = av.VideoFrame.from_ndarray(np.zeros((32, 32, 3), np.uint8), format="rgb24")
+        for packet in (*video.encode(picture), *video.encode(None)):
+            container.mux(packet)
+    assert "it has no sound" in why_not_a_sound(file.getvalue())
+
+
+def test_a_file_opens_no_other_file(tmp_path):
+    (tmp_path / "a.wav").write_bytes(encode("wav", noise(4800)))
+    for text in (
+        f"#EXTM3U\n#EXTINF:1,\n{tmp_path}/a.wav\n",
+        f"ffconcat version 1.0\nfile {tmp_path}/a.wav",
+    ):
+        assert "not a sound, but text" in why_not_a_sound(text.encode())
+        assert why_not_a_sound(b"\xef\xbb\xbf" + text.encode()) is not None
 
 
 @pytest.mark.parametrize(
     ("data", "what"),
     [
-        (b"", "an empty file"),
-        (b"\0" * 1000, "zeros"),
-        (b"hello, world\n" * 9, "text"),
-        (b"\n<!DOCTYPE html><html>", "an HTML page"),
-        (b"\x89PNG\r\n\x1a\n" + b"\0\1" * 50, "an image"),
-        (b"\xff\xd8\xff\xe0" + b"\0\1" * 50, "an image"),
-        (b"\0\0\0\x20ftypM4A \0\0\0\0" + bytes(99), "AAC or video; convert it to WAV or FLAC"),
-        (b"\xff\xf1\x50\x80" + bytes(99), "AAC; convert it to WAV or FLAC first, e.g. with ffmpeg"),
-        (b"\x30\x26\xb2\x75\x8e\x66\xcf\x11\xa6\xd9" + bytes(99), "a WMA or WMV file; convert"),
-        (b"#!AMR\n" + b"\x3c\x55" * 50, "AMR; convert it"),
-        (b"\x1a\x45\xdf\xa3\x9f\x42" + bytes(99), "a Matroska or WebM file; convert it"),
-        (b"RIFF\xff\0\0\0AVI LIST" + bytes(99), "an AVI video"),
-        (b"MThd\0\0\0\6\0\1" + bytes(99), "MIDI, which has notes and no sound"),
-        (b"\x93NUMPY\1\0v\0{'descr'" + bytes(99), "a NumPy file; load it and give the array"),
-        (b"version https://git-lfs.github.com/spec/v1\n", "a Git LFS pointer"),
-        (b"PK\3\4" + bytes(99), "an archive"),
+        (b"", "not a sound, but an empty file"),
+        (b"\0" * 1000, "not a sound, but zeros"),
+        (b"hello, world\n" * 9, "not a sound, but text"),
+        (b"\n<!DOCTYPE html><html>", "not a sound, but an HTML page"),
+        (b"\x89PNG\r\n\x1a\n" + b"\0\1" * 50, "not a sound, but an image"),
+        (b"\0\0\0\x18ftypheic" + bytes(40), "not a sound, but an image"),
+        (b"MThd\0\0\0\6\0\1" + bytes(99), "not a sound, but MIDI"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "not a sound, but a Git LFS pointer"),
+        (b"PK\3\4" + bytes(99), "not a sound, but an archive"),
+        (b"\x1a\x45\xdf\xa3\x9f\x42" + bytes(99), "damaged or cut: FFmpeg cannot open it"),
         (np.random.default_rng(2).bytes(1000), r"no header \(raw PCM\)"),
         (np.cumsum(np.ones(500)).astype("<i2").tobytes(), r"no header \(raw PCM\)"),
     ],
 )
 def test_what_is_no_sound_is_called_what_it_looks_like(data, what):
-    with pytest.raises(UnreadableSound, match=f"not a sound that libsndfile reads.*{what}"):
+    with pytest.raises(UnreadableSound, match=what):
         decode(data, 16000)
     assert why_not_a_sound(data) == reason_of(data)
 
@@ -304,16 +345,13 @@ def test_absurd_headers_are_told():
     flac = bytearray(encode("flac", noise(4800)))
     flac[21:26] = bytes([flac[21] | 15]) + b"\xff" * 4
     reason = why_not_a_sound(bytes(flac))
-    assert reason == "too long: 397.7 hours or more, at most 12 are read; cut it in pieces"
+    assert reason == "too long: 397.7 hours or more, at most 12 are read; cut it"
 
 
 def test_a_flac_file_that_says_it_is_longer_is_told():
     flac = bytearray(encode("flac", noise(4800)))
-    flac[22:26] = struct.pack(">I", 4801)
-    flac[26:42] = bytes(16)
-    assert "4,801 frames promised, 4,800 decoded" in reason_of(
-        bytes(flac)
-    ) or "damaged" in reason_of(bytes(flac))
+    flac[22:26] = struct.pack(">I", 4900)
+    assert "truncated: 4,900 frames promised, 4," in quality_of(bytes(flac))
 
 
 @pytest.mark.parametrize("kind", ["wav float", "wav double"])
@@ -331,12 +369,16 @@ def test_samples_too_large_for_float32_are_told():
     assert "1 of its samples are NaN or infinite" in reason_of(encode("wav double", samples))
 
 
-def test_unfit_samples_are_told():
-    assert "silent: " in reason_of(encode("wav", np.zeros(4800, np.int16)))
-    assert "clipped: " in reason_of(encode("wav", tone(440, 48000, 4800, level=2.0)))
-    assert "its samples reach 16,38" in reason_of(
-        encode("wav float", tone(440, 48000, 48000) * 32767)
-    )
+def test_poor_samples_are_told():
+    assert "silent: " in quality_of(encode("wav", np.zeros(4800, np.int16)))
+    assert "clipped: " in quality_of(encode("wav", tone(440, 48000, 4800, level=2.0)))
+    opposite = np.stack([noise(4800), -noise(4800)], axis=1)
+    assert "its channels cancel out" in quality_of(encode("wav", opposite))
+
+
+def test_integers_in_floats_are_a_fault():
+    loud = encode("wav float", tone(440, 48000, 48000) * 32767)
+    assert "its samples reach 16,38" in reason_of(loud)
 
 
 @pytest.mark.parametrize("kind", ["wav", "flac", "vorbis"])
@@ -348,7 +390,7 @@ def test_decoding_needs_little_more_memory_than_its_result(kind):
     del samples
     tracemalloc.start()
     try:
-        found = decode(data, 16000)
+        found, _ = decode(data, 16000)
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
@@ -365,13 +407,7 @@ def test_threads_get_what_one_gets():
     ]
     files[7] = files[7][:-500]
     files[28] = files[28][:-50]
-
-    def outcome(data):
-        try:
-            return decode(data, 16000).tobytes()
-        except UnreadableSound as error:
-            return str(error)
-
+    files += [encode_by_ffmpeg("ipod", "aac", noise(30_000, seed=seed)) for seed in range(6)]
     expected = [outcome(data) for data in files]
     with ThreadPoolExecutor(8) as pool:
         for _ in range(3):

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from skembed.audio._quality import QualityCheck, mix, to_float, why_unfit
+from skembed.audio._quality import QualityCheck, mix, mix_and_check, to_float
 from tests.audio.sounds import noise, tone
 
 RATE = 16000
@@ -11,11 +11,19 @@ def pcm16(samples):
     return to_float(np.clip(np.round(np.asarray(samples) * 32768), -32768, 32767).astype(np.int16))
 
 
+def said_of(check):
+    return check.why_unreadable() or check.finding()
+
+
 def in_pieces(samples, size):
     check = QualityCheck(RATE)
     for start in range(0, len(samples), size):
         check.add(samples[start : start + size])
-    return check.why_unfit()
+    return said_of(check)
+
+
+def why_unfit(samples, rate):
+    return said_of(mix_and_check(samples, rate)[1])
 
 
 @pytest.mark.parametrize(
@@ -101,7 +109,6 @@ def test_sounds_are_fit(samples):
 @pytest.mark.parametrize(
     ("samples", "reason"),
     [
-        (noise(0), "empty: no samples"),
         (np.zeros(1000, np.float32), "silent: no sample is more than -80 dB"),
         (np.full(1000, 0.25, np.float32), "silent: "),
         (np.float32(0.1) + tone(440, RATE, 1000, level=9e-5), "silent: "),
@@ -172,3 +179,25 @@ def test_a_level_passed_later_is_not_the_end_of_the_scale():
     samples = np.concatenate([np.clip(tone(100, RATE, RATE, level=2), -1, 1), [1.5, -1.5]])
     assert why_unfit(samples.astype(np.float32), RATE) is None
     assert in_pieces(samples.astype(np.float32), 100) is None
+
+
+def test_nothing_is_unreadable():
+    assert QualityCheck(RATE).why_unreadable() == "empty: no samples"
+
+
+def test_channels_that_cancel_out_are_told_from_silence():
+    samples = noise(100_000)
+    opposite = np.stack([samples, -samples], axis=1)
+    mixed, check = mix_and_check(opposite, RATE)
+    assert not mixed.any()
+    assert "its channels cancel out" in check.finding()
+    assert mix_and_check(np.zeros((1000, 2)), RATE)[1].finding().startswith("silent: no sample")
+    half = np.concatenate([opposite, np.stack([samples, samples], axis=1)])
+    assert mix_and_check(half, RATE)[1].finding() is None
+
+
+def test_the_mixed_waveform_is_a_copy():
+    samples = noise(1000)
+    mixed, _ = mix_and_check(samples, RATE)
+    assert np.array_equal(mixed, samples)
+    assert not np.shares_memory(mixed, samples)

@@ -1,10 +1,13 @@
 """Rows of images: which containers and rows are read, and how bad ones are named."""
 
+import base64
 import io
+import json
 import os
 import threading
 import time
 import warnings
+import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -67,6 +70,55 @@ def test_every_container_holds_pictures_in_memory():
             assert rows.faults == {1: "missing (None)"}
     for X in (pl.Series([encode(RGB)]), pa.array([encode(RGB)])):
         np.testing.assert_array_equal(opened(check_images(X))[0], RGB)
+
+
+class Lazy:
+    """An array of another library (h5py, xarray, ...)."""
+
+    ndim = 3
+
+    def __array__(self, dtype=None, copy=None):
+        return RGB
+
+
+def test_a_file_is_read_from_whatever_has_its_bytes(folder):
+    data = encode(RGB)
+    with zipfile.ZipFile(folder / "a.zip", "w") as archive:
+        archive.write(folder / "a.png", "a.png")
+    rows = [{"bytes": data, "path": None}, {"bytes": None, "path": str(folder / "a.png")}]
+    rows += [zipfile.Path(folder / "a.zip") / "a.png"]
+    rows += ["data:image/png;base64," + base64.b64encode(data).decode()]
+    for X in (*as_containers(rows), pa.array(rows[:2])):
+        assert set(digests(X)) == set(digests([data]))
+    assert "cannot be read" in check_images([zipfile.Path(folder / "a.zip") / "no.png"]).faults[0]
+    np.testing.assert_array_equal(opened(check_images([Lazy()]))[0], RGB)
+    with pytest.raises(InvalidInputError, match="a single image as it seems"):
+        check_images(Lazy())
+
+
+@pytest.mark.parametrize(
+    ("data", "kind"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "a Git LFS pointer"),
+        (b"\n<!DOCTYPE html><html>", "an HTML page"),
+        (b'<?xml version="1.0"?>\n<svg xmlns="http://www.w3.org/2000/svg"/>', "an SVG drawing"),
+        (b"%PDF-1.7", "a PDF document"),
+        (b"\0\0\0\x20ftypisom" + bytes(40), "a video"),
+        (b"RIFF\xff\0\0\0WAVEfmt ", "a sound"),
+        (b"ID3\4" + bytes(40), "a sound"),
+        (b"PK\3\4" + bytes(40), "an archive; unpack it first"),
+        (b"PK\3\4" + bytes(26) + b"model/data.pkl", "a pickle, which is never opened"),
+        (b"\x80\4\x95" + bytes(40), "a pickle, which is never opened"),
+        (b"\x93NUMPY\1\0", "a NumPy file; load it and give the array"),
+        (b"\x58\1\0\0\0\0\0\0" + b'{"a":{', "a safetensors file"),
+        (json.dumps({"a": 1}).encode(), "JSON"),
+        (bytes(100), "zeros"),
+        (b"hello", "text"),
+    ],
+)
+def test_what_is_no_image_is_called_what_it_looks_like(data, kind):
+    reason = check_images([data]).faults[0]
+    assert f"{len(data):,} bytes: not an image that Pillow reads, but {kind}" in reason
 
 
 class Pipe(io.RawIOBase):
@@ -191,7 +243,7 @@ def test_all_bad_rows_are_named_at_once(folder):
         ("http://a.example/b.jpg", "a URL, expected a file; download it first"),
         ("s3://bucket/b.jpg", "a URL, expected a file; download it first"),
         ("file:///tmp/b.jpg", "give its path without file://"),
-        ("data:image/png;base64,iVBORw0KGgo", "a data URL, expected a file; decode it"),
+        ("data:image/png;base64,iVBORw0KGgo", "a data URL that cannot be read (Incorrect padding)"),
         ("a\0b", "not a path"),
         ("x" * 5000, "too long for a path"),
         (b"", "empty bytes, expected an encoded file"),
@@ -206,7 +258,7 @@ def test_all_bad_rows_are_named_at_once(folder):
         (Unwilling(), "got Unwilling: <Unwilling>"),
         (Placeless(), "a Placeless that gives no path: RuntimeError: no place"),
         ("~/none.png", "no such file: '~/none.png'; expand ~ with os.path.expanduser"),
-        (os.fsencode(folder / "a.png"), "not an image that Pillow reads; give a path as str"),
+        (os.fsencode(folder / "a.png"), "but text; give a path as str"),
         (np.zeros((5, 6, 7)), "array of shape (5, 6, 7), float64: expected 1 to 4 channels"),
         (np.zeros((2, 3, 4, 3)), "array of shape (2, 3, 4, 3), float64: expected (height, width)"),
         (np.zeros(16), "array of shape (16,), float64: expected (height, width), or set image_"),
@@ -224,6 +276,7 @@ def test_all_bad_rows_are_named_at_once(folder):
         (Image.open(io.BytesIO(encode(RGB, "JPEG")[:-60])), "a PIL image: damaged: OSError"),
         (Image.new("RGB", (0, 4)), "an image without pixels: 0 x 4"),
     ]
+    cases.append(("iVBORw0KGgo" * 20, "if it is a file in base64, decode it with base64.b64decode"))
     rows = check_images([RGB, *(value for value, _ in cases), RGB])
     assert rows.positions.tolist() == [0, len(cases) + 1]
     assert list(rows.faults) == list(range(1, len(cases) + 1))
@@ -326,6 +379,8 @@ def test_whole_numbers_that_are_nearly_black_are_told(X, settings, largest):
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         check_images(X, **settings)
+        check_images([] if "image_shape" in settings else list(X), **settings)
     advice = [] if largest is None else [f"set value_range=(0, {largest}); if not"]
+    advice *= 1 if "image_shape" in settings else 2
     for warning, text in zip(caught, advice, strict=True):
         assert text in str(warning.message)

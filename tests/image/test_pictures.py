@@ -53,6 +53,18 @@ def test_pictures_are_turned_upright(form, orientation):
     np.testing.assert_array_equal(open_row(Image.open(io.BytesIO(data))), expected)
 
 
+def test_what_pillow_made_of_an_opened_picture_is_not_turned_again():
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    image = Image.open(io.BytesIO(encode(RGB, exif=exif)))
+    by_hand = image.rotate(270, expand=True)
+    assert by_hand.getexif()[0x0112] == 6
+    upright = np.asarray(ImageOps.exif_transpose(image))
+    np.testing.assert_array_equal(open_row(by_hand), upright)
+    image.load()
+    np.testing.assert_array_equal(open_row(image), upright)
+
+
 def test_an_upright_picture_is_not_turned_again():
     exif = Image.Exif()
     exif[0x0112] = 6
