@@ -45,4 +45,5 @@ class BaselineBackbone(AudioBackbone):
         return Part(torch.from_numpy(samples))
 
     def _load_core(self) -> nn.Module:
-        return BASELINES[self.name]().eval()
+        module: nn.Module = BASELINES[self.name]()
+        return module.eval()

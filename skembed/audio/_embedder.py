@@ -307,8 +307,8 @@ class AudioEmbedder(PretrainedEmbedder):
 
     def _transform_rows(self, rows: CheckedRows, X: Any, started: float) -> NDArray[np.float32]:
         vectors = super()._transform_rows(rows, X, started)
-        if self.on_quality == "warn" and self.report_.quality:
-            poor = self.report_.quality
+        poor = self.report_.notes
+        if poor and self.on_quality == "warn":
             warn_user(
                 f"{len(poor):,} of {rows.n_rows:,} clips are of poor quality:{describe_rows(poor)}"
                 "\nThey are embedded. Drop them, or set on_quality='raise' or 'ignore'.",

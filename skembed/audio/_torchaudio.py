@@ -79,7 +79,7 @@ def bundle_names() -> tuple[str, ...]:
 def bundle_url(name: str) -> str:
     """Return where the weights of a bundle are."""
     # Of one bundle it is a whole address already.
-    return urljoin(_URL, _bundle(name)._path)
+    return urljoin(_URL, str(_bundle(name)._path))
 
 
 def _bundle(name: str) -> Any:

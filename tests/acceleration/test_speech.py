@@ -34,7 +34,6 @@ FAMILIES = {
     "wav2vec2 large": ("Wav2Vec2", PRE),
     "hubert": ("Hubert", {**POST, "feat_proj_layer_norm": False}),
     "hubert large": ("Hubert", PRE),
-    "hubert with batch norm": ("Hubert", {**POST, "conv_pos_batch_norm": True}),
     "wavlm": ("WavLM", {**POST, "num_buckets": 20, "max_bucket_distance": 30}),
     "wavlm large": ("WavLM", PRE),
     "unispeech": ("UniSpeech", POST),
