@@ -84,17 +84,7 @@ class TransformersBackbone(AudioBackbone):
             refuse_code_from_elsewhere(self._folder)
         config = load_config(self._folder, trust_remote_code=self.is_foreign)
         self._kind = str(config.model_type)
-        known = {*_PACKED, *_STACKED, *_PARTS}
-        if self._kind not in known:
-            raise UnsupportedModelError(
-                f"{self.name} is a model of type {self._kind!r}; AudioEmbedder reads "
-                f"{', '.join(sorted(known))}. Texts and pictures have embedders of their own."
-            )
-        if getattr(config, "add_adapter", False):
-            raise UnsupportedModelError(
-                f"{self.name} has an adapter after its last layer (add_adapter=True), which "
-                "skembed does not run. Save the model without it."
-            )
+        _check_kind(config, self.name)
         if isinstance(settings.layer, str):
             raise InvalidParameterError(
                 f"layer={settings.layer!r}: expected the number of a hidden state of {self.name}, "
@@ -172,14 +162,8 @@ class TransformersBackbone(AudioBackbone):
             self.n_prefix = N_TOKENS_OF_AST
 
     def _build(self) -> nn.Module:
-        config = copy.deepcopy(self._config)
-        try:
-            build = getattr(self._auto, "from_config", None) or self._auto._from_config
-            built: nn.Module = build(config, dtype=torch.float32)
-        except Exception as error:
-            raise UnsupportedModelError(
-                f"transformers cannot build {self.name}: {type(error).__name__}: {error}"
-            ) from error
+        build = getattr(self._auto, "from_config", None) or self._auto._from_config
+        built: nn.Module = build(copy.deepcopy(self._config), dtype=torch.float32)
         return built.eval()
 
     @functools.cached_property
@@ -194,6 +178,20 @@ class TransformersBackbone(AudioBackbone):
         if name.rpartition(".")[2] == _UNUSED:
             return True
         return self._kind not in _PACKED and name in self._unused
+
+
+def _check_kind(config: Any, name: str) -> None:
+    known = {*_PACKED, *_STACKED, *_PARTS}
+    if config.model_type not in known:
+        raise UnsupportedModelError(
+            f"{name} is a model of type {config.model_type!r}; AudioEmbedder reads "
+            f"{', '.join(sorted(known))}. Texts and pictures have embedders of their own."
+        )
+    if getattr(config, "add_adapter", False):
+        raise UnsupportedModelError(
+            f"{name} has an adapter after its last layer (add_adapter=True), which skembed does "
+            "not run. Save the model without it."
+        )
 
 
 def _find_part(config: Any) -> tuple[Any, Any]:
