@@ -47,8 +47,11 @@ def find_module(module: nn.Module, settings: AudioSettings) -> ModuleBackbone:
     rate = settings.model_sampling_rate or _DEFAULT_RATE
     preprocess = _find_preprocess(settings.preprocess, rate)
     content = (source.digest, None if preprocess is None else preprocess.digest)
-    key = (ModuleBackbone, id(source.module), *content, rate, settings.layer, settings.pooling)
-    return kept_recent(key, lambda: ModuleBackbone(source, preprocess, settings, rate))
+    key = (ModuleBackbone, *content, rate, settings.layer, settings.pooling)
+    found = kept_recent(key, lambda: ModuleBackbone(source, preprocess, settings, rate))
+    # Of modules of one content, the first may have been changed since: this one has not.
+    found.source.module = source.module
+    return found
 
 
 class ModuleBackbone(AudioBackbone):

@@ -104,6 +104,9 @@ def test_a_module_that_has_changed_has_another_backbone():
         module.second.bias += 1
     second = find_backbone(AudioSettings(module))
     assert first.digest != second.digest
+    assert find_backbone(AudioSettings(TinyNetwork())) is first  # which loads what has not changed
+    first.load()
+    first.source.check_unchanged()
 
 
 @pytest.mark.parametrize("family", ["wav2vec2", "sew", "deepspeech", "logmel"])
