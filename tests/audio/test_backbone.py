@@ -4,12 +4,10 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from torchaudio import pipelines
 
 from skembed.audio._backbone import AudioSettings
 from skembed.audio._backbones import find_backbone
 from skembed.audio._encoder import AudioEncoder
-from skembed.weights import unload_models
 from tests.audio.checkpoints import clips
 from tests.audio.networks import TinyNetwork
 
@@ -31,23 +29,15 @@ FAMILIES = {
 
 
 @pytest.fixture
-def settings_of(folders, monkeypatch):
+def settings_of(folders, small_bundle):
     """Return what gives the settings of a small model of a family."""
-    sizes = {
-        "encoder_embed_dim": 48,
-        "encoder_num_layers": 2,
-        "encoder_ff_interm_features": 96,
-    }
-    for name, value in sizes.items():
-        monkeypatch.setitem(pipelines.WAV2VEC2_BASE._params, name, value)
 
     def of(family, **changes):
         found = FAMILIES[family]
         params = {"model": folders(found)} if isinstance(found, str) else found
         return AudioSettings(**{"dtype": "float32", **params, **changes})
 
-    yield of
-    unload_models()
+    return of
 
 
 def parts_of(backbone):

@@ -10,7 +10,6 @@ import pytest
 import soundfile
 import torch
 from torch import nn
-from torchaudio import pipelines
 
 from skembed import AudioEmbedder
 from skembed.audio import _encoder
@@ -193,17 +192,6 @@ def test_vectors_of_poor_clips_are_not_served_where_they_are_faults(tmp_path):
     kept.transform(poor_clips())
     assert kept.report_.n_encoded == 0
     assert kept.report_.quality == {}  # of rows read in this call
-
-
-@pytest.fixture
-def small_bundle(monkeypatch):
-    """Make torchaudio's WAV2VEC2_BASE small enough for tests."""
-    for name, value in {
-        "encoder_embed_dim": 48,
-        "encoder_num_layers": 2,
-        "encoder_ff_interm_features": 96,
-    }.items():
-        monkeypatch.setitem(pipelines.WAV2VEC2_BASE._params, name, value)
 
 
 @pytest.mark.usefixtures("small_bundle")

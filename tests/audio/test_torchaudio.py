@@ -41,6 +41,7 @@ SMALL = {
 @pytest.fixture(autouse=True)
 def small_bundles(monkeypatch):
     """Let the bundles be of few and narrow layers."""
+    unload_models()  # backbones of the bundles as they are
     for name in NAMES:
         bundle = getattr(pipelines, name)
         monkeypatch.setattr(bundle, "_params", {**bundle._params, **SMALL})
