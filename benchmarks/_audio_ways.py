@@ -33,7 +33,8 @@ def write_model(folder: Path) -> None:
     from transformers import Wav2Vec2Config, Wav2Vec2FeatureExtractor
     from transformers.utils.logging import disable_progress_bar
 
-    from skembed.audio._torchaudio_speech import as_transformers
+    from skembed.audio._backbone import AudioSettings
+    from skembed.audio._backbones import find_backbone
 
     torch.manual_seed(0)
     params = bundle()._params
@@ -41,7 +42,8 @@ def write_model(folder: Path) -> None:
     torch.save(module.state_dict(), folder / "torchaudio.pth")
     assert params["encoder_embed_dim"] == Wav2Vec2Config().hidden_size
     disable_progress_bar()
-    as_transformers(params, "Wav2Vec2", module.state_dict()).save_pretrained(folder)
+    settings = AudioSettings("WAV2VEC2_BASE", weights=folder / "torchaudio.pth")
+    find_backbone(settings).load().core.model.save_pretrained(folder)
     Wav2Vec2FeatureExtractor(do_normalize=False).save_pretrained(folder)
     os.environ[_FOLDER] = str(folder)
 

@@ -90,7 +90,7 @@ def save_random_model(folder):
 scratch = tempfile.TemporaryDirectory()
 model = args.model or save_random_model(scratch.name)
 title = args.model or "random wav2vec 2.0"
-poolings = {"audioembedder__pooling": ["mean", "mean_std", "max"]}
+poolings = {"audioembedder__pooling": ["mean", "mean+std", "max"]}
 candidates = {
     title: (model, {"audioembedder__layer": args.layers, **poolings}),
     "logmel": ("logmel", poolings),

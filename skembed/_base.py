@@ -168,6 +168,7 @@ class BaseEmbedder(CallbackSupportMixin, TransformerMixin, BaseEstimator):
         embedded = self._embed(rows)
         faults = dict(rows.faults)
         faults.update({int(rows.positions[i]): why for i, why in embedded.faults.items()})
+        notes = {int(rows.positions[i]): note for i, note in embedded.notes.items()}
         vectors, sizes = embedded.vectors, embedded.sizes
         if rows.faults:  # bad rows were left out: make room for them
             vectors = np.full((rows.n_rows, vectors.shape[1]), np.nan, dtype=np.float32)
@@ -183,6 +184,7 @@ class BaseEmbedder(CallbackSupportMixin, TransformerMixin, BaseEstimator):
             seconds=time.perf_counter() - started,
             device=self.device_,
             dtype=self.dtype_,
+            notes=notes,
         )
         self.report_ = self._make_report(report)
         self._refuse_or_warn(faults, rows.n_rows)

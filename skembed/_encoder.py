@@ -43,11 +43,14 @@ class Prepared:
     content : bytes or None
         What `Encoder.contents` gives for what was prepared, if that may have changed since it was
         asked: a vector is never stored under the key of another content.
+    note : str or None
+        What the user may want to know of the row, though it can be embedded.
     """
 
     parts: Sequence[Any]
     size: int
     content: bytes | None = None
+    note: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

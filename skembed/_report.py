@@ -26,6 +26,8 @@ class EmbeddingReport:
         Distinct rows that came from the store.
     faults : dict of int to str
         Bad rows by position, with what is wrong with each.
+    notes : dict of int to str
+        Rows read in this call that were embedded and yet are poor, by position.
     row_sizes : ndarray of shape (n_rows,), int64
         Full length of each row in the modality's unit, before anything was cut; 0 for bad rows.
     seconds, rows_per_second : float
@@ -42,6 +44,7 @@ class EmbeddingReport:
     seconds: float
     device: str
     dtype: str
+    notes: dict[int, str] = field(default_factory=dict, repr=False)
 
     @property
     def n_reused(self) -> int:

@@ -15,6 +15,7 @@ Every error that a user can meet is a `SkembedError` and also the built-in that 
     SkembedWarning                (UserWarning)
     ├── TruncationWarning         rows were cut at the model's limit
     ├── InvalidRowsWarning        rows became NaN because `on_error="nan"`
+    ├── QualityWarning            sound is silent, clipped or truncated, and was embedded
     ├── StoreWarning              the embedding store failed; work went on without it
     └── MemoryWarning             the device ran out of memory; batches were made smaller
 """
@@ -35,6 +36,7 @@ __all__ = [
     "MemoryWarning",
     "MissingDependencyError",
     "ModelNotFoundError",
+    "QualityWarning",
     "SkembedError",
     "SkembedWarning",
     "StoreWarning",
@@ -116,6 +118,10 @@ class TruncationWarning(SkembedWarning):
 
 class InvalidRowsWarning(SkembedWarning):
     """Rows could not be embedded and became rows of NaN, as `on_error="nan"` asks."""
+
+
+class QualityWarning(SkembedWarning):
+    """Clips of sound were embedded although they are silent, clipped or truncated."""
 
 
 class StoreWarning(SkembedWarning):

@@ -54,13 +54,7 @@ def _plain_product(rows: Tensor, weight: Tensor, bias: Tensor | None, *, gelu: b
 
 
 class _Layer(nn.Module):
-    """A convolution over frames, perhaps a layer normalisation, and a GELU.
-
-    Parameters
-    ----------
-    reference : Module
-        A layer of transformers: `conv`, perhaps `layer_norm`, and `activation`.
-    """
+    """A convolution over frames, perhaps a layer normalisation, and a GELU, of transformers."""
 
     def __init__(self, reference: Any) -> None:
         super().__init__()
@@ -110,25 +104,13 @@ def checked_convolution(conv: Any) -> nn.Conv1d:
 
 @dataclass(frozen=True)
 class _Clip:
-    """A clip as the first layer takes it.
+    """A clip as the first layer takes it."""
 
-    Parameters
-    ----------
-    samples : Tensor
-        Of the clip, zeros after them; in bfloat16 several numbers for each.
-    step : int
-        Numbers from one row of the product to the next.
-    weight, bias : Tensor
-        Of the first layer, with the normalisation of this clip. The bias may be in the weight.
-    start, end : int
-        Rows of the first layer's output.
-    """
-
-    samples: Tensor
-    step: int
-    weight: Tensor
-    bias: Tensor | None
-    start: int
+    samples: Tensor  # and zeros after them; in bfloat16 several numbers for each
+    step: int  # numbers from one row of the product to the next
+    weight: Tensor  # of the first layer, with the normalisation of this clip
+    bias: Tensor | None  # may be in the weight
+    start: int  # rows of the first layer's output
     end: int
 
 
@@ -137,17 +119,8 @@ class FrameEncoder(nn.Module):
 
     Group normalisation over time is folded into the first layer for each clip: mean and variance of
     a convolution's output follow from mean and covariance of what it takes. That makes one pass of
-    three: 0.6 ms for a second of sound instead of 3.
-
-    Parameters
-    ----------
-    layers : sequence of Module
-        transformers' layers, in order.
-
-    Raises
-    ------
-    NotImplementedError
-        If a layer is of another kind.
+    three: 0.6 ms for a second of sound instead of 3. Layers of other kinds than those of
+    transformers' speech models are a NotImplementedError.
     """
 
     def __init__(self, layers: Sequence[nn.Module]) -> None:

@@ -21,24 +21,16 @@ _BLOCKS = 32
 
 
 class PositionalConvolution(nn.Module):
-    """The convolutions over frames whose outcome tells a transformer where its frames stand.
+    """transformers' module: one convolution, or several with a normalisation after each.
 
-    Parameters
-    ----------
-    reference : Module
-        transformers' module: one convolution, or several with a normalisation after each.
-
-    Raises
-    ------
-    NotImplementedError
-        If it is of another kind.
+    Others are a NotImplementedError.
     """
 
     def __init__(self, reference: Any) -> None:
         super().__init__()
         stages = list(getattr(reference, "layers", [reference]))
-        norm = getattr(reference, "batch_norm", None)
-        self.line = None if norm is None else nn.ParameterList(_as_line(norm))
+        if getattr(reference, "batch_norm", None) is not None:
+            raise NotImplementedError("batch normalisation")
         if not all(is_gelu(stage.activation) for stage in stages):
             raise NotImplementedError("another activation than GELU")
         self.stages = nn.ModuleList([_Stage(stage) for stage in stages])
@@ -59,26 +51,10 @@ class PositionalConvolution(nn.Module):
         What comes out after the last clip is zero.
         """
         n = sum(lengths)
-        if self.line is not None:
-            x = x * self.line[0] + self.line[1]
         states = x[:n]
         for stage in self.stages:
             states = stage(states, lengths)
         return F.pad(states, (0, 0, 0, len(x) - n))
-
-
-def _as_line(norm: Any) -> list[nn.Parameter]:
-    """Return by what a batch normalisation multiplies each channel, and what it adds."""
-    mean, variance = getattr(norm, "running_mean", None), getattr(norm, "running_var", None)
-    if type(norm) is not nn.BatchNorm1d or mean is None or variance is None:
-        raise NotImplementedError(f"normalisation {norm}")
-    scale = (variance.double() + norm.eps).rsqrt()
-    if norm.affine:
-        scale = scale * norm.weight.detach().double()
-    shift = -mean.double() * scale
-    if norm.affine:
-        shift = shift + norm.bias.detach().double()
-    return [nn.Parameter(scale.float(), False), nn.Parameter(shift.float(), False)]
 
 
 class _Stage(nn.Module):

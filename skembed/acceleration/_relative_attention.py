@@ -17,13 +17,7 @@ __all__ = ["PositionBias", "RelativeAttention"]
 
 
 class PositionBias(nn.Module):
-    """WavLM's bias of attention by the distance between frames.
-
-    Parameters
-    ----------
-    attention : WavLMAttention
-        Of the first layer, which has the table.
-    """
+    """WavLM's bias of attention by the distance between frames; the first layer has the table."""
 
     def __init__(self, attention: Any) -> None:
         super().__init__()
@@ -43,13 +37,7 @@ class PositionBias(nn.Module):
 
 
 class RelativeAttention(nn.Module):
-    """WavLM's attention within each clip, with its position bias gated by each frame.
-
-    Parameters
-    ----------
-    attention : WavLMAttention
-        The reference.
-    """
+    """WavLM's attention within each clip, with its position bias gated by each frame."""
 
     def __init__(self, attention: Any) -> None:
         super().__init__()

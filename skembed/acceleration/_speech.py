@@ -111,21 +111,10 @@ def _noise(core: SpeechModel) -> list[Tensor]:
 
 
 class _PackedSpeech(SpeechModel):
-    """The model with its clips end to end.
+    """The model with its clips end to end, up to a layer; the plain one is not changed.
 
-    Parameters
-    ----------
-    plain : SpeechModel
-        The model; not changed.
-    n_layers : int
-        How many of its layers run.
-    is_normed : bool
-        Whether the normalisation after the last layer runs, where there is one.
-
-    Raises
-    ------
-    NotImplementedError
-        If the model is made of other parts.
+    `is_normed` tells whether the normalisation after the last layer runs, where there is one. A
+    model made of other parts than the known ones is a NotImplementedError.
     """
 
     def __init__(self, plain: SpeechModel, n_layers: int, is_normed: bool) -> None:

@@ -1,13 +1,12 @@
-"""What the audio encoder knows of a model: one class for each family of models.
+"""What all models of sound have in common before they are frozen.
 
-A backbone settles everything that decides a vector when it is made, without loading weights; the
-network is loaded when the first clip has to be encoded. Must not know rows nor keys.
+Must not know rows, keys nor any model.
 """
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from abc import abstractmethod
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,131 +16,142 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from skembed._backbone import Backbone
+from skembed.audio._clips import ClipModule, Part, SpeechModule
 from skembed.exceptions import InvalidParameterError
+from skembed.modules import SpeechModel, pooled_width
+from skembed.store import digest_of
 
 __all__ = [
-    "Backbone",
-    "BackboneSettings",
-    "Part",
+    "AudioBackbone",
+    "AudioSettings",
     "check_layer_number",
     "least_samples",
     "probe_samples",
+    "refuse_settings",
     "standardize",
 ]
 
-_PROBE_SECONDS = 1.0
-
 
 @dataclass(frozen=True)
-class BackboneSettings:
-    """What the user asked of a model, as the estimator's parameters say it.
+class AudioSettings:
+    """The parameters of `AudioEmbedder` that decide a vector, as Python's own values."""
 
-    Parameters
-    ----------
-    weights : str, Path or None
-        "auto", a state-dict file, or None: random weights.
-    layer : str, int or None
-        An intermediate layer; None is the model's end.
-    pooling : str
-        A name in `AUDIO_POOLINGS`.
-    model_sampling_rate : int or None
-        In Hz, of a module of the user's.
-    revision : str or None
-        Branch, tag or commit on the hub.
-    trust_remote_code : bool
-        Whether code that comes with a model may run.
-    """
-
+    model: str | Path | nn.Module
     weights: str | Path | None = "auto"
     layer: str | int | None = None
     pooling: str = "auto"
+    window: float | str | None = "auto"
+    hop: float | None = None
+    normalize: bool = False
+    n_components: int | None = None
+    preprocess: Callable[..., Any] | None = None
     model_sampling_rate: int | None = None
+    dtype: str = "auto"
+    on_quality: str = "raise"
     revision: str | None = None
     trust_remote_code: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Part:
-    """A clip, or a window of one, as the model takes it.
-
-    Parameters
-    ----------
-    values : Tensor
-        Samples (n,), or features.
-    n_frames : int or None
-        How many of the frames that the model gives are of the clip, where it fills clips up; None
-        is all.
-    """
-
-    values: Tensor
-    n_frames: int | None = None
-
-    def to(self, device: torch.device) -> Part:
-        """Return it on a device."""
-        if device.type == "cuda":
-            return Part(self.values.pin_memory().to(device, non_blocking=True), self.n_frames)
-        return Part(self.values.to(device), self.n_frames)
-
-
-class Backbone(ABC):
-    """A model of one family.
+class AudioBackbone(Backbone):
+    """A model of sound.
 
     Attributes
     ----------
-    name : str
-        What messages call it.
-    digest : bytes
-        Content digest of the weights and of everything here that decides features: architecture,
-        layer, pooling, preprocessing, releases of the libraries whose code computes them.
-    width : int
-        Number of features.
-    float32_on : tuple of str
-        Types of devices on which it computes in float32 whatever is asked for.
     rate : int
         Sampling rate of what it takes, in Hz.
     limit : float or None
         Seconds of the longest clip that it takes at once; None is any.
     least : int
         Samples of the shortest one.
-    is_foreign : bool
-        Whether code that skembed has never been tested with runs: of the user, or of a checkpoint.
+    window : float or None
+        Seconds that it is given at once by `window="auto"` if it takes any: attention over longer
+        windows grows with their square. None leaves clips whole.
+    pooling : str or None
+        Of the core's frames; None if it gives vectors.
+    n_prefix : int
+        Tokens that the core gives before the frames.
     """
 
-    name: str
-    digest: bytes
-    width: int
-    float32_on: tuple[str, ...] = ()
     rate: int = 16_000
     limit: float | None = None
     least: int = 1
-    is_foreign: bool = False
+    window: float | None = 30.0
+    pooling: str | None = None
+    n_prefix: int = 0
+    _core_digest: bytes
 
-    @abstractmethod
-    def prepare(self, samples: NDArray[np.float32]) -> Part:
-        """Turn samples (n,) at the model's rate into what it takes, on the CPU.
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.name!r}, width={self.width})"
 
-        Called from several threads at once.
+    @property
+    def core_digest(self) -> bytes:
+        """Digest of all but the pooling."""
+        return self._core_digest
+
+    def prepare(self, samples: NDArray[np.float32], rng: np.random.Generator | None = None) -> Part:
+        """Turn samples (n,) at the model's rate, of one window, into what it takes.
+
+        With `rng`, a clip longer than a window is cut at a random place.
         """
+        seconds = self.limit or self.window
+        if rng is not None and seconds is not None:
+            n = round(seconds * self.rate)
+            start = int(rng.integers(max(0, len(samples) - n) + 1))
+            samples = samples[start : start + n]
+        return self._prepare(samples)
 
     @abstractmethod
-    def load(self, dtype: torch.dtype, device: torch.device) -> nn.Module:
-        """Load the network: it maps a list of `Part` on the device to vectors (n, width)."""
+    def _prepare(self, samples: NDArray[np.float32]) -> Part:
+        """Turn samples of at most `limit` seconds into what the model takes."""
+
+    def cost(self, part: Part) -> int:
+        """Return the number of samples, or of a window's features."""
+        return max(1, part.values.numel())
+
+    def collate(self, parts: Sequence[Part]) -> list[Part]:
+        """Return the parts."""
+        return list(parts)
+
+    def probes(self) -> Iterable[Tensor]:
+        """Yield clips as the core takes them: two together if they are of one shape."""
+        values = [self.prepare(probe_samples(self.rate, seed=seed)).values for seed in (0, 1)]
+        if values[0].shape == values[1].shape:
+            yield torch.stack(values)
+        yield values[0][None]
+
+    def load(self, *, core: nn.Module | None = None, dtype: torch.dtype | None = None) -> nn.Module:
+        """Load the module of `Part`; in float32 whatever the dtype."""
+        if core is None:
+            core = self._load_core()
+            for each in core.parameters():
+                each.requires_grad_(each.is_floating_point() or each.is_complex())
+        if isinstance(core, SpeechModel):
+            return SpeechModule(core, str(self.pooling)).eval()
+        return ClipModule(core, self.pooling, self.n_prefix).eval()
 
     @abstractmethod
-    def n_bytes(self) -> int:
-        """Return the size of the weights in bytes, 0 if unknown."""
+    def _load_core(self) -> nn.Module:
+        """Load what maps stacks of values, or clips of any lengths, to frames or vectors."""
 
-    @abstractmethod
-    def refuse_other_files(self) -> None:
-        """Refuse weights that are not those of the digest, under which vectors are stored.
+    def _take_pooling(self, asked: str, d: int, own: str | None = "mean") -> None:
+        """Take the pooling that is asked for, or of "auto" the model's own, and the width.
 
-        Called after loading.
-
-        Raises
-        ------
-        UnsupportedModelError
-            If the files have changed since the backbone was made.
+        What the core gives has d features; of None it is vectors.
         """
+        self.pooling = own if asked == "auto" else asked
+        if own is None and asked != "auto":
+            raise InvalidParameterError(
+                f"pooling={asked!r}, but {self.name} gives one vector a clip, which has nothing to "
+                "pool. Leave pooling='auto', or choose a layer before its end."
+            )
+        self.width = d if self.pooling is None else pooled_width(d, self.pooling)
+
+    def _take_digests(self, **core: object) -> None:
+        """Take the digests, of what decides the core beside its family and source."""
+        family = {"kind": type(self).__name__, "source": self.source.digest, "rate": self.rate}
+        self._core_digest = digest_of({**family, **core})
+        self.digest = digest_of({"core": self._core_digest, "pooling": self.pooling})
 
 
 def standardize(samples: NDArray[np.float32], eps: float) -> NDArray[np.float32]:
@@ -150,7 +160,7 @@ def standardize(samples: NDArray[np.float32], eps: float) -> NDArray[np.float32]
     return found.astype(np.float32, copy=False)
 
 
-def probe_samples(rate: int, seconds: float = _PROBE_SECONDS, seed: int = 0) -> NDArray[Any]:
+def probe_samples(rate: int, seconds: float = 1.0, seed: int = 0) -> NDArray[Any]:
     """Return a clip with noise, tones and a rise in level, always the same: float32 (n,)."""
     n = max(1, round(rate * seconds))
     t = np.arange(n) / rate
@@ -162,13 +172,7 @@ def probe_samples(rate: int, seconds: float = _PROBE_SECONDS, seed: int = 0) -> 
 
 
 def check_layer_number(layer: Any, n_layers: int, name: str) -> int | None:
-    """Return the number of a hidden state, counted from 0; None for the model's end.
-
-    Raises
-    ------
-    InvalidParameterError
-        If there is no such state.
-    """
+    """Return the number of a hidden state, counted from 0; None for the model's end."""
     if layer is None:
         return None
     if not isinstance(layer, int) or not -n_layers - 1 <= layer <= n_layers:
@@ -185,3 +189,11 @@ def least_samples(convolutions: Sequence[tuple[int, int]]) -> int:
     for kernel, stride in reversed(convolutions):
         n = (n - 1) * stride + kernel
     return n
+
+
+def refuse_settings(settings: AudioSettings, why: str, **idle: Any) -> None:
+    """Refuse settings that are not what they are where they mean nothing."""
+    found = {key: getattr(settings, key) for key, value in idle.items()}
+    faults = [f"{key}={value!r}" for key, value in found.items() if value != idle[key]]
+    if faults:
+        raise InvalidParameterError(f"{', '.join(faults)}: {why}")

@@ -1,4 +1,4 @@
-"""Which family of models a `model` parameter means."""
+"""Which family of models a `model` parameter means, and its one backbone."""
 
 from __future__ import annotations
 
@@ -9,86 +9,79 @@ from typing import Any
 
 from torch import nn
 
-from skembed.audio._backbone import Backbone, BackboneSettings
+from skembed._backbone import Source
+from skembed.audio._backbone import AudioBackbone, AudioSettings
 from skembed.audio._baseline import BASELINES, BaselineBackbone
 from skembed.audio._deepspeech import DeepSpeechBackbone
-from skembed.audio._models import AUDIO_MODELS
-from skembed.audio._modules import ModuleBackbone
-from skembed.audio._preprocess import Preprocess
+from skembed.audio._models import MODELS
+from skembed.audio._modules import find_module
 from skembed.audio._processor import has_processor
-from skembed.audio._torchaudio import TorchaudioBackbone, bundle_names
+from skembed.audio._torchaudio import TorchaudioBackbone, bundle_names, bundle_url
 from skembed.audio._transformers import TransformersBackbone
 from skembed.exceptions import InvalidParameterError
-from skembed.weights import resolve_model
+from skembed.weights import FileSource, RandomSource, find_checkpoint, kept_recent, resolve_model
 
-__all__ = ["DEFAULT_RATE", "find_backbone"]
-
-DEFAULT_RATE = 16_000
-"""Of modules of the user's, in Hz: that of nearly all models of speech."""
+__all__ = ["find_backbone"]
 
 
-def find_backbone(
-    model: Any, preprocess: Preprocess | None, settings: BackboneSettings
-) -> Backbone:
-    """Return the backbone for a model of any kind.
-
-    Parameters
-    ----------
-    model : Module, path or str
-        A module; a folder; "logmel", "mfcc" or "deepspeech"; the name of a bundle of torchaudio
-        ("WAV2VEC2_BASE"); or the id of a model on the hub ("facebook/wav2vec2-base").
-    preprocess : Preprocess or None
-        What prepares clips for a module.
-    settings : BackboneSettings
-        What the user asked of it.
-
-    Raises
-    ------
-    InvalidParameterError
-        If the name could name none, or settings do not go with it.
-    ModelNotFoundError
-        If there is no such model.
-    UnsupportedModelError
-        If it cannot be run.
-    """
+def find_backbone(settings: AudioSettings) -> AudioBackbone:
+    """Return the backbone of a model of any kind, the same one while its content is the same."""
+    model = settings.model
     if isinstance(model, nn.Module):
-        rate = settings.model_sampling_rate or DEFAULT_RATE
-        return ModuleBackbone(model, preprocess, settings, rate)
-    name = os.fspath(model)
-    if preprocess is not None:
+        return find_module(model, settings)
+    if settings.preprocess is not None:
         raise InvalidParameterError(
-            f"preprocess is for a torch.nn.Module of your own; model={name!r} prepares clips as it "
-            "was trained. Leave preprocess=None."
+            f"preprocess is for a torch.nn.Module of your own; model={str(model)!r} prepares clips "
+            "as it was trained. Leave preprocess=None."
         )
-    found = _find(name, settings, is_path=isinstance(model, os.PathLike))
-    rate = settings.model_sampling_rate or found.rate
-    if rate != found.rate:
+    family, source = _find_family(settings)
+    key = (
+        family,
+        source.digest,
+        *(str(settings.model), settings.weights, settings.layer, settings.pooling),
+        *(settings.revision, settings.trust_remote_code),
+    )
+    found: AudioBackbone = kept_recent(key, lambda: family(source, settings))
+    if settings.model_sampling_rate not in (None, found.rate):
         raise InvalidParameterError(
-            f"model_sampling_rate={rate}, but {name!r} takes {found.rate:,} Hz. Leave it at None: "
-            "clips are resampled to that."
+            f"model_sampling_rate={settings.model_sampling_rate}, but {str(model)!r} takes "
+            f"{found.rate:,} Hz. Leave it at None: clips are resampled to that."
         )
     return found
 
 
-def _find(name: str, settings: BackboneSettings, *, is_path: bool) -> Backbone:
-    if not is_path:
+def _find_family(settings: AudioSettings) -> tuple[Any, Source]:
+    """Return the class of a backbone, and what it is read from."""
+    name = str(settings.model)
+    if isinstance(settings.model, str):
         if not name.strip():
             raise InvalidParameterError(f"model={name!r}: expected the name of a model.")
-        if name in BASELINES:
-            return BaselineBackbone(name, settings)
+        if name in BASELINES:  # like random weights, what torch computes
+            return BaselineBackbone, RandomSource(name, lambda: 0)
         if name == "deepspeech":
-            return DeepSpeechBackbone(settings)
+            return DeepSpeechBackbone, _find_weights(settings.weights, name, None)
         if name in bundle_names():
-            return TorchaudioBackbone(name, settings)
+            return TorchaudioBackbone, _find_weights(settings.weights, name, bundle_url(name))
         if not (_is_place(name) or Path(name).is_dir()):
             _refuse_name(name)
-    return TransformersBackbone(
-        resolve_model(
-            name if not is_path else Path(name),
-            revision=settings.revision,
-            is_whole=has_processor,
-        ),
-        settings,
+    place: Any = settings.model
+    found = resolve_model(place, revision=settings.revision, is_whole=has_processor)
+    return TransformersBackbone, found
+
+
+def _find_weights(weights: Any, name: str, url: str | None) -> Source:
+    """Return the file with a model's weights, or random ones."""
+    if weights is None:
+        return RandomSource(name, lambda: 0)
+    if weights == "auto" and url is not None:
+        return FileSource(name, find_checkpoint(url))
+    path = Path(os.path.expanduser(weights))  # noqa: PTH111  (never raises)
+    if path.is_file():
+        return FileSource(name, path)
+    own = f"no weights of {name} are published" if url is None else "'auto' is its own weights"
+    raise InvalidParameterError(
+        f"weights={str(weights)!r}: expected a file with a state dict of {name}; {own}, None is "
+        "random weights."
     )
 
 
@@ -97,13 +90,11 @@ def _is_place(name: str) -> bool:
 
 
 def _refuse_name(name: str) -> None:
-    known = {each.lower(): each for each in sorted({*AUDIO_MODELS, *bundle_names()})}
+    known = {each.lower(): each for each in sorted({*MODELS, *bundle_names()})}
     found = difflib.get_close_matches(name.lower(), known, n=5, cutoff=0.5)
     close = [known[each] for each in found]
-    bundles = "" if close else f"; torchaudio's bundles are {', '.join(bundle_names())}"
-    hint = f"Close to it: {', '.join(map(repr, close))}. " if close else ""
+    hint = f"Close to it: {', '.join(map(repr, close))}" if close else "See skembed.list_models"
     raise InvalidParameterError(
-        f"model={name!r} is no folder, and torchaudio has no speech model of this name. {hint}"
-        "Models of the hub have an owner ('facebook/wav2vec2-base')"
-        f"{bundles}."
+        f"model={name!r} is no folder, and torchaudio has no speech model of this name. {hint}. "
+        "Models of the hub have an owner ('facebook/wav2vec2-base')."
     )

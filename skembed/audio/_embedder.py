@@ -4,26 +4,34 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from functools import partial
 from numbers import Integral, Real
-from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from sklearn.utils import Tags
 from sklearn.utils._param_validation import Interval, StrOptions
 from torch import nn
 
-from skembed._base import BaseEmbedder, EmbeddingReport, device_setting, plain_text
+from skembed._base import PretrainedEmbedder
 from skembed._inputs import CheckedRows
-from skembed.audio._backbone import BackboneSettings
-from skembed.audio._encoder import AudioEncoder, AudioSettings, make_audio_encoder
+from skembed._parameters import plain
+from skembed._report import EmbeddingReport
+from skembed.audio._backbone import AudioBackbone, AudioSettings
+from skembed.audio._backbones import find_backbone
+from skembed.audio._encoder import AudioEncoder
 from skembed.audio._inputs import check_rate, check_sounds
 from skembed.audio._models import DEFAULT_MODEL
-from skembed.audio._pooling import AUDIO_POOLINGS
 from skembed.audio._windows import check_seconds
-from skembed.exceptions import InvalidParameterError
+from skembed.exceptions import (
+    InvalidParameterError,
+    QualityWarning,
+    describe_rows,
+    warn_user,
+)
 from skembed.store import EmbeddingStore
 
 __all__ = ["AudioEmbedder", "AudioReport"]
@@ -39,6 +47,9 @@ class AudioReport(EmbeddingReport):
         Of the model, in Hz; `row_sizes` are samples at this rate.
     durations : ndarray of shape (n_rows,), float64
         Seconds of each clip; 0 for bad rows.
+    quality : dict of int to str
+        Rows that were embedded although they are silent, clipped or truncated, by position, with
+        what was found. Of rows read in this call: a vector that was kept says nothing of its clip.
     """
 
     sampling_rate: int = 1
@@ -47,6 +58,11 @@ class AudioReport(EmbeddingReport):
     def durations(self) -> NDArray[np.float64]:
         """Seconds of each clip."""
         return self.row_sizes / self.sampling_rate
+
+    @property
+    def quality(self) -> dict[int, str]:
+        """What is poor about clips that were embedded."""
+        return self.notes
 
 
 def _refuse_bool(layer: Any) -> None:
@@ -57,21 +73,7 @@ def _refuse_bool(layer: Any) -> None:
         )
 
 
-def _check_window(window: Any) -> None:
-    try:
-        check_seconds(window)
-    except InvalidParameterError as error:
-        raise InvalidParameterError(f"window: {error}") from error
-
-
-def _check_hop(hop: Any) -> None:
-    try:
-        check_seconds(hop)
-    except InvalidParameterError as error:
-        raise InvalidParameterError(f"hop: {error}") from error
-
-
-class AudioEmbedder(BaseEmbedder):
+class AudioEmbedder(PretrainedEmbedder):
     """Embed clips of sound with a pretrained speech or audio model.
 
     Takes the speech models of torchaudio and transformers (wav2vec 2.0, HuBERT, WavLM, ...), the
@@ -104,18 +106,18 @@ class AudioEmbedder(BaseEmbedder):
         restricted to tensors), or None: random weights, always the same. "auto" are the model's.
     layer : int or str, default=None
         Number of a hidden state to take frames from: 0 enters the first layer, -1 leaves the last.
-        Layers after it do not run. For modules, Whisper, CLAP and AST also the name of a submodule;
-        of DeepSpeech a hidden layer, 1 to 5. None is the model's end.
-    pooling : {"auto", "mean", "std", "mean_std", "max", "first"}, default="auto"
-        How frames become one vector: their mean, standard deviation, both side by side, the
-        largest value of each feature, or the first frame (or class token). "auto" is what the model
-        itself ends with (CLAP's vector in the space of its texts, AST's class and distillation
-        tokens), "mean_std" for the baselines, else the mean.
+        Layers after it do not run. Of a module of your own the name of a submodule, of DeepSpeech a
+        hidden layer, 1 to 5. None is the model's end.
+    pooling : {"auto", "mean", "std", "mean+std", "max", "cls"}, default="auto"
+        How frames become one vector: their mean, standard deviation, both side by side (statistics
+        pooling [5]_), the largest value of each feature, or the first frame (or class token).
+        "auto" is what the model itself ends with (CLAP's vector in the space of its texts, AST's
+        class and distillation tokens), "mean+std" for the baselines, else the mean.
     window : float, "auto" or None, default="auto"
         Seconds that the model is given at once. Longer clips are cut to windows of this length; the
         last one ends where the clip does. Their vector is the mean of the windows' vectors. "auto"
         is what the model takes (Whisper 30 s, CLAP 10 s, AST 10.24 s), 30 s for models of any
-        length. None leaves clips whole.
+        length; the baselines are of the whole clip. None leaves clips whole.
     hop : float, default=None
         Seconds from the start of a window to that of the next, at most `window`. None: windows
         follow one another.
@@ -148,12 +150,14 @@ class AudioEmbedder(BaseEmbedder):
         a folder is shared by clones and threads, but arrives empty in other processes. Vectors are
         found by the content of the clip, not by its path.
     on_error : {"raise", "nan"}, default="raise"
-        Rows that are missing, no sound, empty, cut short, damaged, silent (within 80 dB below full
-        scale), clipped (5% of the samples stuck at full scale), not finite, without a rate, shorter
-        than the model takes, or that change or vanish meanwhile: an error that names every one, or
-        rows of NaN, a warning and the list in `report_.faults`. All that headers tell is told at
-        once, before anything is encoded; what only decoding shows comes after the good rows are
-        stored.
+        Rows that are missing, no sound, empty, damaged, not finite, without a rate, shorter than
+        the model takes, or that change or vanish meanwhile: an error that names every one, or rows
+        of NaN, a warning and the list in `report_.faults`. All that headers tell is told at once,
+        before anything is encoded; what only decoding shows comes after the good rows are stored.
+    on_quality : {"raise", "warn", "ignore"}, default="raise"
+        Clips that are silent (within 80 dB below full scale), clipped (5% of the samples stuck at
+        full scale) or truncated (shorter than the file says): bad rows, handled as `on_error` says;
+        or embedded, with a warning that names them, or without; `report_.quality` lists them.
     revision : str, default=None
         Branch, tag or commit of a model on the hub.
     trust_remote_code : bool, default=False
@@ -182,11 +186,11 @@ class AudioEmbedder(BaseEmbedder):
 
     Notes
     -----
-    Rows are paths, encoded files as bytes or binary file objects (WAV, FLAC, OGG, MP3 and whatever
-    else libsndfile reads), pairs (waveform, rate), dicts with "array" and "sampling_rate" (or
-    "bytes" or "path") as Hugging Face's data sets have them, waveforms of shape (samples,),
-    (samples, channels) or (channels, samples), or a matrix with one clip a row. Integers are PCM at
-    full scale, floats lie between -1 and 1. Channels are averaged.
+    Rows are paths, encoded files as bytes or binary file objects (WAV, FLAC, OGG, MP3, M4A and
+    whatever else libsndfile and FFmpeg read), pairs (waveform, rate), dicts with "array" and
+    "sampling_rate" (or "bytes" or "path") as Hugging Face's data sets have them, waveforms of shape
+    (samples,), (samples, channels) or (channels, samples), or a matrix with one clip a row.
+    Integers are PCM at full scale, floats lie between -1 and 1. Channels are averaged.
 
     Resampling is soxr's "HQ": flat within 0.02 dB up to 0.92 of the lower rate's half, aliases
     below -120 dB, no delay.
@@ -197,14 +201,11 @@ class AudioEmbedder(BaseEmbedder):
 
     References
     ----------
-    .. [1] A. Baevski et al., "wav2vec 2.0: A Framework for Self-Supervised Learning of Speech
-       Representations", NeurIPS 2020, arXiv:2006.11477.
-    .. [2] W.-N. Hsu et al., "HuBERT: Self-Supervised Speech Representation Learning by Masked
-       Prediction of Hidden Units", TASLP 2021, arXiv:2106.07447.
-    .. [3] S. Chen et al., "WavLM: Large-Scale Self-Supervised Pre-Training for Full Stack Speech
-       Processing", JSTSP 2022, arXiv:2110.13900.
-    .. [4] A. Hannun et al., "Deep Speech: Scaling up end-to-end speech recognition",
-       arXiv:1412.5567.
+    .. [1] A. Baevski et al., "wav2vec 2.0", NeurIPS 2020, arXiv:2006.11477.
+    .. [2] W.-N. Hsu et al., "HuBERT", TASLP 2021, arXiv:2106.07447.
+    .. [3] S. Chen et al., "WavLM", JSTSP 2022, arXiv:2110.13900.
+    .. [4] A. Hannun et al., "Deep Speech", 2014, arXiv:1412.5567.
+    .. [5] D. Snyder et al., "X-Vectors", ICASSP 2018, doi:10.1109/ICASSP.2018.8461375.
 
     Examples
     --------
@@ -219,11 +220,11 @@ class AudioEmbedder(BaseEmbedder):
     """
 
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
-        **BaseEmbedder._parameter_constraints,
+        **PretrainedEmbedder._parameter_constraints,
         "model": [str, os.PathLike, nn.Module],
         "weights": [str, os.PathLike, None],
         "layer": [str, Integral, None],
-        "pooling": [StrOptions(set(AUDIO_POOLINGS))],
+        "pooling": [StrOptions({"auto", "mean", "std", "mean+std", "max", "cls"})],
         "window": [Real, StrOptions({"auto"}), None],
         "hop": [Real, None],
         "normalize": ["boolean"],
@@ -231,12 +232,13 @@ class AudioEmbedder(BaseEmbedder):
         "sampling_rate": [Real, None],
         "model_sampling_rate": [Interval(Integral, 100, 1_000_000, closed="both"), None],
         "dtype": [StrOptions({"auto", "float32", "bfloat16", "float16"})],
+        "on_quality": [StrOptions({"raise", "warn", "ignore"})],
     }
 
     _parameter_checks: ClassVar[dict[str, Callable[[Any], object]]] = {
         "layer": _refuse_bool,
-        "window": _check_window,
-        "hop": _check_hop,
+        "window": partial(check_seconds, "window"),
+        "hop": partial(check_seconds, "hop"),
         "sampling_rate": check_rate,
     }
 
@@ -259,6 +261,7 @@ class AudioEmbedder(BaseEmbedder):
         batch_size: int | str = "auto",
         cache: str | os.PathLike[str] | EmbeddingStore | None = "run",
         on_error: str = "raise",
+        on_quality: str = "raise",
         revision: str | None = None,
         trust_remote_code: bool = False,
         verbose: bool = False,
@@ -279,6 +282,7 @@ class AudioEmbedder(BaseEmbedder):
         self.batch_size = batch_size
         self.cache = cache
         self.on_error = on_error
+        self.on_quality = on_quality
         self.revision = revision
         self.trust_remote_code = trust_remote_code
         self.verbose = verbose
@@ -286,30 +290,31 @@ class AudioEmbedder(BaseEmbedder):
     def _check_rows(self, X: Any) -> CheckedRows:
         return check_sounds(X, sampling_rate=self.sampling_rate)
 
-    def _make_encoder(self) -> AudioEncoder:
-        return make_audio_encoder(
-            AudioSettings(
-                model=plain_text(self.model) if isinstance(self.model, str) else self.model,
-                backbone=BackboneSettings(
-                    weights=_plain(self.weights),
-                    layer=_plain(self.layer),
-                    pooling=plain_text(self.pooling),
-                    model_sampling_rate=_plain(self.model_sampling_rate),
-                    revision=_plain(self.revision),
-                    trust_remote_code=bool(self.trust_remote_code),
-                ),
-                window=_plain(self.window),
-                hop=_plain(self.hop),
-                normalize=bool(self.normalize),
-                n_components=_plain(self.n_components),
-                preprocess=self.preprocess,
-                device=device_setting(self.device),
-                dtype=plain_text(self.dtype),
-            )
-        )
+    def _settings(self) -> AudioSettings:
+        names = [field.name for field in fields(AudioSettings)]
+        return AudioSettings(**{name: plain(getattr(self, name)) for name in names})
 
-    def _make_report(self, encoder: Any, report: EmbeddingReport) -> AudioReport:
-        return AudioReport(**vars(report), sampling_rate=encoder.rate)
+    def _find_backbone(self, settings: AudioSettings) -> AudioBackbone:
+        return find_backbone(settings)
+
+    def _make_encoder(  # type: ignore[override]
+        self, backbone: AudioBackbone, settings: AudioSettings, device: torch.device
+    ) -> AudioEncoder:
+        return AudioEncoder(backbone, settings, device)
+
+    def _make_report(self, report: EmbeddingReport) -> AudioReport:
+        return AudioReport(**vars(report), sampling_rate=self.encoder_.rate)  # type: ignore[attr-defined]
+
+    def _transform_rows(self, rows: CheckedRows, X: Any, started: float) -> NDArray[np.float32]:
+        vectors = super()._transform_rows(rows, X, started)
+        poor = self.report_.notes
+        if poor and self.on_quality == "warn":
+            warn_user(
+                f"{len(poor):,} of {rows.n_rows:,} clips are of poor quality:{describe_rows(poor)}"
+                "\nThey are embedded. Drop them, or set on_quality='raise' or 'ignore'.",
+                QualityWarning,
+            )
+        return vectors
 
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
@@ -317,14 +322,3 @@ class AudioEmbedder(BaseEmbedder):
         tags.input_tags.two_d_array = self.sampling_rate is not None
         tags.input_tags.three_d_array = self.sampling_rate is not None
         return tags
-
-
-def _plain(value: Any) -> Any:
-    """Return a setting as Python's own str, number or Path, as grids of NumPy arrays set others."""
-    if isinstance(value, str):
-        return plain_text(value)
-    if isinstance(value, Integral):
-        return int(value)
-    if isinstance(value, Real):
-        return float(value)
-    return value if value is None else Path(value)

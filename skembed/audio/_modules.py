@@ -1,186 +1,130 @@
-"""Torch modules that the user hands over.
+"""Torch modules that the user hands over, and functions that prepare clips for them.
 
-Owns what a module of one's own may return and how its width is found. Must not know where modules
-come from, rows nor devices.
+Owns what they may return. Must not know rows nor devices.
 """
 
 from __future__ import annotations
 
-from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from skembed.audio._backbone import Backbone, BackboneSettings, Part, probe_samples
-from skembed.audio._network import load_stacked
-from skembed.audio._pooling import pooled_width, refuse_pooling
-from skembed.audio._preprocess import Preprocess
-from skembed.exceptions import InvalidParameterError, SkembedError, UnsupportedModelError
+from skembed.audio._backbone import AudioBackbone, AudioSettings, probe_samples, refuse_settings
+from skembed.audio._clips import Part
+from skembed.exceptions import InvalidParameterError, UnsupportedModelError
 from skembed.modules import (
     CutAt,
     Features,
-    are_near,
+    ModuleSource,
+    Preprocess,
     check_layer,
-    copy_of,
+    make_preprocess,
     run_apart,
-    without_compiler,
+    try_out,
 )
-from skembed.store import digest_of
-from skembed.weights import fingerprint, kept_recent
+from skembed.weights import kept_recent, releases_of
 
-__all__ = ["ModuleBackbone"]
+__all__ = ["ModuleBackbone", "find_module"]
+
+_DEFAULT_RATE = 16_000
+"""In Hz: that of nearly all models of speech."""
 
 # What modules like those of transformers call the features, the most finished first.
 _OUTPUT_NAMES = ("audio_embeds", "embeddings", "pooler_output", "last_hidden_state")
 
-# Rounding in bfloat16, in which a module may compute on its own, and more in batches of two.
-_MOST_OF_NEIGHBOURS = 0.03
+_SHAPES = (
+    "(1, features), (1, frames, features), (1, features, frames) or (1, features, height, width)"
+)
 
-_Shape = tuple[int, ...]
+
+def find_module(module: nn.Module, settings: AudioSettings) -> ModuleBackbone:
+    """Return the backbone of a module of the user's."""
+    source = ModuleSource(module)
+    _check_settings(source, settings)
+    rate = settings.model_sampling_rate or _DEFAULT_RATE
+    preprocess = _find_preprocess(settings.preprocess, rate)
+    content = (source.digest, None if preprocess is None else preprocess.digest)
+    key = (ModuleBackbone, *content, rate, settings.layer, settings.pooling)
+    found = kept_recent(key, lambda: ModuleBackbone(source, preprocess, settings, rate))
+    # Of modules of one content, the first may have been changed since: this one has not.
+    found.source.module = source.module
+    return found
 
 
-class ModuleBackbone(Backbone):
+class ModuleBackbone(AudioBackbone):
     """A `torch.nn.Module` of the user, which is copied and never changed.
 
-    Parameters
-    ----------
-    module : torch.nn.Module
-        Maps samples (n, samples), or a stack of what `preprocess` gives, to vectors (n, d), frames
-        (n, frames, d) or (n, d, frames), or maps (n, d, height, width): a tensor, or a mapping or
-        an output of transformers with "audio_embeds", "embeddings", "pooler_output" or
-        "last_hidden_state".
-    preprocess : Preprocess or None
-        What makes its input of samples.
-    settings : BackboneSettings
-        Layer and pooling; weights have to be "auto", as they are in the module.
-    rate : int
-        Of the samples that it takes, in Hz.
-
-    Raises
-    ------
-    InvalidParameterError
-        If the layer or the pooling does not fit.
-    UnsupportedModelError
-        If the module's content cannot be told, or it fails, is random or returns something else.
+    It maps samples (n, samples), or a stack of what `preprocess` gives, to vectors (n, d), frames
+    (n, frames, d) or (n, d, frames), or maps (n, d, height, width).
     """
 
+    source: ModuleSource
     is_foreign = True
+    prefers_float32 = True  # samples, and what unknown code makes of them, may not bear rounding
 
     def __init__(
         self,
-        module: nn.Module,
+        source: ModuleSource,
         preprocess: Preprocess | None,
-        settings: BackboneSettings,
+        settings: AudioSettings,
         rate: int,
     ) -> None:
-        self.module = without_compiler(module)
-        self.name = type(self.module).__name__
-        self.rate = rate
-        self._preprocess = preprocess
-        self._settings = settings
-        _check_settings(self.module, settings, self.name)
-        self._fingerprint = fingerprint(self.module)
-        place = {
-            "module": self._fingerprint,
-            "layer": settings.layer,
-            "preprocess": None if preprocess is None else preprocess.digest,
-            "rate": rate,
-        }
-        self.digest = digest_of(
-            {
-                "kind": "module of sound",
-                **place,
-                "pooling": settings.pooling,
-                "torch": ".".join(torch.__version__.split(".")[:2]),
-            }
-        )
+        self.name, self.source, self.rate = source.name, source, rate
+        self._preprocess, self._layer = preprocess, settings.layer
         is_auto = settings.pooling == "auto"
-        key = digest_of({"kind": "features of a module of sound", **place, "is_auto": is_auto})
-        found: tuple[_Shape, int | None] = kept_recent(key, self._measure)
-        shape, self._time = found
-        if len(shape) == 2:
-            refuse_pooling(settings.pooling, self.name)
-            self._pooling: str | None = None
-            self.width = shape[1]
-        else:
-            self._pooling = "mean" if is_auto else settings.pooling
-            d = shape[1] if len(shape) == 4 or self._time == 2 else shape[2]
-            self.width = pooled_width(d, self._pooling)
+        # Who asks for a pooling means the frames, not the vector made of them.
+        self._names = _OUTPUT_NAMES if is_auto else _OUTPUT_NAMES[::-1]
+        shape, self._time = self._measure()
+        d = shape[2] if len(shape) == 3 and self._time == 1 else shape[1]
+        self._take_pooling(settings.pooling, d, None if len(shape) == 2 else "mean")
+        self._take_digests(
+            layer=settings.layer,
+            preprocess=None if preprocess is None else preprocess.digest,
+            is_auto=is_auto,
+            libraries=releases_of("torch"),
+        )
 
-    def __repr__(self) -> str:
-        return f"ModuleBackbone({self.name!r}, width={self.width})"
-
-    def prepare(self, samples: NDArray[np.float32]) -> Part:
-        """Return the samples, or what `preprocess` makes of them."""
+    def _prepare(self, samples: NDArray[np.float32]) -> Part:
         values = torch.from_numpy(samples)
         # A copy: the function may write to what it is given, and windows of a clip overlap.
         return Part(values if self._preprocess is None else self._preprocess(values.clone()))
 
-    def load(self, dtype: torch.dtype, device: torch.device) -> nn.Module:
-        """Return a copy of the module on the device that ends in pooled vectors."""
-        probe = self.prepare(probe_samples(self.rate)).values
-        return load_stacked(
-            nn.Sequential(self._copy(), _Frames(self._time)).eval(),
-            probe,
-            pooling=self._pooling,
-            dtype=dtype,
-            device=device,
-            is_foreign=True,
-        )
-
-    def n_bytes(self) -> int:
-        """Return the size of parameters and buffers, in float32."""
-        return sum(4 * each.numel() for each in [*self.module.parameters(), *self.module.buffers()])
-
-    def refuse_other_files(self) -> None:
-        """Refuse a module that has been changed since its digest was taken."""
-        if fingerprint(self.module) != self._fingerprint:
-            raise UnsupportedModelError(
-                f"{self.name} has been changed since this embedder was fitted (its weights, its "
-                "attributes, its code or a variable that its code uses). Fit the embedder again."
-            )
+    def _load_core(self) -> nn.Module:
+        return nn.Sequential(self._copy(), _Frames(self._time)).eval()
 
     def _copy(self) -> nn.Module:
-        module = copy_of(self.module, self.name)
-        layer = self._settings.layer
-        # Who asks for a pooling means the frames, not the vector made of them.
-        names = _OUTPUT_NAMES if self._settings.pooling == "auto" else _OUTPUT_NAMES[::-1]
-        return Features(module if layer is None else CutAt(module, str(layer)), names, self.name)
+        module = self.source.copy()
+        cut = module if self._layer is None else CutAt(module, str(self._layer))
+        return Features(cut, self._names, self.name)
+
+    def _probe(self, seconds: float = 1.0, seed: int = 0) -> Tensor:
+        return self._prepare(probe_samples(self.rate, seconds, seed)).values
 
     @torch.inference_mode()
-    def _measure(self) -> tuple[_Shape, int | None]:
+    def _measure(self) -> tuple[tuple[int, ...], int | None]:
         """Return the shape of a clip's features, and which dimension of them is time."""
-        run = partial(run_apart, self._copy())
-        values = self.prepare(probe_samples(self.rate)).values
-        try:
-            features = run(values[None])
-        except SkembedError:
-            raise
-        except Exception as error:
-            what = "one second of sound" if self._preprocess is None else "a prepared clip"
-            raise UnsupportedModelError(
-                f"{self.name} failed on {what}, a float32 tensor of shape "
-                f"{(1, *values.shape)}: {type(error).__name__}: {error}. Expected a module of "
-                "samples (n, samples), or a preprocess that gives what it takes."
-            ) from error
+        module = self._copy()
+        _, features = try_out(
+            module,
+            [self._probe()],
+            (self._probe(seed=1) for _ in range(1)),
+            row="clip",
+            shapes=_SHAPES,
+            name=self.name,
+            advice="Expected a module of samples (n, samples), or a preprocess that gives what it "
+            "takes.",
+        )
         shape = tuple(features.shape)
-        if not 2 <= len(shape) <= 4 or shape[0] != 1 or not features.is_floating_point():
-            raise UnsupportedModelError(
-                f"{self.name} gives {features.dtype} of shape {shape} for a batch of one clip; "
-                "expected floats of shape (1, features), (1, frames, features), (1, features, "
-                "frames) or (1, features, height, width). Keep the batch's dimension in forward, "
-                "or choose another layer."
-            )
-        self._refuse_unsteady(run, values, features)
-        return shape, self._find_time(run, shape) if len(shape) == 3 else None
+        return shape, self._find_time(module, shape) if len(shape) == 3 else None
 
-    def _find_time(self, run: partial[Tensor], shape: _Shape) -> int:
+    def _find_time(self, module: nn.Module, shape: tuple[int, ...]) -> int:
         """Return which dimension grows with the clip, 1 or 2."""
         for seconds in (2.0, 0.5):
             try:
-                other = run(self.prepare(probe_samples(self.rate, seconds)).values[None]).shape
+                other = run_apart(module, self._probe(seconds)[None]).shape
             except Exception:  # of modules of one length, in their own ways
                 continue
             grows = [i for i in (1, 2) if len(other) == 3 and other[i] != shape[i]]
@@ -191,40 +135,6 @@ class ModuleBackbone(Backbone):
             "a longer or shorter one: no one can tell frames from features. Wrap it in a module "
             "whose forward averages over frames and returns (n, features)."
         )
-
-    def _refuse_unsteady(self, run: partial[Tensor], values: Tensor, features: Tensor) -> None:
-        """Refuse a module whose vector of a clip is not always the same."""
-        other = self.prepare(probe_samples(self.rate, seed=1)).values
-        try:
-            run(other[None])
-        except Exception:  # a module may refuse some clips: those are faults of their rows
-            other = values
-        if not are_near(run(values[None]), features, 1e-3):
-            raise UnsupportedModelError(
-                f"{self.name} is random, or keeps something of the clips before: it gave "
-                "different features of one clip in evaluation mode, which would make the vectors "
-                "random. Does it call functional.dropout without training=self.training?"
-            )
-        if other.shape != values.shape:
-            return  # they never share a batch
-        try:
-            pair = run(torch.stack([values, other]))
-        except Exception as error:
-            raise UnsupportedModelError(
-                f"{self.name} runs on a batch of one clip and fails on one of two: "
-                f"{type(error).__name__}: {error}. Keep the batch's dimension in forward."
-            ) from error
-        if pair.shape != (2, *features.shape[1:]):
-            raise UnsupportedModelError(
-                f"{self.name} gives features of shape {tuple(pair.shape)} for two clips and of "
-                f"{tuple(features.shape)} for one. Keep the batch's dimension in forward."
-            )
-        if not are_near(pair[:1], features, _MOST_OF_NEIGHBOURS):
-            raise UnsupportedModelError(
-                f"{self.name} mixes the clips of a batch: it gave a clip other features beside "
-                "another one, which would make vectors depend on other rows. Does it have a "
-                "BatchNorm with track_running_stats=False?"
-            )
 
 
 class _Frames(nn.Module):
@@ -241,21 +151,45 @@ class _Frames(nn.Module):
         return features.transpose(1, 2) if self.time == 2 else features
 
 
-def _check_settings(module: nn.Module, settings: BackboneSettings, name: str) -> None:
-    faults = []
-    if settings.weights != "auto":
-        faults.append(
-            f"weights={settings.weights!r}, but the weights of {name}, a torch.nn.Module, are in "
-            "it. Leave weights='auto', and load others by model.load_state_dict."
-        )
-    if settings.revision is not None:
-        faults.append(f"revision={settings.revision!r}: only models of the hub have revisions.")
+def _find_preprocess(function: Any, rate: int) -> Preprocess | None:
+    if function is None:
+        return None
+
+    def examples() -> tuple[Tensor, Tensor]:
+        one, other = (torch.from_numpy(probe_samples(rate, seed=seed)) for seed in (0, 1))
+        return one, other
+
+    return make_preprocess(
+        function,
+        f"sound at {rate} Hz",
+        examples=examples,
+        find_fault=_find_fault,
+        row="clip",
+        example=f"a float32 tensor of {rate:,} samples ({rate:,} Hz)",
+        expected="a callable from samples, a float32 tensor of shape (n,), to a float tensor, such "
+        "as frames (n_frames, n_bands), without the batch's dimension",
+        advice="Use the transform of evaluation, without augmentation, random crops or dither.",
+    )
+
+
+def _find_fault(output: Any) -> tuple[str, str] | None:
+    """Return what a function gave and what to do, None if that is right."""
+    if not isinstance(output, Tensor):
+        return f"a {type(output).__name__}", "Let it return a torch tensor"
+    if output.is_floating_point() and output.ndim and output.numel():
+        return None
+    what = f"a tensor of {output.dtype} of shape {tuple(output.shape)}"
+    return what, "Let it return samples or features, as .float()"
+
+
+def _check_settings(source: ModuleSource, settings: AudioSettings) -> None:
+    why = f"the weights of {source.name}, a torch.nn.Module, are in it."
+    refuse_settings(settings, why, weights="auto")
+    refuse_settings(settings, "only models of the hub have revisions.", revision=None)
     if settings.layer is not None and not isinstance(settings.layer, str):
-        faults.append(
-            f"layer={settings.layer!r}; expected the name of a submodule of {name} as in "
+        raise InvalidParameterError(
+            f"layer={settings.layer!r}; expected the name of a submodule of {source.name} as in "
             "model.named_modules()."
         )
-    if faults:
-        raise InvalidParameterError("\n".join(faults))
     if settings.layer is not None:
-        check_layer(module, str(settings.layer))
+        check_layer(source.module, settings.layer)

@@ -16,8 +16,7 @@ from torch import Tensor
 
 from skembed.audio._backbone import probe_samples, standardize
 from skembed.exceptions import UnsafeModelError, UnsupportedModelError
-from skembed.store import digest_of
-from skembed.weights import kept_recent, quiet_transformers, read_json
+from skembed.weights import quiet_transformers, read_json
 
 __all__ = ["Processor", "has_processor", "load_processor"]
 
@@ -35,24 +34,16 @@ def has_processor(folder: Path) -> bool:
     return nested.is_file() and "feature_extractor" in read_json(nested)
 
 
-def load_processor(folder: Path, files_digest: bytes, *, trust_remote_code: bool) -> Processor:
-    """Return the folder's feature extractor, one for all backbones of these files.
-
-    Raises
-    ------
-    UnsafeModelError
-        If it is code of its own and the user did not allow that.
-    UnsupportedModelError
-        If it cannot be read, or makes of a clip what is no tensor.
-    """
-    place = {"kind": "feature extractor", "files": files_digest, "folder": str(folder)}
-    key = digest_of({**place, "trust_remote_code": trust_remote_code})
-    return kept_recent(key, lambda: _load(folder, trust_remote_code))
-
-
-def _load(folder: Path, trust_remote_code: bool) -> Processor:
+def load_processor(folder: Path, *, trust_remote_code: bool) -> Processor:
+    """Return the folder's feature extractor."""
     from transformers import AutoFeatureExtractor
 
+    if not has_processor(folder):
+        raise UnsupportedModelError(
+            f"{folder} does not say how the model's clips are prepared: it has no "
+            "preprocessor_config.json. Save the model's feature extractor there "
+            "(`extractor.save_pretrained(folder)`)."
+        )
     try:
         with quiet_transformers():
             made = AutoFeatureExtractor.from_pretrained(
@@ -71,21 +62,10 @@ def _load(folder: Path, trust_remote_code: bool) -> Processor:
 
 
 class Processor:
-    """Makes of samples what a model takes.
+    """Makes of samples what a model takes, with an extractor of transformers.
 
-    Parameters
-    ----------
-    extractor : SequenceFeatureExtractor
-        Of transformers.
-
-    Attributes
-    ----------
-    rate : int
-        Sampling rate, in Hz.
-    limit : float or None
-        Seconds of the longest clip that it takes whole; None is any.
-    frame : int or None
-        Samples from one of its frames to the next, where it makes frames.
+    `rate` is in Hz, `limit` in seconds of the longest clip that it takes whole (None is any), `hop`
+    in samples from one of its frames to the next (1 where it makes none).
     """
 
     def __init__(self, extractor: Any) -> None:
@@ -93,20 +73,17 @@ class Processor:
         if getattr(extractor, "dither", 0.0):
             extractor.dither = 0.0  # noise, which would make vectors random
         self.rate = int(extractor.sampling_rate)
-        self.frame: int | None = None
+        self.hop = int(getattr(extractor, "hop_length", 1))
         self.limit: float | None = None
         kind = type(extractor).__name__
         self._is_plain = kind == "Wav2Vec2FeatureExtractor"
         if kind == "ASTFeatureExtractor":
-            self.frame = self.rate // 100
+            self.hop = self.rate // 100
             self.limit = extractor.max_length / 100  # frames of 10 ms, as Kaldi makes them
-        elif hasattr(extractor, "nb_max_samples"):
-            self.frame = int(extractor.hop_length)
-            n_samples = getattr(extractor, "n_samples", extractor.nb_max_samples)
-            self.limit = float(n_samples) / self.rate
-        elif hasattr(extractor, "n_samples"):
-            self.frame = int(extractor.hop_length)
-            self.limit = float(extractor.n_samples) / self.rate
+        else:
+            most = getattr(extractor, "nb_max_samples", None)  # of CLAP, n_samples of Whisper
+            most = getattr(extractor, "n_samples", most)
+            self.limit = None if most is None else float(most) / self.rate
         self.probe = self.prepare(probe_samples(self.rate))
 
     def prepare(self, samples: NDArray[np.float32]) -> Tensor:

@@ -1,4 +1,4 @@
-"""What an audio model of transformers is run for: a vector, the last states, or those of a layer.
+"""What is particular to audio models of transformers: maps, patches in time, and fusion.
 
 Knows modules and their outputs, not files.
 """
@@ -8,75 +8,38 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from skembed.exceptions import UnsupportedModelError
-from skembed.modules import Reached, check_layer, find_layer, first_tensor, stop_after
+from skembed.modules import States
 
-__all__ = ["N_TOKENS_OF_AST", "AudioStates", "make_states", "patch_grid"]
+__all__ = ["N_TOKENS_OF_AST", "AudioStates", "patch_grid"]
 
 N_TOKENS_OF_AST = 2
 """Before the patches: one for the class, one of distillation."""
 
 
-class AudioStates(nn.Module):
-    """Runs a model for one of the things it gives.
-
-    Parameters
-    ----------
-    module : PreTrainedModel
-        Takes features or samples as its first argument.
-    output : str or int
-        A name in the model's output, or the number of a hidden state.
-    stop_at : str or None
-        The submodule whose output that is: the forward pass ends there.
-    """
-
-    def __init__(self, module: nn.Module, output: str | int, stop_at: str | None = None) -> None:
-        super().__init__()
-        self.module, self.output, self.stop_at = module, output, stop_at
-        self._grid = patch_grid(module.config)
-        self._has_fusion = bool(getattr(module.config, "enable_fusion", False))
-        if stop_at is not None:
-            stop_after(module.get_submodule(stop_at), first_tensor)
-
-    def forward(self, values: Tensor) -> Tensor:
-        """Return vectors (n, d), or frames (n, frames, d), maps as frames."""
-        all_states = isinstance(self.output, int) and self.stop_at is None
-        try:
-            found = self.run(values, all_states=all_states)
-        except Reached as reached:
-            return self._as_frames(reached.features)
-        if self.stop_at is not None:
-            raise UnsupportedModelError(
-                f"layer {self.stop_at!r} is not run when clips are embedded. Choose another."
-            )
-        if isinstance(self.output, int):
-            return self._as_frames(found.hidden_states[self.output])
-        return self._as_frames(getattr(found, self.output))
-
-    def _as_frames(self, features: Tensor) -> Tensor:
-        """Return maps as frames, and patches in the order of time."""
-        if features.ndim == 4:
-            return features.flatten(2).transpose(1, 2)
-        if self._grid is None or features.ndim != 3:
-            return features
-        n_prefix = features.shape[1] - self._grid[0] * self._grid[1]
-        if n_prefix != N_TOKENS_OF_AST:
-            return features
-        patches = features[:, n_prefix:].unflatten(1, self._grid).transpose(1, 2).flatten(1, 2)
-        return torch.cat([features[:, :n_prefix], patches], 1)
+class AudioStates(States):
+    """Runs a model, which takes features or samples, for vectors or frames."""
 
     def run(self, values: Tensor, *, all_states: bool = False) -> Any:
         """Return the model's whole output."""
         arguments: dict[str, Any] = {"output_hidden_states": True} if all_states else {}
-        if self._has_fusion:
+        if getattr(self.module.config, "enable_fusion", False):
             # Windows are never longer than what the model takes whole. Its processor says of one
             # clip at random that it is.
-            arguments["is_longer"] = torch.zeros(
-                len(values), 1, dtype=torch.bool, device=values.device
-            )
+            no = torch.zeros(len(values), 1, dtype=torch.bool, device=values.device)
+            arguments["is_longer"] = no
         return self.module(values, **arguments)
+
+    def arrange(self, features: Tensor) -> Tensor:
+        """Return maps as frames, and patches in the order of time."""
+        if features.ndim == 4:
+            return features.flatten(2).transpose(1, 2)
+        grid = patch_grid(self.module.config)
+        if grid is None or features.shape[1] != N_TOKENS_OF_AST + grid[0] * grid[1]:
+            return features
+        tokens, patches = features.tensor_split([N_TOKENS_OF_AST], 1)
+        return torch.cat([tokens, patches.unflatten(1, grid).transpose(1, 2).flatten(1, 2)], 1)
 
 
 def patch_grid(config: Any) -> tuple[int, int] | None:
@@ -88,36 +51,3 @@ def patch_grid(config: Any) -> tuple[int, int] | None:
         (config.num_mel_bins - size) // config.frequency_stride + 1,
         (config.max_length - size) // config.time_stride + 1,
     )
-
-
-def make_states(
-    module: nn.Module, output: str, layer: str | int | None, values: Tensor, name: str
-) -> AudioStates:
-    """Return what runs a model for the user's layer, or for an output if there is none.
-
-    Parameters
-    ----------
-    module : PreTrainedModel
-        The model.
-    output : str
-        As in `AudioStates`; what counts if `layer` is None.
-    layer : str, int or None
-        A submodule, or the number of a hidden state.
-    values : Tensor
-        A batch that is run to find the submodule that makes a hidden state.
-    name : str
-        The model, for messages.
-
-    Raises
-    ------
-    InvalidParameterError
-        If there is no such layer.
-    """
-    if layer is None:
-        return AudioStates(module, output)
-    if isinstance(layer, str):
-        check_layer(module, layer, hint=" Or give the number of a hidden state.")
-        return AudioStates(module, "last_hidden_state", layer)
-    states = AudioStates(module, 0)
-    maker = find_layer(module, lambda: states.run(values, all_states=True), layer, name)
-    return AudioStates(module, layer, maker)

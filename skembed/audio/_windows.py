@@ -10,17 +10,15 @@ from dataclasses import dataclass
 from numbers import Real
 from typing import Any
 
+from skembed.audio._backbone import AudioBackbone
 from skembed.exceptions import InvalidParameterError
 
-__all__ = ["LONGEST_SECONDS", "Windows", "check_seconds", "choose_windows"]
-
-LONGEST_SECONDS = 30.0
-"""Of a window, where the model takes any: attention over longer ones grows with their square."""
+__all__ = ["Windows", "check_seconds", "choose_windows"]
 
 
 @dataclass(frozen=True, slots=True)
 class Windows:
-    """Samples of a window (None leaves clips whole), and from the start of one to the next."""
+    """How clips are cut: samples of a window (None: clips stay whole), and from one to the next."""
 
     length: int | None
     hop: int = 1
@@ -33,32 +31,29 @@ class Windows:
         return [*range(0, last, self.hop), last]
 
 
-def choose_windows(
-    window: Any, hop: Any, *, rate: int, limit: float | None, least: int, name: str
-) -> Windows:
-    """Return how clips are cut for a model that takes at least `least` samples, most `limit` s.
-
-    `window` and `hop` are in seconds: "auto" is the model's limit, or 30 s; None leaves clips
-    whole; a hop of None is the window's length.
-    """
+def choose_windows(window: Any, hop: Any, backbone: AudioBackbone) -> Windows:
+    """Return how clips are cut for a model; `window` and `hop` as in `AudioEmbedder`."""
+    name, rate, limit = backbone.name, backbone.rate, backbone.limit
     if window == "auto":
-        window = LONGEST_SECONDS if limit is None else limit
+        window = backbone.window if limit is None else limit
     elif window is None and limit is not None:
         raise InvalidParameterError(
             f"window=None, but {name} takes at most {limit:g} s at once. Use window='auto'."
         )
     if window is None:
         if hop is not None:
-            raise InvalidParameterError(f"hop={hop!r}, but window=None leaves clips whole.")
+            raise InvalidParameterError(
+                f"hop={hop!r}, but clips are left whole. Set window to some seconds."
+            )
         return Windows(None)
     if limit is not None and window > limit:
         raise InvalidParameterError(
             f"window={window:g}, but {name} takes at most {limit:g} s at once."
         )
     length = round(window * rate)
-    if length < least:
+    if length < backbone.least:
         raise InvalidParameterError(
-            f"window={window:g}, but {name} takes at least {least / rate:g} s."
+            f"window={window:g}, but {name} takes at least {backbone.least / rate:g} s."
         )
     hop = window if hop is None else hop
     n_hop = round(hop * rate)
@@ -70,10 +65,8 @@ def choose_windows(
     return Windows(length, n_hop)
 
 
-def check_seconds(value: Any) -> None:
+def check_seconds(name: str, value: Any) -> None:
     """Refuse what is no length in seconds; "auto" is for others to see."""
-    if isinstance(value, str):
-        return
     is_number = isinstance(value, Real) and not isinstance(value, bool)
-    if not (is_number and math.isfinite(value) and value > 0):
-        raise InvalidParameterError(f"expected seconds, a number above 0, got {value!r}.")
+    if value != "auto" and not (is_number and math.isfinite(value) and value > 0):
+        raise InvalidParameterError(f"{name}: expected seconds, a number above 0, got {value!r}.")

@@ -36,6 +36,8 @@ class Embedded:
         Full length of each row in the encoder's unit, before anything was cut; 0 for faults.
     faults : dict of int to str
         What is wrong with the rows that could not be embedded, by position.
+    notes : dict of int to str
+        What encoders note of others that were prepared in this call.
     n_distinct, n_encoded : int
         How many different rows there were, those with faults left out, and how many of them were
         encoded in this call.
@@ -44,6 +46,7 @@ class Embedded:
     vectors: NDArray[np.float32]
     sizes: NDArray[np.int64]
     faults: dict[int, str] = field(default_factory=dict)
+    notes: dict[int, str] = field(default_factory=dict)
     n_distinct: int = 0
     n_encoded: int = 0
 
@@ -107,7 +110,8 @@ def embed(
         missing, distinct = _stand_ins(job, distinct)
     result.n_distinct = len(distinct.first) - len(job.faults)
     _copy_to_duplicates(result, distinct)
-    result.faults = _spread_faults(job, distinct)
+    result.faults = _spread(job.faults, job, distinct)
+    result.notes = _spread(job.notes, job, distinct)
     return result
 
 
@@ -166,14 +170,14 @@ def _copy_to_duplicates(result: Embedded, distinct: Distinct) -> None:
         result.sizes[rows] = result.sizes[first_of_each[rows]]
 
 
-def _spread_faults(job: Job, distinct: Distinct) -> dict[int, str]:
-    """Name every row with a fault, repeats included."""
-    if not job.faults:
+def _spread(found: dict[int, str], job: Job, distinct: Distinct) -> dict[int, str]:
+    """Name every row with a fault or a note, repeats included."""
+    if not found:
         return {}
     first_of_each = distinct.first[distinct.inverse]
-    faults: dict[int, str] = {}
-    for row in np.flatnonzero(np.isin(first_of_each, list(job.faults))).tolist():
+    spread: dict[int, str] = {}
+    for row in np.flatnonzero(np.isin(first_of_each, list(found))).tolist():
         name = job.encoder.describe(job.items[row])
-        reason = job.faults[int(first_of_each[row])]
-        faults[row] = f"{name}: {reason}" if name else reason
-    return faults
+        reason = found[int(first_of_each[row])]
+        spread[row] = f"{name}: {reason}" if name else reason
+    return spread

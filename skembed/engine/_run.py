@@ -57,6 +57,7 @@ class Job:
     batch_size: int | None = None
     progress: str | None = None
     faults: dict[int, str] = field(default_factory=dict)
+    notes: dict[int, str] = field(default_factory=dict)
     gone: set[int] = field(default_factory=set)
 
     def keys_of(self, rows: NDArray[np.int64]) -> list[bytes]:
@@ -99,6 +100,7 @@ class Job:
     def fail(self, row: int, reason: str) -> None:
         """Note that a row cannot be embedded; what was found first is kept."""
         self.faults.setdefault(row, reason)
+        self.notes.pop(row, None)
         self.vectors[row] = np.nan
         self.sizes[row] = 0
 
@@ -106,6 +108,8 @@ class Job:
         """Return whether a row that was prepared can be embedded; note what is wrong with it."""
         fault = item if isinstance(item, Fault) else self._find_change(row, item)
         if fault is None:
+            if isinstance(item, Prepared) and item.note is not None:
+                self.notes[row] = item.note
             return True
         if fault.is_gone:
             self.gone.add(row)

@@ -90,8 +90,8 @@ class LoggingEmbedder(AudioEmbedder):
         super().__init__(model, cache=cache, pooling=pooling)
         self.log = log
 
-    def transform(self, X):
-        vectors = super().transform(X)
+    def _transform_rows(self, *args):
+        vectors = super()._transform_rows(*args)
         with (self.log / str(os.getpid())).open("a") as file:
             file.write(f"{self.report_.n_rows} {self.report_.n_encoded}\n")
         return vectors

@@ -10,8 +10,8 @@ from safetensors.torch import save_file
 from torchaudio.models import DeepSpeech
 
 from skembed import AudioEmbedder, unload_models
-from skembed.audio._backbone import BackboneSettings
-from skembed.audio._deepspeech import DeepSpeechBackbone
+from skembed.audio._backbone import AudioSettings
+from skembed.audio._backbones import find_backbone
 from skembed.audio._spectra import LogMel
 from skembed.exceptions import InvalidParameterError, InvalidRowsError, UnsupportedModelError
 from tests.audio.checkpoints import clips
@@ -46,7 +46,7 @@ def weights(tmp_path):
 def bands_of(row, n_mels=26):
     """Return log-mel bands of mean 0 and variance 1 over the clip, (frames, bands)."""
     with torch.inference_mode():
-        bands = LogMel(16_000, n_mels=n_mels)(torch.from_numpy(row)[None])[0].numpy()
+        bands = LogMel(n_mels=n_mels)(torch.from_numpy(row)[None])[0].numpy()
     return torch.from_numpy((bands - bands.mean(0)) / bands.std(0))
 
 
@@ -111,13 +111,13 @@ def test_the_layers_last_output_is_what_the_classes_are_made_of(weights):
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("pooling", ["std", "mean_std", "max", "first"])
+@pytest.mark.parametrize("pooling", ["std", "mean+std", "max", "cls"])
 def test_frames_are_pooled_as_asked(pooling, weights):
     pool = {
         "std": lambda x: x.std(0, correction=0),
-        "mean_std": lambda x: torch.cat([x.mean(0), x.std(0, correction=0)]),
+        "mean+std": lambda x: torch.cat([x.mean(0), x.std(0, correction=0)]),
         "max": lambda x: x.amax(0),
-        "first": lambda x: x[0],
+        "cls": lambda x: x[0],
     }[pooling]
     expected = [pool(each) for each in hidden_of(module_of(), ROWS, 4)]
     assert_close(embed(weights=weights, layer=4, pooling=pooling), expected)
@@ -190,8 +190,8 @@ np.save({str(tmp_path / "vector.npy")!r}, embedder.fit_transform([row]))
 @pytest.mark.parametrize(
     ("params", "message"),
     [
-        ({"weights": "auto"}, "no weights of DeepSpeech are published"),
-        ({"weights": "no/such.pth"}, "is no file with weights of deepspeech. it has no weights"),
+        ({"weights": "auto"}, "no weights of deepspeech are published"),
+        ({"weights": "no/such.pth"}, "expected a file with a state dict of deepspeech; no weights"),
         ({"layer": 0}, "layer=0: DeepSpeech has hidden layers 1 to 5, or -1 to -5"),
         ({"layer": 6}, "layer=6: DeepSpeech has hidden layers"),
         ({"layer": -6}, "layer=-6: DeepSpeech has hidden layers"),
@@ -224,10 +224,10 @@ def test_a_file_that_lacks_weights_is_refused_with_their_names(name, tmp_path):
 def test_files_that_change_while_in_use_are_refused(weights):
     embedder = AudioEmbedder("deepspeech", weights=weights, **OPTIONS).fit(ROWS)
     backbone = embedder.encoder_.backbone
-    backbone.refuse_other_files()
+    backbone.source.check_unchanged()
     torch.save(module_of(seed=1).state_dict(), weights)
     with pytest.raises(UnsupportedModelError, match="changed while the model was in use"):
-        backbone.refuse_other_files()
+        backbone.source.check_unchanged()
     np.testing.assert_array_equal(embedder.transform(ROWS), embed(weights=weights))
 
 
@@ -242,7 +242,7 @@ def test_a_loaded_model_stays_as_it_is_when_its_file_is_overwritten(weights):
 
 def test_digests_tell_settings_and_weights_apart(weights):
     def digest(**settings):
-        return DeepSpeechBackbone(BackboneSettings(**{"weights": None, **settings})).digest
+        return find_backbone(AudioSettings("deepspeech", **{"weights": None, **settings})).digest
 
     made = [digest(), digest(layer=2), digest(pooling="std"), digest(weights=weights)]
     assert len(set(made)) == len(made)

@@ -9,13 +9,11 @@ import torch
 import torchaudio
 
 from skembed.audio import _spectra
-from skembed.audio._spectra import MFCC, LogMel, cosine_matrix, mel_filters
-from skembed.exceptions import InvalidParameterError
+from skembed.audio._spectra import MFCC, LogMel
 from tests.audio import reference
 from tests.materials import spoken_prompts
 
 RATE = 16_000
-SCALES = [("htk", None), ("htk", "slaney"), ("slaney", None), ("slaney", "slaney")]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -72,56 +70,24 @@ def assert_close(found, expected, tolerance=1e-5):
 
 
 @pytest.mark.parametrize("sound", SOUNDS)
-@pytest.mark.parametrize(("scale", "norm"), SCALES)
-def test_spectra_and_cepstra_are_those_of_the_formulae(sound, scale, norm):
+def test_spectra_and_cepstra_are_those_of_the_formulae(sound):
     make, tolerance = SOUNDS[sound]
     waveform = make()[:6000]
-    spectra = reference.log_mel(waveform, scale=scale, norm=norm)
-    assert_close(LogMel(scale=scale, norm=norm)(waveform[None])[0], spectra, tolerance)
+    spectra = reference.log_mel(waveform)
+    assert_close(LogMel()(waveform[None])[0], spectra, tolerance)
     cepstra = reference.dct(spectra, 20)
-    assert_close(MFCC(scale=scale, norm=norm)(waveform[None])[0], cepstra)
+    assert_close(MFCC()(waveform[None])[0], cepstra)
 
 
-@pytest.mark.parametrize(("scale", "norm"), SCALES)
-@pytest.mark.parametrize(("n_fft", "rate", "n_mels"), [(512, 16_000, 80), (2048, 44_100, 40)])
-def test_filters_are_those_of_the_formulae_and_of_torchaudio(scale, norm, n_fft, rate, n_mels):
-    found = mel_filters(n_fft, rate, n_mels, scale=scale, norm=norm)
-    expected = reference.filters(n_fft, rate, n_mels, scale, norm).T
-    np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-12)
-    theirs = torchaudio.functional.melscale_fbanks(
-        n_fft // 2 + 1, 0.0, rate / 2, n_mels, rate, norm, scale
-    )
-    # Theirs are float32 throughout.
-    torch.testing.assert_close(found.float(), theirs, rtol=0, atol=2e-5 * float(found.max()))
-
-
-def torchaudio_settings(scale, norm):
-    return {
-        "n_fft": 512,
-        "win_length": 400,
-        "hop_length": 160,
-        "n_mels": 80,
-        "mel_scale": scale,
-        "norm": norm,
-        "pad_mode": "constant",
-    }
-
-
-@pytest.mark.parametrize(("scale", "norm"), SCALES)
-def test_spectra_and_cepstra_are_those_of_torchaudio(scale, norm):
+def test_spectra_and_cepstra_are_those_of_torchaudio():
     waveforms = torch.stack([noise(8000), tone(440), chirp()])
-    settings = torchaudio_settings(scale, norm)
+    settings = {"n_fft": 512, "win_length": 400, "hop_length": 160, "n_mels": 80}
+    settings.update(mel_scale="htk", norm=None, pad_mode="constant")
     power = torchaudio.transforms.MelSpectrogram(RATE, **settings)(waveforms)
-    found = LogMel(scale=scale, norm=norm)(waveforms)
+    found = LogMel()(waveforms)
     assert_close(found, torch.log(power + 1e-6).mT, 2e-4)
     cepstra = torchaudio.transforms.MFCC(RATE, n_mfcc=20, log_mels=True, melkwargs=settings)
-    assert_close(MFCC(scale=scale, norm=norm)(waveforms), cepstra(waveforms).mT, 5e-5)
-
-
-def test_the_cosines_are_orthonormal_and_invert():
-    whole = cosine_matrix(80, 80)
-    torch.testing.assert_close(whole @ whole.T, torch.eye(80, dtype=torch.float64))
-    assert torch.equal(cosine_matrix(80, 20), whole[:, :20])
+    assert_close(MFCC()(waveforms), cepstra(waveforms).mT, 5e-5)
 
 
 @pytest.mark.parametrize("n_samples", [0, 1, 2, 159, 160, 399, 400, 401, 512, 1000])
@@ -181,12 +147,11 @@ def test_silence_is_the_floor():
     assert float(cepstra[..., 1:].abs().max()) < 1e-4
 
 
-@pytest.mark.parametrize("scale", ["htk", "slaney"])
 @pytest.mark.parametrize("frequency", [125, 440, 1000, 3000, 7000])
-def test_a_tone_is_loudest_in_the_band_around_its_frequency(frequency, scale):
+def test_a_tone_is_loudest_in_the_band_around_its_frequency(frequency):
     # The two bands whose triangles hold the frequency, by where it is on the scale.
-    position = 81 * reference.to_mel(frequency, scale) / reference.to_mel(RATE / 2, scale) - 1
-    loudest = LogMel(scale=scale)(tone(frequency)[None])[0, 5:-5].argmax(-1)
+    position = 81 * reference.to_mel(frequency, "htk") / reference.to_mel(RATE / 2, "htk") - 1
+    loudest = LogMel()(tone(frequency)[None])[0, 5:-5].argmax(-1)
     assert set(loudest.tolist()) <= {math.floor(position), math.ceil(position)}
 
 
@@ -198,71 +163,13 @@ def test_a_click_is_in_the_frames_whose_windows_hold_it():
     assert is_heard.nonzero().flatten().tolist() == [9, 10, 11]
 
 
-@pytest.mark.parametrize(
-    ("rate", "window", "hop", "n_fft"),
-    [
-        (8000, 200, 80, 256),
-        (8080, 202, 81, 256),
-        (11_025, 276, 110, 512),
-        (22_050, 551, 220, 1024),
-        (48_000, 1200, 480, 2048),
-    ],
-)
-def test_window_and_hop_are_milliseconds_at_any_rate(rate, window, hop, n_fft):
-    module = LogMel(rate, n_mels=24)
-    assert (module.window, module.hop, module.n_fft) == (window, hop, n_fft)
-    waveform = noise(5000)
-    expected = reference.log_mel(waveform, rate, window, hop, n_fft, 24)
-    assert_close(module(waveform[None])[0], expected)
-    assert_close(
-        MFCC(rate, n_mels=24, n_coefficients=13)(waveform[None])[0], reference.dct(expected, 13)
-    )
-
-
-@pytest.mark.parametrize(
-    ("window_ms", "hop_ms", "n_fft"), [(20, 5, 400), (5, 20, 128), (25, 10, 400), (25, 10, 401)]
-)
-def test_other_windows_hops_and_transforms(window_ms, hop_ms, n_fft):
-    waveform = noise(3000)
-    module = LogMel(window_ms=window_ms, hop_ms=hop_ms, n_fft=n_fft, n_mels=24)
-    expected = reference.log_mel(waveform, RATE, 16 * window_ms, 16 * hop_ms, n_fft, 24)
-    assert_close(module(waveform[None])[0], expected)
-
-
-def test_a_window_that_is_a_power_of_two_is_its_own_transform():
-    assert LogMel(window_ms=32).n_fft == LogMel(window_ms=32).window == 512
-
-
-def test_width_is_the_number_of_values_in_a_frame():
-    for module in (LogMel(n_mels=40), MFCC(n_coefficients=13)):
-        assert module(torch.zeros(1, 100)).shape[-1] == module.width
-
-
 def test_every_band_of_the_two_front_ends_hears_something():
-    assert bool((mel_filters(512, RATE, 80).sum(0) > 0).all())
+    assert bool((LogMel().filters.sum(0) > 0).all())
 
 
 def test_the_front_ends_have_no_parameters_and_round_their_tables_once():
-    module = MFCC(scale="slaney", norm="slaney")
+    module = MFCC()
     assert not list(module.parameters())
-    exact = reference.filters(512, RATE, 80, "slaney", "slaney").T
-    rounded = torch.from_numpy(exact).float()
+    rounded = torch.from_numpy(reference.filters(512, RATE, 80, "htk", None).T).float()
     torch.testing.assert_close(module.log_mel.filters, rounded, rtol=1e-6, atol=1e-12)
     assert {buffer.dtype for buffer in module.buffers()} == {torch.float32}
-
-
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"scale": "bark"}, "scale='bark': expected 'htk' or 'slaney'"),
-        ({"norm": "area"}, "norm='area': expected None or 'slaney'"),
-        ({"n_fft": 256}, "the window of 25.0 ms has 400 samples at 16000 Hz. Choose n_fft=400"),
-        ({"n_coefficients": 81}, "n_coefficients=81: expected 1 to 80, the number of bands"),
-        ({"n_coefficients": 0}, "n_coefficients=0: expected 1 to 80"),
-    ],
-)
-def test_settings_that_make_no_sense_are_refused(settings, message):
-    with pytest.raises(InvalidParameterError, match=message):
-        MFCC(**settings)
-    with pytest.raises(TypeError, match="n_mel'"):
-        MFCC(n_mel=40)
