@@ -6,8 +6,6 @@ Knows modules and state dicts; must not know rows, modalities nor estimators.
 from __future__ import annotations
 
 from skembed.modules._building import build_empty, build_random, is_empty
-from skembed.modules._foreign import Features, OneAtATime, are_near, copy_of, without_compiler
-from skembed.modules._functions import Preprocess
 from skembed.modules._hidden import (
     drop_unused,
     find_layer,
@@ -23,30 +21,33 @@ from skembed.modules._layers import (
     run_apart,
     stop_after,
 )
+from skembed.modules._own import Features, ModuleSource, OneAtATime, try_out
 from skembed.modules._pooling import POOLINGS, finish, pool, pool_rows, pooled_width
+from skembed.modules._preprocess import Preprocess, make_preprocess
 from skembed.modules._rows import Rows, TokenBatch
 from skembed.modules._speech import SpeechModel
 from skembed.modules._stacks import Stacks
 from skembed.modules._state_dicts import fill, plain_names
+from skembed.modules._states import States, make_states
 from skembed.modules._tokens import TokenTransformer
 
 __all__ = [
     "POOLINGS",
     "CutAt",
     "Features",
+    "ModuleSource",
     "OneAtATime",
     "Preprocess",
     "Reached",
     "Rows",
     "SpeechModel",
     "Stacks",
+    "States",
     "TokenBatch",
     "TokenTransformer",
-    "are_near",
     "build_empty",
     "build_random",
     "check_layer",
-    "copy_of",
     "drop_unused",
     "fill",
     "find_layer",
@@ -56,11 +57,13 @@ __all__ = [
     "first_that_runs",
     "has_weights",
     "is_empty",
+    "make_preprocess",
+    "make_states",
     "plain_names",
     "pool",
     "pool_rows",
     "pooled_width",
     "run_apart",
     "stop_after",
-    "without_compiler",
+    "try_out",
 ]
