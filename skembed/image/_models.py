@@ -7,33 +7,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["DEFAULT_MODEL", "IMAGE_MODELS", "ImageModel"]
+from skembed._models import ModelInfo
+
+__all__ = ["DEFAULT_MODEL", "MODELS", "ImageModel"]
 
 DEFAULT_MODEL = "resnet50"
 
 
-@dataclass(frozen=True, slots=True)
-class ImageModel:
-    """One row of the table.
+@dataclass(frozen=True)
+class ImageModel(ModelInfo):
+    """A row of the table; `is_torchvision` tells whether torchvision has it by this name."""
 
-    Parameters
-    ----------
-    width : int
-        Number of features.
-    licence : str
-        SPDX name of the licence of the weights.
-    source : str
-        Paper or model card.
-    note : str
-        What it is good for.
-    is_torchvision : bool
-        Whether torchvision has it by this name.
-    """
-
-    width: int
-    licence: str
-    source: str
-    note: str
     is_torchvision: bool = False
 
 
@@ -161,41 +145,55 @@ _FAMILIES: dict[str, tuple[str, dict[str, int]]] = {
     ),
 }
 
-IMAGE_MODELS: dict[str, ImageModel] = {
-    name: ImageModel(width, "BSD-3-Clause", source, note, is_torchvision=True)
+_BSD, _APACHE, _NC = "BSD-3-Clause", "Apache-2.0", "CC-BY-NC-4.0"
+
+# On the hub, and what of torchvision was trained on hashtags by SWAG, under its licence.
+_OTHERS = (
+    ImageModel("regnet_y_128gf", 7392, _NC, "arXiv:2201.08371", "2.6 GB, for research", True),
+    ImageModel("vit_h_14", 1280, _NC, "arXiv:2201.08371", "2.5 GB, for research", True),
+    ImageModel(
+        "facebook/dinov2-small", 384, _APACHE, "arXiv:2304.07193", "good for kNN and clusters"
+    ),
+    ImageModel("facebook/dinov2-base", 768, _APACHE, "arXiv:2304.07193", "DINOv2, larger"),
+    ImageModel(
+        "google/vit-base-patch16-224", 768, _APACHE, "arXiv:2010.11929", "ImageNet's classes"
+    ),
+    ImageModel(
+        "openai/clip-vit-base-patch32", 512, "MIT", "arXiv:2103.00020", "shares a space with texts"
+    ),
+    ImageModel(
+        "google/siglip-base-patch16-224",
+        768,
+        _APACHE,
+        "arXiv:2303.15343",
+        "shares a space with texts (skembed[sentencepiece])",
+    ),
+    ImageModel(
+        "google/siglip2-base-patch16-224",
+        768,
+        _APACHE,
+        "arXiv:2502.14786",
+        "shares a space with texts of many languages",
+    ),
+    ImageModel(
+        "facebook/convnextv2-tiny-1k-224",
+        768,
+        _NC,
+        "arXiv:2301.00808",
+        "modern convolutions; not for commercial use",
+    ),
+    ImageModel(
+        "microsoft/swin-tiny-patch4-window7-224",
+        768,
+        _APACHE,
+        "arXiv:2103.14030",
+        "attention in windows",
+    ),
+    ImageModel("microsoft/resnet-50", 2048, _APACHE, "arXiv:1512.03385", "ResNet"),
+)
+
+MODELS: dict[str, ImageModel] = {
+    name: ImageModel(name, width, _BSD, source, note, True)
     for source, (note, widths) in _FAMILIES.items()
     for name, width in widths.items()
-} | {
-    # All that torchvision has of these two was trained on hashtags by SWAG, under its licence.
-    "regnet_y_128gf": ImageModel(
-        7392, "CC-BY-NC-4.0", "arXiv:2201.08371", "2.6 GB, for research", is_torchvision=True
-    ),
-    "vit_h_14": ImageModel(
-        1280, "CC-BY-NC-4.0", "arXiv:2201.08371", "2.5 GB, for research", is_torchvision=True
-    ),
-    "facebook/dinov2-small": ImageModel(
-        384, "Apache-2.0", "arXiv:2304.07193", "self-supervised: good for kNN and clusters"
-    ),
-    "facebook/dinov2-base": ImageModel(
-        768, "Apache-2.0", "arXiv:2304.07193", "self-supervised, larger"
-    ),
-    "google/vit-base-patch16-224": ImageModel(
-        768, "Apache-2.0", "arXiv:2010.11929", "ImageNet's classes"
-    ),
-    "openai/clip-vit-base-patch32": ImageModel(
-        512, "MIT", "arXiv:2103.00020", "shares a space with texts"
-    ),
-    "google/siglip-base-patch16-224": ImageModel(
-        768, "Apache-2.0", "arXiv:2303.15343", "shares a space with texts (skembed[sentencepiece])"
-    ),
-    "google/siglip2-base-patch16-224": ImageModel(
-        768, "Apache-2.0", "arXiv:2502.14786", "shares a space with texts of many languages"
-    ),
-    "facebook/convnextv2-tiny-1k-224": ImageModel(
-        768, "CC-BY-NC-4.0", "arXiv:2301.00808", "modern convolutions; not for commercial use"
-    ),
-    "microsoft/swin-tiny-patch4-window7-224": ImageModel(
-        768, "Apache-2.0", "arXiv:2103.14030", "attention in windows"
-    ),
-    "microsoft/resnet-50": ImageModel(2048, "Apache-2.0", "arXiv:1512.03385", "ResNet"),
-}
+} | {each.name: each for each in _OTHERS}

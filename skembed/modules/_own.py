@@ -97,7 +97,9 @@ class Features(nn.Module):
             what = f"a {type(output).__name__} of {len(output)}"
         else:
             named, what = {}, f"a {type(output).__name__}"
-        tensors = {name: value for name, value in named.items() if _is_tensor(value)}
+        tensors: dict[Any, Tensor] = {
+            name: value for name, value in named.items() if _is_tensor(value)
+        }
         for name in self.names:
             if name in tensors:
                 return tensors[name]
