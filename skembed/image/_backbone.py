@@ -56,7 +56,7 @@ class ImageSettings:
     trust_remote_code: bool = False
 
 
-class UnfitPicture(Exception):
+class UnfitPicture(ValueError):
     """A picture cannot be made what the model takes; the message says why."""
 
 
@@ -115,8 +115,8 @@ class PixelModule(nn.Module):
             features = pool(features, self.plan.pooling, n_prefix=self.plan.n_prefix)
         if features.shape != (len(stack), self.plan.width):
             raise ValueError(
-                f"the model gives {tuple(features.shape)} for pixels of shape {tuple(stack.shape)},"
-                f" expected {(len(stack), self.plan.width)}"
+                f"the model gives features of shape {tuple(features.shape)} for pixels of shape "
+                f"{tuple(stack.shape)}, expected {(len(stack), self.plan.width)}"
             )
         return features
 
@@ -151,7 +151,7 @@ class ImageBackbone(Backbone):
         pictures become before it.
         """
         settings = self._settings
-        core = {"kind": type(self).__name__, "name": self.name, **core}
+        core = {"kind": type(self).__name__, **core}
         core |= {"source": self.source.digest, "layer": settings.layer}
         key = digest_of({**core, "plan": settings.pooling})
         self.plan = kept_recent(key, make_plan)

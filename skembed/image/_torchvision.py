@@ -103,6 +103,7 @@ class TorchvisionBackbone(ImageBackbone):
         self._settle(
             self._make_plan,
             _numbers_of(preset),
+            architecture=self.name,
             options=self._options,
             libraries=releases_of(*libraries),
         )
@@ -226,6 +227,7 @@ def _count_bytes(name: str) -> int:
     from torchvision import models
 
     module = build_empty(lambda: models.get_model(name, weights=None))
+    _drop_head(module)
     return sum(4 * each.numel() for each in module.parameters())
 
 
