@@ -51,6 +51,7 @@ class ImageSettings:
     n_components: int | None = None
     preprocess: Callable[[Image.Image], Any] | None = None
     image_size: tuple[int, int] | None = None
+    reads_cut_files: bool = False
     dtype: str = "auto"
     revision: str | None = None
     trust_remote_code: bool = False

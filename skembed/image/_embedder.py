@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import ImageFile
 from sklearn.utils import Tags
 from sklearn.utils._param_validation import StrOptions
 from torch import nn
@@ -261,10 +262,12 @@ class ImageEmbedder(PretrainedEmbedder):
         )
 
     def _settings(self) -> ImageSettings:
-        size = None if self.image_shape is None else size_of(self.image_shape)
-        names = [each.name for each in fields(ImageSettings) if each.name != "image_size"]
-        values = {name: plain(getattr(self, name)) for name in names}
-        return ImageSettings(**values, image_size=size)
+        more: dict[str, Any] = {
+            "image_size": None if self.image_shape is None else size_of(self.image_shape),
+            "reads_cut_files": bool(ImageFile.LOAD_TRUNCATED_IMAGES),
+        }
+        names = [each.name for each in fields(ImageSettings) if each.name not in more]
+        return ImageSettings(**{name: plain(getattr(self, name)) for name in names}, **more)
 
     def _find_backbone(self, settings: ImageSettings) -> ImageBackbone:
         return find_backbone(settings)

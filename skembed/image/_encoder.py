@@ -7,7 +7,6 @@ from collections.abc import Iterable, Sequence
 
 import PIL
 import torch
-from PIL import ImageFile
 
 from skembed._encoder import BatchPolicy, Fault, Prepared
 from skembed.engine import BackboneEncoder, map_in_threads
@@ -44,7 +43,7 @@ class ImageEncoder(BackboneEncoder):
             normalize=settings.normalize,
             settings={
                 "Pillow": ".".join(PIL.__version__.split(".")[:2]),
-                "reads cut files": bool(ImageFile.LOAD_TRUNCATED_IMAGES),
+                "reads cut files": settings.reads_cut_files,
             },
         )
 

@@ -189,18 +189,15 @@ def try_out(
             f"floats of shape {shapes}. Keep the batch's dimension in forward, or choose another "
             "layer."
         )
+    # Of other statistics, if it takes such.
+    changed = [values.flip(-1) / 2, values.flip(-1), values]
+    other, _ = first_that_runs(run_one, itertools.chain(others, changed))
     if not _are_near(run(values[None]), features, 1e-3):
         raise UnsupportedModelError(
             f"{name} is random, or keeps something of the {row}s before: it gave different "
             f"features of one {row} in evaluation mode, which would make the vectors random. Does "
             "it call functional.dropout without training=self.training?"
         )
-    changed = [
-        values.flip(-1) / 2,
-        values.flip(-1),
-        values,
-    ]  # of other statistics, if it takes such
-    other, _ = first_that_runs(run_one, itertools.chain(others, changed))
     if other.shape == values.shape:  # others never share a batch
         _check_pair(run, values, other, features, row=row, name=name)
     return values, features

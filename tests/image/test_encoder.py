@@ -36,8 +36,10 @@ def test_models_of_two_formats_are_loaded_apart():
 
 def test_another_release_of_pillow_is_another_vector(monkeypatch):
     before = encoder_of().digest
+    forget_recent()
     monkeypatch.setattr(PIL, "__version__", "9999.0.1")
     after = encoder_of().digest
+    forget_recent()
     monkeypatch.setattr(PIL, "__version__", "9999.0.2")
     assert before != after == encoder_of().digest
 

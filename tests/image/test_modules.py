@@ -43,7 +43,8 @@ class Net(nn.Module):
             "single": (tokens, None),
             "flat": maps.flatten(),
             "ints": maps.mean((2, 3)).long(),
-            "other": {"logits": tokens},
+            "other": {"logits": tokens, "more": tokens},
+            "one": {"logits": tokens},
         }[self.ending]
 
 
@@ -85,6 +86,7 @@ def test_vectors_are_those_of_the_module(pictures):
         ("tokens", "cls", 8, lambda x: x[:, 0]),
         ("tokens", "cls+mean", 16, lambda x: torch.cat([x[:, 0], x[:, 1:].mean(1)], 1)),
         ("single", "max", 8, lambda x: x[0].amax(1)),
+        ("one", "mean", 8, lambda x: x["logits"].mean(1)),
         ("dict", "auto", 8, lambda x: x["pooler_output"]),
         ("dict", "mean", 8, lambda x: x["last_hidden_state"].mean(1)),
     ],
@@ -169,7 +171,7 @@ def test_a_vector_cannot_be_pooled():
 
 
 def test_a_module_that_does_not_read_the_prepared_picture_says_what_came():
-    with pytest.raises(UnsupportedModelError, match=r"\(1, 1, 240, 320\): RuntimeError"):
+    with pytest.raises(UnsupportedModelError, match=r"\(1, 1, 240, 320\).*: RuntimeError"):
         make(Net(), v2.Compose([v2.Grayscale(), v2.ToImage(), v2.ToDtype(torch.float32)]))
 
 

@@ -107,7 +107,7 @@ def test_a_model_that_cannot_be_loaded_is_one_error_and_no_fault_of_rows(monkeyp
     embedder = embedder_of(TinyNetwork(seed=77), on_error="nan").fit(ROWS)  # not yet loaded
     n_loads = []
 
-    def fail(self):
+    def fail(self, **options):
         n_loads.append(1)
         raise FileNotFoundError("weights are gone")
 
@@ -210,7 +210,7 @@ class WritesToAGlobal(nn.Module):
 
 def test_a_module_that_changes_what_its_code_reads_is_one_error():
     embedder = embedder_of(WritesToAGlobal(), on_error="nan")
-    with pytest.raises(UnsupportedModelError, match=r"make that an attribute of the module"):
+    with pytest.raises(UnsupportedModelError, match=r"has been changed since"):
         embedder.fit_transform(ROWS)
 
 
