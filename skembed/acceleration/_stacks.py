@@ -93,6 +93,7 @@ def _convert(core: nn.Module, values: Tensor, dtype: torch.dtype) -> None:
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
             module.to(dtype)
     convert(core, dtype)
+    core.train().eval()  # which drops what models keep of their weights, as LeViT its biases
     try:
         core(values.to(dtype, copy=True))
     except RuntimeError:  # it adds up numbers of both formats
