@@ -61,7 +61,7 @@ class ModuleSource(Source):
                 f"not to change it: {type(error).__name__}: {error}. copy.deepcopy(model) has to "
                 "work."
             ) from error
-        return copied.cpu().float().eval().requires_grad_(True)
+        return copied.cpu().float().eval().requires_grad_(False)
 
 
 class Features(nn.Module):
