@@ -31,6 +31,7 @@ __all__ = [
     "PixelModule",
     "Scale",
     "UnfitPicture",
+    "check_settings",
     "kept_backbone",
     "refuse_enormous",
 ]
@@ -175,11 +176,6 @@ class ImageBackbone(Backbone):
         """Turn a picture in mode RGB into a tensor (channels, height, width), uint8 or float32.
 
         With `rng`, half of the pictures are mirrored.
-
-        Raises
-        ------
-        UnfitPicture
-            If that cannot be.
         """
         if rng is not None and rng.random() < 0.5:
             image = ImageOps.mirror(image)
@@ -232,6 +228,32 @@ class ImageBackbone(Backbone):
     @abstractmethod
     def _load_core(self) -> nn.Module:
         """Load what maps pixels to features, in float32 on the CPU."""
+
+
+def check_settings(
+    name: str,
+    settings: ImageSettings,
+    *,
+    brings_weights: bool = False,
+    is_of_hub: bool = False,
+    has_states: bool = False,
+) -> None:
+    """Refuse settings that mean nothing for a kind of model, all at once."""
+    faults = []
+    if brings_weights and settings.weights != "auto":
+        faults.append(
+            f"weights={str(settings.weights)!r}, but {name} brings its own. Leave weights='auto', "
+            "or load others into it first."
+        )
+    if settings.revision is not None and not is_of_hub:
+        faults.append(f"revision={settings.revision!r}: only models of the hub have revisions.")
+    if isinstance(settings.layer, int) and not has_states:
+        faults.append(
+            f"layer={settings.layer!r}: {name} has its layers by name, like 'layer3' or "
+            "'features.5'; numbers are for models of transformers."
+        )
+    if faults:
+        raise InvalidParameterError("\n".join(faults))
 
 
 def kept_backbone(

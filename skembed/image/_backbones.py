@@ -29,15 +29,6 @@ def find_backbone(settings: ImageSettings) -> ImageBackbone:
 
     The model is a module; a folder; the name of a torchvision model ("resnet50"); the id of a model
     on the hub ("facebook/dinov2-small"); or "timm:" and the name of one of timm's.
-
-    Raises
-    ------
-    InvalidParameterError
-        If the name could name none, or settings do not go with it.
-    ModelNotFoundError
-        If there is no such model.
-    UnsupportedModelError
-        If it cannot be run.
     """
     model = settings.model
     preprocess = None if settings.preprocess is None else find_preprocess(settings.preprocess)

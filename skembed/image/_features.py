@@ -57,25 +57,9 @@ def make_plan(
 ) -> Plan:
     """Return how features of this shape, channels first, are pooled.
 
-    Parameters
-    ----------
-    pooling : str
-        A name in `IMAGE_POOLINGS`. "auto" is the class token where there is one, else the mean.
-    shape : sequence of int
-        Of the features of one picture: (1, d), (1, tokens, d) or (1, d, height, width).
-    n_prefix : int
-        Tokens before the patches.
-    has_class : bool
-        Whether the first token stands for the whole picture.
-    name : str
-        The model, for messages.
-    output, is_channels_last
-        See `Plan`.
-
-    Raises
-    ------
-    InvalidParameterError
-        If features of this shape cannot be pooled so.
+    Shape is that of the features of one picture: (1, d), (1, tokens, d) or (1, d, height, width);
+    `has_class` tells whether the first of `n_prefix` tokens stands for the whole picture. "auto" is
+    this one, else the mean.
     """
     n_dims = len(shape)
     if n_dims == 2:
@@ -126,18 +110,9 @@ class ChannelsFirst(nn.Module):
 def extract(module: nn.Module, layer: str, pixels: Tensor) -> nn.Module:
     """Return the part of a model that leads to a layer, without what follows.
 
-    Where the model can be traced it is a graph, which can be made faster; else it is the model
-    with an end to its forward pass.
-
-    Parameters
-    ----------
-    module : Module
-        In evaluation mode; may be changed.
-    layer : str
-        A submodule's name.
-    pixels : Tensor of shape (n, 3, height, width)
-        What both are run on: a graph is taken only if it gives the same. A submodule that runs
-        more than once, or gives several tensors, is another thing to the graph.
+    Where the model can be traced it is a graph, which can be made faster, if that gives the same on
+    these pixels: a submodule that runs more than once, or gives several tensors, is another thing
+    to the graph. Else it is the model, which may be changed, with an end to its forward pass.
     """
     from torchvision.models.feature_extraction import create_feature_extractor
 
@@ -168,19 +143,7 @@ def measure(
 ) -> tuple[tuple[int, ...], bool]:
     """Return the shape of features, and whether they are a map with its channels last.
 
-    Parameters
-    ----------
-    run : callable
-        Gives the features of pixels.
-    pixels : Tensor of shape (1, 3, height, width)
-        May be on the meta device.
-    name : str
-        What gives them, for messages.
-
-    Raises
-    ------
-    InvalidParameterError
-        If they are not one tensor, or no one can tell where its channels are.
+    Pixels are those of one picture, and may be on the meta device; messages call it `name`.
     """
     features = run(pixels)
     if not isinstance(features, Tensor):

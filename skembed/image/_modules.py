@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from skembed.exceptions import InvalidParameterError
-from skembed.image._backbone import ImageBackbone, ImageSettings, kept_backbone
+from skembed.image._backbone import ImageBackbone, ImageSettings, check_settings, kept_backbone
 from skembed.image._features import ChannelsFirst, make_plan, measure
 from skembed.image._preprocess import probe_pixels
 from skembed.modules import (
@@ -38,15 +38,7 @@ _OUTPUT_NAMES = ("image_embeds", "pooler_output", "last_hidden_state")
 def find_module(
     module: nn.Module, settings: ImageSettings, preprocess: Preprocess | None
 ) -> ImageBackbone:
-    """Return the backbone of a module of the user's.
-
-    Raises
-    ------
-    InvalidParameterError
-        If it has no preprocess, or the settings do not fit.
-    UnsupportedModelError
-        If the module's content cannot be told, or it fails, is random or returns something else.
-    """
+    """Return the backbone of a module of the user's."""
     if preprocess is None:
         raise InvalidParameterError(
             f"preprocess=None, but model={type(module).__name__}, a torch.nn.Module, needs to "
@@ -55,7 +47,9 @@ def find_module(
             "torchvision.models.ResNet50_Weights.DEFAULT.transforms()."
         )
     source = ModuleSource(module)
-    _check_settings(source, settings)
+    check_settings(source.name, settings, brings_weights=True)
+    if settings.layer is not None:
+        check_layer(source.module, str(settings.layer))
     found: Any = kept_backbone(
         source, settings, preprocess, lambda: ModuleBackbone(source, settings, preprocess)
     )
@@ -135,19 +129,3 @@ class ModuleBackbone(ImageBackbone):
             return pixels, *measure(partial(run_apart, module), pixels[None], self.name)
         except InvalidParameterError:  # no one can tell: as maps usually are
             return pixels, tuple(features.shape), False
-
-
-def _check_settings(source: ModuleSource, settings: ImageSettings) -> None:
-    if settings.weights != "auto":
-        raise InvalidParameterError(
-            f"weights={settings.weights!r}, but the weights of {source.name}, a torch.nn.Module, "
-            "are in it. Leave weights='auto', and load others by model.load_state_dict."
-        )
-    layer = settings.layer
-    if layer is not None and not isinstance(layer, str):
-        raise InvalidParameterError(
-            f"layer={layer!r} of type {type(layer).__name__}; expected the name of a submodule of "
-            f"{source.name} as in model.named_modules()."
-        )
-    if layer is not None:
-        check_layer(source.module, layer)

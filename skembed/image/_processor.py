@@ -41,15 +41,7 @@ def has_processor(folder: Path) -> bool:
 
 
 def load_processor(folder: Path, files_digest: bytes, *, trust_remote_code: bool) -> Processor:
-    """Return the folder's processor, one for all backbones of these files.
-
-    Raises
-    ------
-    UnsafeModelError
-        If it is code of its own and the user did not allow that.
-    UnsupportedModelError
-        If it cannot be read, or makes of a picture what is no picture's pixels.
-    """
+    """Return the folder's processor, one for all backbones of these files."""
     place = {"kind": "image processor", "files": files_digest, "folder": str(folder)}
     key = digest_of({**place, "trust_remote_code": trust_remote_code})
     return kept_recent(key, lambda: _load(folder, trust_remote_code))
@@ -128,13 +120,7 @@ class Processor:
         self.is_of_one_size = self._whole(probes[1]).shape == pixels[0].shape
 
     def prepare(self, image: Image) -> Tensor:
-        """Return pixels of shape (3, height, width), uint8 or float32.
-
-        Raises
-        ------
-        ValueError
-            If the picture is so narrow that resizing it would make it enormous.
-        """
+        """Return pixels of shape (3, height, width), uint8 or float32."""
         self._refuse_enormous(image)
         return self._run(image)
 

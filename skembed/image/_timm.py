@@ -27,6 +27,7 @@ from skembed.exceptions import (
 from skembed.image._backbone import (
     ImageBackbone,
     ImageSettings,
+    check_settings,
     kept_backbone,
 )
 from skembed.image._features import ChannelsFirst, Plan, extract, make_plan, measure
@@ -108,27 +109,12 @@ def find_timm(
 
     Of a name, `weights` is "auto" (those on the hub), a file with a state dict, or None: random
     weights, always the same.
-
-    Raises
-    ------
-    InvalidParameterError
-        If timm has no such model, or the settings ask for what it does not have.
-    MissingDependencyError
-        If timm is not installed.
-    ModelNotFoundError
-        If the weights are not to be had.
-    UnsafeModelError
-        If a folder's configuration asks for other files.
-    UnsupportedModelError
-        If a folder's model is unknown, or takes no colour pictures.
     """
-    _check_layer_setting(settings)
+    is_folder = isinstance(model, FolderSource)
+    name = model.name if isinstance(model, FolderSource) else f"timm:{model}"
+    is_of_hub = is_folder or settings.weights == "auto"
+    check_settings(name, settings, brings_weights=is_folder, is_of_hub=is_of_hub)
     source: Source = model if isinstance(model, FolderSource) else _find_named(model, settings)
-    if isinstance(model, FolderSource) and settings.weights != "auto":
-        raise InvalidParameterError(
-            f"weights={str(settings.weights)!r}, but {model.folder} holds the weights. Leave "
-            "weights='auto'."
-        )
 
     def make() -> ImageBackbone:
         if isinstance(source, FolderSource):
@@ -295,11 +281,6 @@ def _find_named(name: str, settings: ImageSettings) -> Source:
         # Without a tag, the one that timm takes first; some have other owners.
         found = resolve_model(hub_id or f"timm/{name}", revision=revision, is_whole=is_timm_folder)
         return FolderSource(title, found.folder, found.origin, found.revision)
-    if revision is not None:
-        raise InvalidParameterError(
-            f"revision={revision!r}: only models of the hub have revisions, and weights="
-            f"{str(weights)!r} are not from there."
-        )
     if weights is not None:
         return FileSource(title, _find_file(weights))
     return RandomSource(title, _Architecture(_architecture_of(name), config).count_bytes)
@@ -367,14 +348,6 @@ def _translated(state: dict[str, Tensor], module: nn.Module) -> dict[str, Tensor
         return dict(translate(dict(state), module))
     except Exception:  # of another architecture; what does not fit is reported by name
         return state
-
-
-def _check_layer_setting(settings: ImageSettings) -> None:
-    if settings.layer is not None and not isinstance(settings.layer, str):
-        raise InvalidParameterError(
-            f"layer={settings.layer!r}: models of timm have their layers by name, like 'layer3' or "
-            "'blocks.5'; numbers are for models of transformers."
-        )
 
 
 def _find_file(weights: str | Path) -> Path:

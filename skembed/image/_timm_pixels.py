@@ -58,13 +58,7 @@ class TimmPixels:
             self._transform = transforms.Compose([*steps[:-2], transforms.PILToTensor()])
 
     def prepare(self, image: Image) -> Tensor:
-        """Return pixels (3, height, width) of a picture, uint8 or float32.
-
-        Raises
-        ------
-        ValueError
-            If the picture is so narrow that resizing it would make it enormous.
-        """
+        """Return pixels (3, height, width) of a picture, uint8 or float32."""
         if self._shortest is not None:
             refuse_enormous(image, self._shortest)
         pixels: Tensor = self._transform(image)

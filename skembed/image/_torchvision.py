@@ -19,6 +19,7 @@ from skembed.image._backbone import (
     ImageBackbone,
     ImageSettings,
     Scale,
+    check_settings,
     kept_backbone,
     refuse_enormous,
 )
@@ -56,16 +57,9 @@ def find_torchvision(
 
     `weights` is "auto" (torchvision's best), the name of other weights, a file with a state dict,
     or None: random weights, always the same.
-
-    Raises
-    ------
-    InvalidParameterError
-        If torchvision has no such model or weights, or the settings ask for what it does not have.
-    ModelNotFoundError
-        If the weights are not to be had.
     """
     _check_name(name)
-    _check_settings(name, settings)
+    check_settings(name, settings)
     path, member = _find_weights(name, settings.weights)
     source = FileSource(name, path) if path else RandomSource(name, lambda: _count_bytes(name))
     return kept_backbone(
@@ -253,19 +247,6 @@ def _check_name(name: str) -> None:
     )
 
 
-def _check_settings(name: str, settings: ImageSettings) -> None:
-    faults = []
-    if settings.layer is not None and not isinstance(settings.layer, str):
-        faults.append(
-            f"layer={settings.layer!r}: {name} has its layers by name, like 'layer3' or "
-            "'features.5'; numbers are for models of transformers"
-        )
-    if settings.revision is not None:
-        faults.append(f"revision={settings.revision!r}: only models of the hub have revisions")
-    if faults:
-        raise InvalidParameterError("; ".join(faults))
-
-
 def _numbers_of(preset: Any) -> dict[str, Any]:
     """Return what decides a preset's pixels."""
     return {
@@ -283,13 +264,6 @@ def _find_weights(name: str, weights: str | Path | None) -> tuple[Path | None, A
 
     The file is None for random weights. The member, of torchvision's enum, is that of a file that
     holds published weights, too; of other files and of random weights the best one.
-
-    Raises
-    ------
-    InvalidParameterError
-        If there are no weights of this name, and no such file.
-    ModelNotFoundError
-        If published weights are neither there nor can be downloaded.
     """
     from torchvision import models
 

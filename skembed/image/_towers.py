@@ -73,13 +73,7 @@ def find_tower(config: Any) -> tuple[Any, Any, str | None]:
 
 
 def check_kind(module: nn.Module, name: str) -> bool:
-    """Refuse a model that does not read single pictures; return whether it reads texts as well.
-
-    Raises
-    ------
-    UnsupportedModelError
-        If it is another kind of model.
-    """
+    """Refuse a model that does not read single pictures; return whether it reads texts as well."""
     parameters = inspect.signature(module.forward).parameters
     if hasattr(module, "get_image_features") and hasattr(module, "get_text_features"):
         parameters = inspect.signature(module.get_image_features).parameters  # type: ignore[arg-type]

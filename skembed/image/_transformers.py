@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from skembed.exceptions import InvalidParameterError, SkembedError, UnsupportedModelError
-from skembed.image._backbone import ImageBackbone, ImageSettings, kept_backbone
+from skembed.exceptions import SkembedError, UnsupportedModelError
+from skembed.image._backbone import ImageBackbone, ImageSettings, check_settings, kept_backbone
 from skembed.image._features import Plan, make_plan
 from skembed.image._processor import Processor, has_processor, load_processor
 from skembed.image._towers import CLASS_TOKEN, VisionStates, check_kind, count_prefix, find_tower
@@ -39,22 +39,8 @@ _OF_TEXTS = ("tokenizer.json", "tokenizer_config.json", "vocab.txt")
 def find_transformers(
     source: FolderSource, settings: ImageSettings, preprocess: Preprocess | None
 ) -> ImageBackbone:
-    """Return the backbone of a vision model of transformers, in a folder.
-
-    Raises
-    ------
-    InvalidParameterError
-        If the settings ask for what the model does not have.
-    UnsafeModelError
-        If the model needs code of its own and the user did not allow that.
-    UnsupportedModelError
-        If it is no model of single pictures, or its files lack a part.
-    """
-    if settings.weights != "auto":
-        raise InvalidParameterError(
-            f"weights={settings.weights!r}, but the model {source.name!r} brings its own. Leave "
-            "weights='auto', or give the folder of another checkpoint as the model."
-        )
+    """Return the backbone of a vision model of transformers, in a folder."""
+    check_settings(source.name, settings, brings_weights=True, is_of_hub=True, has_states=True)
     check_weights(source.folder)
     if settings.trust_remote_code:
         refuse_code_from_elsewhere(source.folder)

@@ -308,7 +308,7 @@ def test_what_a_model_does_not_have_is_refused(name, settings, message):
 
 def test_a_folder_brings_its_own_weights(tmp_path):
     write_folder(tmp_path, "test_resnet")
-    with pytest.raises(InvalidParameterError, match="holds the weights"):
+    with pytest.raises(InvalidParameterError, match="brings its own"):
         of_folder(tmp_path, weights=None)
 
 
