@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import nn
 
 from skembed import ImageEmbedder
 from skembed.image._backbone import ImageSettings
@@ -25,7 +26,7 @@ def params_of(tmp_path_factory):
             pytest.importorskip("timm")
         return {
             "torchvision": {"model": "resnet18", "weights": None},
-            "a layer": {"model": "convnext_tiny", "weights": None, "layer": "features.1"},
+            "a layer": {"model": "resnet18", "weights": None, "layer": "layer2"},
             "timm": {"model": "timm:test_vit", "weights": None},
             "transformers": {"model": folder},
             "own": {"model": TinyNetwork(), "preprocess": to_small_pixels},
@@ -85,6 +86,15 @@ def test_what_is_random_in_training_is_so_in_training_mode_only(settings):
 def test_a_backbone_is_found_again_while_nothing_changes(family, backbone_of):
     assert backbone_of(family) is backbone_of(family, normalize=True)
     assert backbone_of(family) is not backbone_of(family, image_size=(64, 64))
+
+
+@pytest.mark.parametrize("layer", [None, "layer2"])
+def test_normalisations_are_folded_in_the_fast_core_only(layer):
+    embedder = ImageEmbedder("resnet18", weights=None, layer=layer, dtype="float32", cache=None)
+    encoder = embedder.fit([]).encoder_
+    kinds = [type(each) for each in encoder.core().modules()]
+    assert nn.BatchNorm2d not in kinds
+    assert nn.BatchNorm2d in [type(each) for each in encoder.backbone.load().modules()]
 
 
 def test_poolings_share_a_core():
