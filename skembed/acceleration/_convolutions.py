@@ -90,7 +90,8 @@ def is_traceable(module: nn.Module) -> bool:
 def _trace(module: nn.Module) -> fx.GraphModule:
     """Return a model as a graph; traced on a copy, as code may keep what it is given: stand-ins."""
     shared = {id(each): each for each in [*module.parameters(), *module.buffers()]}
-    return fx.symbolic_trace(copy.deepcopy(module, shared))
+    # Copies of the graphs that torchvision extracts are back in training mode.
+    return fx.symbolic_trace(copy.deepcopy(module, shared).eval())
 
 
 def pack_convolutions(

@@ -1,151 +1,277 @@
-"""What the image encoder knows of a model: one class for each family of models.
+"""What all models of pictures have in common before they are frozen.
 
-A backbone settles everything that decides a vector when it is made, without loading weights; the
-module is loaded when the first picture has to be encoded. Must not know rows, keys nor devices.
+Must not know rows, keys, devices nor any model.
 """
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+import copy
+from abc import abstractmethod
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import numpy as np
 import torch
+from PIL import Image, ImageOps
 from torch import Tensor, nn
 
-if TYPE_CHECKING:
-    from PIL.Image import Image
+from skembed._backbone import Backbone, Source
+from skembed.exceptions import InvalidParameterError
+from skembed.image._features import Plan
+from skembed.image._preprocess import probe_pixels
+from skembed.modules import Preprocess, Stacks, pool
+from skembed.store import digest_of
+from skembed.weights import is_out_of_memory, kept_recent
 
-__all__ = ["Backbone", "BackboneSettings", "MeanAndStd", "refuse_enormous"]
-
+__all__ = [
+    "ImageBackbone",
+    "ImageSettings",
+    "PixelModule",
+    "Scale",
+    "UnfitPicture",
+    "check_settings",
+    "kept_backbone",
+    "refuse_enormous",
+]
 
 _MOST_PIXELS = 64_000_000
 """Of a resized picture, before it is cropped: 200 MB in uint8, 800 MB in float32."""
 
 
 @dataclass(frozen=True)
-class BackboneSettings:
-    """What the user asked of a model, as the estimator's parameters say it.
+class ImageSettings:
+    """The parameters of `ImageEmbedder` that decide a vector, as Python's own values."""
 
-    Parameters
-    ----------
-    weights : str, Path or None
-        "auto", the name of an enum's member ("IMAGENET1K_V1"), a state-dict file, or None.
-    layer : str, int or None
-        An intermediate layer; None is the model's end.
-    pooling : str
-        A name in `IMAGE_POOLINGS`.
-    revision : str or None
-        Branch, tag or commit on the hub.
-    trust_remote_code : bool
-        Whether code that comes with a model may run.
-    """
-
+    model: str | Path | nn.Module
     weights: str | Path | None = "auto"
     layer: str | int | None = None
     pooling: str = "auto"
+    normalize: bool = False
+    n_components: int | None = None
+    preprocess: Callable[[Image.Image], Any] | None = None
+    image_size: tuple[int, int] | None = None
+    reads_cut_files: bool = False
+    dtype: str = "auto"
     revision: str | None = None
     trust_remote_code: bool = False
 
 
-class Backbone(ABC):
-    """A model of one family.
-
-    Attributes
-    ----------
-    name : str
-        What messages call it.
-    digest : bytes
-        Content digest of the weights and of everything here that decides features: architecture,
-        layer, pooling, preprocessing, releases of the libraries whose code computes them.
-    width : int
-        Number of features.
-    is_foreign : bool
-        Whether code that skembed has never been tested with runs: of the user, or of a checkpoint.
-    probe : Tensor of shape (channels, height, width) or None
-        Pixels on which it is known to run.
-    """
-
-    is_foreign: bool = False
-    probe: Tensor | None = None
-    name: str
-    digest: bytes
-    width: int
-
-    @abstractmethod
-    def prepare(self, image: Image) -> Tensor:
-        """Turn a picture in mode RGB into a tensor (3, height, width), uint8 or float32.
-
-        Called from several threads at once.
-        """
-
-    def scale(self, pixels: Tensor) -> Tensor:
-        """Turn a batch of what `prepare` gave, on the device, into the module's float32 input."""
-        return pixels
-
-    @abstractmethod
-    def load(self) -> nn.Module:
-        """Load the module, in float32 on the CPU, in evaluation mode.
-
-        It maps float pixels (n, 3, height, width) to features (n, width).
-        """
-
-    @abstractmethod
-    def n_bytes(self) -> int:
-        """Return the size of the weights in bytes, 0 if unknown."""
-
-    @abstractmethod
-    def refuse_other_files(self) -> None:
-        """Refuse weights that are not those of the digest, under which vectors are stored.
-
-        Called after loading.
-
-        Raises
-        ------
-        UnsupportedModelError
-            If the files have changed since the backbone was made.
-        """
+class UnfitPicture(ValueError):
+    """A picture cannot be made what the model takes; the message says why."""
 
 
-class MeanAndStd:
-    """Mean and standard deviation of the pixels that a model was trained on, kept on each device.
+class Scale(nn.Module):
+    """Turns pixels in uint8 into normalised float32; those in float32 are normalised already.
 
     Parameters
     ----------
-    mean, std : sequence of float or Tensor
-        One number for each channel.
+    mean, std : float or sequence of float
+        Of the pixels that a model was trained on, one number or one for each channel.
     unit : float
-        What they are multiplied by.
+        The pixel that counts as 1.
     """
 
-    def __init__(self, mean: Any, std: Any, unit: float = 1.0) -> None:
-        self._on: dict[torch.device, tuple[Tensor, ...]] = {}
-        self._numbers = tuple(
-            (torch.as_tensor(each, dtype=torch.float32) * unit).view(1, -1, 1, 1)
-            for each in (mean, std)
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, mean: Any = 0.0, std: Any = 1.0, unit: float = 255.0) -> None:
+        super().__init__()
+        for name, value in (("mean", mean), ("std", std)):
+            numbers = torch.as_tensor(value, dtype=torch.float32, device="cpu").view(-1, 1, 1)
+            self.register_buffer(name, numbers * unit, persistent=False)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Return float32 pixels (n, channels, height, width)."""
+        if pixels.dtype != torch.uint8:
+            return pixels
+        return pixels.float().sub_(self.mean).div_(self.std)
+
+
+class PixelModule(nn.Module):
+    """Maps a batch of pictures to vectors: scaling, the core, pooling.
+
+    Parameters
+    ----------
+    core : Module
+        Maps float32 pixels (n, channels, height, width) to vectors (n, d), tokens (n, tokens, d) or
+        maps (n, d, height, width).
+    scale : Module
+        Turns prepared pictures into such pixels.
+    plan : Plan
+        How the core's features are pooled.
+    """
+
+    def __init__(self, core: nn.Module, scale: nn.Module, plan: Plan) -> None:
+        super().__init__()
+        self.core, self.scale, self.plan = core, scale, plan
+
+    def forward(self, batch: Stacks) -> Tensor:
+        """Return vectors (n, width), float32."""
+        return batch.map(self._vectors)
+
+    def _vectors(self, stack: Tensor) -> Tensor:
+        features: Tensor = self.core(self.scale(stack)).float()
+        if self.plan.pooling is not None:
+            features = pool(features, self.plan.pooling, n_prefix=self.plan.n_prefix)
+        if features.shape != (len(stack), self.plan.width):
+            raise ValueError(
+                f"the model gives features of shape {tuple(features.shape)} for pixels of shape "
+                f"{tuple(stack.shape)}, expected {(len(stack), self.plan.width)}"
+            )
+        return features
+
+
+class ImageBackbone(Backbone):
+    """A model of pictures.
+
+    Parameters
+    ----------
+    source : Source
+        What it is read from.
+    settings : ImageSettings
+        What the user asked of it.
+    preprocess : Preprocess or None
+        What prepares pictures in place of the model's own preparation.
+    """
+
+    def __init__(
+        self, source: Source, settings: ImageSettings, preprocess: Preprocess | None
+    ) -> None:
+        self.source, self.name = source, source.name
+        self._settings, self._preprocess = settings, preprocess
+        self._scale = Scale()
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.name!r}, width={self.width})"
+
+    def _settle(self, make_plan: Callable[[], Plan], preparation: object, **core: object) -> None:
+        """Find how features are pooled, and take the digests.
+
+        `core` is all that decides the core beside family, source and plan; `preparation` what
+        pictures become before it.
+        """
+        settings = self._settings
+        core = {"kind": type(self).__name__, **core}
+        core |= {"source": self.source.digest, "layer": settings.layer}
+        key = digest_of({**core, "plan": settings.pooling})
+        self.plan = kept_recent(key, make_plan)
+        self.width = self.plan.width
+        self._core_digest = digest_of({**core, "output": self.plan.output})
+        self.digest = digest_of(
+            {
+                "core": self._core_digest,
+                "pooling": self.plan.pooling,
+                "preparation": preparation if self._preprocess is None else self._preprocess.digest,
+            }
         )
 
-    def normalize(self, pixels: Tensor) -> Tensor:
-        """Subtract the mean of float32 pixels (n, 3, h, w), divide by the deviation; in place."""
-        if pixels.device not in self._on:
-            self._on[pixels.device] = tuple(each.to(pixels.device) for each in self._numbers)
-        mean, std = self._on[pixels.device]
-        return pixels.sub_(mean).div_(std)
+    @property
+    def core_digest(self) -> bytes:
+        """Digest of what decides the core: not the pooling."""
+        return self._core_digest
 
-    def scale(self, pixels: Tensor) -> Tensor:
-        """Return uint8 pixels in float32, divided by 255 and normalised."""
-        return self.normalize(pixels.to(torch.float32).div_(255))
+    def prepare(self, image: Image.Image, rng: np.random.Generator | None = None) -> Tensor:
+        """Turn a picture in mode RGB into a tensor (channels, height, width), uint8 or float32.
+
+        With `rng`, half of the pictures are mirrored.
+        """
+        if rng is not None and rng.random() < 0.5:
+            image = ImageOps.mirror(image)
+        if self._preprocess is None:
+            try:
+                return self._pixels(image)
+            except ValueError as error:
+                raise UnfitPicture(f"cannot be prepared for {self.name}: {error}") from error
+        try:
+            return self._preprocess(image)
+        except InvalidParameterError as error:  # it gave something else than of other pictures
+            raise UnfitPicture(str(error)) from error
+        except Exception as error:
+            if is_out_of_memory(error):
+                raise
+            raise UnfitPicture(f"preprocess raised {type(error).__name__}: {error}") from error
+
+    def _pixels(self, image: Image.Image) -> Tensor:
+        """Turn a picture into a tensor as the model's publisher does; ValueError if it is unfit."""
+        raise NotImplementedError
+
+    def cost(self, part: Tensor) -> int:
+        """Return the number of pixels."""
+        return max(1, part.shape[-2] * part.shape[-1])
+
+    def collate(self, parts: Sequence[Tensor]) -> Stacks:
+        """Stack pictures of equal size."""
+        return Stacks.of(parts)
+
+    def probes(self) -> Iterable[Tensor]:
+        """Yield two pictures as the core may take them, of one size after another."""
+        for pixels in probe_pixels(self._preprocess or self._pixels, self._settings.image_size):
+            if self._preprocess is not None:
+                yield torch.stack([pixels, pixels.flip(-1)])
+            else:  # random ones, which differ more
+                generator = torch.Generator().manual_seed(0)
+                yield torch.randn((2, *pixels.shape), generator=generator)
+
+    def load(
+        self, *, core: nn.Module | None = None, dtype: torch.dtype | None = None
+    ) -> PixelModule:
+        """Load the module; in float32 whatever the dtype."""
+        if core is None:
+            with torch.inference_mode(False), torch.no_grad():  # what it makes may be trained
+                core = self._load_core().eval()
+            for each in core.parameters():
+                each.requires_grad_(each.is_floating_point() or each.is_complex())
+        return PixelModule(core, copy.deepcopy(self._scale), self.plan).eval()
+
+    @abstractmethod
+    def _load_core(self) -> nn.Module:
+        """Load what maps pixels to features, in float32 on the CPU."""
 
 
-def refuse_enormous(image: Image, shortest_edge: int) -> None:
-    """Refuse a picture that would be enormous once its shorter side has this length.
+def check_settings(
+    name: str,
+    settings: ImageSettings,
+    *,
+    brings_weights: bool = False,
+    is_of_hub: bool = False,
+    has_states: bool = False,
+) -> None:
+    """Refuse settings that mean nothing for a kind of model, all at once."""
+    faults = []
+    if brings_weights and settings.weights != "auto":
+        faults.append(
+            f"weights={str(settings.weights)!r}, but {name} brings its own. Leave weights='auto', "
+            "or load others into it first."
+        )
+    if settings.revision is not None and not is_of_hub:
+        faults.append(f"revision={settings.revision!r}: only models of the hub have revisions.")
+    if isinstance(settings.layer, int) and not has_states:
+        faults.append(
+            f"layer={settings.layer!r}: {name} has its layers by name, like 'layer3' or "
+            "'features.5'; numbers are for models of transformers."
+        )
+    if faults:
+        raise InvalidParameterError("\n".join(faults))
 
-    Raises
-    ------
-    ValueError
-        If it would.
-    """
+
+def kept_backbone(
+    source: Source,
+    settings: ImageSettings,
+    preprocess: Preprocess | None,
+    make: Callable[[], ImageBackbone],
+) -> ImageBackbone:
+    """Return a backbone: the same one as long as source, settings and preprocess are the same."""
+    place = getattr(source, "folder", None) or getattr(source, "path", None)
+    prepared = None if preprocess is None else preprocess.digest
+    asked = (settings.layer, settings.pooling, settings.image_size, settings.trust_remote_code)
+    read = (source.name, source.digest, place, settings.weights, settings.revision)
+    return kept_recent(("backbone of pictures", read, asked, prepared), make)
+
+
+def refuse_enormous(image: Image.Image, shortest_edge: int) -> None:
+    """Raise a ValueError if a picture is enormous once its shorter side has this length."""
     short, long = sorted(image.size)
     if shortest_edge * shortest_edge * long / short > _MOST_PIXELS:
         raise ValueError(

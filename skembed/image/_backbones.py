@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import os
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from torch import nn
 
 from skembed.exceptions import InvalidParameterError, UnsupportedModelError
-from skembed.image._backbone import Backbone, BackboneSettings
-from skembed.image._models import IMAGE_MODELS
-from skembed.image._modules import ModuleBackbone
-from skembed.image._preprocess import Preprocess, probe_pixels
+from skembed.image._backbone import ImageBackbone, ImageSettings
+from skembed.image._models import MODELS
+from skembed.image._modules import find_module
+from skembed.image._preprocess import find_preprocess
 from skembed.image._processor import has_processor
-from skembed.image._timm import TimmBackbone, is_timm_folder
-from skembed.image._torchvision import TorchvisionBackbone
-from skembed.image._transformers import TransformersBackbone
-from skembed.weights import read_modules, resolve_model
+from skembed.image._timm import find_timm, is_timm_folder
+from skembed.image._torchvision import find_torchvision
+from skembed.image._transformers import find_transformers
+from skembed.weights import FolderSource, read_modules, resolve_model
 
 __all__ = ["find_backbone"]
 
@@ -26,57 +24,29 @@ _CLIP_MODULE = "CLIPModel"
 """What sentence-transformers calls its CLIP; the module that it is in has changed with releases."""
 
 
-def find_backbone(
-    model: Any,
-    preprocess: Preprocess | None,
-    settings: BackboneSettings,
-    *,
-    image_size: tuple[int, int] | None = None,
-) -> Backbone:
-    """Return the backbone for a model of any kind.
+def find_backbone(settings: ImageSettings) -> ImageBackbone:
+    """Return the backbone of a model of any kind; the same one while nothing has changed.
 
-    Parameters
-    ----------
-    model : Module, path or str
-        A module; a folder; the name of a torchvision model ("resnet50"); the id of a model on the
-        hub ("facebook/dinov2-small"); or "timm:" and the name of one of timm's.
-    preprocess : Preprocess or None
-        What the user prepares pictures with.
-    settings : BackboneSettings
-        What the user asked of it.
-    image_size : tuple of int or None
-        (height, width) of the user's pictures, where that is known.
-
-    Raises
-    ------
-    InvalidParameterError
-        If the name could name none, or settings do not go with it.
-    ModelNotFoundError
-        If there is no such model.
-    UnsupportedModelError
-        If it cannot be run.
+    The model is a module; a folder; the name of a torchvision model ("resnet50"); the id of a model
+    on the hub ("facebook/dinov2-small"); or "timm:" and the name of one of timm's.
     """
+    model = settings.model
+    preprocess = None if settings.preprocess is None else find_preprocess(settings.preprocess)
     if isinstance(model, nn.Module):
-        if preprocess is None:
-            raise InvalidParameterError(
-                f"preprocess=None, but model={type(model).__name__}, a torch.nn.Module, needs to "
-                "be told what its input is: set preprocess to a callable from a PIL image in mode "
-                "RGB to a float tensor (channels, height, width), such as "
-                "torchvision.models.ResNet50_Weights.DEFAULT.transforms()."
-            )
-        return ModuleBackbone(model, probe_pixels(preprocess, image_size), settings)
-    name = os.fspath(model)
-    scheme, colon, rest = name.partition(":")
-    if scheme == "timm" and colon and not isinstance(model, os.PathLike):
-        return TimmBackbone(rest, settings)
-    if not (isinstance(model, os.PathLike) or _is_place(name)):
-        return TorchvisionBackbone(name, settings)
+        return find_module(model, settings, preprocess)
+    if isinstance(model, str):
+        scheme, colon, rest = model.partition(":")
+        if scheme == "timm" and colon:
+            return find_timm(rest, settings, preprocess)
+        if not _is_place(model):
+            return find_torchvision(model, settings, preprocess)
     source = resolve_model(model, revision=settings.revision, is_whole=_says_how_to_prepare)
     if is_timm_folder(source.folder):
-        return TimmBackbone(source, settings)
+        return find_timm(source, settings, preprocess)
     if (source.folder / "modules.json").is_file():
-        source = replace(source, folder=_part_of_pictures(source.folder))
-    return TransformersBackbone(source, settings, has_preprocess=preprocess is not None)
+        part = _part_of_pictures(source.folder)
+        source = FolderSource(source.name, part, source.origin, source.revision)
+    return find_transformers(source, settings, preprocess)
 
 
 def _part_of_pictures(folder: Path) -> Path:
@@ -105,7 +75,7 @@ def _is_place(name: str) -> bool:
     """
     if not name.strip():
         raise InvalidParameterError(f"model={name!r}: expected the name of a model.")
-    row = IMAGE_MODELS.get(name)
+    row = MODELS.get(name)
     if row is not None and row.is_torchvision:
         return False
     return "/" in name or os.sep in name or name in (".", "..", "~") or Path(name).is_dir()

@@ -4,27 +4,30 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from enum import Enum
 from numbers import Integral
-from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from PIL import ImageFile
 from sklearn.utils import Tags
 from sklearn.utils._param_validation import StrOptions
 from torch import nn
 
-from skembed._base import BaseEmbedder, EmbeddingReport, device_setting, plain_text
+from skembed._base import PretrainedEmbedder, plain
 from skembed._inputs import CheckedRows
+from skembed._report import EmbeddingReport
 from skembed.exceptions import InvalidParameterError
 from skembed.image._arrays import check_image_shape, check_value_range, size_of
-from skembed.image._backbone import BackboneSettings
-from skembed.image._encoder import ImageEncoder, ImageSettings, make_image_encoder
+from skembed.image._backbone import ImageBackbone, ImageSettings
+from skembed.image._backbones import find_backbone
+from skembed.image._encoder import ImageEncoder
+from skembed.image._features import IMAGE_POOLINGS
 from skembed.image._inputs import check_images
 from skembed.image._models import DEFAULT_MODEL
-from skembed.image._pooling import IMAGE_POOLINGS
 from skembed.store import EmbeddingStore
 
 __all__ = ["ImageEmbedder", "ImageReport"]
@@ -54,7 +57,7 @@ def _refuse_bool(layer: Any) -> None:
         )
 
 
-class ImageEmbedder(BaseEmbedder):
+class ImageEmbedder(PretrainedEmbedder):
     """Embed images with a pretrained vision model.
 
     Takes the classification models of torchvision without their classifiers, the image models of
@@ -119,7 +122,8 @@ class ImageEmbedder(BaseEmbedder):
         copy of the model, and they divide the batches among them.
     dtype : {"auto", "float32", "bfloat16", "float16"}, default="auto"
         Format the model computes in. "auto" is bfloat16 on GPUs that have it and on CPUs where a
-        short probe finds it faster, else float32. The output is float32 always.
+        short probe finds it faster, else float32; of a module of your own always float32. The
+        output is float32 always.
     batch_size : int or "auto", default="auto"
         Most images at once. "auto" plans by pixels (8 images of 224 x 224 on a CPU).
     cache : "run", path, EmbeddingStore or None, default="run"
@@ -193,7 +197,7 @@ class ImageEmbedder(BaseEmbedder):
     """
 
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
-        **BaseEmbedder._parameter_constraints,
+        **PretrainedEmbedder._parameter_constraints,
         "model": [str, os.PathLike, nn.Module],
         "weights": [str, os.PathLike, Enum, None],
         "layer": [str, Integral, None],
@@ -257,27 +261,23 @@ class ImageEmbedder(BaseEmbedder):
             value_range=self.value_range,
         )
 
-    def _make_encoder(self) -> ImageEncoder:
-        return make_image_encoder(
-            ImageSettings(
-                model=plain_text(self.model) if isinstance(self.model, str) else self.model,
-                backbone=BackboneSettings(
-                    weights=_plain(self.weights),
-                    layer=_plain(self.layer),
-                    pooling=plain_text(self.pooling),
-                    revision=_plain(self.revision),
-                    trust_remote_code=bool(self.trust_remote_code),
-                ),
-                normalize=bool(self.normalize),
-                n_components=None if self.n_components is None else int(self.n_components),
-                preprocess=self.preprocess,
-                image_size=None if self.image_shape is None else size_of(self.image_shape),
-                device=device_setting(self.device),
-                dtype=plain_text(self.dtype),
-            )
-        )
+    def _settings(self) -> ImageSettings:
+        more: dict[str, Any] = {
+            "image_size": None if self.image_shape is None else size_of(self.image_shape),
+            "reads_cut_files": bool(ImageFile.LOAD_TRUNCATED_IMAGES),
+        }
+        names = [each.name for each in fields(ImageSettings) if each.name not in more]
+        return ImageSettings(**{name: plain(getattr(self, name)) for name in names}, **more)
 
-    def _make_report(self, encoder: Any, report: EmbeddingReport) -> ImageReport:
+    def _find_backbone(self, settings: ImageSettings) -> ImageBackbone:
+        return find_backbone(settings)
+
+    def _make_encoder(  # type: ignore[override]
+        self, backbone: ImageBackbone, settings: ImageSettings, device: torch.device
+    ) -> ImageEncoder:
+        return ImageEncoder(backbone, settings, device)
+
+    def _make_report(self, report: EmbeddingReport) -> ImageReport:
         return ImageReport(**vars(report))
 
     def __sklearn_tags__(self) -> Tags:
@@ -286,17 +286,3 @@ class ImageEmbedder(BaseEmbedder):
         tags.input_tags.two_d_array = self.image_shape is not None
         tags.input_tags.three_d_array = True
         return tags
-
-
-def _plain(value: Any) -> Any:
-    """Return a setting as Python's own str, int or Path, as grids of NumPy arrays set others.
-
-    Of an enum's member its name: torchvision's weights are such.
-    """
-    if isinstance(value, str):
-        return plain_text(value)
-    if isinstance(value, Integral):
-        return int(value)
-    if isinstance(value, Enum):
-        return f"{type(value).__name__}.{value.name}"
-    return value if value is None else Path(value)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from skembed.exceptions import UnsafeModelError, UnsupportedModelError
-from skembed.image._backbone import MeanAndStd, refuse_enormous
+from skembed.image._backbone import Scale, refuse_enormous
 from skembed.image._preprocess import probe_picture
 from skembed.store import digest_of
 from skembed.weights import kept_recent, quiet_transformers, read_json
@@ -41,15 +41,7 @@ def has_processor(folder: Path) -> bool:
 
 
 def load_processor(folder: Path, files_digest: bytes, *, trust_remote_code: bool) -> Processor:
-    """Return the folder's processor, one for all backbones of these files.
-
-    Raises
-    ------
-    UnsafeModelError
-        If it is code of its own and the user did not allow that.
-    UnsupportedModelError
-        If it cannot be read, or makes of a picture what is no picture's pixels.
-    """
+    """Return the folder's processor, one for all backbones of these files."""
     place = {"kind": "image processor", "files": files_digest, "folder": str(folder)}
     key = digest_of({**place, "trust_remote_code": trust_remote_code})
     return kept_recent(key, lambda: _load(folder, trust_remote_code))
@@ -91,6 +83,8 @@ class Processor:
         What the processor gives beside pixels, of a probe picture.
     is_of_one_size : bool
         Whether all pictures become the same size.
+    scale : Scale
+        Turns what `prepare` gives into what the model reads.
     way : {"steps", "halves", "whole"}
         "whole" calls the processor on each picture. "halves" calls it without rescaling and
         normalising, which `scale` does on the batch: pictures stay in uint8 until then. "steps"
@@ -99,11 +93,13 @@ class Processor:
 
     def __init__(self, processor: Any) -> None:
         self._processor = processor
-        self._numbers: MeanAndStd | None = None
+        self.scale = Scale()
         with suppress(AttributeError, TypeError):  # of processors that work in other ways
             unit = 1.0 / processor.rescale_factor if processor.do_rescale else 1.0
+            numbers = (0.0, 1.0)
             if processor.do_normalize:
-                self._numbers = MeanAndStd(processor.image_mean, processor.image_std, unit)
+                numbers = processor.image_mean, processor.image_std
+            self.scale = Scale(*numbers, unit)
         probes = [probe_picture(*size) for size in _PROBES]
         found = processor(images=probes[0], return_tensors="pt")
         pixels = found.get("pixel_values")
@@ -124,25 +120,9 @@ class Processor:
         self.is_of_one_size = self._whole(probes[1]).shape == pixels[0].shape
 
     def prepare(self, image: Image) -> Tensor:
-        """Return pixels of shape (3, height, width), uint8 or float32.
-
-        Raises
-        ------
-        ValueError
-            If the picture is so narrow that resizing it would make it enormous.
-        """
+        """Return pixels of shape (3, height, width), uint8 or float32."""
         self._refuse_enormous(image)
         return self._run(image)
-
-    def scale(self, pixels: Tensor) -> Tensor:
-        """Return a batch of prepared pixels as the model reads them, float32."""
-        if pixels.dtype != torch.uint8:
-            return pixels
-        # The very operations of transformers' processors, so that nothing is rounded otherwise.
-        processor, pixels = self._processor, pixels.to(torch.float32)
-        if self._numbers is not None:
-            return self._numbers.normalize(pixels)
-        return pixels.mul_(processor.rescale_factor) if processor.do_rescale else pixels
 
     def _whole(self, image: Image) -> Tensor:
         pixels: Tensor = self._processor(images=image, return_tensors="pt")["pixel_values"][0]

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from skembed._optional import import_optional
 from skembed.exceptions import UnsupportedModelError
-from skembed.image._backbone import MeanAndStd, refuse_enormous
+from skembed.image._backbone import Scale, refuse_enormous
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -26,25 +26,6 @@ class TimmPixels:
 
     Where the transform ends by turning the picture into a tensor and normalising it, as timm's do,
     pictures stay in uint8 and are normalised as batches.
-
-    Parameters
-    ----------
-    config : mapping
-        The "pretrained_cfg" of timm.
-    name : str
-        The model, for messages.
-
-    Attributes
-    ----------
-    size : tuple of int
-        Shape of one picture, as a batch.
-    description : str
-        All that decides the pixels.
-
-    Raises
-    ------
-    UnsupportedModelError
-        If the model takes no colour pictures, or timm does not know which it takes.
     """
 
     def __init__(self, config: Mapping[str, Any], name: str) -> None:
@@ -66,32 +47,22 @@ class TimmPixels:
         self._transform: Any = data.create_transform(**found, is_training=False)
         self._shortest = _shortest_edge(self._transform)
         self.description = f"{self._transform!r}"
-        self._numbers: MeanAndStd | None = None
+        self.scale = Scale()
         steps = list(getattr(self._transform, "transforms", ()))
         ends = [type(each).__name__ for each in steps[-2:]]
         if ends in (["MaybeToTensor", "Normalize"], ["ToTensor", "Normalize"]):
             numbers = steps[-1].mean, steps[-1].std
-            self._numbers = MeanAndStd(*numbers)
+            self.scale = Scale(*numbers)
             # Its representation rounds them.
             self.description += f" {[torch.as_tensor(each).tolist() for each in numbers]}"
             self._transform = transforms.Compose([*steps[:-2], transforms.PILToTensor()])
 
     def prepare(self, image: Image) -> Tensor:
-        """Return pixels (3, height, width) of a picture, uint8 or float32.
-
-        Raises
-        ------
-        ValueError
-            If the picture is so narrow that resizing it would make it enormous.
-        """
+        """Return pixels (3, height, width) of a picture, uint8 or float32."""
         if self._shortest is not None:
             refuse_enormous(image, self._shortest)
         pixels: Tensor = self._transform(image)
         return pixels
-
-    def scale(self, pixels: Tensor) -> Tensor:
-        """Return a batch of prepared pixels as the model reads them, float32."""
-        return pixels if self._numbers is None else self._numbers.scale(pixels)
 
 
 def _shortest_edge(transform: Any) -> int | None:

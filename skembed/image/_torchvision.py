@@ -5,38 +5,40 @@ Knows torchvision's architectures and presets; must not know rows, keys nor devi
 
 from __future__ import annotations
 
-import copy
 import difflib
+import os
 import re
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from skembed.exceptions import InvalidParameterError, UnsupportedModelError
+from skembed.exceptions import InvalidParameterError
 from skembed.image._backbone import (
-    Backbone,
-    BackboneSettings,
-    MeanAndStd,
+    ImageBackbone,
+    ImageSettings,
+    Scale,
+    check_settings,
+    kept_backbone,
     refuse_enormous,
 )
-from skembed.image._layers import ChannelsFirst, extract, measure
-from skembed.image._models import IMAGE_MODELS
-from skembed.image._pooling import make_pool
-from skembed.image._published import find_weights
-from skembed.modules import CutAt, build_empty, build_random, check_layer, fill
-from skembed.store import digest_of
-from skembed.weights import file_sha256, kept_recent, load_state, releases_of
+from skembed.image._features import ChannelsFirst, Plan, extract, make_plan, measure
+from skembed.image._models import MODELS
+from skembed.modules import CutAt, Preprocess, build_empty, build_random, check_layer, fill
+from skembed.weights import (
+    FileSource,
+    RandomSource,
+    file_sha256,
+    find_checkpoint,
+    load_state,
+    releases_of,
+)
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["TorchvisionBackbone"]
-
-_FORMAT = 2
-"""Raised when a change to skembed changes vectors, so that stored ones are not served."""
+__all__ = ["find_torchvision"]
 
 _TOKENS = "encoder"
 """Of a vision transformer, the layer whose output are all tokens after the last norm."""
@@ -48,97 +50,60 @@ _CLASSIFIERS = ("classifier.", "fc.", "head.", "heads.", "AuxLogits.", "aux1.", 
 _OLD_NAME = re.compile(r"^(.*denselayer\d+\.(?:norm|relu|conv))\.([12]\.\w+)$")
 
 
-@dataclass(frozen=True)
-class _Plan:
-    """What is run and how it is pooled, found without the weights.
+def find_torchvision(
+    name: str, settings: ImageSettings, preprocess: Preprocess | None
+) -> ImageBackbone:
+    """Return the backbone of a model as `torchvision.models.get_model` takes its name.
 
-    Parameters
-    ----------
-    layer : str or None
-        The submodule whose output is pooled; None is the model's own vector.
-    is_channels_last : bool
-        Whether that is a map with its channels last.
-    pool : Module
-        What makes vectors of it.
-    width : int
-        Their number of features.
+    `weights` is "auto" (torchvision's best), the name of other weights, a file with a state dict,
+    or None: random weights, always the same.
     """
+    _check_name(name)
+    check_settings(name, settings)
+    path, member = _find_weights(name, settings.weights)
+    source = FileSource(name, path) if path else RandomSource(name, lambda: _count_bytes(name))
+    return kept_backbone(
+        source,
+        settings,
+        preprocess,
+        lambda: TorchvisionBackbone(source, member, settings, preprocess),
+    )
 
-    layer: str | None
-    is_channels_last: bool
-    pool: nn.Module
-    width: int
 
-
-class TorchvisionBackbone(Backbone):
+class TorchvisionBackbone(ImageBackbone):
     """A classification model of torchvision up to what its last linear layer takes.
 
     These are 2,048 features of a ResNet-50, the class token of a vision transformer, of AlexNet
     and VGG the 4,096 of the layer before the last. SqueezeNet has no such layer: its last feature
     map is averaged.
-
-    Parameters
-    ----------
-    name : str
-        As `torchvision.models.get_model` takes it.
-    settings : BackboneSettings
-        `weights` is "auto" (torchvision's best), the name of other weights, a file with a state
-        dict, or None: random weights, always the same. `layer` is the name of a submodule.
-
-    Raises
-    ------
-    InvalidParameterError
-        If torchvision has no such model or weights, or the settings ask for what it does not have.
-    ModelNotFoundError
-        If the weights are not to be had.
     """
 
-    def __init__(self, name: str, settings: BackboneSettings) -> None:
-        self.name = name
-        self._settings = settings
-        _check_name(name)
-        _check_settings(name, settings)
-        self._file, member = find_weights(name, settings.weights)
-        self._sha256 = None if self._file is None else file_sha256(self._file)
-        self._preset: Any = member.transforms()
+    def __init__(
+        self,
+        source: FileSource | RandomSource,
+        member: Any,
+        settings: ImageSettings,
+        preprocess: Preprocess | None,
+    ) -> None:
+        super().__init__(source, settings, preprocess)
+        self._file = source.path if isinstance(source, FileSource) else None
+        preset: Any = member.transforms()
+        self._preset = preset
+        self._scale = Scale(preset.mean, preset.std)
         self._options = self._choose_options()
-        self._numbers = MeanAndStd(self._preset.mean, self._preset.std)
         self._refuse_missing_classifier(member)
-        asked = {
-            "name": name,
-            "options": self._options,
-            "size": list(self._preset.crop_size),
-            "layer": settings.layer,
-            "pooling": settings.pooling,
-        }
-        self._plan: _Plan = kept_recent(
-            digest_of({"kind": "plan of a model of torchvision", **asked}), self._make_plan
-        )
-        self.width = self._plan.width
         # Torch itself decides random weights only.
         libraries = ("torchvision",) if self._file is not None else ("torchvision", "torch")
-        self.digest = digest_of(
-            {
-                "kind": "torchvision",
-                "format": _FORMAT,
-                "libraries": releases_of(*libraries),
-                "weights": self._sha256 or "random",
-                "preset": _numbers_of(self._preset),
-                **asked,
-            }
+        self._settle(
+            self._make_plan,
+            _numbers_of(preset),
+            architecture=self.name,
+            options=self._options,
+            libraries=releases_of(*libraries),
         )
 
-    def __repr__(self) -> str:
-        return f"TorchvisionBackbone({self.name!r}, width={self.width})"
-
-    def prepare(self, image: Image) -> Tensor:
-        """Resize and crop a picture as the weights' preset does; uint8 (3, height, width).
-
-        Raises
-        ------
-        ValueError
-            If the picture is so narrow that resizing it would make it enormous.
-        """
+    def _pixels(self, image: Image) -> Tensor:
+        """Resize and crop a picture as the weights' preset does; uint8 (3, height, width)."""
         from torchvision.transforms import functional
 
         preset = self._preset
@@ -149,35 +114,13 @@ class TorchvisionBackbone(Backbone):
         pixels: Tensor = functional.pil_to_tensor(functional.center_crop(resized, preset.crop_size))
         return pixels
 
-    def scale(self, pixels: Tensor) -> Tensor:
-        """Normalise a batch of uint8 pixels as the preset does."""
-        return self._numbers.scale(pixels)
-
-    def load(self) -> nn.Module:
-        """Load the module, in float32 on the CPU, in evaluation mode."""
+    def _load_core(self) -> nn.Module:
         module = build_random(self._build) if self._file is None else self._load_file(self._file)
-        plan = self._plan
-        if plan.layer is not None:
-            pixels = torch.rand(
-                self._size(), generator=torch.Generator().manual_seed(0), device="cpu"
-            )
-            with torch.inference_mode():
-                module = extract(module, plan.layer, pixels)
-        parts = [module, ChannelsFirst()] if plan.is_channels_last else [module]
-        return nn.Sequential(*parts, copy.deepcopy(plan.pool)).eval().requires_grad_(False)
-
-    def n_bytes(self) -> int:
-        """Return the size of the weights in bytes."""
-        if self._file is not None:
-            return self._file.stat().st_size
-        return sum(4 * each.numel() for each in build_empty(self._build).parameters())
-
-    def refuse_other_files(self) -> None:
-        """Refuse weights that are not those of the digest, under which vectors are stored."""
-        if self._file is not None and file_sha256(self._file) != self._sha256:
-            raise UnsupportedModelError(
-                f"{self._file} changed while the model was in use. Call again when it is written."
-            )
+        if self.plan.output is not None:
+            generator = torch.Generator().manual_seed(0)
+            pixels = torch.rand(self._size(), generator=generator, device="cpu")
+            module = extract(module, self.plan.output, pixels)
+        return nn.Sequential(module, ChannelsFirst()) if self.plan.is_channels_last else module
 
     def _choose_options(self) -> dict[str, Any]:
         """Return with what the architecture is built."""
@@ -239,7 +182,7 @@ class TorchvisionBackbone(Backbone):
         height, width = (*self._preset.crop_size, *self._preset.crop_size)[:2]
         return 1, 3, int(height), int(width)
 
-    def _make_plan(self) -> _Plan:
+    def _make_plan(self) -> Plan:
         settings = self._settings
         module = build_empty(self._build_whole).to("meta")
         head = _drop_head(module)
@@ -263,10 +206,23 @@ class TorchvisionBackbone(Backbone):
         with torch.inference_mode():
             shape, is_channels_last = measure(run, torch.empty(self._size(), device="meta"), name)
         has_class = self._is_transformer() and shape[1:2] == (getattr(module, "seq_length", 0),)
-        pool, width = make_pool(
-            pooling, shape, n_prefix=int(has_class), has_class=has_class, name=name
+        return make_plan(
+            pooling,
+            shape,
+            n_prefix=int(has_class),
+            has_class=has_class,
+            name=name,
+            output=None if layer is None else str(layer),
+            is_channels_last=is_channels_last,
         )
-        return _Plan(None if layer is None else str(layer), is_channels_last, pool, width)
+
+
+def _count_bytes(name: str) -> int:
+    from torchvision import models
+
+    module = build_empty(lambda: models.get_model(name, weights=None))
+    _drop_head(module)
+    return sum(4 * each.numel() for each in module.parameters())
 
 
 def _drop_head(module: nn.Module) -> str:
@@ -279,29 +235,16 @@ def _drop_head(module: nn.Module) -> str:
 
 
 def _check_name(name: str) -> None:
-    known = [each for each, row in IMAGE_MODELS.items() if row.is_torchvision]
+    known = [each for each, row in MODELS.items() if row.is_torchvision]
     if name in known:
         return
-    close = difflib.get_close_matches(name, IMAGE_MODELS, n=5, cutoff=0.5)
+    close = difflib.get_close_matches(name, MODELS, n=5, cutoff=0.5)
     hint = f"Close to it: {', '.join(map(repr, close))}. " if close else ""
     raise InvalidParameterError(
         f"model={name!r} is no folder, and torchvision has no classification model of this name. "
         f"{hint}Models of the hub have an owner ('facebook/dinov2-small'), timm's begin with "
         "'timm:'; torchvision.models.list_models(torchvision.models) lists torchvision's."
     )
-
-
-def _check_settings(name: str, settings: BackboneSettings) -> None:
-    faults = []
-    if settings.layer is not None and not isinstance(settings.layer, str):
-        faults.append(
-            f"layer={settings.layer!r}: {name} has its layers by name, like 'layer3' or "
-            "'features.5'; numbers are for models of transformers"
-        )
-    if settings.revision is not None:
-        faults.append(f"revision={settings.revision!r}: only models of the hub have revisions")
-    if faults:
-        raise InvalidParameterError("; ".join(faults))
 
 
 def _numbers_of(preset: Any) -> dict[str, Any]:
@@ -314,3 +257,39 @@ def _numbers_of(preset: Any) -> dict[str, Any]:
         "mean": list(preset.mean),
         "std": list(preset.std),
     }
+
+
+def _find_weights(name: str, weights: str | Path | None) -> tuple[Path | None, Any]:
+    """Return the file with a model's weights, and whose preset prepares its pictures.
+
+    The file is None for random weights. The member, of torchvision's enum, is that of a file that
+    holds published weights, too; of other files and of random weights the best one.
+    """
+    from torchvision import models
+
+    known = models.get_model_weights(name)
+    if weights is None:
+        return None, known["DEFAULT"]
+    if isinstance(weights, str):
+        short = weights.removeprefix(f"{known.__name__}.")
+        if short in ("auto", *known.__members__):
+            member = known["DEFAULT" if short == "auto" else short]
+            return find_checkpoint(member.url), member
+    path = Path(os.path.expanduser(weights))  # noqa: PTH111  (never raises)
+    if path.is_file():
+        return path, _published_as(path, known)
+    listed = ", ".join(repr(each) for each in ("auto", *known.__members__))
+    raise InvalidParameterError(
+        f"weights={str(weights)!r} is neither a file nor weights of {name}. torchvision has "
+        f"{listed}; None is random weights."
+    )
+
+
+def _published_as(path: Path, known: Any) -> Any:
+    """Return the published weights that a file holds: pictures are prepared for these."""
+    sha256 = file_sha256(path)
+    for member in known:
+        found = re.search(r"-([0-9a-f]{8,64})\.\w+$", member.url)
+        if found and sha256.startswith(found[1]):
+            return member
+    return known["DEFAULT"]

@@ -9,11 +9,16 @@ import copy
 import inspect
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from skembed.exceptions import UnsupportedModelError
+from skembed.modules import States
 
-__all__ = ["CLASS_TOKEN", "check_kind", "find_tower"]
+__all__ = ["CLASS_TOKEN", "VisionStates", "check_kind", "count_prefix", "find_tower"]
+
+_CLASS_TOKENS = ("cls_token", "class_embedding", "class_token")
+_OTHER_TOKENS = ("distillation_token", "register_tokens")
 
 # Models of pictures and texts: the part that reads pictures, and what of its output lies in the
 # space shared with texts.
@@ -68,13 +73,7 @@ def find_tower(config: Any) -> tuple[Any, Any, str | None]:
 
 
 def check_kind(module: nn.Module, name: str) -> bool:
-    """Refuse a model that does not read single pictures; return whether it reads texts as well.
-
-    Raises
-    ------
-    UnsupportedModelError
-        If it is another kind of model.
-    """
+    """Refuse a model that does not read single pictures; return whether it reads texts as well."""
     parameters = inspect.signature(module.forward).parameters
     if hasattr(module, "get_image_features") and hasattr(module, "get_text_features"):
         parameters = inspect.signature(module.get_image_features).parameters  # type: ignore[arg-type]
@@ -108,3 +107,49 @@ def check_kind(module: nn.Module, name: str) -> bool:
             "Choose a model of pictures of one size (for SigLIP 2: not one of the NaFlex ones)."
         )
     return is_dual
+
+
+class VisionStates(States):
+    """Runs a vision model, or one of pictures and texts: "image_features" is projected."""
+
+    def run(self, values: Tensor, *, all_states: bool = False) -> Any:
+        """Return the model's whole output."""
+        module: Any = self.module
+        arguments: dict[str, Any] = {"output_hidden_states": True} if all_states else {}
+        if hasattr(module, "get_image_features"):
+            return module.get_image_features(pixel_values=values, **arguments)
+        if module.config.model_type == "vit_mae":
+            # The "noise" by which it shuffles patches, that leaves them as they are.
+            size = module.config.patch_size
+            n_patches = (values.shape[2] // size) * (values.shape[3] // size)
+            arguments["noise"] = torch.arange(n_patches, device=values.device).expand(
+                len(values), -1
+            )
+        return module(pixel_values=values, **arguments)
+
+    def take(self, found: Any, output: str) -> Tensor:
+        """Return what the model's output has by this name."""
+        if output == "image_features":
+            # A tensor in the first releases of transformers 5, later one of an output's fields.
+            features: Tensor = found if isinstance(found, Tensor) else found.pooler_output
+            return features.flatten(1)
+        value: Tensor = getattr(found, output)
+        return value.flatten(1) if output == "pooler_output" else value
+
+
+def count_prefix(module: nn.Module) -> tuple[int, bool]:
+    """Return how many tokens precede the patches, and whether the first stands for the picture.
+
+    Class, distillation and register tokens are parameters of the model, of shape (1, tokens, d),
+    or (d,) for one token.
+    """
+    config: Any = module.config
+    if config.model_type == "dinov3_convnext":
+        return 1, True  # the mean of its map, put before it
+    n_prefix, has_class = 0, False
+    for name, parameter in module.named_parameters():
+        last = name.rsplit(".", 1)[-1]
+        if last in _CLASS_TOKENS + _OTHER_TOKENS:
+            n_prefix += parameter.shape[-2] if parameter.ndim > 1 else 1
+            has_class = has_class or last in _CLASS_TOKENS
+    return n_prefix, has_class

@@ -8,25 +8,20 @@ from __future__ import annotations
 import copy
 import functools
 import inspect
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from skembed.exceptions import InvalidParameterError, SkembedError, UnsupportedModelError
-from skembed.image._backbone import Backbone, BackboneSettings
-from skembed.image._pooling import IMAGE_POOLINGS, make_pool
+from skembed.exceptions import SkembedError, UnsupportedModelError
+from skembed.image._backbone import ImageBackbone, ImageSettings, check_settings, kept_backbone
+from skembed.image._features import Plan, make_plan
 from skembed.image._processor import Processor, has_processor, load_processor
-from skembed.image._states import VisionStates, count_prefix, make_states, take
-from skembed.image._towers import CLASS_TOKEN, check_kind, find_tower
-from skembed.modules import drop_unused, find_unused, has_weights
-from skembed.store import digest_of
+from skembed.image._towers import CLASS_TOKEN, VisionStates, check_kind, count_prefix, find_tower
+from skembed.modules import Preprocess, drop_unused, find_unused, has_weights, make_states
 from skembed.weights import (
-    ModelSource,
+    FolderSource,
     check_weights,
-    folder_digest,
-    kept_recent,
     load_config,
     load_pretrained,
     refuse_code_from_elsewhere,
@@ -36,112 +31,62 @@ from skembed.weights import (
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["TransformersBackbone"]
-
-_FORMAT = 1
-"""Raised when a change to skembed changes vectors, so that stored ones are not served."""
-
+__all__ = ["find_transformers"]
 
 _OF_TEXTS = ("tokenizer.json", "tokenizer_config.json", "vocab.txt")
 
 
-@dataclass(frozen=True)
-class _Plan:
-    """What is run and how it is pooled, found without the weights.
-
-    Parameters
-    ----------
-    output : str
-        See `VisionStates`.
-    pool : Module
-        What makes vectors of it.
-    width : int
-        Their number of features.
-    device : device
-        Where the model runs without its weights.
-    """
-
-    output: str
-    pool: nn.Module
-    width: int
-    device: torch.device
+def find_transformers(
+    source: FolderSource, settings: ImageSettings, preprocess: Preprocess | None
+) -> ImageBackbone:
+    """Return the backbone of a vision model of transformers, in a folder."""
+    check_settings(source.name, settings, brings_weights=True, is_of_hub=True, has_states=True)
+    check_weights(source.folder)
+    if settings.trust_remote_code:
+        refuse_code_from_elsewhere(source.folder)
+    return kept_backbone(
+        source, settings, preprocess, lambda: TransformersBackbone(source, settings, preprocess)
+    )
 
 
-class TransformersBackbone(Backbone):
-    """A vision model of transformers, in a folder.
+class TransformersBackbone(ImageBackbone):
+    """A vision model of transformers.
 
     `pooling="auto"` is the vector that the model has for a picture: for CLIP, SigLIP and their kin
     the one in the space shared with texts (`get_image_features`); for ViT, DeiT and the DINOs the
     class token's last state; for the others `pooler_output`, the mean where a model has none. Any
     other pooling takes the last states, of CLIP-like models without their projection: these do not
-    share a space with texts.
-
-    Parameters
-    ----------
-    source : ModelSource
-        Where the model's files are.
-    settings : BackboneSettings
-        `layer` is the number of a hidden state (0 is what enters the first layer, -1 the last) or
-        the name of a submodule.
-    has_preprocess : bool, default=False
-        Whether pictures are prepared by a function of the user, so that `prepare` is not called
-        and the folder need not have an image processor.
-
-    Raises
-    ------
-    InvalidParameterError
-        If the settings ask for what the model does not have.
-    UnsafeModelError
-        If the model needs code of its own and the user did not allow that.
-    UnsupportedModelError
-        If it is no model of single pictures, or its files lack a part.
+    share a space with texts. `layer` is the number of a hidden state (0 is what enters the first
+    layer, -1 the last) or the name of a submodule.
     """
 
+    source: FolderSource
+
     def __init__(
-        self, source: ModelSource, settings: BackboneSettings, *, has_preprocess: bool = False
+        self, source: FolderSource, settings: ImageSettings, preprocess: Preprocess | None
     ) -> None:
-        self.name = source.name
-        self.source = source
-        self._settings = settings
+        super().__init__(source, settings, preprocess)
         self.is_foreign = settings.trust_remote_code
-        _check_settings(source, settings)
-        self._files_digest = folder_digest(source.folder)
-        check_weights(source.folder)
-        if settings.trust_remote_code:
-            refuse_code_from_elsewhere(source.folder)
         config = load_config(source.folder, trust_remote_code=settings.trust_remote_code)
-        self._processor = None if has_preprocess else self._load_processor()
+        self._processor = None if preprocess is not None else self._load_processor()
+        if self._processor is not None:
+            self._scale = self._processor.scale
         self._auto, self._config, self._vector = find_tower(config)
-        self.digest = digest_of(
-            {
-                "kind": "vision model of transformers",
-                "format": _FORMAT,
-                "libraries": releases_of("transformers", "torchvision"),
-                "files": self._files_digest,
-                "layer": settings.layer,
-                "pooling": settings.pooling,
-                "trust_remote_code": settings.trust_remote_code,
-            }
+        self._settle(
+            self._make_plan,
+            None,  # in the files
+            libraries=releases_of("transformers", "torchvision"),
+            trust_remote_code=settings.trust_remote_code,
+            has_processor=self._processor is not None,
         )
-        place = {"backbone": self.digest, "has_preprocess": has_preprocess}
-        self._plan = kept_recent(digest_of({"kind": "vision plan", **place}), self._make_plan)
-        self.width = self._plan.width
 
-    def __repr__(self) -> str:
-        return f"TransformersBackbone({self.name!r}, width={self.width})"
-
-    def prepare(self, image: Image) -> Tensor:
-        """Turn a picture in mode RGB into a tensor (3, height, width), uint8 or float32."""
+    def _pixels(self, image: Image) -> Tensor:
+        """Prepare a picture as the checkpoint's processor does."""
         if self._processor is None:
             raise RuntimeError("made for preprocessing of the user, not to prepare pictures")
         return self._processor.prepare(image)
 
-    def scale(self, pixels: Tensor) -> Tensor:
-        """Turn a batch of what `prepare` gave, on the device, into the module's float32 input."""
-        return pixels if self._processor is None else self._processor.scale(pixels)
-
-    def load(self) -> nn.Module:
-        """Load the module, in float32 on the CPU, in evaluation mode."""
+    def _load_core(self) -> nn.Module:
         module: nn.Module = load_pretrained(
             self.source.folder,
             self._config,
@@ -149,27 +94,12 @@ class TransformersBackbone(Backbone):
             dtype=torch.float32,
             trust_remote_code=self._settings.trust_remote_code,
             is_unused=lambda name: name in self._unused,
-        )
-        module = module.eval().requires_grad_(False)
-        output = self._plan.output
+        ).eval()
+        output = str(self.plan.output)
         if output == "image_features":
             drop_unused(module, self._unused)
         pixels = torch.rand(self._shape(), generator=torch.Generator().manual_seed(0))
-        with torch.inference_mode():
-            states = make_states(module, output, self._settings.layer, pixels, self.name)
-        return nn.Sequential(states, copy.deepcopy(self._plan.pool)).eval()
-
-    def n_bytes(self) -> int:
-        """Return the size of the weight files in bytes."""
-        return sum(path.stat().st_size for path in check_weights(self.source.folder))
-
-    def refuse_other_files(self) -> None:
-        """Refuse weights that are not those of the digest, under which vectors are stored."""
-        if folder_digest(self.source.folder) != self._files_digest:
-            raise UnsupportedModelError(
-                f"The files in {self.source.folder} changed while the model was in use. Call again "
-                "when they are all written."
-            )
+        return make_states(VisionStates, module, output, self._settings.layer, pixels, self.name)
 
     def _load_processor(self) -> Processor:
         folder = self.source.folder
@@ -183,7 +113,7 @@ class TransformersBackbone(Backbone):
                 f"turns a PIL image into a tensor.{hint}"
             )
         trusted = self._settings.trust_remote_code
-        return load_processor(folder, self._files_digest, trust_remote_code=trusted)
+        return load_processor(folder, self.source.digest, trust_remote_code=trusted)
 
     def _shape(self) -> tuple[int, ...]:
         """Return the shape of one picture that the model can read, as a batch."""
@@ -193,7 +123,7 @@ class TransformersBackbone(Backbone):
         height, width = (size, size) if isinstance(size, int) else size
         return (1, getattr(self._config, "num_channels", 3), height, width)
 
-    def _make_plan(self) -> _Plan:
+    def _make_plan(self) -> Plan:
         try:
             return self._plan_on(torch.device("meta"))
         except SkembedError:
@@ -202,7 +132,7 @@ class TransformersBackbone(Backbone):
             # Some models compute with values to find shapes: these run, with random weights.
             return self._plan_on(torch.device("cpu"))
 
-    def _plan_on(self, device: torch.device) -> _Plan:
+    def _plan_on(self, device: torch.device) -> Plan:
         """Run the model without its own weights."""
         settings = self._settings
         with torch.random.fork_rng(devices=[]), device, torch.inference_mode():
@@ -212,10 +142,8 @@ class TransformersBackbone(Backbone):
             pixels = torch.full(self._shape(), 0.5)
             found = VisionStates(module, "").run(pixels)
             output = self._choose_output(module, found, is_dual)
-            if settings.layer is None:
-                shape = take(found, output).shape
-            else:
-                shape = make_states(module, output, settings.layer, pixels, self.name)(pixels).shape
+            states = make_states(VisionStates, module, output, settings.layer, pixels, self.name)
+            shape = states(pixels).shape
         n_prefix, has_class = count_prefix(module)
         last = getattr(found, "last_hidden_state", None)
         if len(shape) != 3 or last is None or last.shape[:2] != shape[:2]:
@@ -224,18 +152,28 @@ class TransformersBackbone(Backbone):
         is_trained = self._config.model_type in CLASS_TOKEN or settings.layer is not None
         if pooling == "auto" and not is_trained and len(shape) > 2:
             pooling = "mean"
-        pool, width = make_pool(
-            pooling, shape, n_prefix=n_prefix, has_class=has_class, name=self.name
+        return make_plan(
+            pooling,
+            shape,
+            n_prefix=n_prefix,
+            has_class=has_class,
+            name=self.name,
+            output=output if settings.layer is None else None,
         )
-        return _Plan(output, pool, width, device)
 
     @functools.cached_property
     def _unused(self) -> frozenset[str]:
         """Names of the weights that are never run."""
-        with torch.inference_mode(False), torch.random.fork_rng(devices=[]), self._plan.device:
+        try:
+            return self._unused_on(torch.device("meta"))
+        except Exception:  # as for the plan
+            return self._unused_on(torch.device("cpu"))
+
+    def _unused_on(self, device: torch.device) -> frozenset[str]:
+        with torch.inference_mode(False), torch.random.fork_rng(devices=[]), device:
             module, pixels = self._build(), torch.full(self._shape(), 0.5)
-            layer = self._settings.layer
-            states = make_states(module, self._plan.output, layer, pixels, self.name)
+            output, layer = str(self.plan.output), self._settings.layer
+            states = make_states(VisionStates, module, output, layer, pixels, self.name)
             return find_unused(states.module, lambda: states(pixels))
 
     def _build(self) -> nn.Module:
@@ -282,22 +220,3 @@ class TransformersBackbone(Backbone):
         needed = [name for name, _ in module.named_parameters() if name.startswith("pooler.")]
         has_pooler = has_weights(self.source.folder, needed)
         return "pooler_output" if has_pooler else "last_hidden_state"
-
-
-def _check_settings(source: ModelSource, settings: BackboneSettings) -> None:
-    if settings.weights != "auto":
-        raise InvalidParameterError(
-            f"weights={settings.weights!r}, but the model {source.name!r} brings its own. Leave "
-            "weights='auto', or give the folder of another checkpoint as the model."
-        )
-    layer = settings.layer
-    if isinstance(layer, bool) or not isinstance(layer, (int, str, type(None))):
-        raise InvalidParameterError(
-            "layer must be None, the number of a hidden state or the name of a submodule, got "
-            f"{type(layer).__name__}: {layer!r:.200}."
-        )
-    if settings.pooling not in IMAGE_POOLINGS:
-        raise InvalidParameterError(
-            f"pooling must be one of {', '.join(map(repr, IMAGE_POOLINGS))}, got "
-            f"{settings.pooling!r:.200}."
-        )

@@ -61,7 +61,7 @@ class ModuleSource(Source):
                 f"not to change it: {type(error).__name__}: {error}. copy.deepcopy(model) has to "
                 "work."
             ) from error
-        return copied.cpu().float().eval().requires_grad_(True)
+        return copied.cpu().float().eval().requires_grad_(False)
 
 
 class Features(nn.Module):
@@ -97,7 +97,9 @@ class Features(nn.Module):
             what = f"a {type(output).__name__} of {len(output)}"
         else:
             named, what = {}, f"a {type(output).__name__}"
-        tensors = {name: value for name, value in named.items() if _is_tensor(value)}
+        tensors: dict[Any, Tensor] = {
+            name: value for name, value in named.items() if _is_tensor(value)
+        }
         for name in self.names:
             if name in tensors:
                 return tensors[name]
@@ -187,18 +189,15 @@ def try_out(
             f"floats of shape {shapes}. Keep the batch's dimension in forward, or choose another "
             "layer."
         )
+    # Of other statistics, if it takes such.
+    changed = [values.flip(-1) / 2, values.flip(-1), values]
+    other, _ = first_that_runs(run_one, itertools.chain(others, changed))
     if not _are_near(run(values[None]), features, 1e-3):
         raise UnsupportedModelError(
             f"{name} is random, or keeps something of the {row}s before: it gave different "
             f"features of one {row} in evaluation mode, which would make the vectors random. Does "
             "it call functional.dropout without training=self.training?"
         )
-    changed = [
-        values.flip(-1) / 2,
-        values.flip(-1),
-        values,
-    ]  # of other statistics, if it takes such
-    other, _ = first_that_runs(run_one, itertools.chain(others, changed))
     if other.shape == values.shape:  # others never share a batch
         _check_pair(run, values, other, features, row=row, name=name)
     return values, features

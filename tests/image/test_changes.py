@@ -163,7 +163,7 @@ def test_ten_thousand_pictures_are_not_prepared_at_once(peak):
         TinyNetwork(), preprocess=to_small_pixels, dtype="float32", cache=None
     ).fit(distinct_stack(1))
     assert len(embedder.transform(distinct_stack(10_000))) == 10_000
-    assert 2 <= peak.most <= 2 * ImageEncoder.window
+    assert 2 <= peak.most <= 2 * embedder.encoder_.policy.n_ahead
 
 
 def test_large_prepared_pictures_are_fewer_at_once(peak, monkeypatch):

@@ -77,14 +77,14 @@ def test_image_embedder_passes_scikit_learns_checks(estimator, check):
 
 
 class LoggingEmbedder(ImageEmbedder):
-    """Writes how many rows the model ran on to a file per process, with each `transform`."""
+    """Writes how many rows the model ran on to a file per process, with each call."""
 
     def __init__(self, model, *, log, preprocess=None, cache="run", pooling="auto"):
         super().__init__(model, preprocess=preprocess, cache=cache, pooling=pooling)
         self.log = log
 
-    def transform(self, X):
-        vectors = super().transform(X)
+    def _transform_rows(self, *args):
+        vectors = super()._transform_rows(*args)
         with (self.log / str(os.getpid())).open("a") as file:
             file.write(f"{self.report_.n_rows} {self.report_.n_encoded}\n")
         return vectors

@@ -12,10 +12,12 @@ import transformers
 
 from skembed import ImageEmbedder
 from skembed.engine import embed
-from skembed.image._backbone import BackboneSettings
+from skembed.image import _encoder
+from skembed.image._backbone import PixelModule, Scale
+from skembed.image._features import Plan
 from skembed.image._inputs import check_images
-from skembed.image._transformers import TransformersBackbone
-from skembed.weights import resolve_model
+from skembed.weights._recent import forget_recent
+from tests.image.backbones import backbone_of
 from tests.image.checkpoints import write_checkpoint
 from tests.image.networks import TinyNetwork, pictures, to_pixels
 
@@ -34,19 +36,23 @@ def test_models_of_two_formats_are_loaded_apart():
 
 def test_another_release_of_pillow_is_another_vector(monkeypatch):
     before = encoder_of().digest
+    forget_recent()
     monkeypatch.setattr(PIL, "__version__", "9999.0.1")
     after = encoder_of().digest
+    forget_recent()
     monkeypatch.setattr(PIL, "__version__", "9999.0.2")
     assert before != after == encoder_of().digest
 
 
 @pytest.mark.parametrize("library", [transformers, torchvision])
 def test_another_release_of_a_library_is_another_vector(tmp_path, monkeypatch, library):
-    source = resolve_model(write_checkpoint(tmp_path / "vit", "vit"))
-    before = TransformersBackbone(source, BackboneSettings()).digest
-    assert TransformersBackbone(source, BackboneSettings()).digest == before
+    folder = write_checkpoint(tmp_path / "vit", "vit")
+    before = backbone_of(folder).digest
+    assert backbone_of(folder).digest == before
+    forget_recent()
     monkeypatch.setattr(sys.modules[library.__name__], "__version__", "9999.0.1")
-    assert TransformersBackbone(source, BackboneSettings()).digest != before
+    assert backbone_of(folder).digest != before
+    forget_recent()
 
 
 def test_pictures_are_decoded_side_by_side(monkeypatch):
@@ -59,10 +65,10 @@ def test_pictures_are_decoded_side_by_side(monkeypatch):
 
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
 def test_decoding_runs_beside_the_model_only_where_it_has_cores_of_its_own(device):
-    assert encoder_of(device=device).prepares_ahead is (device == "cuda")
+    assert encoder_of(device=device).policy.overlaps is (device == "cuda")
 
 
-def test_batches_hold_so_many_pixels_not_so_many_pictures():
+def test_batches_hold_so_many_pixels_not_so_many_pictures(monkeypatch):
     sizes = []
 
     class Noting(TinyNetwork):
@@ -71,13 +77,14 @@ def test_batches_hold_so_many_pixels_not_so_many_pictures():
             return super().forward(pixels).mean((2, 3))
 
     encoder = encoder_of()
-    assert encoder.cost(torch.zeros(3, 4, 5)) == 20
-    encoder.budget = 12 * 20 * 3
-    network = Noting().eval()
-    encoder._network = lambda: network
+    assert list(encoder.costs([torch.zeros(3, 4, 5)])) == [20]
+    budget = 12 * 20 * 3
+    monkeypatch.setitem(_encoder._BUDGETS, "cpu", budget)
+    module = PixelModule(Noting(), Scale(), Plan(16, None)).eval()
+    encoder._module = lambda: module
     rows = check_images(pictures(10))
     with torch.inference_mode():
         embedded = embed(encoder, rows.items)
     assert np.isfinite(embedded.vectors).all()
-    assert max(sizes) == encoder.budget  # three of the smallest at once
+    assert max(sizes) == budget  # three of the smallest at once
     assert sum(sizes) == sum(each.shape[0] * each.shape[1] for each in pictures(10))

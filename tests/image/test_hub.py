@@ -12,7 +12,7 @@ from PIL import Image
 
 from skembed import EmbeddingStore, ImageEmbedder
 from skembed.exceptions import ModelNotFoundError, UnsafeModelError
-from skembed.image._models import IMAGE_MODELS
+from skembed.image._models import MODELS
 from skembed.weights import _hub
 from tests.hub_cache import COMMIT, OLD_COMMIT, lay_out
 from tests.image.checkpoints import write_checkpoint
@@ -194,7 +194,7 @@ AT_TIMM = {
 
 def test_widths_in_the_table_are_those_of_the_published_architectures():
     timm = pytest.importorskip("timm")
-    rows = {name: row.width for name, row in IMAGE_MODELS.items() if not row.is_torchvision}
+    rows = {name: row.width for name, row in MODELS.items() if not row.is_torchvision}
     found = {}
     for name, architecture in AT_TIMM.items():
         with torch.device("meta"):

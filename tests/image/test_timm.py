@@ -18,10 +18,8 @@ from skembed.exceptions import (
     UnsupportedModelError,
 )
 from skembed.image import _timm
-from skembed.image._backbone import BackboneSettings
-from skembed.image._timm import TimmBackbone
 from skembed.image._timm_pixels import TimmPixels
-from skembed.weights import ModelSource
+from tests.image.backbones import backbone_of, vectors
 from tests.image.checkpoints import settle, stir
 from tests.image.timm_folders import IMAGES, pixels_of, write_folder
 
@@ -84,17 +82,17 @@ def test_without_timm_the_error_says_how_to_install_it(monkeypatch):
 
 
 def make(name, **settings):
-    return TimmBackbone(name, BackboneSettings(**settings))
+    return backbone_of(f"timm:{name}", **settings)
 
 
 def of_folder(folder, **settings):
-    return TimmBackbone(ModelSource("it", folder, "folder"), BackboneSettings(**settings))
+    return backbone_of(folder, **settings)
 
 
 def run(backbone):
-    pixels = torch.cat([backbone.scale(backbone.prepare(image)[None]) for image in IMAGES])
+    pixels = torch.cat([backbone._scale(backbone.prepare(image)[None]) for image in IMAGES])
     with torch.inference_mode():
-        return backbone.load()(pixels)
+        return vectors(backbone, pixels)
 
 
 @pytest.mark.parametrize(
@@ -145,7 +143,7 @@ def test_pictures_are_prepared_as_the_folder_says(tmp_path, cfg):
         image = Image.effect_noise(size, 90).convert("RGB")
         pixels = backbone.prepare(image)
         assert pixels.dtype == torch.uint8
-        found = backbone.scale(pixels[None])[0]
+        found = backbone._scale(pixels[None])[0]
         torch.testing.assert_close(found, transform(image), rtol=0, atol=1e-6)
 
 
@@ -162,7 +160,7 @@ def test_register_tokens_are_no_patches_and_no_class(tmp_path):
     arguments = {"reg_tokens": 3, "class_token": False, "global_pool": "avg"}
     module = write_folder(tmp_path, "test_vit", arguments)
     backbone = of_folder(tmp_path, pooling="mean")
-    pixels = torch.cat([backbone.scale(backbone.prepare(image)[None]) for image in IMAGES])
+    pixels = torch.cat([backbone._scale(backbone.prepare(image)[None]) for image in IMAGES])
     with torch.inference_mode():
         expected = module.forward_features(pixels)[:, 3:].mean(1)
     torch.testing.assert_close(run(backbone), expected, rtol=1e-5, atol=1e-5)
@@ -185,7 +183,7 @@ def test_a_layer_gives_what_the_model_computes_there(tmp_path, name, layer, redu
     module.get_submodule(layer).register_forward_hook(lambda *args: taken.append(args[2]))
     backbone = of_folder(tmp_path, layer=layer, pooling="mean")
     found = run(backbone)
-    pixels = torch.cat([backbone.scale(backbone.prepare(image)[None]) for image in IMAGES])
+    pixels = torch.cat([backbone._scale(backbone.prepare(image)[None]) for image in IMAGES])
     with torch.inference_mode():
         module(pixels)
     assert found.shape[1] == backbone.width
@@ -247,10 +245,10 @@ def test_all_that_decides_vectors_is_in_the_digest(tmp_path):
 def test_a_folder_that_changes_is_refused(tmp_path):
     write_folder(tmp_path, "test_resnet")
     backbone = of_folder(tmp_path)
-    backbone.refuse_other_files()
+    backbone.source.check_unchanged()
     save_file({"w": torch.zeros(3)}, tmp_path / "model.safetensors")
     with pytest.raises(UnsupportedModelError, match="changed while the model was in use"):
-        backbone.refuse_other_files()
+        backbone.source.check_unchanged()
 
 
 def test_weights_by_their_authors_names_are_read(tmp_path):
@@ -310,7 +308,7 @@ def test_what_a_model_does_not_have_is_refused(name, settings, message):
 
 def test_a_folder_brings_its_own_weights(tmp_path):
     write_folder(tmp_path, "test_resnet")
-    with pytest.raises(InvalidParameterError, match="holds the weights"):
+    with pytest.raises(InvalidParameterError, match="brings its own"):
         of_folder(tmp_path, weights=None)
 
 

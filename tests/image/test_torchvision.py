@@ -9,9 +9,8 @@ from torchvision import models
 
 from skembed import ImageEmbedder
 from skembed.exceptions import InvalidParameterError, ModelNotFoundError, UnsupportedModelError
-from skembed.image._backbone import BackboneSettings
-from skembed.image._models import IMAGE_MODELS
-from skembed.image._torchvision import TorchvisionBackbone
+from skembed.image._models import MODELS
+from tests.image.backbones import backbone_of, vectors
 from tests.image.checkpoints import settle, stir
 from tests.image.networks import pictures
 
@@ -78,31 +77,31 @@ def test_vectors_are_those_before_the_classifier(name, tmp_path):
         name, weights=tmp_path / "weights.pth", dtype="float32", cache=None, batch_size=2
     )
     found = embedder.fit_transform(SOME)
-    assert found.shape == (len(SOME), IMAGE_MODELS[name].width)
+    assert found.shape == (len(SOME), MODELS[name].width)
     np.testing.assert_allclose(found / scale, expected / scale, rtol=0, atol=1e-5)
 
 
 def test_a_model_of_every_family_is_compared():
-    papers = {row.source for row in IMAGE_MODELS.values() if row.is_torchvision}
+    papers = {row.source for row in MODELS.values() if row.is_torchvision}
     other_weights = {"arXiv:2201.08371"}  # of RegNet and ViT
-    assert {IMAGE_MODELS[name].source for name in FAMILIES} == papers - other_weights
+    assert {MODELS[name].source for name in FAMILIES} == papers - other_weights
 
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_preparing_equals_the_preset(name):
-    backbone = TorchvisionBackbone(name, BackboneSettings(weights=None))
+    backbone = backbone_of(name, weights=None)
     preset = models.get_model_weights(name).DEFAULT.transforms()
     for image in IMAGES:
-        found = backbone.scale(backbone.prepare(image)[None])[0]
+        found = backbone._scale(backbone.prepare(image)[None])[0]
         torch.testing.assert_close(found, preset(image), rtol=0, atol=1e-6)
 
 
 def test_every_model_of_torchvision_is_in_the_table_with_its_width():
-    known = {name for name, row in IMAGE_MODELS.items() if row.is_torchvision}
+    known = {name for name, row in MODELS.items() if row.is_torchvision}
     assert known == set(models.list_models(module=models))
     for name in known:
-        backbone = TorchvisionBackbone(name, BackboneSettings(weights=None))
-        assert backbone.width == IMAGE_MODELS[name].width
+        backbone = backbone_of(name, weights=None)
+        assert backbone.width == MODELS[name].width
 
 
 @pytest.mark.parametrize(
@@ -117,14 +116,14 @@ def test_every_model_of_torchvision_is_in_the_table_with_its_width():
     ],
 )
 def test_a_layer_gives_what_the_model_computes_there(name, layer, width):
-    backbone = TorchvisionBackbone(name, BackboneSettings(weights=None, layer=layer))
+    backbone = backbone_of(name, weights=None, layer=layer)
     assert backbone.width == width
-    whole = TorchvisionBackbone(name, BackboneSettings(weights=None)).load()[0]
+    whole = backbone_of(name, weights=None).load().core
     taken = []
     whole.get_submodule(layer).register_forward_hook(lambda *args: taken.append(args[2]))
-    pixels = torch.stack([backbone.scale(backbone.prepare(e)[None])[0] for e in IMAGES[:2]])
+    pixels = torch.stack([backbone._scale(backbone.prepare(e)[None])[0] for e in IMAGES[:2]])
     with torch.inference_mode():
-        found = backbone.load()(pixels)
+        found = vectors(backbone, pixels)
         whole(pixels)
     features = taken[0]
     if name == "vit_b_32":
@@ -136,14 +135,13 @@ def test_a_layer_gives_what_the_model_computes_there(name, layer, width):
 
 def test_tokens_of_a_vit_are_pooled():
     pixels = torch.randn(2, 3, 224, 224, generator=torch.Generator().manual_seed(0))
-    vectors = {}
+    found = {}
     for pooling in ("auto", "cls", "mean", "cls+mean"):
-        settings = BackboneSettings(weights=None, pooling=pooling)
         with torch.inference_mode():
-            vectors[pooling] = TorchvisionBackbone("vit_b_32", settings).load()(pixels)
-    torch.testing.assert_close(vectors["auto"], vectors["cls"])
-    both = torch.cat([vectors["cls"], vectors["mean"]], 1)
-    torch.testing.assert_close(vectors["cls+mean"], both)
+            found[pooling] = vectors(backbone_of("vit_b_32", weights=None, pooling=pooling), pixels)
+    torch.testing.assert_close(found["auto"], found["cls"])
+    both = torch.cat([found["cls"], found["mean"]], 1)
+    torch.testing.assert_close(found["cls+mean"], both)
 
 
 def test_random_weights_are_always_the_same_and_leave_the_users_random_state():

@@ -75,7 +75,7 @@ def test_a_picture_that_gives_more_features_than_others_is_a_fault_of_its_row():
     embedder = ImageEmbedder(
         Flat(), preprocess=to_four_or_five_rows, dtype="float32", cache=None, on_error="nan"
     )
-    with pytest.warns(InvalidRowsWarning, match=r"Flat gives features of shape \(1, 60\)"):
+    with pytest.warns(InvalidRowsWarning, match=r"the model gives features of shape \(1, 60\)"):
         found = embedder.transform(ROWS)
     assert found.shape == (5, 48)
     assert np.isnan(found[1]).all()

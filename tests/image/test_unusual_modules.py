@@ -11,7 +11,7 @@ from torch import nn
 from torchvision.transforms import v2
 
 from skembed import ImageEmbedder
-from skembed.engine._convolutions import PackedConvolution
+from skembed.acceleration._convolutions import PackedConvolution
 from skembed.exceptions import UnsupportedModelError
 from tests.image.networks import TinyNetwork, pictures, to_pixels, to_small_pixels
 
@@ -145,7 +145,7 @@ def test_complex_and_whole_parameters_keep_their_formats(dtype, most):
 
 def test_convolutions_of_a_users_module_are_packed():
     fitted = ImageEmbedder(TinyNetwork(), preprocess=to_small_pixels, dtype="float32").fit([])
-    packed = [m for m in fitted.encoder_._network().modules() if isinstance(m, PackedConvolution)]
+    packed = [m for m in fitted.encoder_.core().modules() if isinstance(m, PackedConvolution)]
     assert len(packed) == 2
 
 

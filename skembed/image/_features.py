@@ -1,20 +1,89 @@
-"""The part of a model of pictures that leads to a layer, and what its features look like.
+"""What a model's features look like, how they are pooled, and the part that leads to a layer.
 
 Knows torch modules and feature maps, not pictures.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from skembed.exceptions import InvalidParameterError
-from skembed.modules import CutAt, Reached, stop_after
+from skembed.modules import CutAt, Reached, pooled_width, stop_after
 
-__all__ = ["ChannelsFirst", "extract", "measure"]
+__all__ = ["IMAGE_POOLINGS", "ChannelsFirst", "Plan", "extract", "make_plan", "measure"]
+
+IMAGE_POOLINGS = ("auto", "cls", "mean", "cls+mean", "max")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is run and how it is pooled, found without the weights.
+
+    Parameters
+    ----------
+    width : int
+        Number of features of a vector.
+    pooling : str or None
+        As `skembed.modules.pool` takes it; None where the core gives vectors.
+    n_prefix : int
+        Tokens before the patches (class, registers), which take no part in means and maxima.
+    output : str or None
+        What of the model is run, as its family calls it; None is the model's own vector.
+    is_channels_last : bool
+        Whether the output is a map with its channels last.
+    """
+
+    width: int
+    pooling: str | None
+    n_prefix: int = 0
+    output: str | None = None
+    is_channels_last: bool = False
+
+
+def make_plan(
+    pooling: str,
+    shape: Sequence[int],
+    *,
+    n_prefix: int,
+    has_class: bool,
+    name: str,
+    output: str | None = None,
+    is_channels_last: bool = False,
+) -> Plan:
+    """Return how features of this shape, channels first, are pooled.
+
+    Shape is that of the features of one picture: (1, d), (1, tokens, d) or (1, d, height, width);
+    `has_class` tells whether the first of `n_prefix` tokens stands for the whole picture. "auto" is
+    this one, else the mean.
+    """
+    n_dims = len(shape)
+    if n_dims == 2:
+        if pooling != "auto":
+            raise InvalidParameterError(
+                f"pooling={pooling!r}, but {name} ends in one vector a picture, which has nothing "
+                "to pool. Leave pooling='auto', or choose a layer before its end."
+            )
+        return Plan(int(shape[1]), None, output=output)
+    if n_dims not in (3, 4):
+        raise InvalidParameterError(
+            f"{name} gives features of shape {tuple(shape)}; expected (n, features), (n, tokens, "
+            "features) or (n, features, height, width). Choose another layer."
+        )
+    has_class = has_class and n_dims == 3
+    if pooling == "auto":
+        pooling = "cls" if has_class else "mean"
+    if "cls" in pooling and not has_class:
+        what = "a feature map" if n_dims == 4 else "patches without a class token"
+        raise InvalidParameterError(
+            f"pooling={pooling!r}, but {name} gives {what}. Use 'mean' or 'max'."
+        )
+    width = pooled_width(int(shape[2] if n_dims == 3 else shape[1]), pooling)
+    return Plan(width, pooling, n_prefix, output, is_channels_last)
 
 
 class _Only(nn.Module):
@@ -41,18 +110,9 @@ class ChannelsFirst(nn.Module):
 def extract(module: nn.Module, layer: str, pixels: Tensor) -> nn.Module:
     """Return the part of a model that leads to a layer, without what follows.
 
-    Where the model can be traced it is a graph, which can be made faster; else it is the model
-    with an end to its forward pass.
-
-    Parameters
-    ----------
-    module : Module
-        In evaluation mode; may be changed.
-    layer : str
-        A submodule's name.
-    pixels : Tensor of shape (n, 3, height, width)
-        What both are run on: a graph is taken only if it gives the same. A submodule that runs
-        more than once, or gives several tensors, is another thing to the graph.
+    Where the model can be traced it is a graph, which can be made faster, if that gives the same on
+    these pixels: a submodule that runs more than once, or gives several tensors, is another thing
+    to the graph. Else it is the model, which may be changed, with an end to its forward pass.
     """
     from torchvision.models.feature_extraction import create_feature_extractor
 
@@ -83,19 +143,7 @@ def measure(
 ) -> tuple[tuple[int, ...], bool]:
     """Return the shape of features, and whether they are a map with its channels last.
 
-    Parameters
-    ----------
-    run : callable
-        Gives the features of pixels.
-    pixels : Tensor of shape (1, 3, height, width)
-        May be on the meta device.
-    name : str
-        What gives them, for messages.
-
-    Raises
-    ------
-    InvalidParameterError
-        If they are not one tensor, or no one can tell where its channels are.
+    Pixels are those of one picture, and may be on the meta device; messages call it `name`.
     """
     features = run(pixels)
     if not isinstance(features, Tensor):
