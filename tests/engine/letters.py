@@ -9,7 +9,6 @@ import torch
 
 from skembed._encoder import BatchPolicy, Encoder, Fault, Prepared
 
-
 _numbers = itertools.count()
 
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 import torchvision
 import transformers
+from skembed.weights._recent import forget_recent
 
 from skembed import ImageEmbedder
 from skembed.engine import embed
@@ -16,7 +17,6 @@ from skembed.image import _encoder
 from skembed.image._backbone import PixelModule, Scale
 from skembed.image._features import Plan
 from skembed.image._inputs import check_images
-from skembed.weights._recent import forget_recent
 from tests.image.backbones import backbone_of
 from tests.image.checkpoints import write_checkpoint
 from tests.image.networks import TinyNetwork, pictures, to_pixels

@@ -5,11 +5,11 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
+from skembed.weights._recent import forget_recent
 from torchvision import models
 
 from skembed.exceptions import InvalidParameterError, UnsupportedModelError
 from skembed.image import _torchvision
-from skembed.weights._recent import forget_recent
 from tests.image.backbones import backbone_of, vectors
 
 
