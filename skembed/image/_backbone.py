@@ -242,7 +242,7 @@ def check_settings(
     faults = []
     if brings_weights and settings.weights != "auto":
         faults.append(
-            f"weights={str(settings.weights)!r}, but {name} brings its own. Leave weights='auto', "
+            f"weights={settings.weights!r}, but {name} brings its own. Leave weights='auto', "
             "or load others into it first."
         )
     if settings.revision is not None and not is_of_hub:
