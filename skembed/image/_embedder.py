@@ -17,7 +17,8 @@ from sklearn.utils import Tags
 from sklearn.utils._param_validation import StrOptions
 from torch import nn
 
-from skembed._base import PretrainedEmbedder, plain
+from skembed._base import PretrainedEmbedder
+from skembed._parameters import plain
 from skembed._inputs import CheckedRows
 from skembed._report import EmbeddingReport
 from skembed.exceptions import InvalidParameterError
