@@ -107,7 +107,7 @@ def _attend_on_cpu(
     plan = rows.plans[key]
     if plan is None:
         return _attend_by_length(rows, q, k, v, scale, is_causal, window)
-    out = plan.attend(q, k, v, scale)
+    out: Tensor = plan.attend(q, k, v, scale)
     if max(rows.lengths) > most:
         _attend_by_length(rows, q, k, v, scale, is_causal, window, out, more_than=most)
     return out
