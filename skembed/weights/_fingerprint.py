@@ -39,7 +39,7 @@ _ATOMS = (type(None), bool, int, float)
 # Read anew whenever asked for; larger tensors only if they seem to have changed.
 _SMALL = 1 << 14
 _N_TENSORS = 20_000
-_N_SAMPLED = 64
+_LEAST_SAMPLED, _MOST_SAMPLED = 64, 1 << 20
 
 # Of a torch module, what no forward pass in evaluation mode reads.
 _NOT_IN_FORWARD = re.compile(
@@ -71,9 +71,9 @@ def fingerprint(thing: object) -> bytes:
     or state dicts do. It cannot see functions of libraries that are replaced at run time
     (`torch.relu = mine`), modules that code imports when it runs, nor files that it reads.
 
-    The digest of a large tensor is remembered until torch counts a change of it or one of 65
-    values sampled from it differs. A change of a few values that torch cannot count
-    (`weight.data[0] = 1`, or through a NumPy view) may go unseen in this process: change weights
+    The digest of a large tensor is remembered until torch counts a change of it, or a value of its
+    first row or column differs. A change of some others that torch cannot count
+    (`weight.data[3, 2] = 1`, or through a NumPy view) goes unseen in this process: change weights
     under `torch.no_grad()` instead.
 
     Raises
@@ -340,8 +340,10 @@ def _describe_tensor(torch: Any, tensor: Any) -> str:
     if is_small or not is_dense or plain.is_conj() or plain.is_neg() or plain.is_inference():
         return f"{named} {_hex(_read_bytes(torch, plain))}"
     flat = plain.as_strided((plain.numel(),), (1,))
-    sample = torch.cat([flat[:: -(-len(flat) // _N_SAMPLED)], flat[-1:]])
-    seen = _read_bytes(torch, sample).tobytes()
+    # The first of every row, and the first row: a change of whole rows or columns is seen.
+    step = len(flat) // min(max(len(plain), _LEAST_SAMPLED), _MOST_SAMPLED)
+    row = flat[: min(len(flat) // len(plain), _MOST_SAMPLED)]
+    seen = _hex(_read_bytes(torch, torch.cat([flat[::step], row, flat[-1:]])))
     state = tensor._version, tensor.data_ptr(), plain.stride(), seen
     reference, known, digest = _known.get(id(tensor), (lambda: None, None, ""))
     if reference() is not tensor or known != state:
