@@ -107,7 +107,8 @@ def find_weights(folder: Path) -> list[Path]:
         advice = "It is a LoRA adapter, not a whole model: merge it into its base model first."
     raise UnsupportedModelError(
         f"{folder} holds no weights that skembed reads: expected "
-        f"{' or '.join(single for single, _ in _FORMATS)}, whole or in shards with an index; {describe_folder(folder)}. {advice}"
+        f"{' or '.join(single for single, _ in _FORMATS)}, whole or in shards with an index; "
+        f"{describe_folder(folder)}. {advice}"
     )
 
 
@@ -145,11 +146,11 @@ def read_modules(folder: Path) -> list[tuple[str, Path]]:
         if not are_texts or not isinstance(rows, list):
             raise TypeError("it is no list of modules, each with a type and a path that are texts")
     for _, place in modules:
-        fault = (
-            "" if all(map(_is_ours_folder, _parts(place))) else "from where skembed takes no files"
-        )
+        fault = "from where skembed takes no files"
         if not _is_inside(place):
             fault = "which leads out of the folder"
+        elif all(map(_is_ours_folder, _parts(place))):
+            fault = ""
         if fault:
             raise UnsupportedModelError(
                 f"{listing} puts a module into {place!r}, {fault}. Rename the module's folder."

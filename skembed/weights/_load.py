@@ -74,8 +74,8 @@ def check_weights(folder: str | Path) -> list[Path]:
     # same files would give two different models.
     if (folder / "adapter_config.json").exists():
         raise UnsupportedModelError(
-            f"{folder} holds an adapter (adapter_config.json) beside whole weights. Merge it into the "
-            "model (peft's `merge_and_unload`) and save that, or remove adapter_config.json."
+            f"{folder} holds an adapter (adapter_config.json) beside whole weights. Merge it into "
+            "the model (peft's `merge_and_unload`) and save that, or remove adapter_config.json."
         )
     for path in files:
         # Files older than torch 1.6 are no zip archives; torch refuses them at load time if unsafe.

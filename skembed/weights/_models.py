@@ -76,8 +76,7 @@ def shared_model(key: bytes, load: Callable[[], T], n_bytes: Callable[[], int]) 
 def kept_recent(key: Hashable, make: Callable[[], T]) -> T:
     """Return what `make` returned for `key`, now or lately; the last 64 are kept.
 
-    For small things, such as tokenizers and plans. Two threads that ask for one key at once make
-    it once. An error is passed on, not kept.
+    For small things, such as tokenizers. Two threads that ask for one key at once make it once.
     """
     with _making.hold(key):
         with _guard:
