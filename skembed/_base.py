@@ -200,6 +200,11 @@ class BaseEmbedder(CallbackSupportMixin, TransformerMixin, BaseEstimator):
         Returns
         -------
         names : ndarray of str objects of shape (n_features,)
+
+        Raises
+        ------
+        NotFittedError
+            If neither `fit` nor `transform` has been called.
         """
         # scikit-learn's HTML view asks for names: showing one must not look for its model.
         if not self.__dict__.keys() & {"_has_been_fitted", "_present"}:

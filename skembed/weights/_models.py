@@ -92,11 +92,7 @@ def kept_recent(key: Hashable, make: Callable[[], T]) -> T:
 
 
 def unload_models() -> int:
-    """Forget every loaded model; the next use of one loads it again.
-
-    A model that is running in another thread is freed when it has finished. Returns how many were
-    forgotten.
-    """
+    """Forget every loaded model, and return how many; the next use of one loads it again."""
     with _guard:
         _recent.clear()
         _held_elsewhere.clear()
