@@ -264,9 +264,9 @@ class BaseEmbedder(CallbackSupportMixin, TransformerMixin, BaseEstimator):
         params = self.get_params(deep=False)
         modules = {name: each for name, each in params.items() if isinstance(each, nn.Module)}
         bare = copy.copy(self)
-        vars(bare).update(dict.fromkeys(modules))
-        cloned: Self = _clone_parametrized(bare)
-        return cloned.set_params(**modules)
+        bare.__dict__.update(dict.fromkeys(modules))
+        cloned: Self = _clone_parametrized(bare).set_params(**modules)
+        return cloned
 
     def __getstate__(self) -> dict[str, Any]:
         state: Any = super().__getstate__()
