@@ -22,12 +22,7 @@ __all__ = ["Backbone", "Source"]
 class Source(ABC):
     """What a model is read from: a folder, a file, a module in memory.
 
-    Attributes
-    ----------
-    name : str
-        What messages call it: as the user named it.
-    digest : bytes
-        Of its content, as it was when the source was found.
+    Its name is that by which the user calls it; its digest that of its content as it was found.
     """
 
     name: str
@@ -39,15 +34,7 @@ class Source(ABC):
 
     @abstractmethod
     def check_unchanged(self) -> None:
-        """Check that the content is still that of `digest`, under which vectors are stored.
-
-        Called after loading.
-
-        Raises
-        ------
-        UnsupportedModelError
-            If it has changed since.
-        """
+        """After loading, refuse content that is no longer that of `digest`."""
 
 
 class Backbone(ABC):
@@ -89,15 +76,8 @@ class Backbone(ABC):
     def prepare(self, item: Any, rng: np.random.Generator | None = None) -> Any:
         """Turn one item (a text, a picture in RGB, samples) into a part: what `collate` takes.
 
-        Called from several threads at once.
-
-        Parameters
-        ----------
-        item : object
-            What the room hands over, read and checked.
-        rng : Generator or None
-            Where the random choices of training come from: where a row that is too long is cut,
-            whether a picture is mirrored. None, as in `transform`, always makes the same.
+        Called from several threads at once. The random choices of training come from `rng`: where
+        a row that is too long is cut, whether a picture is mirrored; None always makes the same.
         """
 
     @abstractmethod
@@ -119,12 +99,7 @@ class Backbone(ABC):
         It is the caller's own: plain, in float32 on the CPU, differentiable, with its dropout, in
         evaluation mode, nothing packed or folded, and in no cache. Its attribute `core` is the part
         that `skembed.acceleration.accelerate` may replace by a faster one; around it, scaling,
-        pooling and heads stay in float32.
-
-        Parameters
-        ----------
-        core : Module or None
-            A fast core to be put in the place of the model's own, whose weights are then not read.
-        dtype : dtype or None
-            What the module will be converted to: a model too large for float32 is read in it.
+        pooling and heads stay in float32. A `core` that is given takes the place of the model's
+        own, whose weights are then not read. `dtype` is what the module will be converted to: a
+        model too large for float32 is read in it.
         """

@@ -206,9 +206,9 @@ class BaseEmbedder(CallbackSupportMixin, TransformerMixin, BaseEstimator):
         Raises
         ------
         NotFittedError
-            If neither `fit` nor `transform` has been called. (scikit-learn's HTML view asks for
-            names; showing an estimator must not look for its model.)
+            If neither `fit` nor `transform` has been called.
         """
+        # scikit-learn's HTML view asks for names: showing one must not look for its model.
         if not self.__dict__.keys() & {"_has_been_fitted", "_present"}:
             raise NotFittedError(
                 f"This {type(self).__name__} has not seen rows yet; call fit or transform first."

@@ -28,72 +28,46 @@ E = TypeVar("E", bound="Encoder")
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """One row, ready to run.
+    """One row, ready to run, as one or more parts (chunks of a text, windows of a clip).
 
-    A row is one or more parts: a text longer than the model's limit may become several chunks, a
-    long clip several windows. The engine plans and runs parts; a row's vector is the merged vectors
-    of its parts.
-
-    Parameters
-    ----------
-    parts : sequence
-        What `Encoder.collate` takes; usually one.
-    size : int
-        The full length of the row before anything was cut, in the unit of `Encoder.costs`.
-    content : bytes or None
-        What `Encoder.contents` gives for what was prepared, if that may have changed since it was
-        asked: a vector is never stored under the key of another content.
-    note : str or None
-        What the user may want to know of the row, though it can be embedded.
+    The engine plans and runs parts; a row's vector is the merged vectors of its parts.
     """
 
     parts: Sequence[Any]
+    # Its full length before anything was cut, in the unit of `Encoder.costs`.
     size: int
+    # What `Encoder.contents` gives for what was prepared, if that may have changed since it was
+    # asked: a vector is never stored under the key of another content.
     content: bytes | None = None
+    # What the user may want to know of the row, though it can be embedded.
     note: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """Why a row cannot be embedded, found while it was prepared (an undecodable file, ...).
-
-    Parameters
-    ----------
-    reason : str
-        What is wrong.
-    is_gone : bool
-        Whether the row is no longer what its key was made of. Others of the same content may be.
-    """
+    """Why a row cannot be embedded, found while it was prepared (an undecodable file, ...)."""
 
     reason: str
+    # The row is no longer what its key was made of. Others of the same content may be.
     is_gone: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class BatchPolicy:
-    """How the rows of an encoder are put into batches.
+    """How the rows of an encoder are put into batches."""
 
-    Parameters
-    ----------
-    budget : int
-        The cost of a batch that keeps the device busy, in the unit of `Encoder.costs`. Where memory
-        runs out, the engine goes below it and remembers that for the model.
-    layout : {"packed", "padded", "equal"}
-        Which parts may share a batch: any, those of near-equal cost, or those of the same cost.
-    n_ahead : int
-        Most rows that are prepared ahead of the model; bounds the memory of prepared rows.
-    overlaps : bool
-        Whether rows are prepared while the model runs; not where both would want the same cores.
-    may_fail : bool
-        Whether the model may fail on some rows only, as code of the user's does, or models of one
-        size. Rows of a batch that failed then run alone, and those that fail again are faults;
-        where none of the first few hundred runs, that is the model's error.
-    """
-
+    # The cost of a batch that keeps the device busy, in the unit of `Encoder.costs`. Where memory
+    # runs out, the engine goes below it and remembers that for the model.
     budget: int
+    # Which parts may share a batch: any, those of near-equal cost, or those of the same cost.
     layout: Literal["packed", "padded", "equal"] = "packed"
+    # Most rows that are prepared ahead of the model; bounds the memory of prepared rows.
     n_ahead: int = 2048
+    # Whether rows are prepared while the model runs; not where both would want the same cores.
     overlaps: bool = True
+    # Whether the model may fail on some rows only, as code of the user's does, or models of one
+    # size. Rows of a batch that failed then run alone, and those that fail again are faults; where
+    # none of the first few hundred runs, that is the model's error.
     may_fail: bool = False
 
 
@@ -140,8 +114,8 @@ class Encoder(ABC):
     def prepare(self, items: Sequence[Any]) -> list[Prepared | Fault]:
         """Do the CPU work of rows (tokenise, decode, resample); called from another thread.
 
-        Where all at once would take too much memory, only the first of them (at least one): the
-        others are asked for once these have run.
+        Of rows that would take too much memory at once, only the first: the others are asked for
+        once these have run.
         """
 
     @abstractmethod
@@ -161,25 +135,15 @@ class Encoder(ABC):
         return ""
 
     def merge(self, vectors: np.ndarray, costs: np.ndarray) -> np.ndarray:
-        """Merge the vectors (parts, width) of one row into one of shape (width,).
-
-        The default is the mean weighted by cost. Rows of one part are never merged.
-        """
+        """Merge the vectors (parts, width) of one row of several parts: the mean by cost."""
         return np.average(vectors, axis=0, weights=costs).astype(np.float32)
 
 
 def join_replicas(replicas: Sequence[E]) -> E:
     """Return an encoder that divides its batches among replicas; a single one as it is.
 
-    Parameters
-    ----------
-    replicas : sequence of Encoder
-        The same model and settings on one or more devices; the first prepares rows for all.
-
-    Raises
-    ------
-    InvalidParameterError
-        If their vectors are not the same, because the devices compute in different formats.
+    They are the same model and settings on one or more devices; the first prepares rows for all.
+    Devices that compute in different formats give other vectors, and are refused.
     """
     if len(replicas) == 1:
         return replicas[0]

@@ -71,16 +71,8 @@ def remembered_digest(
 ) -> bytes:
     """Return a file's digest, computed once as long as the file stays the same.
 
-    Parameters
-    ----------
-    path : str
-        The file.
-    found : os.stat_result
-        What the system says of it, asked for just now.
-    compute : callable
-        Reads the file. If it raises, nothing is remembered.
-    what : str
-        What the file was read for, if `compute` checks more than that it can be read.
+    `found` was asked for just now; `what` the file was read for counts if `compute` checks more
+    than that it can be read.
     """
     times = found.st_mtime_ns, found.st_ctime_ns  # the latter tells of `cp -p` and `rsync -t`
     identity = (what, path, found.st_size, *times, found.st_ino, found.st_dev)

@@ -11,22 +11,7 @@ __all__ = ["import_optional"]
 
 
 def import_optional(name: str, *, extra: str, purpose: str) -> Any:
-    """Import a module that an extra of skembed brings.
-
-    Parameters
-    ----------
-    name : str
-        The module.
-    extra : str
-        The extra of skembed that installs it.
-    purpose : str
-        What needs it, as the subject of a sentence.
-
-    Raises
-    ------
-    MissingDependencyError
-        If it is not installed.
-    """
+    """Import a module that an extra of skembed brings, for a purpose, the subject of a sentence."""
     try:
         return import_module(name)
     except ModuleNotFoundError as error:

@@ -48,7 +48,7 @@ class EmbeddingReport:
 
     @property
     def n_reused(self) -> int:
-        """Distinct rows that were found, not encoded."""
+        """Distinct rows that came from the store."""
         return self.n_distinct - self.n_encoded
 
     @property

@@ -12,10 +12,9 @@ from skembed.weights._digest import file_sha256, folder_digest
 from skembed.weights._files import read_json, read_modules
 from skembed.weights._fingerprint import fingerprint
 from skembed.weights._load import check_weights, load_state
-from skembed.weights._locks import KeyLocks
 from skembed.weights._memory import is_out_of_memory
 from skembed.weights._models import free_memory, kept_recent, shared_model, unload_models
-from skembed.weights._packages import PACKAGES, WeightPackage
+from skembed.weights._packages import PACKAGES
 from skembed.weights._pretrained import (
     load_config,
     load_pretrained,
@@ -31,9 +30,7 @@ __all__ = [
     "PACKAGES",
     "FileSource",
     "FolderSource",
-    "KeyLocks",
     "RandomSource",
-    "WeightPackage",
     "check_weights",
     "file_sha256",
     "find_checkpoint",

@@ -9,14 +9,13 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
 from pathlib import Path
 
 from skembed._files import is_settled, remembered_digest
 from skembed.weights._files import model_files
 from skembed.weights._remember import remembered
 
-__all__ = ["digest_files", "file_sha256", "folder_digest"]
+__all__ = ["file_sha256", "folder_digest"]
 
 # Smaller files are remembered by this process only: reading them costs little.
 _MIN_KEPT = 1 << 20
@@ -28,12 +27,8 @@ def file_sha256(path: str | os.PathLike[str]) -> str:
     """Return the SHA-256 of a file's content in hexadecimal.
 
     It is remembered by the file's identity (path, size, times of change, inode and device) in this
-    process; that of a file of 1 MiB or more in the user's cache folder, too.
-
-    Raises
-    ------
-    OSError
-        The file cannot be read.
+    process; that of a file of 1 MiB or more in the user's cache folder, too. An OSError says that
+    the file cannot be read.
     """
     text = os.fspath(path)
     found = os.stat(text)  # noqa: PTH116  (a Path takes longer than the call)
@@ -41,32 +36,15 @@ def file_sha256(path: str | os.PathLike[str]) -> str:
 
 
 def folder_digest(folder: Path) -> bytes:
-    """Return a digest of the content of a model folder, wherever the folder stands.
+    """Return 16 bytes of BLAKE2b over names and contents of a model folder, wherever it stands.
 
-    It is of all files that a model may be read from: configuration, vocabulary, code and weights
-    (`.json`, `.txt`, `.model`, `.py`, `.safetensors`, `.bin`, `.pt`, ...), also in subfolders,
-    without those of other frameworks (`onnx/`, `openvino/`, ...), hidden ones and training
-    checkpoints. Files are read again only if their size, times, inode or device have changed.
-
-    Returns
-    -------
-    bytes
-        16 bytes of BLAKE2b over relative names and contents.
-
-    Raises
-    ------
-    OSError
-        A file cannot be read.
+    It is of all files that a model may be read from (`model_files`): configuration, vocabulary,
+    code and weights, also in subfolders. An OSError says that a file cannot be read.
     """
-    return digest_files({name: file_sha256(f"{folder}/{name}") for name in model_files(folder)})
-
-
-def digest_files(hashes: Mapping[str, str]) -> bytes:
-    """Return the digest of a folder with files of these relative names and SHA-256."""
     digest = hashlib.blake2b(digest_size=16, person=b"skembed.folder")
-    for name in sorted(hashes):
+    for name in model_files(folder):
         # JSON keeps names and hashes apart: no two lists of files give the same bytes.
-        digest.update(json.dumps([name, hashes[name]]).encode() + b"\n")
+        digest.update(json.dumps([name, file_sha256(f"{folder}/{name}")]).encode() + b"\n")
     return digest.digest()
 
 

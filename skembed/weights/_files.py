@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -32,8 +33,8 @@ _TEXT_KINDS = {".json", ".txt", ".model", ".spm", ".tiktoken", ".codes", ".bpe",
 _WEIGHT_KINDS = {".safetensors", ".bin", ".pt", ".pth"}
 _KINDS = _TEXT_KINDS | _WEIGHT_KINDS
 _FOREIGN_FOLDERS = {"onnx", "openvino", "tf", "flax", "coreml", "gguf", "__pycache__"}
-_SINGLE_SAFE, _INDEX_SAFE = "model.safetensors", "model.safetensors.index.json"
-_SINGLE_BIN, _INDEX_BIN = "pytorch_model.bin", "pytorch_model.bin.index.json"
+# One file, or the index of several; the first that is there.
+_FORMATS = [(name, f"{name}.index.json") for name in ("model.safetensors", "pytorch_model.bin")]
 # Modules of sentence-transformers by what is read of their folders.
 _HAVE_WEIGHTS = {"Transformer", "StaticEmbedding", "Dense", "LayerNorm"}
 _HAVE_CONFIG = {"Transformer", "Pooling", "Dense", "LayerNorm"}
@@ -78,7 +79,7 @@ def wanted_files(names: Iterable[str]) -> list[str]:
     folders: dict[str, set[str]] = {}
     for name in names:
         path = PurePosixPath(name)
-        if _is_ours(path):
+        if _is_ours_file(path.name) and all(map(_is_ours_folder, path.parent.parts)):
             folders.setdefault(str(path.parent), set()).add(path.name)
     chosen, has_weights = [], False
     for folder, files in folders.items():
@@ -90,14 +91,8 @@ def wanted_files(names: Iterable[str]) -> list[str]:
 
 
 def find_weights(folder: Path) -> list[Path]:
-    """Return the weight files that a transformers folder is read from, whole and present.
-
-    Raises
-    ------
-    UnsupportedModelError
-        There are none, or some are missing or damaged; the message says which and what is there.
-    """
-    for single, index in ((_SINGLE_SAFE, _INDEX_SAFE), (_SINGLE_BIN, _INDEX_BIN)):
+    """Return the weight files that a transformers folder is read from, whole and present."""
+    for single, index in _FORMATS:
         if (folder / single).is_file():
             files = [folder / single]
         elif (folder / index).is_file():
@@ -111,8 +106,9 @@ def find_weights(folder: Path) -> list[Path]:
     if (folder / "adapter_config.json").is_file():
         advice = "It is a LoRA adapter, not a whole model: merge it into its base model first."
     raise UnsupportedModelError(
-        f"{folder} holds no weights that skembed reads: expected {_SINGLE_SAFE} or {_SINGLE_BIN}, "
-        f"whole or in shards with an index; {describe_folder(folder)}. {advice}"
+        f"{folder} holds no weights that skembed reads: expected "
+        f"{' or '.join(single for single, _ in _FORMATS)}, whole or in shards with an index; "
+        f"{describe_folder(folder)}. {advice}"
     )
 
 
@@ -138,42 +134,26 @@ def missing_part(folder: Path) -> str | None:
 
 
 def read_modules(folder: Path) -> list[tuple[str, Path]]:
-    """Read the `modules.json` of a sentence-transformers folder; loads no module.
+    """Return full type and folder of each module in the `modules.json` of sentence-transformers.
 
-    Returns
-    -------
-    list of (str, Path)
-        The full type of each module, such as "sentence_transformers.models.Pooling", and its
-        folder, in the order of the file. Neither need exist.
-
-    Raises
-    ------
-    UnsupportedModelError
-        The file is damaged, or puts a module where its files would not be part of the folder's
-        digest: outside of the folder, or where skembed takes no files from.
+    A module whose files would not be part of the folder's digest is refused.
     """
     listing = folder / "modules.json"
-    try:
+    with _naming_damage(listing):
         rows = json.loads(listing.read_text(encoding="utf-8"))
         modules = [(row["type"], row.get("path", "")) for row in rows]
         are_texts = all(isinstance(each, str) for row in modules for each in row)
         if not are_texts or not isinstance(rows, list):
             raise TypeError("it is no list of modules, each with a type and a path that are texts")
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise UnsupportedModelError(
-            f"{listing} is damaged: {type(error).__name__}: {error}."
-        ) from error
     for _, place in modules:
+        fault = "from where skembed takes no files"
         if not _is_inside(place):
+            fault = "which leads out of the folder"
+        elif all(map(_is_ours_folder, _parts(place))):
+            fault = ""
+        if fault:
             raise UnsupportedModelError(
-                f"{listing} puts a module into {place!r}, which leads out of the folder. Put the "
-                "module's files into a folder below."
-            )
-        if not all(map(_is_ours_folder, _parts(place))):
-            raise UnsupportedModelError(
-                f"{listing} puts a module into {place!r}, from where skembed takes no files: "
-                "hidden folders, training checkpoints (checkpoint-1) and "
-                f"{', '.join(sorted(_FOREIGN_FOLDERS))}. Rename the module's folder."
+                f"{listing} puts a module into {place!r}, {fault}. Rename the module's folder."
             )
     return [(kind, folder / place) for kind, place in modules]
 
@@ -199,21 +179,14 @@ def _is_ours_file(name: str) -> bool:
     return not is_hidden and os.path.splitext(name)[1].lower() in _KINDS  # noqa: PTH122  (fast)
 
 
-def _is_ours(path: PurePosixPath) -> bool:
-    return _is_ours_file(path.name) and all(map(_is_ours_folder, path.parent.parts))
-
-
 def _weight_names(files: Collection[str]) -> set[str]:
     """Choose the weight files among those of one folder."""
-    rules = (
-        (_SINGLE_SAFE, _INDEX_SAFE, r"model-.*\.safetensors", ".safetensors"),
-        (_SINGLE_BIN, _INDEX_BIN, r"pytorch_model-.*\.bin", ".bin"),
-    )
-    for single, index, shard, suffix in rules:
+    for single, index in _FORMATS:
         if single in files:
             return {single}
         if index in files:
-            shards = {name for name in files if re.fullmatch(shard, name)}
+            stem, _, suffix = single.partition(".")
+            shards = {name for name in files if re.fullmatch(rf"{stem}-.*\.{suffix}", name)}
             return shards or {name for name in files if name.endswith(suffix)}
     return set()
 
@@ -228,16 +201,22 @@ def _parts(name: str) -> tuple[str, ...]:
     return PurePosixPath(name.replace("\\", "/")).parts
 
 
-def _read_index(index: Path) -> list[Path]:
-    """Return the shards that an index names, all present."""
+@contextmanager
+def _naming_damage(path: Path) -> Iterator[None]:
     try:
-        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-        if not names or not all(_is_inside(name) for name in names):
-            raise ValueError("its shards must be files of the same folder")
+        yield
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise UnsupportedModelError(
-            f"{index} is damaged: {type(error).__name__}: {error}."
+            f"{path} is damaged: {type(error).__name__}: {error}"
         ) from error
+
+
+def _read_index(index: Path) -> list[Path]:
+    """Return the shards that an index names, all present."""
+    with _naming_damage(index):
+        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        if not names or not all(map(_is_inside, names)):
+            raise ValueError("its shards must be files of the same folder")
     lacking = [name for name in names if not (index.parent / name).is_file()]
     if lacking:
         raise UnsupportedModelError(

@@ -7,6 +7,7 @@ classes for their code. Must not know what the things are for; torch is never im
 
 from __future__ import annotations
 
+import enum
 import functools
 import importlib.metadata
 import inspect
@@ -21,7 +22,7 @@ from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import cloudpickle
 import numpy as np
@@ -39,7 +40,7 @@ _ATOMS = (type(None), bool, int, float)
 # Read anew whenever asked for; larger tensors only if they seem to have changed.
 _SMALL = 1 << 14
 _N_TENSORS = 20_000
-_N_SAMPLED = 64
+_LEAST_SAMPLED, _MOST_SAMPLED = 64, 1 << 20
 
 # Of a torch module, what no forward pass in evaluation mode reads.
 _NOT_IN_FORWARD = re.compile(
@@ -71,24 +72,13 @@ def fingerprint(thing: object) -> bytes:
     or state dicts do. It cannot see functions of libraries that are replaced at run time
     (`torch.relu = mine`), modules that code imports when it runs, nor files that it reads.
 
-    The digest of a large tensor is remembered until torch counts a change of it or one of 65
-    values sampled from it differs. A change of a few values that torch cannot count
-    (`weight.data[0] = 1`, or through a NumPy view) may go unseen in this process: change weights
+    The digest of a large tensor is remembered until torch counts a change of it, or a value of its
+    first row or column differs. A change of some others that torch cannot count
+    (`weight.data[3, 2] = 1`, or through a NumPy view) goes unseen in this process: change weights
     under `torch.no_grad()` instead.
 
-    Raises
-    ------
-    UnsupportedModelError
-        Something within it cannot be pickled (an open file, a lock, a TorchScript program) or has
-        no values; the message says where.
-
-    Examples
-    --------
-    >>> from skembed.weights import fingerprint
-    >>> fingerprint(lambda x: x + 1) == fingerprint(lambda x: x + 1)
-    True
-    >>> fingerprint(lambda x: x + 1) == fingerprint(lambda x: x + 2)
-    False
+    An UnsupportedModelError says where something within it cannot be pickled (an open file, a lock,
+    a TorchScript program) or has no values.
     """
     try:
         return _digest(thing)
@@ -96,18 +86,13 @@ def fingerprint(thing: object) -> bytes:
         root = getattr(thing, "__qualname__", type(thing).__qualname__)
         where, reason = _find_fault(thing, root, error)
         raise UnsupportedModelError(
-            f"{where} {reason}. Vectors are stored under a digest of all that makes them. Keep "
-            "plain values there (numbers, strings, tensors, arrays) and make the object where it "
-            "is used, or define __getstate__ without it."
+            f"{where} {reason}. Keep plain values there (numbers, strings, tensors, arrays), which "
+            "vectors are stored under, or define __getstate__ without it."
         ) from error
 
 
 class _Fault(ValueError):
     """What is wrong with a value, as the end of a sentence about it."""
-
-    def __init__(self, value: object, what: str) -> None:
-        super().__init__(what)
-        self.value = value
 
 
 def _digest(value: object) -> bytes:
@@ -150,14 +135,10 @@ class _Pickler(cloudpickle.Pickler):
             return _name_in_library(obj)
         if isinstance(obj, types.ModuleType):
             if _release_of(obj.__name__) is None:
-                raise _Fault(obj, "is a module of one's own: refer to what is needed of it")
+                raise _Fault("is a module of one's own: refer to what is needed of it")
             return f"module {obj.__name__} {_release_of(obj.__name__)}"
         if isinstance(obj, logging.Logger):  # it tells, and decides nothing
             return "logger"
-        if isinstance(obj, TypeVar):
-            return f"type variable {obj.__name__}"
-        if isinstance(obj, io.TextIOWrapper):
-            raise _Fault(obj, "is an open file")
         torch = sys.modules.get("torch")
         if torch is not None and isinstance(obj, torch.Tensor):
             return _describe_tensor(torch, obj)
@@ -223,12 +204,12 @@ def _release_of(module: str | None) -> str | None:
 
 
 def _content_of_class(cls: type) -> tuple[Any, ...]:
-    is_enum = hasattr(cls, "_member_map_")  # whose tables of members stand beside the members
+    # An enum's tables of members stand beside the members.
+    hidden = r"_(?!_).*" if issubclass(cls, enum.Enum) else "$"
     members = {
         name: value
         for name, value in sorted(vars(cls).items())
-        if not _NOT_BEHAVIOUR.fullmatch(name)
-        and not (is_enum and name.startswith("_") and not name.startswith("__"))
+        if not _NOT_BEHAVIOUR.fullmatch(name) and not re.fullmatch(hidden, name)
     }
     return _content("class", [cls.__qualname__, type(cls), cls.__bases__, members])
 
@@ -274,17 +255,12 @@ def _digest_of_code(code: types.CodeType) -> bytes:
 def _content_of_module(torch: Any, module: Any) -> tuple[Any, ...]:
     kind: type = type(module)
     if isinstance(module, torch.jit.ScriptModule):
-        raise _Fault(
-            module, "is a TorchScript program; pass the torch.nn.Module that it was made from"
-        )
+        raise _Fault("is a TorchScript program; pass the module that it was made from")
     dynamo = sys.modules.get("torch._dynamo.eval_frame")
     if dynamo is not None and isinstance(module, dynamo.OptimizedModule):
         if module._forward_hooks or module._forward_pre_hooks:
-            raise _Fault(
-                module,
-                "is a compiled module with hooks of its own, which a copy of it loses; register "
-                "them on the module before torch.compile",
-            )
+            what = "is a compiled module with hooks of its own; register them before torch.compile"
+            raise _Fault(what)
         return _content("compiled", module._orig_mod)
     state: Any = vars(module)
     if kind.__module__ == "torch.nn.utils.parametrize" and "parametrizations" in module._modules:
@@ -317,15 +293,12 @@ _known: OrderedDict[int, tuple[Any, Any, str]] = OrderedDict()
 
 
 def _describe_tensor(torch: Any, tensor: Any) -> str:
-    what = ""
     if isinstance(tensor, torch.nn.parameter.UninitializedTensorMixin):
-        what = "has no values yet: run the module once on an input"
-    elif tensor.is_meta:
-        what = "is on the device 'meta', which keeps no values: load the weights first"
-    elif tensor.is_quantized:
-        what = "is quantised, and skembed reads plain numbers only: pass the float module"
-    if what:
-        raise _Fault(tensor, what)
+        raise _Fault("has no values yet: run the module once on an input")
+    if tensor.is_meta:
+        raise _Fault("is on the device 'meta', which keeps no values: load the weights")
+    if tensor.is_quantized:
+        raise _Fault("is quantised: pass the float module")
     kind = "Parameter" if isinstance(tensor, torch.nn.Parameter) else type(tensor).__qualname__
     named = f"tensor {kind} {tensor.dtype} {tuple(tensor.shape)} {tensor.layout}"
     plain = tensor.detach()
@@ -340,8 +313,10 @@ def _describe_tensor(torch: Any, tensor: Any) -> str:
     if is_small or not is_dense or plain.is_conj() or plain.is_neg() or plain.is_inference():
         return f"{named} {_hex(_read_bytes(torch, plain))}"
     flat = plain.as_strided((plain.numel(),), (1,))
-    sample = torch.cat([flat[:: -(-len(flat) // _N_SAMPLED)], flat[-1:]])
-    seen = _read_bytes(torch, sample).tobytes()
+    # The first of every row, and the first row: a change of whole rows or columns is seen.
+    step = len(flat) // min(max(len(plain), _LEAST_SAMPLED), _MOST_SAMPLED)
+    row = flat[: min(len(flat) // len(plain), _MOST_SAMPLED)]
+    seen = _hex(_read_bytes(torch, torch.cat([flat[::step], row, flat[-1:]])))
     state = tensor._version, tensor.data_ptr(), plain.stride(), seen
     reference, known, digest = _known.get(id(tensor), (lambda: None, None, ""))
     if reference() is not tensor or known != state:
@@ -359,17 +334,17 @@ def _read_bytes(torch: Any, tensor: Any) -> Any:
         dense = dense.resolve_conj().resolve_neg().cpu().contiguous()
         return dense.reshape(-1).view(torch.uint8).numpy()
     except (RuntimeError, TypeError, NotImplementedError) as error:
-        what = f"holds values that cannot be read ({error}); make it float32"
-        raise _Fault(tensor, what) from error
+        raise _Fault(f"holds values that cannot be read ({error}); make it float32") from error
 
 
 def _find_fault(value: Any, path: str, error: BaseException, depth: int = 20) -> tuple[str, str]:
     """Return where within a value lies what cannot be pickled, and what is wrong with it."""
-    is_here = isinstance(error, _Fault) and error.value is value
-    for name, part in () if is_here or not depth else _parts_of(value):
+    for name, part in _parts_of(value) if depth else ():
         try:
             _digest(part)
         except Exception as inner:
+            if isinstance(error, _Fault) and not isinstance(inner, _Fault):
+                continue  # it is the whole that is at fault
             return _find_fault(part, path + name, inner, depth - 1)
     path = re.sub(r"\._(parameters|buffers|modules)\['(\w+)'\]", r".\2", path)
     if isinstance(error, _Fault):

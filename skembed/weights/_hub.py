@@ -76,10 +76,7 @@ def why_not_an_id(name: str) -> str | None:
 def find_cached(
     model: str, revision: str | None, is_whole: Callable[[Path], bool] | None = None
 ) -> Outcome:
-    """Look for a complete snapshot in the hub's local cache; uses no network.
-
-    `is_whole` as in `resolve_model`.
-    """
+    """Look for a complete snapshot in the hub's local cache; `is_whole` as in `resolve_model`."""
     from huggingface_hub import constants, snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
@@ -121,10 +118,9 @@ def complete_cached(model: str, revision: str | None, cached: Outcome, warns: bo
     if warns:
         option = "" if revision is None else f" --revision {revision}"
         warn_user(
-            f"The snapshot {folder.name} of {model!r} in the hub's cache has no {_MODULES}, and "
-            f"nothing tells whether the repository has one ({fetched.place}: {fetched.result}). "
-            "If it does, pooling and normalisation are guessed here, and vectors differ from the "
-            f"model's own. Complete the snapshot with `hf download {model}{option}`, or set "
+            f"The snapshot {folder.name} of {model!r} in the hub's cache has no {_MODULES}, though "
+            f"the model may have one ({fetched.place}: {fetched.result}): pooling and "
+            f"normalisation are guessed. Complete it with `hf download {model}{option}`, or set "
             "pooling and normalize and ignore this warning.",
             SkembedWarning,
         )
@@ -133,14 +129,9 @@ def complete_cached(model: str, revision: str | None, cached: Outcome, warns: bo
 
 
 def download(model: str, revision: str | None) -> Outcome:
-    """Fetch what is needed of a model from the hub.
-
-    Raises
-    ------
-    UnsupportedModelError
-        The hub has the model, but not in a form that skembed reads.
-    """
-    from huggingface_hub import HfApi, constants, snapshot_download
+    """Fetch what is needed of a model from the hub, unless it has nothing that skembed reads."""
+    from huggingface_hub import HfApi, constants, hf_hub_download, snapshot_download
+    from huggingface_hub.errors import EntryNotFoundError
 
     if is_offline():
         return Outcome("hub", "not asked: offline mode is on (HF_HUB_OFFLINE)", is_unreachable=True)
@@ -158,28 +149,18 @@ def download(model: str, revision: str | None) -> Outcome:
                 model, revision=revision, allow_patterns=wanted, library_name="skembed"
             )
         )
-        if not (folder / _MODULES).is_file():
-            _ask_for_modules(model, folder.name)
+        if not (folder / _MODULES).is_file():  # let the cache know whether there is one
+            with contextlib.suppress(EntryNotFoundError):
+                hf_hub_download(model, _MODULES, revision=folder.name, library_name="skembed")
     except UnsupportedModelError:
         raise
-    except Exception as error:
-        # Whatever the network stack raises (its exceptions differ by version and transport) is
-        # reported with the other places and chained to the final error.
+    except Exception as error:  # those of the network stack differ by version and transport
         result, is_unreachable = _explain(model, revision, error)
         return Outcome(place, result, error=error, is_unreachable=is_unreachable)
     lacking = missing_part(folder)
     if lacking:
         return Outcome(place, f"the download is incomplete: {lacking}")
     return Outcome(place, "found", folder=folder)
-
-
-def _ask_for_modules(model: str, commit: str) -> None:
-    """Let huggingface_hub's cache know whether a repository has a modules.json at a commit."""
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import EntryNotFoundError
-
-    with contextlib.suppress(EntryNotFoundError):
-        hf_hub_download(model, _MODULES, revision=commit, library_name="skembed")
 
 
 def _has_no_modules(model: str, commit: str) -> bool:
@@ -207,8 +188,8 @@ def _check_offer(model: str, names: list[str], wanted: list[str]) -> None:
     if not wanted:
         seen = sorted(name for name in names if re.search(r"\.(?!md$|json$|txt$)\w+$", name))
         fault = (
-            "without weights that skembed reads (model.safetensors or pytorch_model.bin, whole or "
-            f"in shards); it has {', '.join(seen[:20]) or 'no weights'}"
+            "without weights that skembed reads (model.safetensors or pytorch_model.bin); it has "
+            f"{', '.join(seen[:20]) or 'none'}"
         )
     elif not {"config.json", "modules.json"} & set(wanted):
         fault = "with neither config.json nor modules.json that would say what model it is"

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import pickle
 import re
-import struct
 import warnings
 import zipfile
 from collections.abc import Mapping
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from skembed.exceptions import ModelNotFoundError, UnsafeModelError, UnsupportedModelError
 from skembed.weights._files import check_header, find_weights
+from skembed.weights._memory import is_out_of_memory
 
 if TYPE_CHECKING:
     import torch
@@ -28,19 +28,6 @@ KINDS = {".safetensors", *_TORCH_KINDS}
 
 # Where training scripts put the weights beside the optimizer, the epoch, ...
 _STATE_KEYS = ("state_dict", "model_state_dict", "model_state", "model")
-
-# What torch's unpickler raises on bytes that are no pickle, or one cut short.
-_MALFORMED = (
-    AssertionError,
-    AttributeError,
-    EOFError,
-    LookupError,
-    RuntimeError,
-    TypeError,
-    ValueError,
-    struct.error,
-    zipfile.BadZipFile,
-)
 
 _ADVICE = (
     "Ask for the model as safetensors, or convert it where you may trust it "
@@ -55,14 +42,8 @@ def load_state(path: str | Path) -> dict[str, torch.Tensor]:
     a state dict, alone or under a key such as "state_dict". Files of the latter kind are mapped to
     memory, not copied: do not overwrite them in place while the tensors are in use.
 
-    Raises
-    ------
-    UnsafeModelError
-        The file is a pickle of more than tensors: reading it would run code of its own choice.
-    UnsupportedModelError
-        The file is damaged, of another format, or holds no state dict.
-    ModelNotFoundError
-        There is no such file.
+    A pickle of more than tensors, which would run code, is an UnsafeModelError; a damaged file or
+    another format an UnsupportedModelError.
     """
     path = Path(path)
     if not path.is_file():
@@ -74,23 +55,18 @@ def load_state(path: str | Path) -> dict[str, torch.Tensor]:
         )
     check_header(path)
     if path.suffix == ".safetensors":
-        return _load_safetensors(path)
+        from safetensors.torch import load_file
+
+        return dict(load_file(path, device="cpu"))
     return _find_state(path, _load_pickle(path))
 
 
 def check_weights(folder: str | Path) -> list[Path]:
     """Return the weight files of a transformers folder that will be read, having checked them.
 
-    Safetensors are preferred to PyTorch's pickles, one file to shards; of pickles only those pass
-    that hold nothing but tensors. Only headers are read.
-
-    Raises
-    ------
-    UnsafeModelError
-        A file is a pickle of more than tensors: reading it would run code of its own choice.
-    UnsupportedModelError
-        There are no weights that skembed reads, or some are missing or damaged, or an adapter
-        stands beside them; the message says what is there.
+    Safetensors are preferred to PyTorch's pickles, one file to shards. Only headers are read. A
+    pickle of more than tensors is an UnsafeModelError; weights that are missing or damaged, or an
+    adapter beside them, are an UnsupportedModelError.
     """
     folder = Path(folder)
     files = find_weights(folder)
@@ -98,9 +74,8 @@ def check_weights(folder: str | Path) -> list[Path]:
     # same files would give two different models.
     if (folder / "adapter_config.json").exists():
         raise UnsupportedModelError(
-            f"{folder} holds an adapter (adapter_config.json) beside whole weights, and skembed "
-            "applies none. Merge it into the model (peft's `merge_and_unload`) and save that; or, "
-            "if the adapter is not wanted, remove adapter_config.json."
+            f"{folder} holds an adapter (adapter_config.json) beside whole weights. Merge it into "
+            "the model (peft's `merge_and_unload`) and save that, or remove adapter_config.json."
         )
     for path in files:
         # Files older than torch 1.6 are no zip archives; torch refuses them at load time if unsafe.
@@ -109,16 +84,6 @@ def check_weights(folder: str | Path) -> list[Path]:
             if unsafe:
                 raise _refusal(path, f"it names {', '.join(unsafe)}")
     return files
-
-
-def _load_safetensors(path: Path) -> dict[str, torch.Tensor]:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        return dict(load_file(path, device="cpu"))
-    except SafetensorError as error:
-        raise UnsupportedModelError(f"{path} is damaged: {error}.") from error
 
 
 def _load_pickle(path: Path) -> Any:
@@ -145,7 +110,9 @@ def _load_pickle(path: Path) -> Any:
         named = re.findall(r"GLOBAL (\S+)", str(error)) or (_unsafe_globals(path) if is_zip else [])
         reason = f"it names {', '.join(named)}" if named else _reason(error)
         raise _refusal(path, reason) from error
-    except _MALFORMED as error:
+    except Exception as error:  # many kinds, on bytes that are no pickle, or one cut short
+        if is_out_of_memory(error):
+            raise
         raise _damage(path, _reason(error)) from error
 
 
@@ -175,17 +142,15 @@ def _find_state(path: Path, content: Any) -> dict[str, torch.Tensor]:
     """Return the state dict within what `torch.save` stored."""
     import torch
 
-    found = [content]
+    kind, found = f"a {type(content).__name__}", [content]
     if isinstance(content, Mapping):
+        kind += f" with {', '.join(map(repr, list(content)[:10])) or 'nothing in it'}"
         found += [content.get(key) for key in _STATE_KEYS]
     for state in found:
         if isinstance(state, Mapping) and state:
-            is_right = all(isinstance(v, torch.Tensor) for v in state.values())
-            if is_right and all(isinstance(k, str) for k in state):
-                return dict(state)
-    kind = f"a {type(content).__name__}"
-    if isinstance(content, Mapping):
-        kind += f" with {', '.join(map(repr, list(content)[:10])) or 'nothing in it'}"
+            pairs = state.items()
+            if all(isinstance(k, str) and isinstance(v, torch.Tensor) for k, v in pairs):
+                return dict(pairs)
     raise UnsupportedModelError(
         f"{path} holds no state dict: expected tensors by name, alone or under one of "
         f"{', '.join(map(repr, _STATE_KEYS))}, got {kind}."

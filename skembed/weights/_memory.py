@@ -6,6 +6,7 @@ is for.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 __all__ = ["available_memory", "is_out_of_memory"]
@@ -16,32 +17,21 @@ _CGROUPS = Path("/sys/fs/cgroup")
 
 def available_memory() -> int | None:
     """Return the bytes that can be taken without swapping or being killed; None if unknown."""
-    known = [n for n in (_of_system(), _of_container()) if n is not None]
-    return min(known, default=None)
+    kib = _search(r"^MemAvailable: *(\d+) kB$", _PROC / "meminfo")
+    # Control groups of version 2. In a container the path may be that of the host: then only the
+    # root is there.
+    group = _CGROUPS / (_search("^0::/(.*)$", _PROC / "self" / "cgroup") or "")
+    rooms = [_of_group(g) for g in (group, *group.parents) if g.is_relative_to(_CGROUPS)]
+    rooms.append(int(kib) * 1024 if kib else None)
+    return min((room for room in rooms if room is not None), default=None)
 
 
-def _of_system() -> int | None:
+def _search(pattern: str, path: Path) -> str | None:
     try:
-        for line in (_PROC / "meminfo").read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-    except (OSError, ValueError, IndexError):
-        return None
-    return None
-
-
-def _of_container() -> int | None:
-    """Return the least room in the control groups (version 2) that hold this process."""
-    try:
-        lines = (_PROC / "self" / "cgroup").read_text().splitlines()
+        found = re.search(pattern, path.read_text(), re.MULTILINE)
     except OSError:
         return None
-    rooms = []
-    for path in (line[3:] for line in lines if line.startswith("0::")):
-        # Within a container the path may be that of the host: then only the root is there.
-        group = _CGROUPS / path.strip("/")
-        rooms += [_of_group(g) for g in (group, *group.parents) if g.is_relative_to(_CGROUPS)]
-    return min((room for room in rooms if room is not None), default=None)
+    return found[1] if found else None
 
 
 def _of_group(group: Path) -> int | None:

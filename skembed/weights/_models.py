@@ -52,21 +52,9 @@ def shared_model(key: bytes, load: Callable[[], T], n_bytes: Callable[[], int]) 
     """Return this process's copy of a model, loading it if there is none.
 
     Two threads that ask for one key at once load it once; other keys are not kept waiting. Before
-    loading, models are dropped, the least recently used first, while less than 1.5 times that size
-    of memory is available (where the system tells).
-
-    Parameters
-    ----------
-    key : bytes
-        What identifies the model: its weights, device, precision, ...
-    load : callable
-        Returns the model, which is shared, so not to be changed. Errors are not remembered.
-    n_bytes : callable
-        Returns the size of the weights in bytes, 0 if unknown; called only before loading.
+    loading, models are dropped, the least recently used first, while less than 1.5 times
+    `n_bytes()` of memory is available (where the system tells). Errors are not remembered.
     """
-    found = _find(key)
-    if found:
-        return cast(T, found[0])
     with _loading.hold(key):
         found = _find(key)
         if found:
@@ -88,8 +76,7 @@ def shared_model(key: bytes, load: Callable[[], T], n_bytes: Callable[[], int]) 
 def kept_recent(key: Hashable, make: Callable[[], T]) -> T:
     """Return what `make` returned for `key`, now or lately; the last 64 are kept.
 
-    For small things, such as tokenizers and plans. Two threads that ask for one key at once make
-    it once. An error is passed on, not kept.
+    For small things, such as tokenizers. Two threads that ask for one key at once make it once.
     """
     with _making.hold(key):
         with _guard:
@@ -105,11 +92,7 @@ def kept_recent(key: Hashable, make: Callable[[], T]) -> T:
 
 
 def unload_models() -> int:
-    """Forget every loaded model; the next use of one loads it again.
-
-    A model that is running in another thread is freed when it has finished. Returns how many were
-    forgotten.
-    """
+    """Forget every loaded model, and return how many; the next use of one loads it again."""
     with _guard:
         _recent.clear()
         _held_elsewhere.clear()

@@ -38,15 +38,7 @@ _one_at_a_time = KeyLocks()
 
 
 def load_config(folder: Path, *, trust_remote_code: bool) -> Any:
-    """Read a model's configuration.
-
-    Raises
-    ------
-    UnsafeModelError
-        If the model needs code of its own and the user did not allow that.
-    UnsupportedModelError
-        If transformers does not know the architecture, or the weights are quantised.
-    """
+    """Read a model's configuration; refuse code that the user did not allow, and quantisation."""
     with _one_at_a_time.hold("transformers"):  # two threads that import it first see half of it
         from transformers import AutoConfig
 
@@ -65,20 +57,14 @@ def load_config(folder: Path, *, trust_remote_code: bool) -> Any:
         ) from error
     if getattr(config, "quantization_config", None):
         raise UnsupportedModelError(
-            f"The weights in {folder} are quantised, which skembed does not run: they would be "
-            "taken for plain numbers. Use the model's float32, bfloat16 or float16 weights."
+            f"The weights in {folder} are quantised, which skembed does not run. Use the model's "
+            "float32, bfloat16 or float16 weights."
         )
     return config
 
 
 def refuse_code_from_elsewhere(folder: Path) -> None:
-    """Refuse a model whose code lies in another repository, where it is not part of any digest.
-
-    Raises
-    ------
-    UnsafeModelError
-        If the configuration of the model, its tokenizer or its processor names such code.
-    """
+    """Refuse a model whose code lies in another repository, where it is not part of any digest."""
     for name in _NAME_CODE:
         if not (folder / name).is_file():
             continue
@@ -103,29 +89,12 @@ def load_pretrained(
     is_unused: Callable[[str], bool] = lambda name: False,
     **arguments: Any,
 ) -> Any:
-    """Load a model's weights, on the CPU.
+    """Load a model's weights from a folder as `save_pretrained` writes it, on the CPU.
 
-    Parameters
-    ----------
-    folder : Path
-        A folder as `save_pretrained` writes it.
-    config : configuration
-        From `load_config`; not changed.
-    auto : class
-        What loads it: one of transformers' Auto classes, or a model's own class.
-    dtype : torch.dtype
-        Format of the parameters.
-    is_unused : callable
-        Tells by its name whether a weight is not run, so that a checkpoint may lack it.
-    **arguments
-        For the model's `__init__`.
-
-    Raises
-    ------
-    UnsafeModelError
-        The weights are a pickle of more than tensors.
-    UnsupportedModelError
-        They cannot be loaded, or some are missing or of another shape.
+    `auto` is one of transformers' Auto classes, or a model's own class; `is_unused` tells by its
+    name whether a weight is not run, so that a checkpoint may lack it; `arguments` are for the
+    model's `__init__`. A pickle of more than tensors is an UnsafeModelError; weights that are
+    missing or of another shape are an UnsupportedModelError.
     """
     from torch.random import fork_rng
 
@@ -144,25 +113,20 @@ def load_pretrained(
                 **arguments,
             )
         except Exception as error:
-            raise _loading_error(folder, error) from error
+            if is_out_of_memory(error):
+                raise
+            if isinstance(error, pickle.UnpicklingError):
+                raise UnsafeModelError(
+                    f"The weights in {folder} are a pickle that is damaged or would run code. Ask "
+                    "for safetensors, or convert them where you trust them."
+                ) from error
+            raise UnsupportedModelError(
+                f"transformers cannot load the weights in {folder}: {type(error).__name__}: {error}"
+            ) from error
     _refuse_random_weights(folder, info, is_unused)
     for values in (*module.parameters(), *module.buffers()):
         values.data = values.data.clone()  # not mapped from a file that may be overwritten
     return module
-
-
-def _loading_error(folder: Path, error: Exception) -> Exception:
-    """Return the error to raise for one that transformers raised."""
-    if is_out_of_memory(error):
-        return error
-    if isinstance(error, pickle.UnpicklingError):
-        return UnsafeModelError(
-            f"The weights in {folder} are a pickle that is damaged or holds more than tensors, "
-            "which loading would run. Ask for safetensors, or convert them where you trust them."
-        )
-    return UnsupportedModelError(
-        f"transformers cannot load the weights in {folder}: {type(error).__name__}: {error}"
-    )
 
 
 def _refuse_random_weights(
@@ -170,10 +134,11 @@ def _refuse_random_weights(
 ) -> None:
     """Refuse a checkpoint of which some weights stayed as they were initialised."""
     faults = [f"{key} is missing" for key in info["missing_keys"] if not is_unused(key)]
-    for key, found, expected in info["mismatched_keys"]:
-        if not is_unused(key):
-            shapes = f"shape {tuple(found)} where {tuple(expected)} is expected"
-            faults.append(f"{key} has {shapes}")
+    faults += [
+        f"{key} has shape {tuple(found)} where {tuple(expected)} is expected"
+        for key, found, expected in info["mismatched_keys"]
+        if not is_unused(key)
+    ]
     if faults:
         more = f" and {len(faults) - 5} more" if len(faults) > 5 else ""
         raise UnsupportedModelError(

@@ -46,40 +46,33 @@ def resolve_model(
     the same name keeps giving the same vectors. Pin `revision` to choose another. A snapshot that
     may lack its modules.json, as other libraries leave it, is first completed from the hub.
 
-    Parameters
-    ----------
-    name : str or path
-        A folder or the id of a model on the hub. A path object, and a string that begins like a
-        path ("./", "../", "/", "~"), can only be a folder.
-    revision : str, optional
-        A branch, tag or commit on the hub. Rules out folders and packages.
-    is_whole : callable, optional
-        Tells that a cached snapshot without a modules.json lacks nothing that is needed, so that
-        the hub is not asked for it.
-
-    Raises
-    ------
-    InvalidParameterError
-        The name or the revision is of the wrong type or could never name anything.
-    ModelNotFoundError
-        No such model; the message lists what was tried, in order.
-    UnsupportedModelError
-        The hub has the model, but not in a form that skembed reads.
-
-    Warns
-    -----
-    SkembedWarning
-        A cached snapshot may lack its modules.json and cannot be completed; once per process.
+    A path object, and a string that begins like a path ("./", "../", "/", "~"), can only be a
+    folder. A revision is a branch, tag or commit on the hub, and rules out folders and packages.
+    `is_whole` tells that a cached snapshot without a modules.json lacks nothing that is needed;
+    where one may lack it and cannot be completed, that is a SkembedWarning, once per process.
     """
     text = _check_name(name)
     _check_revision(revision)
-    is_path = not isinstance(name, str) or _is_path_like(text)
-    folder = Path(os.path.expanduser(text))  # noqa: PTH111  (never raises)
-    if _exists(folder) or is_path:
-        kept = _check_folder(text, folder, revision, is_path=is_path)
-        if kept is not None:
-            return FolderSource(text, kept, "folder")
-    tried = [Outcome(f"folder {text}", "a file, not a folder" if _exists(folder) else "not there")]
+    is_path = not isinstance(name, str) or bool(re.match(r"(\.{0,2}[/\\]|~|\.{1,2}$)", text))
+    folder = Path(os.path.expanduser(text)).absolute()  # noqa: PTH111  (never raises)
+    result = "not there"
+    if os.path.isdir(folder):  # noqa: PTH112  (never raises)
+        if is_model_folder(folder):
+            if revision is not None:
+                raise InvalidParameterError(
+                    f"revision={revision!r} was given for the folder {text!r}: only models of the "
+                    "hub have revisions. Leave it None."
+                )
+            return FolderSource(text, folder, "folder")
+        is_path, result = True, f"neither config.json nor modules.json; {describe_folder(folder)}"
+    elif os.path.exists(folder):  # noqa: PTH110  (never raises)
+        result = "a file, not a folder"
+    if is_path:
+        raise ModelNotFoundError(
+            f"No model in the folder {text!r} ({folder}): {result}. Give the folder that "
+            "`save_pretrained` or a download of a whole repository wrote."
+        )
+    tried = [Outcome(f"folder {text}", result)]
     fault = why_not_an_id(text)
     if fault:
         tried.append(Outcome("hub", f"not an id of the hub: {fault}"))
@@ -119,39 +112,6 @@ def _check_revision(revision: object) -> None:
         )
 
 
-def _is_path_like(text: str) -> bool:
-    starts = ("./", "../", "/", "~", ".\\", "..\\")
-    return text.startswith(starts) or text in (".", "..") or Path(text).is_absolute()
-
-
-def _exists(path: Path) -> bool:
-    try:
-        return path.exists()
-    except (OSError, ValueError):  # a name too long, a folder that may not be searched
-        return False
-
-
-def _check_folder(text: str, folder: Path, revision: str | None, *, is_path: bool) -> Path | None:
-    """Return the folder if it holds a model; None if the name may still be an id of the hub."""
-    if folder.is_dir() and is_model_folder(folder):
-        if revision is not None:
-            raise InvalidParameterError(
-                f"revision={revision!r} was given for the folder {text!r}: only models of the hub "
-                "have revisions. Leave it None."
-            )
-        return folder.absolute()
-    if folder.is_dir():
-        result = f"neither config.json nor modules.json; {describe_folder(folder)}"
-    elif is_path:
-        result = "a file, not a folder" if _exists(folder) else "no such folder"
-    else:
-        return None
-    raise ModelNotFoundError(
-        f"No model in the folder {text!r} ({folder.absolute()}): {result}. Give the folder that "
-        "`save_pretrained` or a download of a whole repository wrote."
-    )
-
-
 def _from_packages(
     name: str, ids: list[str], revision: str | None, tried: list[Outcome]
 ) -> FolderSource | None:
@@ -188,17 +148,15 @@ def _from_hub(
         if tried[-1].is_undecided:
             tried.append(complete_cached(model, revision, tried[-1], warns=is_whole is None))
         if tried[-1].folder is not None:
-            return _hub_source(name, tried[-1].folder)
-    for model in ids:
-        tried.append(download(model, revision))
-        if tried[-1].folder is not None:
-            return _hub_source(name, tried[-1].folder)
-        if tried[-1].is_unreachable:
             break
-    return None
-
-
-def _hub_source(name: str, folder: Path) -> FolderSource:
+    else:
+        for model in ids:
+            tried.append(download(model, revision))
+            if tried[-1].folder is not None or tried[-1].is_unreachable:
+                break
+    folder = tried[-1].folder
+    if folder is None:
+        return None
     commit = folder.name if re.fullmatch("[0-9a-f]{40}", folder.name) else None
     return FolderSource(name, folder, "hub", commit)
 

@@ -5,6 +5,7 @@ Owns their digests. Must not know models nor how they are loaded.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -22,8 +23,29 @@ from skembed.weights._releases import releases_of
 __all__ = ["FileSource", "FolderSource", "RandomSource"]
 
 
+class _Files(Source):
+    """What lies on the disk and may change there."""
+
+    @abstractmethod
+    def _look(self) -> tuple[Path, bytes]:
+        """Return where the files are, and their digest as they are now."""
+
+    @cached_property
+    def digest(self) -> bytes:  # type: ignore[override]
+        """Return the digest of the files as they were when it was first asked for."""
+        return self._look()[1]
+
+    def check_unchanged(self) -> None:
+        """Check that the files are still those of the digest."""
+        place, digest = self._look()
+        if digest != self.digest:
+            raise UnsupportedModelError(
+                f"{place} changed while the model was in use. Call again when it is written."
+            )
+
+
 @dataclass(frozen=True)
-class FolderSource(Source):
+class FolderSource(_Files):
     """A folder with the configuration and the weights of a model, named as the user did.
 
     The origin says whether the user named the folder, or it belongs to an installed package or to
@@ -35,10 +57,8 @@ class FolderSource(Source):
     origin: Literal["folder", "package", "hub"] = "folder"
     revision: str | None = None
 
-    @cached_property
-    def digest(self) -> bytes:  # type: ignore[override]
-        """Return the digest of the folder's files as they were when it was first asked for."""
-        return folder_digest(self.folder)
+    def _look(self) -> tuple[Path, bytes]:
+        return self.folder, folder_digest(self.folder)
 
     def n_bytes(self) -> int:
         """Return the size of the weight files; of several formats of one model, that of one."""
@@ -46,37 +66,20 @@ class FolderSource(Source):
         weights = [name for name in names if Path(name).suffix in KINDS]
         return sum((self.folder / name).stat().st_size for name in weights)
 
-    def check_unchanged(self) -> None:
-        """Check that the files are still those of the digest."""
-        if folder_digest(self.folder) != self.digest:
-            raise UnsupportedModelError(
-                f"The files in {self.folder} changed while the model was in use. Call again when "
-                "they are all written."
-            )
-
 
 @dataclass(frozen=True)
-class FileSource(Source):
-    """A single weight file."""
+class FileSource(_Files):
+    """A single weight file, whose digest is its SHA-256."""
 
     name: str
     path: Path
 
-    @cached_property
-    def digest(self) -> bytes:  # type: ignore[override]
-        """Return the SHA-256 of the file as it was when it was first asked for."""
-        return bytes.fromhex(file_sha256(self.path))
+    def _look(self) -> tuple[Path, bytes]:
+        return self.path, bytes.fromhex(file_sha256(self.path))
 
     def n_bytes(self) -> int:
         """Return the size of the file."""
         return self.path.stat().st_size
-
-    def check_unchanged(self) -> None:
-        """Check that the file is still that of the digest."""
-        if file_sha256(self.path) != self.digest.hex():
-            raise UnsupportedModelError(
-                f"{self.path} changed while the model was in use. Call again when it is written."
-            )
 
 
 @dataclass(frozen=True)

@@ -140,7 +140,7 @@ def test_a_name_without_a_hash_is_taken_as_it_is(folder):
 
 
 def test_what_a_server_refuses_is_said(site):
-    with pytest.raises(ModelNotFoundError, match=r"2\. http.*none\.pth: HTTP 404: Not Found"):
+    with pytest.raises(ModelNotFoundError, match=r"none\.pth: HTTPError: HTTP Error 404"):
         find_checkpoint(site.url + "none.pth")
 
 

@@ -102,7 +102,7 @@ def test_a_damaged_record_is_not_believed(large, n_read, later, monkeypatch, tmp
     expected = file_sha256(large)
     [record] = (tmp_path / "home" / "remembered" / "sha256").iterdir()
     whole = record.read_text()
-    for content in ("", "{", "[]", whole[:-5], whole.replace(expected, "0" * 64)):
+    for content in ("", "{", "[]", whole[:-5], "[1, 2]", "\0" * len(whole)):
         record.write_text(content)
         monkeypatch.setattr(_remember, "_facts", {})
         _files._remembered.clear()

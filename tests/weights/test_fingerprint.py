@@ -314,6 +314,22 @@ def test_weights_that_were_read_before_and_change_are_read_again(change):
     assert fingerprint(net) == fingerprint(copy.deepcopy(net))
 
 
+@pytest.mark.parametrize("shape", [(3000, 16), (2, 40_000), (64, 3, 9, 9)])
+@pytest.mark.parametrize("row", [0, 1, -1, slice(0, 0)])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_a_row_or_column_that_changes_uncounted_is_seen(shape, row, layout):
+    weight = nn.Parameter(torch.zeros(shape))
+    if weight.ndim == 4:
+        weight = nn.Parameter(weight.detach().contiguous(memory_format=layout))
+    digest = fingerprint(weight)
+    if isinstance(row, int):
+        weight.data[row] = 1
+    else:
+        weight.data[:, 1] = 1
+    assert weight._version == 0
+    assert fingerprint(weight) != digest
+
+
 def test_a_traced_module_is_its_graph_in_either_mode():
     from torchvision.models import resnet18
     from torchvision.models.feature_extraction import create_feature_extractor
