@@ -45,7 +45,9 @@ def encode_batch(
     # tried at their old size.
     if len(_pieces(encoder, costs)) == 1:
         try:
-            with torch.inference_mode():
+            # The caller's autocast would round what is stored for every later caller.
+            kind = torch.device(encoder.device).type
+            with torch.inference_mode(), torch.autocast(kind, enabled=False):
                 return encoder.encode(encoder.collate(parts) if tensors is None else tensors)
         except Exception as error:
             if not is_out_of_memory(error) or len(parts) == 1:

@@ -5,6 +5,7 @@ import warnings
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -52,6 +53,14 @@ def test_a_stored_row_is_not_encoded_again():
     assert sorted(encoder.encoded) == ["ab", "cd", "ef"]
     assert (result.n_distinct, result.n_encoded) == (3, 1)
     np.testing.assert_array_equal(result.sizes, [2, 2, 2, 2])
+
+
+def test_autocast_of_the_caller_does_not_reach_the_model():
+    encoder, products = LetterEncoder(), []
+    encoder.before_batch = lambda: products.append(torch.ones(2, 2) @ torch.ones(2, 2))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        embed(encoder, ["ab", "cd"], store=EmbeddingStore())
+    assert {product.dtype for product in products} == {torch.float32}
 
 
 def test_another_digest_is_another_vector():
