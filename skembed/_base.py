@@ -75,7 +75,7 @@ class BaseEmbedder(CallbackSupportMixin, TransformerMixin, BaseEstimator):
         """Check the container and the rows of X."""
         raise NotImplementedError
 
-    def _get_ready(self) -> None:
+    def _get_ready(self, params: dict[str, Any]) -> None:
         """Do what comes before rows are looked at, in `fit` and `transform`."""
 
     def _embed(self, rows: CheckedRows) -> Embedded:
@@ -148,8 +148,7 @@ class BaseEmbedder(CallbackSupportMixin, TransformerMixin, BaseEstimator):
         """
         started = time.perf_counter()
         self.__dict__.pop("report_", None)  # of an earlier call, should this one fail
-        self._validate_parameters()
-        self._get_ready()
+        self._begin()
         return self._transform_rows(self._checked(X), X, started)
 
     @with_callbacks
@@ -157,8 +156,7 @@ class BaseEmbedder(CallbackSupportMixin, TransformerMixin, BaseEstimator):
         """Fit, and return the checked rows."""
         with fit_task(self, X, y):
             self.__dict__.pop("report_", None)
-            self._validate_parameters()
-            self._get_ready()
+            self._begin()
             rows = self._checked(X)
         self._has_been_fitted = True
         return rows
@@ -182,8 +180,8 @@ class BaseEmbedder(CallbackSupportMixin, TransformerMixin, BaseEstimator):
             row_sizes=sizes,
             faults=faults,
             seconds=time.perf_counter() - started,
-            device=self.device_,
-            dtype=self.dtype_,
+            device=embedded.device,
+            dtype=embedded.dtype,
             notes=notes,
         )
         self.report_ = self._make_report(report)
@@ -216,12 +214,16 @@ class BaseEmbedder(CallbackSupportMixin, TransformerMixin, BaseEstimator):
         prefix = type(self).__name__.lower()
         width = getattr(self, "n_features_out_", None)
         if width is None:
-            self._validate_parameters()
-            self._get_ready()
+            self._begin()
             width = self.n_features_out_
         return np.array([f"{prefix}{i}" for i in range(width)], dtype=object)
 
     # Plumbing -------------------------------------------------------------------------------
+
+    def _begin(self) -> None:
+        params = self.get_params(deep=False)
+        self._validate_parameters(params)
+        self._get_ready(params)
 
     def _checked(self, X: Any) -> CheckedRows:
         rows = self._check_rows(X)
@@ -241,10 +243,10 @@ class BaseEmbedder(CallbackSupportMixin, TransformerMixin, BaseEstimator):
             )
         warn_user(f"{found}\nTheir vectors are NaN.", InvalidRowsWarning)
 
-    def _validate_parameters(self) -> None:
+    def _validate_parameters(self, params: dict[str, Any]) -> None:
         """Check every parameter against its constraints and report all that fail."""
         faults = []
-        for name, value in self.get_params(deep=False).items():
+        for name, value in params.items():
             constraints = self._parameter_constraints.get(name)
             if constraints is None:
                 continue
@@ -316,7 +318,7 @@ class PretrainedEmbedder(BaseEmbedder):
         """Return the encoder that the settings ask for, on one device."""
         raise NotImplementedError
 
-    def _get_ready(self) -> None:
+    def _get_ready(self, params: dict[str, Any]) -> None:
         stay_safe_after_fork()
         devices = resolve_devices(plain(self.device))
         settings = self._settings()
@@ -328,18 +330,23 @@ class PretrainedEmbedder(BaseEmbedder):
         # The encoder keeps its backbone: while it is here, no other one has that id.
         key = (type(self).__name__, id(backbone), devices, plain_fields(settings))
         encoder = kept_recent(key, make)
-        present = (snapshot(self.get_params(deep=False)), encoder)
+        present = (snapshot(params), encoder)
         if self.__dict__.get("_present") != present:
             self._present = present
 
     def _embed(self, rows: CheckedRows) -> Embedded:
         return embed(
-            self.encoder_,
+            self._encoder,
             rows.items,
             store=resolve_store(self.cache),
             batch_size=None if self.batch_size == "auto" else self.batch_size,
             progress=type(self).__name__ if self.verbose else None,
         )
+
+    @property
+    def _encoder(self) -> Any:
+        """The encoder that `_get_ready` has found in this call."""
+        return self._present[1]
 
     @property
     def encoder_(self) -> Encoder:

@@ -52,8 +52,9 @@ def accelerate(
     if device.type == "cpu":
         keep_freed_memory()
     core = core.eval().requires_grad_(False)
-    if isinstance(core, TokenTransformer):
-        return accelerate_tokens(core, device=device, dtype=dtype)
-    if isinstance(core, SpeechModel):
-        return accelerate_speech(core, device=device, dtype=dtype)
-    return accelerate_stacks(core, probes, device=device, dtype=dtype, is_foreign=is_foreign)
+    with torch.autocast(device.type, enabled=False):
+        if isinstance(core, TokenTransformer):
+            return accelerate_tokens(core, device=device, dtype=dtype)
+        if isinstance(core, SpeechModel):
+            return accelerate_speech(core, device=device, dtype=dtype)
+        return accelerate_stacks(core, probes, device=device, dtype=dtype, is_foreign=is_foreign)

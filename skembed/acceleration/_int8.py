@@ -85,20 +85,9 @@ class _Beside(nn.Module):
 class Int8Linear(nn.Module):
     """A linear layer, and perhaps a GELU, in int8.
 
-    Parameters
-    ----------
-    linear : Linear
-        The layer, in any format.
-    rounding : _Rounding
-        How its input becomes 8-bit numbers.
-    dtype : dtype
-        Format of its output, unless the next layer takes 8-bit numbers.
-    gelu : {"none", "tanh"} or None
-        Which GELU follows; None is no activation.
-    next_rounding : _Rounding or None
-        How its output becomes 8-bit numbers, where the next layer takes those.
-    gives, takes : _Beside or None
-        The unrounded features that go with its output, and that came with its input.
+    `rounding` makes its input 8-bit numbers, `next_rounding` its output where the next layer takes
+    those; else that has `dtype`. `gives` and `takes` are the unrounded features that go with its
+    output and that came with its input.
     """
 
     def __init__(

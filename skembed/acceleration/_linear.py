@@ -57,15 +57,7 @@ def run_steadily(run: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
 
 
 class PackedLinear(nn.Module):
-    """A linear layer, and perhaps a GELU, on weights in oneDNN's layout.
-
-    Parameters
-    ----------
-    linear : Linear
-        In bfloat16 or float32, on the CPU.
-    gelu : {"none", "tanh"} or None
-        Which GELU follows; None is no activation.
-    """
+    """A linear layer in bfloat16 or float32, and perhaps a GELU, on weights in oneDNN's layout."""
 
     def __init__(self, linear: nn.Linear, gelu: str | None = None) -> None:
         super().__init__()

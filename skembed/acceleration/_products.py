@@ -91,21 +91,8 @@ class _Block:
 class ProductPlan:
     """How rows are attended, worked out once for all the layers of a model.
 
-    Parameters
-    ----------
-    starts, lengths : ndarray of shape (rows,)
-        First token and number of tokens of each row. Rows of like length should be neighbours.
-    n_tokens : int
-        Tokens of the whole sequence.
-    n_heads : int
-        Heads of the query.
-    width : int
-        Features of a head.
-    dtype : dtype
-        Of query, key and value.
-    seen : callable
-        Takes a length; returns which tokens see which, booleans of shape (length, length), or None
-        where all see all.
+    Rows of like length should be neighbours. `seen` takes a length and returns which tokens see
+    which, booleans of shape (length, length), or None where all see all.
     """
 
     def __init__(

@@ -43,21 +43,9 @@ _Ids = NDArray[np.int64]
 class FastTransformer(TokenTransformer):
     """A frozen transformer, in the layout that is proven for it.
 
-    Parameters
-    ----------
-    plain : TokenTransformer
-        The model; shared, in evaluation mode.
-    layout : {"packed", "padded", "equal"}
-        How rows of different length share a batch.
-    position_offset : int
-        Number of the first position, for packed rows.
-
-    Attributes
-    ----------
-    is_steady : bool
-        Whether packed batches are padded to a few sizes, for which kernels are compiled.
-    is_exact : bool
-        Whether packed attention keeps its scores in float32.
+    `position_offset` is the number of the first position in packed rows. `is_steady`: packed
+    batches are padded to a few sizes, for which kernels are compiled. `is_exact`: packed attention
+    keeps its scores in float32.
     """
 
     def __init__(
@@ -171,13 +159,7 @@ def _pack_layers(fast: FastTransformer) -> bool:
 
 
 def _quantize_layers(fast: FastTransformer, dtype: torch.dtype) -> None:
-    """Put int8 layers in the place of the linear ones.
-
-    Raises
-    ------
-    UnsupportedModelError
-        If the hidden states lose too much, or no layer could be replaced.
-    """
+    """Put int8 layers in the place of the linear ones; refuse a model that loses too much."""
     cosines: list[float] = []
     before, after = (np.array(ids, dtype=np.int64) for ids in fast.special_token_ids)
     # RoBERTa and its kin have two positions that no token takes.

@@ -303,7 +303,7 @@ class AudioEmbedder(PretrainedEmbedder):
         return AudioEncoder(backbone, settings, device)
 
     def _make_report(self, report: EmbeddingReport) -> AudioReport:
-        return AudioReport(**vars(report), sampling_rate=self.encoder_.rate)  # type: ignore[attr-defined]
+        return AudioReport(**vars(report), sampling_rate=self._encoder.rate)
 
     def _transform_rows(self, rows: CheckedRows, X: Any, started: float) -> NDArray[np.float32]:
         vectors = super()._transform_rows(rows, X, started)

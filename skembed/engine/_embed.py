@@ -28,19 +28,9 @@ _ROWS_PER_COPY = 8192
 class Embedded:
     """What became of the rows.
 
-    Parameters
-    ----------
-    vectors : ndarray of shape (n_rows, width), float32
-        NaN where a row has a fault.
-    sizes : ndarray of shape (n_rows,), int64
-        Full length of each row in the encoder's unit, before anything was cut; 0 for faults.
-    faults : dict of int to str
-        What is wrong with the rows that could not be embedded, by position.
-    notes : dict of int to str
-        What encoders note of others that were prepared in this call.
-    n_distinct, n_encoded : int
-        How many different rows there were, those with faults left out, and how many of them were
-        encoded in this call.
+    `vectors` are NaN and `sizes` 0 where a row has a fault; a size is the full length in the
+    encoder's unit, before anything was cut. `faults` are by position; `n_distinct` leaves them out.
+    `notes` are what the encoder noted of others that were prepared in this call.
     """
 
     vectors: NDArray[np.float32]
@@ -49,6 +39,8 @@ class Embedded:
     notes: dict[int, str] = field(default_factory=dict)
     n_distinct: int = 0
     n_encoded: int = 0
+    device: str = ""
+    dtype: str = ""
 
 
 def embed(
@@ -61,23 +53,9 @@ def embed(
 ) -> Embedded:
     """Embed checked rows, each distinct one once.
 
-    Parameters
-    ----------
-    encoder : Encoder
-        What embeds.
-    items : sequence
-        Rows as the encoder's room has checked them.
-    store : EmbeddingStore or None
-        Where vectors of earlier calls and other processes are found and new ones are left.
-    batch_size : int or None
-        Most parts of a batch; None plans by cost alone.
-    progress : str or None
-        Title of a progress bar, shown when the work takes longer than a second.
-
-    Returns
-    -------
-    embedded : Embedded
-        Vectors in the order of `items`. Rows that could not be prepared are faults, not errors.
+    Rows are as the encoder's room has checked them; those that cannot be prepared are faults, not
+    errors. `batch_size` bounds the parts of a batch, None plans by cost alone. `progress` is the
+    title of a bar, shown when the work takes longer than a second.
     """
     store = store if encoder.uses_store else None
     keys = keys_of(encoder, items)
@@ -85,6 +63,8 @@ def embed(
     result = Embedded(
         vectors=np.empty((len(items), encoder.width), dtype=np.float32),
         sizes=np.zeros(len(items), dtype=np.int64),
+        device=encoder.device,
+        dtype=encoder.dtype,
     )
     job = Job(
         encoder=encoder,

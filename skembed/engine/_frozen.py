@@ -30,26 +30,8 @@ T = TypeVar("T")
 class BackboneEncoder(Encoder):
     """What the rooms' encoders have in common.
 
-    Parameters
-    ----------
-    backbone : Backbone
-        The model.
-    device : device
-        Where it runs.
-    dtype : str
-        What the user asked it to compute in; "auto" is the backbone's preference, else the
-        device's.
-    n_components : int or None
-        Leading features that are kept.
-    normalize : bool
-        Whether vectors have unit length.
-    settings : mapping
-        What else decides a vector, as `digest_of` takes it.
-
-    Raises
-    ------
-    InvalidParameterError
-        If the model has fewer features than are to be kept.
+    `dtype` is what the user asked for ("auto" is the backbone's preference, else the device's);
+    `settings` are what else decides a vector, as `digest_of` takes it.
     """
 
     def __init__(
@@ -109,7 +91,9 @@ class BackboneEncoder(Encoder):
 
     def encode(self, batch: Any) -> Tensor:
         """Return vectors of shape (parts, width), float32."""
-        vectors: Tensor = self._module()(batch)
+        # The caller's autocast would round what is stored for every later caller.
+        with torch.autocast(self.torch_device.type, enabled=False):
+            vectors: Tensor = self._module()(batch)
         if vectors.ndim != 2 or vectors.shape[1] != self.backbone.width:
             raise ValueError(
                 f"{self.backbone.name} gives vectors of shape {tuple(vectors.shape)}, expected "

@@ -32,23 +32,10 @@ def plan_batches(
     layout: Layout = "packed",
     max_parts: int | None = None,
 ) -> list[NDArray[np.int64]]:
-    """Cut parts into batches.
+    """Cut parts into batches: positions, each once, by falling cost; equal costs keep their order.
 
-    Parameters
-    ----------
-    costs : ndarray of shape (n_parts,), int64
-        Cost of each part, at least 1.
-    budget : int
-        Most cost of a batch, padding included; one part may exceed it alone.
-    layout : {"packed", "padded", "equal"}
-        Which parts may share a batch.
-    max_parts : int or None
-        Most parts of a batch.
-
-    Returns
-    -------
-    batches : list of ndarray of int64
-        Positions of parts, each exactly once, by falling cost; equal costs keep their order.
+    Costs are at least 1. `budget` is the most cost of a batch, padding included; one part may
+    exceed it alone.
     """
     order = np.argsort(-costs, kind="stable")
     batches: list[NDArray[np.int64]] = []

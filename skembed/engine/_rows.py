@@ -24,13 +24,8 @@ _KEY_BYTES = 16
 class Distinct:
     """The distinct rows among many.
 
-    Parameters
-    ----------
-    first : ndarray of shape (n_distinct,), int64
-        Position of the row of each kind that stands for all: the first, in order of appearance, or
-        one after it where that has gone.
-    inverse : ndarray of shape (n_rows,), int64
-        For each row, which of the distinct rows it equals.
+    `first` has the position of the row that stands for each kind, in order of appearance (a later
+    one where the first has gone), `inverse` for each row which of the distinct rows it equals.
     """
 
     first: NDArray[np.int64]

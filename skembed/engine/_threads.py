@@ -37,15 +37,6 @@ def map_in_threads(function: Callable[[T], R], items: Sequence[T], *, name: str)
     """Return a function's value for each item, computed by as many threads as torch would use.
 
     The items are begun in order.
-
-    Parameters
-    ----------
-    function : callable
-        Called with one item, in any thread.
-    items : sequence
-        What it is called with.
-    name : str
-        Of the threads.
     """
     import torch
 

@@ -21,20 +21,9 @@ _FLOAT = struct.Struct("<d")
 
 
 def content_key(digest: bytes, content: bytes) -> bytes:
-    """Return the key of one row under one encoder.
+    """Return the key of one row under one encoder, 16 bytes.
 
-    Parameters
-    ----------
-    digest : bytes
-        What the encoder is: its weights and every setting that changes a vector.
-    content : bytes
-        What the row is.
-
-    Returns
-    -------
-    key : bytes of length 16
-        BLAKE2b of both. The length of `digest` goes in first, so that no other pair of
-        `digest` and `content` runs together into the same bytes.
+    The length of `digest` goes in first, so that no other pair runs together into the same bytes.
 
     Examples
     --------
@@ -52,19 +41,8 @@ def digest_of(settings: Mapping[str, object]) -> bytes:
     which a mapping was filled does not matter. A list and a tuple of the same values differ.
     `VECTOR_FORMAT` goes in too.
 
-    Parameters
-    ----------
-    settings : mapping of str to object
-        ``None``, bool, int, float, str, bytes, and lists, tuples and dicts of them.
-
-    Returns
-    -------
-    digest : bytes of length 16
-
-    Raises
-    ------
-    TypeError
-        If a value is of another type; the message says where it stands.
+    Values are None, bool, int, float, str, bytes, and lists, tuples and dicts of them; others raise
+    a `TypeError` that says where they stand.
 
     Examples
     --------

@@ -54,21 +54,9 @@ class _RunStore(EmbeddingStore):
 def resolve_store(cache: object) -> EmbeddingStore | None:
     """Return the store that `cache` means.
 
-    Parameters
-    ----------
-    cache : {"run"}, str, path-like, EmbeddingStore or None
-        ``"run"`` is the store of this run, shared with its workers; any other string and a path
-        name a folder (a folder called run is ``"./run"``); None is no store. The last eight folders
-        that were named stay open.
-
-    Returns
-    -------
-    store : EmbeddingStore or None
-
-    Raises
-    ------
-    InvalidParameterError
-        If `cache` is anything else.
+    ``"run"`` is the store of this run, shared with its workers; any other string and a path name a
+    folder (a folder called run is ``"./run"``); None is no store. The last eight folders that were
+    named stay open.
 
     Examples
     --------

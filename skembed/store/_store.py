@@ -180,19 +180,10 @@ class EmbeddingStore:
         self._tell()
 
     def claim(self, keys: Sequence[bytes], holder: object = None) -> list[bool]:
-        """Claim keys for the caller to encode.
+        """Claim keys for the caller to encode; return which are now its own to put or release.
 
-        Parameters
-        ----------
-        keys : sequence of bytes
-        holder : object, default=None
-            Who claims, in this process: what one call holds, another does not give back.
-
-        Returns
-        -------
-        is_ours : list of bool
-            True: not stored, and now the caller's to put or release. False: stored already, or
-            claimed by another process or another call in this one.
+        The others are stored already, or claimed by another process or call. What one `holder`
+        claims, another does not give back.
         """
         is_free = self._claims.take(keys, holder)
         free = list(compress(keys, is_free))

@@ -242,7 +242,7 @@ class TextEmbedder(PretrainedEmbedder):
         return TextEncoder(backbone, settings, device)
 
     def _embed(self, rows: CheckedRows) -> Embedded:
-        encoder: Any = self.encoder_
+        encoder = self._encoder
         if self.on_truncate == "raise" and encoder.max_length is not None:
             self._refuse_truncation(encoder, rows)
         embedded = super()._embed(rows)
@@ -251,8 +251,7 @@ class TextEmbedder(PretrainedEmbedder):
         return embedded
 
     def _make_report(self, report: EmbeddingReport) -> TextReport:
-        encoder: Any = self.encoder_
-        return TextReport(**vars(report), max_length=encoder.max_length)
+        return TextReport(**vars(report), max_length=self._encoder.max_length)
 
     def _refuse_truncation(self, encoder: Any, rows: CheckedRows) -> None:
         sizes = measure_sizes(encoder, rows.items, resolve_store(self.cache))

@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from skembed import TextEmbedder
+from skembed import TextEmbedder, unload_models
 from skembed.acceleration._linear import PackedLinear
 from skembed.acceleration._tokens import FastTransformer
 from skembed.exceptions import InvalidInputError
@@ -159,3 +159,12 @@ def test_a_text_of_no_tokens_is_refused(tmp_path):
     backbone.tokens.before = backbone.tokens.after = []
     with pytest.raises(InvalidInputError, match="no tokens"):
         backbone.prepare("")
+
+
+def test_autocast_of_the_caller_does_not_reach_vectors():
+    embedder = TextEmbedder(dtype="float32", cache=None)
+    expected = embedder.transform(["hello there", "the price is low"])
+    unload_models()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = embedder.transform(["hello there", "the price is low"])
+    np.testing.assert_array_equal(found, expected)
