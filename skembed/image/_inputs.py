@@ -32,12 +32,12 @@ from skembed.image._arrays import (
     range_of,
     warn_if_nearly_black,
 )
-from skembed.image._loaded import check_all_loaded
 from skembed.image._pictures import (
     BytesPicture,
     FilePicture,
     Picture,
     PixelPicture,
+    check_all_loaded,
     why_not_an_image,
 )
 from skembed.image._rgb import Range
@@ -64,7 +64,6 @@ def check_images(
     stack = _as_stack(X, shape)
     if stack is not None:
         return _check_stack(stack, is_tensor(X), value_range)
-    _refuse_flat_row(X, shape)
     column = column_of(X, what="images", example=_EXAMPLE)
 
     def check_others(values: list[Any]) -> list[Picture | str]:
@@ -86,15 +85,6 @@ def _refuse_single(X: Any) -> None:
         raise InvalidInputError(
             f"Expected a list, 1-D array, Series or one-column frame of images, like {_EXAMPLE}; "
             f"got a single {type(X).__name__}. Put it in a list."
-        )
-
-
-def _refuse_flat_row(X: Any, shape: tuple[int, ...] | None) -> None:
-    is_flat = isinstance(X, np.ndarray) and X.ndim == 1 and X.dtype.kind in "biuf"
-    if shape is not None and is_flat and X.size == np.prod(shape):
-        raise InvalidInputError(
-            f"Expected a matrix of shape (n, {X.size}), as image_shape={shape} is set, got one row "
-            "of it. Use X.reshape(1, -1)."
         )
 
 
