@@ -88,7 +88,7 @@ def make_plan(
 
 
 def find_on_meta(find: Callable[[str], T]) -> T:
-    """Return what is found on the meta device, or on the CPU for models that compute with values."""
+    """Return what is found on the meta device, or on the CPU for models that need values."""
     try:
         return find("meta")
     except SkembedError:

@@ -41,9 +41,9 @@ def find_module(
     """Return the backbone of a module of the user's."""
     if preprocess is None:
         raise InvalidParameterError(
-            f"preprocess=None, but model={type(module).__name__}, a torch.nn.Module, needs to "
-            "be told what its input is: set preprocess to a callable from a PIL image in mode "
-            "RGB to a float tensor (channels, height, width), such as "
+            f"preprocess=None, but model={type(module).__name__}, a torch.nn.Module, needs to be "
+            "told what its input is: set preprocess to a callable from a PIL image in mode RGB to "
+            "a float tensor (channels, height, width), such as "
             "torchvision.models.ResNet50_Weights.DEFAULT.transforms()."
         )
     source = ModuleSource(module)

@@ -1,6 +1,7 @@
 """One picture, whatever it came as: its content's digest, and how it is opened.
 
-Owns decoding. PIL images of the user's are neither loaded, changed nor closed. Must not know containers, row numbers nor models.
+Owns decoding; PIL images of the user's are neither loaded, changed nor closed. Must not know
+containers, row numbers nor models.
 """
 
 from __future__ import annotations
@@ -189,8 +190,8 @@ def digest_of_image(image: Image.Image) -> bytes:
 
 
 def _digest_of_pixels(size: tuple[int, int], data: bytes) -> bytes:
-    digest = hashlib.blake2b(digest_size=16, person=b"skembed.pixels")
-    digest.update(struct.pack("<2q", *size))
+    start = struct.pack("<2q", *size)
+    digest = hashlib.blake2b(start, digest_size=16, person=b"skembed.pixels")
     digest.update(data)
     return digest.digest()
 
@@ -278,10 +279,7 @@ def _why_unidentified(data: bytes) -> str:
         if accepts is not None and accepts(data[:16]):
             return f"{name} files are not read, as other programs would have to; convert it first"
     if data[4:8] == b"ftyp" and data[8:12] in _HEIC:
-        return (
-            "not an image that Pillow reads by itself: HEIC, for which there is pillow-heif "
-            "(call pillow_heif.register_heif_opener() first)"
-        )
+        return "HEIC, for which there is pillow-heif: call its register_heif_opener() first"
     what = describe_bytes(data, but=["an image"])
     return "not an image that Pillow reads" + (f", but {what}" if what else "")
 

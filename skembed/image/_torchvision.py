@@ -236,14 +236,10 @@ def _check_name(name: str) -> None:
 
 def _numbers_of(preset: Any) -> dict[str, Any]:
     """Return what decides a preset's pixels."""
-    return {
-        "resize": list(preset.resize_size),
-        "crop": list(preset.crop_size),
-        "interpolation": preset.interpolation.value,
-        "antialias": preset.antialias,
-        "mean": list(preset.mean),
-        "std": list(preset.std),
-    }
+    numbers = {"resize": preset.resize_size, "crop": preset.crop_size}
+    numbers |= {"mean": preset.mean, "std": preset.std}
+    interpolation = {"interpolation": preset.interpolation.value, "antialias": preset.antialias}
+    return {name: list(value) for name, value in numbers.items()} | interpolation
 
 
 def _find_weights(name: str, weights: str | Path | None) -> tuple[Path | None, Any]:

@@ -48,12 +48,7 @@ _PROJECTED = {
     "metaclip_2_vision_model": "MetaClip2VisionModelWithProjection",
 }
 
-CLASS_TOKEN = (
-    "vit",
-    "deit",
-    "dinov2",
-    "dinov2_with_registers",
-    "dinov3_vit",
+_OF_CLASS_TOKEN = ("vit", "deit", "dinov2", "dinov2_with_registers", "dinov3_vit") + (
     "dinov3_convnext",
     "vit_mae",
     "vit_msn",
@@ -167,7 +162,7 @@ class TransformersBackbone(ImageBackbone):
         if len(shape) != 3 or last is None or last.shape[:2] != shape[:2]:
             n_prefix, has_class = 0, False  # a layer before these tokens are put in
         pooling = settings.pooling
-        is_trained = self._config.model_type in CLASS_TOKEN or settings.layer is not None
+        is_trained = self._config.model_type in _OF_CLASS_TOKEN or settings.layer is not None
         if pooling == "auto" and not is_trained and len(shape) > 2:
             pooling = "mean"
         return make_plan(
@@ -225,7 +220,7 @@ class TransformersBackbone(ImageBackbone):
 
     def _choose_output(self, module: nn.Module, found: Any, is_dual: bool) -> str:
         """Return what of the output is taken where the user names no layer."""
-        if self._settings.pooling != "auto" or self._config.model_type in CLASS_TOKEN:
+        if self._settings.pooling != "auto" or self._config.model_type in _OF_CLASS_TOKEN:
             return "last_hidden_state"
         if is_dual:
             return "image_features"

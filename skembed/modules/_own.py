@@ -174,8 +174,8 @@ def try_out(
     if not _are_near(run(values[None]), features, 1e-3):
         raise UnsupportedModelError(
             f"{name} is random, or keeps something of the {row}s before: it gave different "
-            f"features of one {row} in evaluation mode, which would make the vectors random. Does "
-            "it call functional.dropout without training=self.training?"
+            f"features of one {row} in evaluation mode. Does it call functional.dropout without "
+            "training=self.training?"
         )
     if other.shape == values.shape:  # others never share a batch
         _check_pair(run, values, other, features, row=row, name=name)

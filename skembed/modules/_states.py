@@ -73,11 +73,6 @@ def make_states(
 
     `values` are a batch that is run to find the submodule that makes a hidden state, so that the
     pass can end there; messages call the model `name`.
-
-    Raises
-    ------
-    InvalidParameterError
-        If there is no such layer.
     """
     if layer is None:
         return kind(module, output)
