@@ -17,8 +17,9 @@ from sklearn.utils import Tags
 from sklearn.utils._param_validation import StrOptions
 from torch import nn
 
-from skembed._base import PretrainedEmbedder, plain
+from skembed._base import PretrainedEmbedder
 from skembed._inputs import CheckedRows
+from skembed._parameters import plain
 from skembed._report import EmbeddingReport
 from skembed.exceptions import InvalidParameterError
 from skembed.image._arrays import check_image_shape, check_value_range, size_of

@@ -113,9 +113,8 @@ def _as_stack(X: Any, shape: tuple[int, ...] | None) -> NDArray[Any] | None:
         return _reshape_matrix(array, shape)
     if array.ndim == 3 and len(array) and is_tensor(X):
         raise InvalidInputError(
-            f"Expected a list or a stack of images, got a tensor of shape {tuple(array.shape)}, "
-            "which may be one image or a stack of gray ones. Put a single image in a list; make a "
-            "stack of gray images (n, 1, height, width), with X.unsqueeze(1)."
+            f"Expected a list or a stack of images, got a tensor of shape {tuple(array.shape)}. "
+            "Put a single image in a list; make a stack of gray ones 4-D, with X.unsqueeze(1)."
         )
     if array.ndim == 3 and len(array) and array.shape[2] in (1, 3, 4):
         raise InvalidInputError(

@@ -104,8 +104,8 @@ def _read_tables() -> Iterator[ImageModel]:
             name, width = model.split()
             yield ImageModel(name, int(width), "BSD-3-Clause", source, note, True)
     for row in re.split(r"\n(?=\S)", _OTHERS.strip()):
-        name, width, *rest = " ".join(row.split()).split(" | ")
-        yield ImageModel(name, int(width), *rest, is_torchvision=name in _OF_SWAG)
+        name, width, licence, source, note = " ".join(row.split()).split(" | ")
+        yield ImageModel(name, int(width), licence, source, note, name in _OF_SWAG)
 
 
 MODELS: dict[str, ImageModel] = {each.name: each for each in _read_tables()}

@@ -48,11 +48,8 @@ _PROJECTED = {
     "metaclip_2_vision_model": "MetaClip2VisionModelWithProjection",
 }
 
-_OF_CLASS_TOKEN = ("vit", "deit", "dinov2", "dinov2_with_registers", "dinov3_vit") + (
-    "dinov3_convnext",
-    "vit_mae",
-    "vit_msn",
-)
+_DINOS = ("dinov2", "dinov2_with_registers", "dinov3_vit", "dinov3_convnext")
+_OF_CLASS_TOKEN = ("vit", "deit", "vit_mae", "vit_msn", *_DINOS)
 """Trained so that the class token's last state stands for the picture. What transformers calls
 their pooler is that token again or, in ViT and DeiT, a layer that many checkpoints lack."""
 
@@ -284,7 +281,7 @@ def check_kind(module: nn.Module, name: str) -> bool:
         each.name
         for each in parameters.values()
         if each.default is each.empty
-        and each.kind in (each.POSITIONAL_ONLY, each.POSITIONAL_OR_KEYWORD, each.KEYWORD_ONLY)
+        and each.kind not in (each.VAR_POSITIONAL, each.VAR_KEYWORD)
         and each.name != "pixel_values"
     ]
     if needed:
@@ -308,9 +305,8 @@ class VisionStates(States):
             # The "noise" by which it shuffles patches, that leaves them as they are.
             size = module.config.patch_size
             n_patches = (values.shape[2] // size) * (values.shape[3] // size)
-            arguments["noise"] = torch.arange(n_patches, device=values.device).expand(
-                len(values), -1
-            )
+            order = torch.arange(n_patches, device=values.device)
+            arguments["noise"] = order.expand(len(values), -1)
         return module(pixel_values=values, **arguments)
 
     def take(self, found: Any, output: str) -> Tensor:
