@@ -64,6 +64,12 @@ def check_images(
     stack = _as_stack(X, shape)
     if stack is not None:
         return _check_stack(stack, is_tensor(X), value_range)
+    is_flat = isinstance(X, np.ndarray) and X.ndim == 1 and X.dtype.kind in "biuf"
+    if shape is not None and is_flat and X.size == np.prod(shape):
+        raise InvalidInputError(
+            f"Expected a matrix of shape (n, {X.size}), as image_shape={shape} is set, got one row "
+            "of it. Use X.reshape(1, -1)."
+        )
     column = column_of(X, what="images", example=_EXAMPLE)
 
     def check_others(values: list[Any]) -> list[Picture | str]:
