@@ -33,10 +33,8 @@ _NEARLY_BLACK = 8
 def check_image_shape(image_shape: Sequence[Any]) -> tuple[int, ...]:
     """Return the shape as integers, or refuse it."""
     shape = tuple(image_shape)
-    is_whole = all(
-        isinstance(n, (int, np.integer)) and not isinstance(n, bool) and n > 0 for n in shape
-    )
-    if not is_whole or isinstance(find_layout(shape, prefers_first=False), str):
+    is_int = [isinstance(n, (int, np.integer)) and not isinstance(n, bool) and n > 0 for n in shape]
+    if not all(is_int) or isinstance(find_layout(shape, prefers_first=False), str):
         raise InvalidParameterError(
             f"image_shape={image_shape!r}: expected (height, width), or with 1 to 4 channels "
             "before or after them, like (8, 8) or (32, 32, 3)."

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from skembed._backbone import Backbone, Source
 from skembed.exceptions import InvalidParameterError
-from skembed.image._features import Plan
+from skembed.image._features import ChannelsFirst, Plan
 from skembed.image._preprocess import probe_pixels
 from skembed.modules import Preprocess, Stacks, pool
 from skembed.store import digest_of
@@ -63,15 +63,7 @@ class UnfitPicture(ValueError):
 
 
 class Scale(nn.Module):
-    """Turns pixels in uint8 into normalised float32; those in float32 are normalised already.
-
-    Parameters
-    ----------
-    mean, std : float or sequence of float
-        Of the pixels that a model was trained on, one number or one for each channel.
-    unit : float
-        The pixel that counts as 1.
-    """
+    """Turns pixels in uint8 into normalised float32; those in float32 are normalised already."""
 
     mean: Tensor
     std: Tensor
@@ -90,17 +82,9 @@ class Scale(nn.Module):
 
 
 class PixelModule(nn.Module):
-    """Maps a batch of pictures to vectors: scaling, the core, pooling.
+    """Maps a batch of pictures to vectors: scaling, the core, pooling as `plan` says.
 
-    Parameters
-    ----------
-    core : Module
-        Maps float32 pixels (n, channels, height, width) to vectors (n, d), tokens (n, tokens, d) or
-        maps (n, d, height, width).
-    scale : Module
-        Turns prepared pictures into such pixels.
-    plan : Plan
-        How the core's features are pooled.
+    The core maps float32 pixels to vectors (n, d), tokens (n, tokens, d) or maps (n, d, h, w).
     """
 
     def __init__(self, core: nn.Module, scale: nn.Module, plan: Plan) -> None:
@@ -124,17 +108,9 @@ class PixelModule(nn.Module):
 
 
 class ImageBackbone(Backbone):
-    """A model of pictures.
+    """A model of pictures; `preprocess` stands in for the model's own preparation."""
 
-    Parameters
-    ----------
-    source : Source
-        What it is read from.
-    settings : ImageSettings
-        What the user asked of it.
-    preprocess : Preprocess or None
-        What prepares pictures in place of the model's own preparation.
-    """
+    core_digest = b""
 
     def __init__(
         self, source: Source, settings: ImageSettings, preprocess: Preprocess | None
@@ -158,19 +134,14 @@ class ImageBackbone(Backbone):
         key = digest_of({**core, "plan": settings.pooling})
         self.plan = kept_recent(key, make_plan)
         self.width = self.plan.width
-        self._core_digest = digest_of({**core, "output": self.plan.output})
+        self.core_digest = digest_of({**core, "output": self.plan.output})
         self.digest = digest_of(
             {
-                "core": self._core_digest,
+                "core": self.core_digest,
                 "pooling": self.plan.pooling,
                 "preparation": preparation if self._preprocess is None else self._preprocess.digest,
             }
         )
-
-    @property
-    def core_digest(self) -> bytes:
-        """Digest of what decides the core: not the pooling."""
-        return self._core_digest
 
     def prepare(self, image: Image.Image, rng: np.random.Generator | None = None) -> Tensor:
         """Turn a picture in mode RGB into a tensor (channels, height, width), uint8 or float32.
@@ -220,7 +191,9 @@ class ImageBackbone(Backbone):
         """Load the module; in float32 whatever the dtype."""
         if core is None:
             with torch.inference_mode(False), torch.no_grad():  # what it makes may be trained
-                core = self._load_core().eval()
+                core = self._load_core()
+            if self.plan.is_channels_last:
+                core = nn.Sequential(core, ChannelsFirst())
             for each in core.parameters():
                 each.requires_grad_(each.is_floating_point() or each.is_complex())
         return PixelModule(core, copy.deepcopy(self._scale), self.plan).eval()
@@ -242,8 +215,7 @@ def check_settings(
     faults = []
     if brings_weights and settings.weights != "auto":
         faults.append(
-            f"weights={settings.weights!r}, but {name} brings its own. Leave weights='auto', "
-            "or load others into it first."
+            f"weights={settings.weights!r}, but {name} brings its own. Leave weights='auto'."
         )
     if settings.revision is not None and not is_of_hub:
         faults.append(f"revision={settings.revision!r}: only models of the hub have revisions.")

@@ -40,7 +40,7 @@ def find_backbone(settings: ImageSettings) -> ImageBackbone:
             return find_timm(rest, settings, preprocess)
         if not _is_place(model):
             return find_torchvision(model, settings, preprocess)
-    source = resolve_model(model, revision=settings.revision, is_whole=_says_how_to_prepare)
+    source = resolve_model(model, revision=settings.revision, is_whole=_is_whole)
     if is_timm_folder(source.folder):
         return find_timm(source, settings, preprocess)
     if (source.folder / "modules.json").is_file():
@@ -58,13 +58,12 @@ def _part_of_pictures(folder: Path) -> Path:
     if len(kinds) > 1:
         raise UnsupportedModelError(
             f"{folder} chains the modules {', '.join(kinds)}; skembed reads a {_CLIP_MODULE} alone "
-            f"for pictures. Give the folder of that, {modules[0][1]}, and set normalize=True if "
-            "there is a Normalize after it."
+            f"for pictures: {modules[0][1]}, with normalize=True if there is a Normalize after it."
         )
     return modules[0][1]
 
 
-def _says_how_to_prepare(folder: Path) -> bool:
+def _is_whole(folder: Path) -> bool:
     return has_processor(folder) or is_timm_folder(folder)
 
 

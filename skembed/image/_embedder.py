@@ -123,8 +123,8 @@ class ImageEmbedder(PretrainedEmbedder):
         copy of the model, and they divide the batches among them.
     dtype : {"auto", "float32", "bfloat16", "float16"}, default="auto"
         Format the model computes in. "auto" is bfloat16 on GPUs that have it and on CPUs where a
-        short probe finds it faster, else float32; of a module of your own always float32. The
-        output is float32 always.
+        short probe finds it faster, else float32; a module of your own runs in float32. The output
+        is always float32.
     batch_size : int or "auto", default="auto"
         Most images at once. "auto" plans by pixels (8 images of 224 x 224 on a CPU).
     cache : "run", path, EmbeddingStore or None, default="run"
@@ -134,12 +134,12 @@ class ImageEmbedder(PretrainedEmbedder):
         a folder is shared by clones and threads, but arrives empty in other processes. Vectors are
         found by the content of the image, not by its path.
     on_error : {"raise", "nan"}, default="raise"
-        Rows that are missing, no images, damaged, empty or too large (more pixels than Pillow's
-        `PIL.Image.MAX_IMAGE_PIXELS`), that change or vanish meanwhile, or on which alone
-        `preprocess` or your own module fails: an error that names every one, or rows of NaN, a
-        warning and the list in `report_.faults` (drop these rows, or impute them with
-        `SimpleImputer`: most estimators refuse NaN). All that headers tell is told at once, before
-        anything is encoded; damage that only decoding shows comes after the good rows are stored.
+        What happens with rows that are missing, no images, damaged, empty or too large (more pixels
+        than `PIL.Image.MAX_IMAGE_PIXELS`), that change or vanish meanwhile, or on which alone
+        `preprocess` or your own module fails. "raise": an error names every one. "nan": rows of
+        NaN, a warning, and the list in `report_.faults`; drop these rows or use `SimpleImputer`,
+        since most estimators refuse NaN. Faults that headers show are reported before anything is
+        encoded, those that only decoding shows after the good rows are stored.
     revision : str, default=None
         Branch, tag or commit of a model on the hub.
     trust_remote_code : bool, default=False
@@ -167,11 +167,12 @@ class ImageEmbedder(PretrainedEmbedder):
 
     Notes
     -----
-    Rows are paths, encoded files as bytes or binary file objects, PIL images, NumPy arrays (height,
-    width, channels) or torch tensors (channels, height, width). Images are turned upright by their
-    EXIF orientation, of animated files the first frame is taken (of an opened PIL image the one it
-    is at), and transparent images are laid over white: the hidden colours of transparent pixels
-    mean nothing.
+    Rows are paths, encoded files as bytes or binary file objects, dicts with "bytes" or "path" as
+    Hugging Face's data sets have them, PIL images, NumPy arrays (height, width, channels) or torch
+    tensors (channels, height, width). Files, and PIL images opened from them, are turned upright by
+    their EXIF orientation; a PIL image made in memory is taken as it is. Of animated files the
+    first frame is taken, of an opened PIL image the one it is at. Transparent images are laid over
+    white.
 
     Vectors are equal for any batch size, order and duplication of rows to 1e-5 of their length in
     float32, in bfloat16 to 0.02 in any component of a unit vector.
@@ -256,11 +257,7 @@ class ImageEmbedder(PretrainedEmbedder):
         self.verbose = verbose
 
     def _check_rows(self, X: Any) -> CheckedRows:
-        return check_images(
-            X,
-            image_shape=self.image_shape,
-            value_range=self.value_range,
-        )
+        return check_images(X, image_shape=self.image_shape, value_range=self.value_range)
 
     def _settings(self) -> ImageSettings:
         more: dict[str, Any] = {

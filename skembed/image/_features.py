@@ -5,17 +5,28 @@ Knows torch modules and feature maps, not pictures.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from skembed.exceptions import InvalidParameterError
+from skembed.exceptions import InvalidParameterError, SkembedError
 from skembed.modules import CutAt, Reached, pooled_width, stop_after
 
-__all__ = ["IMAGE_POOLINGS", "ChannelsFirst", "Plan", "extract", "make_plan", "measure"]
+__all__ = [
+    "IMAGE_POOLINGS",
+    "ChannelsFirst",
+    "Plan",
+    "extract",
+    "find_on_meta",
+    "make_plan",
+    "measure",
+]
+
+T = TypeVar("T")
 
 IMAGE_POOLINGS = ("auto", "cls", "mean", "cls+mean", "max")
 
@@ -24,18 +35,8 @@ IMAGE_POOLINGS = ("auto", "cls", "mean", "cls+mean", "max")
 class Plan:
     """What is run and how it is pooled, found without the weights.
 
-    Parameters
-    ----------
-    width : int
-        Number of features of a vector.
-    pooling : str or None
-        As `skembed.modules.pool` takes it; None where the core gives vectors.
-    n_prefix : int
-        Tokens before the patches (class, registers), which take no part in means and maxima.
-    output : str or None
-        What of the model is run, as its family calls it; None is the model's own vector.
-    is_channels_last : bool
-        Whether the output is a map with its channels last.
+    `pooling` is None where the core gives vectors; `output` is what is run, as its family calls it,
+    or None for the model's own vector; `n_prefix` counts tokens before the patches.
     """
 
     width: int
@@ -86,6 +87,16 @@ def make_plan(
     return Plan(width, pooling, n_prefix, output, is_channels_last)
 
 
+def find_on_meta(find: Callable[[str], T]) -> T:
+    """Return what is found on the meta device, or on the CPU for models that need values."""
+    try:
+        return find("meta")
+    except SkembedError:
+        raise
+    except Exception:
+        return find("cpu")
+
+
 class _Only(nn.Module):
     """What a feature extractor gives by name, without the name."""
 
@@ -98,6 +109,10 @@ class _Only(nn.Module):
         features: Tensor = self.module(pixels)[self.name]
         return features
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> _Only:
+        # torchvision's own copies are in training mode, whatever the graph's was.
+        return _Only(copy.deepcopy(self.module, memo), self.name).train(self.training)
+
 
 class ChannelsFirst(nn.Module):
     """Turns maps with their channels last around."""
@@ -107,15 +122,15 @@ class ChannelsFirst(nn.Module):
         return features.permute(0, 3, 1, 2)
 
 
-def extract(module: nn.Module, layer: str, pixels: Tensor) -> nn.Module:
-    """Return the part of a model that leads to a layer, without what follows.
+def extract(module: nn.Module, layer: str, size: Sequence[int]) -> nn.Module:
+    """Return the part of a model that leads to a layer: a graph, else the model cut there.
 
-    Where the model can be traced it is a graph, which can be made faster, if that gives the same on
-    these pixels: a submodule that runs more than once, or gives several tensors, is another thing
-    to the graph. Else it is the model, which may be changed, with an end to its forward pass.
+    A graph can be made faster, and is taken if it gives the same on pixels of this size: a
+    submodule that runs more than once, or gives several tensors, is another thing to the graph.
     """
     from torchvision.models.feature_extraction import create_feature_extractor
 
+    pixels = torch.rand(size, generator=torch.Generator().manual_seed(0), device="cpu")
     hook = stop_after(module.get_submodule(layer))
     try:
         module(pixels)
@@ -134,7 +149,7 @@ def extract(module: nn.Module, layer: str, pixels: Tensor) -> nn.Module:
     except MemoryError:
         raise
     except Exception:  # tracing refuses with whatever the model's own code raises
-        return CutAt(module, layer)
+        pass
     return CutAt(module, layer)
 
 

@@ -32,12 +32,12 @@ from skembed.image._arrays import (
     range_of,
     warn_if_nearly_black,
 )
-from skembed.image._loaded import check_all_loaded
 from skembed.image._pictures import (
     BytesPicture,
     FilePicture,
     Picture,
     PixelPicture,
+    check_all_loaded,
     why_not_an_image,
 )
 from skembed.image._rgb import Range
@@ -64,7 +64,12 @@ def check_images(
     stack = _as_stack(X, shape)
     if stack is not None:
         return _check_stack(stack, is_tensor(X), value_range)
-    _refuse_flat_row(X, shape)
+    is_flat = isinstance(X, np.ndarray) and X.ndim == 1 and X.dtype.kind in "biuf"
+    if shape is not None and is_flat and X.size == np.prod(shape):
+        raise InvalidInputError(
+            f"Expected a matrix of shape (n, {X.size}), as image_shape={shape} is set, got one row "
+            "of it. Use X.reshape(1, -1)."
+        )
     column = column_of(X, what="images", example=_EXAMPLE)
 
     def check_others(values: list[Any]) -> list[Picture | str]:
@@ -86,15 +91,6 @@ def _refuse_single(X: Any) -> None:
         raise InvalidInputError(
             f"Expected a list, 1-D array, Series or one-column frame of images, like {_EXAMPLE}; "
             f"got a single {type(X).__name__}. Put it in a list."
-        )
-
-
-def _refuse_flat_row(X: Any, shape: tuple[int, ...] | None) -> None:
-    is_flat = isinstance(X, np.ndarray) and X.ndim == 1 and X.dtype.kind in "biuf"
-    if shape is not None and is_flat and X.size == np.prod(shape):
-        raise InvalidInputError(
-            f"Expected a matrix of shape (n, {X.size}), as image_shape={shape} is set, got one row "
-            "of it. Use X.reshape(1, -1)."
         )
 
 
@@ -123,9 +119,8 @@ def _as_stack(X: Any, shape: tuple[int, ...] | None) -> NDArray[Any] | None:
         return _reshape_matrix(array, shape)
     if array.ndim == 3 and len(array) and is_tensor(X):
         raise InvalidInputError(
-            f"Expected a list or a stack of images, got a tensor of shape {tuple(array.shape)}, "
-            "which may be one image or a stack of gray ones. Put a single image in a list; make a "
-            "stack of gray images (n, 1, height, width), with X.unsqueeze(1)."
+            f"Expected a list or a stack of images, got a tensor of shape {tuple(array.shape)}. "
+            "Put a single image in a list; make a stack of gray ones 4-D, with X.unsqueeze(1)."
         )
     if array.ndim == 3 and len(array) and array.shape[2] in (1, 3, 4):
         raise InvalidInputError(

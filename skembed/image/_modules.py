@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from skembed.exceptions import InvalidParameterError
 from skembed.image._backbone import ImageBackbone, ImageSettings, check_settings, kept_backbone
-from skembed.image._features import ChannelsFirst, make_plan, measure
+from skembed.image._features import make_plan, measure
 from skembed.image._preprocess import probe_pixels
 from skembed.modules import (
     CutAt,
@@ -41,9 +41,9 @@ def find_module(
     """Return the backbone of a module of the user's."""
     if preprocess is None:
         raise InvalidParameterError(
-            f"preprocess=None, but model={type(module).__name__}, a torch.nn.Module, needs to "
-            "be told what its input is: set preprocess to a callable from a PIL image in mode "
-            "RGB to a float tensor (channels, height, width), such as "
+            f"preprocess=None, but model={type(module).__name__}, a torch.nn.Module, needs to be "
+            "told what its input is: set preprocess to a callable from a PIL image in mode RGB to "
+            "a float tensor (channels, height, width), such as "
             "torchvision.models.ResNet50_Weights.DEFAULT.transforms()."
         )
     source = ModuleSource(module)
@@ -102,8 +102,7 @@ class ModuleBackbone(ImageBackbone):
         yield torch.stack([self._probe, self._probe.flip(-1)])
 
     def _load_core(self) -> nn.Module:
-        core = self._copy()
-        return nn.Sequential(core, ChannelsFirst()) if self.plan.is_channels_last else core
+        return self._copy()
 
     def _copy(self) -> nn.Module:
         module, layer = self.source.copy(), self._settings.layer

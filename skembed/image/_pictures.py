@@ -1,6 +1,7 @@
 """One picture, whatever it came as: its content's digest, and how it is opened.
 
-Owns decoding. Must not know containers, row numbers nor models.
+Owns decoding; PIL images of the user's are neither loaded, changed nor closed. Must not know
+containers, row numbers nor models.
 """
 
 from __future__ import annotations
@@ -12,29 +13,29 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageFile, UnidentifiedImageError
 
 from skembed._file_rows import describe_bytes
-from skembed._files import digest_of_file
+from skembed._files import digest_of_file, read_from_start, reading
+from skembed.engine import map_in_threads
 from skembed.exceptions import SkembedWarning
 from skembed.image._rgb import Range, UnreadablePicture, to_8_bits, upright_rgb
 
 __all__ = [
-    "FOREIGN_FORMATS",
     "BytesPicture",
     "ChangedPicture",
     "FilePicture",
+    "LoadedPicture",
     "Picture",
     "PixelPicture",
+    "check_all_loaded",
     "digest_of_image",
-    "is_short_of_memory",
-    "opened",
-    "too_large",
     "why_not_an_image",
 ]
 
@@ -189,8 +190,8 @@ def digest_of_image(image: Image.Image) -> bytes:
 
 
 def _digest_of_pixels(size: tuple[int, int], data: bytes) -> bytes:
-    digest = hashlib.blake2b(digest_size=16, person=b"skembed.pixels")
-    digest.update(struct.pack("<2q", *size))
+    start = struct.pack("<2q", *size)
+    digest = hashlib.blake2b(start, digest_size=16, person=b"skembed.pixels")
     digest.update(data)
     return digest.digest()
 
@@ -278,10 +279,7 @@ def _why_unidentified(data: bytes) -> str:
         if accepts is not None and accepts(data[:16]):
             return f"{name} files are not read, as other programs would have to; convert it first"
     if data[4:8] == b"ftyp" and data[8:12] in _HEIC:
-        return (
-            "not an image that Pillow reads by itself: HEIC, for which there is pillow-heif "
-            "(call pillow_heif.register_heif_opener() first)"
-        )
+        return "HEIC, for which there is pillow-heif: call its register_heif_opener() first"
     what = describe_bytes(data, but=["an image"])
     return "not an image that Pillow reads" + (f", but {what}" if what else "")
 
@@ -295,3 +293,98 @@ def too_large(image: Image.Image) -> str | None:
         f"too large: {image.width:,} x {image.height:,} pixels, more than Pillow takes for safe. "
         f"{_IF_TRUSTED}"
     )
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedPicture(Picture):
+    """A PIL image of the user's."""
+
+    is_of_pixels: ClassVar[bool] = True
+
+    image: Image.Image
+    digest: bytes
+    value_range: Range | None = None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Pillow would load the image to pickle it, and its copy would have no file to go back to.
+        return PixelPicture, (np.asarray(self.open()), (0, 255))
+
+    def open(self) -> Image.Image:
+        """Return an upright copy in RGB."""
+        try:
+            return _read(self.image, self.value_range)
+        except (MemoryError, SkembedWarning):
+            raise
+        except Exception as error:  # it could be read when it was checked
+            reason = f"it can be read no more: {error or type(error).__name__}"
+            raise ChangedPicture(reason) from error
+
+    def describe(self) -> str:
+        """Return that it is one."""
+        return "a PIL image"
+
+
+def check_all_loaded(images: list[Image.Image], value_range: Range | None) -> list[Picture | str]:
+    """Return images as pictures, or what is wrong with each: they are decoded, several at once."""
+    check = partial(_check_loaded, value_range=value_range)
+    return map_in_threads(check, images, name="skembed-decode")
+
+
+def _check_loaded(image: Image.Image, value_range: Range | None) -> Picture | str:
+    if reason := too_large(image):
+        return reason
+    if not (image.width and image.height):
+        return f"an image without pixels: {image.width} x {image.height}"
+    try:
+        return LoadedPicture(image, digest_of_image(_read(image, value_range)), value_range)
+    except UnreadablePicture as error:
+        return f"a PIL image: {error}"
+    except SkembedWarning:
+        raise
+    except MemoryError:
+        if is_short_of_memory():
+            raise
+        return f"a PIL image that asks for too much memory: {image.width:,} x {image.height:,}"
+    except Exception as error:  # of a file that is closed, cut short or damaged
+        reason = str(error) or "no reason given, as of a file that has been closed"
+        return f"a PIL image that cannot be loaded: {type(error).__name__}: {reason}"
+
+
+def _read(image: Image.Image, value_range: Range | None) -> Image.Image:
+    if isinstance(image, ImageFile.ImageFile) and _is_unread(image):
+        if image.format in FOREIGN_FORMATS:
+            raise UnreadablePicture(f"{image.format} files are not read; load or convert it first")
+        rgb = _read_anew(image, value_range)
+        if rgb is not None:
+            return rgb
+    with reading():  # `getexif` is half done for who comes second
+        return upright_rgb(image, value_range)
+
+
+def _is_unread(image: ImageFile.ImageFile) -> bool:
+    """Return whether the pixels are still in the file; `load` of some formats looks there anew."""
+    return bool(image.tile) or vars(image).get("_im", vars(image).get("im")) is None
+
+
+def _read_anew(image: ImageFile.ImageFile, value_range: Range | None) -> Image.Image | None:
+    """Decode the file of an image that was opened and not loaded; None if that is not possible.
+
+    Loading the user's own would leave its pixels there for as long as the user keeps it: a list of
+    ten thousand opened photographs would fill any memory.
+    """
+    with reading():
+        file: Any = image.fp
+        if file is None:
+            return None
+        frame, data = image.tell(), read_from_start(file)
+    try:
+        with opened(data) as fresh:
+            if frame:
+                fresh.seek(frame)
+            if (fresh.size, fresh.mode) != (image.size, image.mode):  # in draft mode
+                return None
+            return upright_rgb(fresh, value_range)
+    except UnreadablePicture as error:
+        if isinstance(error.__cause__, UnidentifiedImageError):  # of a reader nobody registered
+            return None
+        raise

@@ -19,6 +19,7 @@ __all__ = ["find_preprocess", "probe_picture", "probe_pixels"]
 
 # Not square, as most pictures are not.
 _PROBE_SIZE = (320, 240)
+_HALF_TURN = Image.Transpose.ROTATE_180
 
 # Sides of the squares that models of one size take, where nothing resizes pictures to it.
 _USUAL_SIDES = (224, 32, 28, 64, 96, 128, 256, 299, 384, 16, 8)
@@ -33,7 +34,7 @@ def find_preprocess(function: Callable[[Image.Image], Any]) -> Preprocess:
     return make_preprocess(
         function,
         "image",
-        examples=_examples,
+        examples=lambda: (probe_picture(), probe_picture().transpose(_HALF_TURN)),
         find_fault=_find_fault,
         row="picture",
         example=f"a PIL image in mode RGB of {width} x {height} pixels",
@@ -77,10 +78,6 @@ def probe_pixels(
         if pixels.shape not in seen:
             seen.add(pixels.shape)
             yield pixels
-
-
-def _examples() -> tuple[Image.Image, Image.Image]:
-    return probe_picture(), probe_picture().transpose(Image.Transpose.ROTATE_180)
 
 
 def _find_fault(output: Any) -> tuple[str, str] | None:

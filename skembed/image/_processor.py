@@ -6,7 +6,6 @@ the processor gives.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -70,25 +69,10 @@ def _load(folder: Path, trust_remote_code: bool) -> Processor:
 
 
 class Processor:
-    """Makes a model's pixels of pictures.
+    """Makes a model's pixels of pictures with a processor of transformers.
 
-    Parameters
-    ----------
-    processor : BaseImageProcessor
-        Of transformers.
-
-    Attributes
-    ----------
-    extras : dict of str to Tensor
-        What the processor gives beside pixels, of a probe picture.
-    is_of_one_size : bool
-        Whether all pictures become the same size.
-    scale : Scale
-        Turns what `prepare` gives into what the model reads.
-    way : {"steps", "halves", "whole"}
-        "whole" calls the processor on each picture. "halves" calls it without rescaling and
-        normalising, which `scale` does on the batch: pictures stay in uint8 until then. "steps"
-        also leaves out what the call does around resizing and cropping, half of its time.
+    Where that is proven to give the same, `scale` normalises the batch, and pictures stay in uint8
+    until then. `extras` are what the processor gives beside pixels.
     """
 
     def __init__(self, processor: Any) -> None:
@@ -110,33 +94,27 @@ class Processor:
                 "width). Choose a model that takes single pictures."
             )
         self.extras = {name: value for name, value in found.items() if name != "pixel_values"}
-        self.way = "whole"
-        self._run: Callable[[Image], Tensor] = self._whole
-        for way, run in (("steps", self._steps), ("halves", self._halves)):
-            if self._is_proven(run, probes):
-                self.way, self._run = way, run
-                break
+        self._run = self._unscaled if self._is_proven(probes) else self._whole
         self.shape = tuple(pixels.shape[1:])
         self.is_of_one_size = self._whole(probes[1]).shape == pixels[0].shape
 
     def prepare(self, image: Image) -> Tensor:
         """Return pixels of shape (3, height, width), uint8 or float32."""
-        self._refuse_enormous(image)
+        size = getattr(self._processor, "size", None)
+        shortest = getattr(size, "shortest_edge", None)
+        if shortest and not getattr(size, "longest_edge", None):
+            refuse_enormous(image, shortest)
         return self._run(image)
 
-    def _whole(self, image: Image) -> Tensor:
-        pixels: Tensor = self._processor(images=image, return_tensors="pt")["pixel_values"][0]
-        return pixels
-
-    def _halves(self, image: Image) -> Tensor:
-        found = self._processor(
-            images=image, return_tensors="pt", do_rescale=False, do_normalize=False
-        )
+    def _whole(self, image: Image, **options: Any) -> Tensor:
+        found = self._processor(images=image, return_tensors="pt", **options)
         pixels: Tensor = found["pixel_values"][0]
         return pixels
 
-    def _steps(self, image: Image) -> Tensor:
+    def _unscaled(self, image: Image) -> Tensor:
         processor = self._processor
+        if not _is_plain(type(processor), processor):
+            return self._whole(image, do_rescale=False, do_normalize=False)
         # A copy that torch may own; its channels stay last, which resizes twice as fast.
         pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None]
         if processor.do_resize:
@@ -146,31 +124,21 @@ class Processor:
             pixels = processor.center_crop(pixels, processor.crop_size)
         return pixels[0].contiguous()
 
-    def _is_proven(self, run: Callable[[Image], Tensor], probes: list[Image]) -> bool:
-        """Return whether a way of preparing, then `scale`, gives what the processor gives."""
-        kind = type(self._processor)
-        if not kind.__module__.startswith("transformers."):
+    def _is_proven(self, probes: list[Image]) -> bool:
+        """Return whether `_unscaled`, then `scale`, give what the processor gives."""
+        if not type(self._processor).__module__.startswith("transformers."):
             return False  # unknown code: nothing is left out of it
-        if run == self._steps and not _is_plain(kind, self._processor):
-            return False
         try:
             for image in probes:
-                expected, pixels = self._whole(image), run(image)
+                expected, pixels = self._whole(image), self._unscaled(image)
                 if pixels.dtype != torch.uint8 or pixels.shape != expected.shape:
                     return False
                 change = self.scale(pixels[None])[0] - expected
                 if float(change.abs().max()) > _MOST_CHANGE:
                     return False
         except (AttributeError, RuntimeError, TypeError, ValueError):
-            return False  # this processor has no such halves: that is what the probe is for
+            return False  # it works in other ways
         return True
-
-    def _refuse_enormous(self, image: Image) -> None:
-        size = getattr(self._processor, "size", None)
-        shortest = getattr(size, "shortest_edge", None)
-        if not shortest or getattr(size, "longest_edge", None):
-            return
-        refuse_enormous(image, shortest)
 
 
 def _is_plain(kind: type, processor: Any) -> bool:

@@ -32,9 +32,8 @@ _BITS_PER_SAMPLE = 258
 _PHOTOMETRIC, _WHITE_IS_ZERO = 262, 0
 
 _WHITE = (255, 255, 255, 255)
-# Pixels that pass through float64 at once, and from how many on a table of all values is faster.
+# Pixels that pass through float64 at once.
 _N_SCALED_AT_ONCE = 1 << 20
-_N_TABLE = 1 << 17
 
 # Arithmetic in float32 ends this share of the range beyond black or white (1.0000001).
 _ROUNDING = 1e-6
@@ -51,22 +50,12 @@ def to_8_bits(pixels: NDArray[Any], value_range: Range) -> NDArray[np.uint8]:
     low, high = value_range
     if pixels.dtype == np.uint8 and (low, high) == (0, 255):
         return pixels
-    if pixels.dtype.kind == "u" and pixels.dtype.itemsize <= 2 and pixels.size > _N_TABLE:
-        table = np.arange(256**pixels.dtype.itemsize, dtype=pixels.dtype.newbyteorder("="))
-        is_within = (table >= low) & (table <= high)
-        rounded: NDArray[np.uint8] = _scaled(np.where(is_within, table, low), low, high)[pixels]
-        return rounded
     rounded = np.empty(pixels.shape, np.uint8)
     step = max(1, _N_SCALED_AT_ONCE // max(1, pixels[:1].size))
     for start in range(0, len(pixels), step):
-        rounded[start : start + step] = _scaled(pixels[start : start + step], low, high)
+        scaled = (pixels[start : start + step].astype(np.float64) - low) / (high - low) * 255
+        rounded[start : start + step] = np.clip(np.rint(scaled), 0, 255)
     return rounded
-
-
-def _scaled(numbers: NDArray[Any], low: float, high: float) -> NDArray[np.uint8]:
-    scaled = (numbers.astype(np.float64) - low) / (high - low) * 255
-    np.rint(scaled, out=scaled)
-    return np.clip(scaled, 0, 255, out=scaled).astype(np.uint8)
 
 
 def is_within(low: Any, high: Any, expected: Range) -> Any:

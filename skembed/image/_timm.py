@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import os
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,18 +21,18 @@ from skembed._backbone import Source
 from skembed._optional import import_optional
 from skembed.exceptions import (
     InvalidParameterError,
-    SkembedError,
     UnsafeModelError,
     UnsupportedModelError,
 )
 from skembed.image._backbone import (
     ImageBackbone,
     ImageSettings,
+    Scale,
     check_settings,
     kept_backbone,
+    refuse_enormous,
 )
-from skembed.image._features import ChannelsFirst, Plan, extract, make_plan, measure
-from skembed.image._timm_pixels import TimmPixels
+from skembed.image._features import Plan, extract, find_on_meta, make_plan, measure
 from skembed.modules import (
     CutAt,
     Preprocess,
@@ -81,13 +82,8 @@ class _Architecture:
 
     def build(self) -> nn.Module:
         """Build the model without its classifier."""
-        module: nn.Module = _timm().create_model(
-            self.name,
-            pretrained=False,
-            pretrained_cfg=dict(self.config),
-            num_classes=0,
-            **self.options,
-        )
+        options = {"pretrained": False, "pretrained_cfg": dict(self.config), "num_classes": 0}
+        module: nn.Module = _timm().create_model(self.name, **options, **self.options)
         return module
 
     def build_unfilled(self) -> nn.Module:
@@ -149,7 +145,7 @@ class TimmBackbone(ImageBackbone):
         is_random = isinstance(source, RandomSource)
         libraries = ("timm", "torchvision", *(["torch"] if is_random else []))
         self._settle(
-            self._make_plan,
+            lambda: find_on_meta(self._plan_on),
             self._preparation.description,
             architecture=architecture.name,
             options=repr(sorted(architecture.options.items())),
@@ -171,12 +167,10 @@ class TimmBackbone(ImageBackbone):
             module = build_random(self._architecture.build)
         layer = self._settings.layer
         if layer is not None:
-            generator = torch.Generator().manual_seed(0)
-            pixels = torch.rand(self._preparation.size, generator=generator, device="cpu")
-            module = extract(module, str(layer), pixels)
+            module = extract(module, str(layer), self._preparation.size)
         elif self.plan.output == _PATCHES:
             module = _LastFeatures(module)
-        return nn.Sequential(module, ChannelsFirst()) if self.plan.is_channels_last else module
+        return module
 
     def _load_files(self, files: list[Path]) -> nn.Module:
         state = plain_names({k: v for path in files for k, v in load_state(path).items()})
@@ -184,19 +178,12 @@ class TimmBackbone(ImageBackbone):
         if not self._is_native(state, module):
             module = build_random(self._architecture.build)
             state = _translated(state, module)
-        self._fill(module, state, files[0])
+        place: Any = {"path": files[0], "name": self.name, "ignored": self._classifiers()}
+        fill(module, state, **place)
         if is_empty(module):  # buffers that are computed and not saved
             module = build_random(self._architecture.build)
-            self._fill(module, state, files[0])
+            fill(module, state, **place)
         return module
-
-    def _fill(self, module: nn.Module, state: dict[str, Tensor], path: Path) -> None:
-        known = set(module.state_dict())
-
-        def is_classifier(name: str) -> bool:
-            return name not in known and name.startswith(self._classifiers())
-
-        fill(module, state, path=path, name=self.name, is_ignored=is_classifier)
 
     def _is_native(self, state: dict[str, Tensor], module: nn.Module) -> bool:
         """Return whether weights have the names that timm gives them."""
@@ -207,19 +194,16 @@ class TimmBackbone(ImageBackbone):
     def _classifiers(self) -> tuple[str, ...]:
         """Return with what the names of a classifier's weights begin."""
         heads: Any = self._architecture.config.get("classifier") or ("fc", "head", "classifier")
+        heads = [heads] if isinstance(heads, str) else heads
         # Also of norms around the last layer, which some models leave out with it.
-        return tuple(f"{each.partition('.')[0]}." for each in _as_list(heads))
+        return tuple(f"{each.partition('.')[0]}." for each in heads)
 
-    def _make_plan(self) -> Plan:
-        try:
-            return self._plan_on("meta", self._architecture.build_unfilled().to("meta"))
-        except SkembedError:
-            raise
-        except Exception:  # some models compute with values to find shapes
-            return self._plan_on("cpu", build_random(self._architecture.build))
-
-    def _plan_on(self, device: str, module: nn.Module) -> Plan:
+    def _plan_on(self, device: str) -> Plan:
         """Run the model without its own weights."""
+        if device == "meta":
+            module = self._architecture.build_unfilled().to("meta")
+        else:
+            module = build_random(self._architecture.build)
         settings = self._settings
         name, run = self.name, module
         pixels = torch.zeros(self._preparation.size, device=device)
@@ -281,19 +265,24 @@ def _find_named(name: str, settings: ImageSettings) -> Source:
         # Without a tag, the one that timm takes first; some have other owners.
         found = resolve_model(hub_id or f"timm/{name}", revision=revision, is_whole=is_timm_folder)
         return FolderSource(title, found.folder, found.origin, found.revision)
-    if weights is not None:
-        return FileSource(title, _find_file(weights))
-    return RandomSource(title, _Architecture(_architecture_of(name), config).count_bytes)
+    if weights is None:
+        return RandomSource(title, _Architecture(_architecture_of(name), config).count_bytes)
+    path = Path(os.path.expanduser(weights))  # noqa: PTH111  (never raises)
+    if not path.is_file():
+        raise InvalidParameterError(
+            f"weights={str(weights)!r} is not a file. Weights of timm's models are 'auto', a file "
+            "with a state dict, or None for random ones."
+        )
+    return FileSource(title, path)
 
 
 def _architecture_of(name: str) -> str:
     timm, architecture = _timm(), name.partition(".")[0]
     if not timm.is_model(architecture):
-        close = difflib.get_close_matches(architecture, timm.list_models(), n=5, cutoff=0.5)
-        hint = f" Close to it: {', '.join(map(repr, close))}." if close else ""
+        close = difflib.get_close_matches(architecture, timm.list_models(), n=5)
         raise InvalidParameterError(
-            f"model='timm:{name}': timm {timm.__version__} has no model "
-            f"{architecture!r}.{hint} timm.list_models() lists them."
+            f"model='timm:{name}': timm {timm.__version__} has no model {architecture!r}. Close to "
+            f"it: {', '.join(map(repr, close)) or 'none'}. timm.list_models() lists them."
         )
     return architecture
 
@@ -320,23 +309,19 @@ def _read_folder(folder: Path) -> _Architecture:
     name = str(config.get("architecture"))
     if not _timm().is_model(name):
         raise UnsupportedModelError(
-            f"timm {_timm().__version__} does not know {name!r}, the architecture "
-            f"of {folder}. A newer release may: pip install -U timm."
+            f"timm {_timm().__version__} does not know {name!r}, the architecture of {folder}. A "
+            "newer release may: pip install -U timm."
         )
     options = dict(config.get("model_args") or {})
     options.pop("num_classes", None)
     asked = sorted(set(_FORBIDDEN) & set(options))
     if asked:
         raise UnsafeModelError(
-            f"{folder / 'config.json'} asks timm for {', '.join(asked)}, which would load "
-            "other files than this folder's. Remove that from model_args."
+            f"{folder / 'config.json'} asks timm for {', '.join(asked)}, which would load other "
+            "files than this folder's. Remove that from model_args."
         )
     # Before timm 0.9 the configuration was all one level.
     return _Architecture(name, dict(config.get("pretrained_cfg") or config), options)
-
-
-def _as_list(value: Any) -> list[str]:
-    return [value] if isinstance(value, str) else list(value)
 
 
 def _translated(state: dict[str, Tensor], module: nn.Module) -> dict[str, Tensor]:
@@ -350,11 +335,57 @@ def _translated(state: dict[str, Tensor], module: nn.Module) -> dict[str, Tensor
         return state
 
 
-def _find_file(weights: str | Path) -> Path:
-    path = Path(os.path.expanduser(weights))  # noqa: PTH111  (never raises)
-    if not path.is_file():
-        raise InvalidParameterError(
-            f"weights={str(weights)!r} is not a file. Of a model of timm, "
-            "weights are 'auto', a file with a state dict, or None for random ones."
-        )
-    return path
+class TimmPixels:
+    """Makes a model's pixels of pictures, as the model's configuration says.
+
+    Where the transform ends by turning the picture into a tensor and normalising it, as timm's do,
+    pictures stay in uint8 and are normalised as batches.
+    """
+
+    def __init__(self, config: Mapping[str, Any], name: str) -> None:
+        from torchvision import transforms
+
+        data: Any = import_optional("timm.data", extra="timm", purpose="A model of timm")
+        if not config:
+            raise UnsupportedModelError(
+                f"timm does not say which pixels {name} takes. Register it with a configuration "
+                "(timm.models.generate_default_cfgs) that has input_size, mean and std."
+            )
+        found = data.resolve_data_config(pretrained_cfg=dict(config))
+        self.size = (1, *(int(each) for each in found["input_size"]))
+        if self.size[1] != 3:
+            raise UnsupportedModelError(
+                f"{name} takes pictures of {self.size[1]} channels; expected 3. Choose a model of "
+                "colour pictures."
+            )
+        self._transform: Any = data.create_transform(**found, is_training=False)
+        self._shortest = _shortest_edge(self._transform)
+        self.description = f"{self._transform!r}"
+        self.scale = Scale()
+        steps = list(getattr(self._transform, "transforms", ()))
+        ends = [type(each).__name__ for each in steps[-2:]]
+        if ends in (["MaybeToTensor", "Normalize"], ["ToTensor", "Normalize"]):
+            numbers = steps[-1].mean, steps[-1].std
+            self.scale = Scale(*numbers)
+            # Its representation rounds them.
+            self.description += f" {[torch.as_tensor(each).tolist() for each in numbers]}"
+            self._transform = transforms.Compose([*steps[:-2], transforms.PILToTensor()])
+
+    def prepare(self, image: Image) -> Tensor:
+        """Return pixels (3, height, width) of a picture, uint8 or float32."""
+        if self._shortest is not None:
+            refuse_enormous(image, self._shortest)
+        pixels: Tensor = self._transform(image)
+        return pixels
+
+
+def _shortest_edge(transform: Any) -> int | None:
+    """Return to what a picture's shorter side is resized, None if both sides are bounded."""
+    for step in getattr(transform, "transforms", ()):
+        size: Any = getattr(step, "size", None)
+        if type(step).__name__ == "Resize":
+            sides = [size] if isinstance(size, int) else list(size)
+            return int(sides[0]) if len(sides) == 1 else None
+        if type(step).__name__ == "ResizeKeepRatio" and getattr(step, "longest", 0) < 1:
+            return int(size if isinstance(size, int) else max(size))
+    return None

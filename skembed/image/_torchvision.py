@@ -23,7 +23,7 @@ from skembed.image._backbone import (
     kept_backbone,
     refuse_enormous,
 )
-from skembed.image._features import ChannelsFirst, Plan, extract, make_plan, measure
+from skembed.image._features import Plan, extract, make_plan, measure
 from skembed.image._models import MODELS
 from skembed.modules import CutAt, Preprocess, build_empty, build_random, check_layer, fill
 from skembed.weights import (
@@ -90,6 +90,7 @@ class TorchvisionBackbone(ImageBackbone):
         preset: Any = member.transforms()
         self._preset = preset
         self._scale = Scale(preset.mean, preset.std)
+        self._is_transformer = self.name.startswith("vit_")
         self._options = self._choose_options()
         self._refuse_missing_classifier(member)
         # Torch itself decides random weights only.
@@ -117,26 +118,17 @@ class TorchvisionBackbone(ImageBackbone):
     def _load_core(self) -> nn.Module:
         module = build_random(self._build) if self._file is None else self._load_file(self._file)
         if self.plan.output is not None:
-            generator = torch.Generator().manual_seed(0)
-            pixels = torch.rand(self._size(), generator=generator, device="cpu")
-            module = extract(module, self.plan.output, pixels)
-        return nn.Sequential(module, ChannelsFirst()) if self.plan.is_channels_last else module
+            module = extract(module, self.plan.output, self._size())
+        return module
 
     def _choose_options(self) -> dict[str, Any]:
         """Return with what the architecture is built."""
-        if self._is_transformer():
+        if self._is_transformer:
             return {"image_size": int(self._preset.crop_size[0])}
         if self.name in ("inception_v3", "googlenet"):
             # Published weights take pixels of another range than their preset gives.
             return {"transform_input": self._file is not None, "aux_logits": False}
         return {}
-
-    def _is_transformer(self) -> bool:
-        return self.name.startswith("vit_")
-
-    def _is_without_head(self) -> bool:
-        """Return whether the model has no linear layer at its end, but a map of classes."""
-        return self.name.startswith("squeezenet")
 
     def _refuse_missing_classifier(self, member: Any) -> None:
         layer = self._settings.layer
@@ -167,14 +159,9 @@ class TorchvisionBackbone(ImageBackbone):
         if self.name.startswith("densenet"):
             state = {_OLD_NAME.sub(r"\1\2", name): value for name, value in state.items()}
         module = build_empty(self._build)
-        known = set(module.state_dict())
-
-        def is_classifier(name: str) -> bool:
-            return name not in known and name.startswith(_CLASSIFIERS)
-
         # Only MNASNets ask for a version; what they call the first has weights of other shapes.
         version = 2 if self.name.startswith("mnasnet") else None
-        fill(module, state, path=path, name=self.name, is_ignored=is_classifier, version=version)
+        fill(module, state, path=path, name=self.name, ignored=_CLASSIFIERS, version=version)
         return module
 
     def _size(self) -> tuple[int, ...]:
@@ -195,17 +182,17 @@ class TorchvisionBackbone(ImageBackbone):
                     f"layer={layer!r} is or ends with the classifier of {self.name}, which is left "
                     "out. layer=None gives what it takes."
                 )
-        elif self._is_without_head():
+        elif self.name.startswith("squeezenet"):  # which ends in a map of classes
             layer = "features"
-        elif self._is_transformer() and pooling == "cls":
+        elif self._is_transformer and pooling == "cls":
             pooling = "auto"  # its own end is the class token
-        elif self._is_transformer() and pooling != "auto":
+        elif self._is_transformer and pooling != "auto":
             layer = _TOKENS
         run = module if layer is None else CutAt(module, str(layer))
         name = self.name if layer is None else f"layer {str(layer)!r} of {self.name}"
         with torch.inference_mode():
             shape, is_channels_last = measure(run, torch.empty(self._size(), device="meta"), name)
-        has_class = self._is_transformer() and shape[1:2] == (getattr(module, "seq_length", 0),)
+        has_class = self._is_transformer and shape[1:2] == (getattr(module, "seq_length", 0),)
         return make_plan(
             pooling,
             shape,
@@ -243,20 +230,16 @@ def _check_name(name: str) -> None:
     raise InvalidParameterError(
         f"model={name!r} is no folder, and torchvision has no classification model of this name. "
         f"{hint}Models of the hub have an owner ('facebook/dinov2-small'), timm's begin with "
-        "'timm:'; torchvision.models.list_models(torchvision.models) lists torchvision's."
+        "'timm:'."
     )
 
 
 def _numbers_of(preset: Any) -> dict[str, Any]:
     """Return what decides a preset's pixels."""
-    return {
-        "resize": list(preset.resize_size),
-        "crop": list(preset.crop_size),
-        "interpolation": preset.interpolation.value,
-        "antialias": preset.antialias,
-        "mean": list(preset.mean),
-        "std": list(preset.std),
-    }
+    numbers = {"resize": preset.resize_size, "crop": preset.crop_size}
+    numbers |= {"mean": preset.mean, "std": preset.std}
+    interpolation = {"interpolation": preset.interpolation.value, "antialias": preset.antialias}
+    return {name: list(value) for name, value in numbers.items()} | interpolation
 
 
 def _find_weights(name: str, weights: str | Path | None) -> tuple[Path | None, Any]:

@@ -13,12 +13,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from skembed.exceptions import SkembedError, UnsupportedModelError
+from skembed.exceptions import UnsupportedModelError
 from skembed.image._backbone import ImageBackbone, ImageSettings, check_settings, kept_backbone
-from skembed.image._features import Plan, make_plan
+from skembed.image._features import Plan, find_on_meta, make_plan
 from skembed.image._processor import Processor, has_processor, load_processor
-from skembed.image._towers import CLASS_TOKEN, VisionStates, check_kind, count_prefix, find_tower
-from skembed.modules import Preprocess, drop_unused, find_unused, has_weights, make_states
+from skembed.modules import Preprocess, States, drop_unused, find_unused, has_weights, make_states
 from skembed.weights import (
     FolderSource,
     check_weights,
@@ -31,7 +30,28 @@ from skembed.weights import (
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["find_transformers"]
+__all__ = ["VisionStates", "find_transformers"]
+
+_CLASS_TOKENS = ("cls_token", "class_embedding", "class_token")
+_OTHER_TOKENS = ("distillation_token", "register_tokens")
+
+# Models of pictures and texts: the part that reads pictures, and what of its output lies in the
+# space shared with texts.
+_TOWERS = {
+    "clip": ("CLIPVisionModelWithProjection", "image_embeds"),
+    "metaclip_2": ("MetaClip2VisionModelWithProjection", "image_embeds"),
+    "siglip": ("SiglipVisionModel", "pooler_output"),
+    "siglip2": ("Siglip2VisionModel", "pooler_output"),
+}
+_PROJECTED = {
+    "clip_vision_model": "CLIPVisionModelWithProjection",
+    "metaclip_2_vision_model": "MetaClip2VisionModelWithProjection",
+}
+
+_DINOS = ("dinov2", "dinov2_with_registers", "dinov3_vit", "dinov3_convnext")
+_OF_CLASS_TOKEN = ("vit", "deit", "vit_mae", "vit_msn", *_DINOS)
+"""Trained so that the class token's last state stands for the picture. What transformers calls
+their pooler is that token again or, in ViT and DeiT, a layer that many checkpoints lack."""
 
 _OF_TEXTS = ("tokenizer.json", "tokenizer_config.json", "vocab.txt")
 
@@ -73,7 +93,7 @@ class TransformersBackbone(ImageBackbone):
             self._scale = self._processor.scale
         self._auto, self._config, self._vector = find_tower(config)
         self._settle(
-            self._make_plan,
+            lambda: find_on_meta(self._plan_on),
             None,  # in the files
             libraries=releases_of("transformers", "torchvision"),
             trust_remote_code=settings.trust_remote_code,
@@ -107,10 +127,9 @@ class TransformersBackbone(ImageBackbone):
             is_of_texts = any((folder / name).is_file() for name in _OF_TEXTS)
             hint = " If it is a model of texts, TextEmbedder reads it." if is_of_texts else ""
             raise UnsupportedModelError(
-                f"{folder} does not say how the model's pictures are prepared: it has no "
-                "preprocessor_config.json. Save the model's image processor there "
-                "(`processor.save_pretrained(folder)`), or set preprocess= to a callable that "
-                f"turns a PIL image into a tensor.{hint}"
+                f"{folder} does not say how pictures are prepared: it has no "
+                "preprocessor_config.json. Save the model's image processor there, or set "
+                f"preprocess= to a callable that turns a PIL image into a tensor.{hint}"
             )
         trusted = self._settings.trust_remote_code
         return load_processor(folder, self.source.digest, trust_remote_code=trusted)
@@ -123,19 +142,10 @@ class TransformersBackbone(ImageBackbone):
         height, width = (size, size) if isinstance(size, int) else size
         return (1, getattr(self._config, "num_channels", 3), height, width)
 
-    def _make_plan(self) -> Plan:
-        try:
-            return self._plan_on(torch.device("meta"))
-        except SkembedError:
-            raise
-        except Exception:
-            # Some models compute with values to find shapes: these run, with random weights.
-            return self._plan_on(torch.device("cpu"))
-
-    def _plan_on(self, device: torch.device) -> Plan:
-        """Run the model without its own weights."""
+    def _plan_on(self, device: str) -> Plan:
+        """Run the model with random weights, or none."""
         settings = self._settings
-        with torch.random.fork_rng(devices=[]), device, torch.inference_mode():
+        with torch.random.fork_rng(devices=[]), torch.device(device), torch.inference_mode():
             module = self._build()
             is_dual = check_kind(module, self.name)
             self._refuse_extras(module)
@@ -149,7 +159,7 @@ class TransformersBackbone(ImageBackbone):
         if len(shape) != 3 or last is None or last.shape[:2] != shape[:2]:
             n_prefix, has_class = 0, False  # a layer before these tokens are put in
         pooling = settings.pooling
-        is_trained = self._config.model_type in CLASS_TOKEN or settings.layer is not None
+        is_trained = self._config.model_type in _OF_CLASS_TOKEN or settings.layer is not None
         if pooling == "auto" and not is_trained and len(shape) > 2:
             pooling = "mean"
         return make_plan(
@@ -164,17 +174,16 @@ class TransformersBackbone(ImageBackbone):
     @functools.cached_property
     def _unused(self) -> frozenset[str]:
         """Names of the weights that are never run."""
-        try:
-            return self._unused_on(torch.device("meta"))
-        except Exception:  # as for the plan
-            return self._unused_on(torch.device("cpu"))
 
-    def _unused_on(self, device: torch.device) -> frozenset[str]:
-        with torch.inference_mode(False), torch.random.fork_rng(devices=[]), device:
-            module, pixels = self._build(), torch.full(self._shape(), 0.5)
-            output, layer = str(self.plan.output), self._settings.layer
-            states = make_states(VisionStates, module, output, layer, pixels, self.name)
-            return find_unused(states.module, lambda: states(pixels))
+        def find(device: str) -> frozenset[str]:
+            grad, rng = torch.inference_mode(False), torch.random.fork_rng(devices=[])
+            with grad, rng, torch.device(device):
+                module, pixels = self._build(), torch.full(self._shape(), 0.5)
+                output, layer = str(self.plan.output), self._settings.layer
+                states = make_states(VisionStates, module, output, layer, pixels, self.name)
+                return find_unused(states.module, lambda: states(pixels))
+
+        return find_on_meta(find)
 
     def _build(self) -> nn.Module:
         """Build the model with random weights."""
@@ -191,8 +200,7 @@ class TransformersBackbone(ImageBackbone):
             raise UnsupportedModelError(
                 f"transformers has no vision model for {self.name}: {type(error).__name__}: {error}"
             ) from error
-        built: nn.Module = module.eval()
-        return built
+        return module.eval()  # type: ignore[no-any-return]
 
     def _refuse_extras(self, module: nn.Module) -> None:
         """Refuse a processor that gives more than pixels, if the model reads that."""
@@ -209,7 +217,7 @@ class TransformersBackbone(ImageBackbone):
 
     def _choose_output(self, module: nn.Module, found: Any, is_dual: bool) -> str:
         """Return what of the output is taken where the user names no layer."""
-        if self._settings.pooling != "auto" or self._config.model_type in CLASS_TOKEN:
+        if self._settings.pooling != "auto" or self._config.model_type in _OF_CLASS_TOKEN:
             return "last_hidden_state"
         if is_dual:
             return "image_features"
@@ -220,3 +228,110 @@ class TransformersBackbone(ImageBackbone):
         needed = [name for name, _ in module.named_parameters() if name.startswith("pooler.")]
         has_pooler = has_weights(self.source.folder, needed)
         return "pooler_output" if has_pooler else "last_hidden_state"
+
+
+def find_tower(config: Any) -> tuple[Any, Any, str | None]:
+    """Return what loads the part that reads pictures, its configuration, and its vector's name.
+
+    The name is of a field of the output; None where the kind of model does not tell.
+    """
+    import transformers
+    from transformers import AutoModel
+
+    kind = config.model_type
+    if kind in _TOWERS:
+        name, vector = _TOWERS[kind]
+        part = copy.deepcopy(config.vision_config)
+        if vector == "image_embeds":
+            # The whole model's projection has this width, whatever the part's settings say.
+            part.projection_dim = config.projection_dim
+        return getattr(transformers, name), part, vector
+    named = getattr(config, "architectures", None) or ()
+    if _PROJECTED.get(kind) in named:
+        return getattr(transformers, _PROJECTED[kind]), config, "image_embeds"
+    if kind == "vit_mae":
+        config = copy.deepcopy(config)
+        config.mask_ratio = 0.0  # it hides patches at random to learn from
+    return AutoModel, config, None
+
+
+def check_kind(module: nn.Module, name: str) -> bool:
+    """Refuse a model that does not read single pictures; return whether it reads texts as well."""
+    parameters = inspect.signature(module.forward).parameters
+    if hasattr(module, "get_image_features") and hasattr(module, "get_text_features"):
+        parameters = inspect.signature(module.get_image_features).parameters  # type: ignore[arg-type]
+        is_dual = True
+    else:
+        is_dual = False
+        kind = type(module).__name__
+        first = getattr(module, "main_input_name", None)
+        reads = {"input_ids": "text", "input_values": "sound", "input_features": "sound"}
+        if "pixel_values" not in parameters or first in ("input_values", "input_features"):
+            what = reads.get(str(first), str(first))
+            advice = "TextEmbedder embeds it" if what == "text" else "choose a vision model"
+            raise UnsupportedModelError(
+                f"{name} reads {what}, not pictures (it is a {kind}): {advice}."
+            )
+        if first == "input_ids" and next(iter(parameters)) != "pixel_values":
+            raise UnsupportedModelError(
+                f"{name} is a language model that looks at pictures ({kind}); it has no vector for "
+                "a picture alone. Choose a vision model, or one such as CLIP."
+            )
+    needed = [
+        each.name
+        for each in parameters.values()
+        if each.default is each.empty
+        and each.kind not in (each.VAR_POSITIONAL, each.VAR_KEYWORD)
+        and each.name != "pixel_values"
+    ]
+    if needed:
+        raise UnsupportedModelError(
+            f"{name} reads {', '.join(needed)} beside pixels, which skembed does not pass on. "
+            "Choose a model of pictures of one size (for SigLIP 2: not one of the NaFlex ones)."
+        )
+    return is_dual
+
+
+class VisionStates(States):
+    """Runs a vision model, or one of pictures and texts: "image_features" is projected."""
+
+    def run(self, values: Tensor, *, all_states: bool = False) -> Any:
+        """Return the model's whole output."""
+        module: Any = self.module
+        arguments: dict[str, Any] = {"output_hidden_states": True} if all_states else {}
+        if hasattr(module, "get_image_features"):
+            return module.get_image_features(pixel_values=values, **arguments)
+        if module.config.model_type == "vit_mae":
+            # The "noise" by which it shuffles patches, that leaves them as they are.
+            size = module.config.patch_size
+            n_patches = (values.shape[2] // size) * (values.shape[3] // size)
+            order = torch.arange(n_patches, device=values.device)
+            arguments["noise"] = order.expand(len(values), -1)
+        return module(pixel_values=values, **arguments)
+
+    def take(self, found: Any, output: str) -> Tensor:
+        """Return what the model's output has by this name."""
+        if output == "image_features":
+            # A tensor in the first releases of transformers 5, later one of an output's fields.
+            features: Tensor = found if isinstance(found, Tensor) else found.pooler_output
+            return features.flatten(1)
+        value: Tensor = getattr(found, output)
+        return value.flatten(1) if output == "pooler_output" else value
+
+
+def count_prefix(module: nn.Module) -> tuple[int, bool]:
+    """Return how many tokens precede the patches, and whether the first stands for the picture.
+
+    Class, distillation and register tokens are parameters of the model, of shape (1, tokens, d),
+    or (d,) for one token.
+    """
+    config: Any = module.config
+    if config.model_type == "dinov3_convnext":
+        return 1, True  # the mean of its map, put before it
+    n_prefix, has_class = 0, False
+    for name, parameter in module.named_parameters():
+        last = name.rsplit(".", 1)[-1]
+        if last in _CLASS_TOKENS + _OTHER_TOKENS:
+            n_prefix += parameter.shape[-2] if parameter.ndim > 1 else 1
+            has_class = has_class or last in _CLASS_TOKENS
+    return n_prefix, has_class

@@ -32,21 +32,8 @@ def first_tensor(output: Any) -> Tensor | None:
 def find_layer(module: nn.Module, run: Callable[[], Any], layer: int, name: str) -> str | None:
     """Return the submodule that makes a hidden state, None if there is no single one.
 
-    Parameters
-    ----------
-    module : Module
-        A model of transformers.
-    run : callable
-        Runs it with all hidden states and returns its output.
-    layer : int
-        The state's number, from 0, or from -1 backwards.
-    name : str
-        The model, for messages.
-
-    Raises
-    ------
-    InvalidParameterError
-        If there is no such state.
+    `run` runs a model of transformers with all hidden states; InvalidParameterError if there is no
+    state of this number.
     """
     seen: list[tuple[str, Tensor | None]] = []
     hooks = [
@@ -80,14 +67,9 @@ def _maker(seen: list[tuple[str, Tensor | None]], states: Tensor) -> str | None:
 
 
 def find_unused(module: nn.Module, run: Callable[[], Tensor]) -> frozenset[str]:
-    """Return the weights of a module, by name, on which an output does not depend.
+    """Return the weights of a module, by name, on which the output of `run` does not depend.
 
-    Parameters
-    ----------
-    module : Module
-        Also one on the meta device, which has no values. Its parameters will require gradients.
-    run : callable
-        Runs it and returns the output.
+    Also of one on the meta device, which has no values. Its parameters will require gradients.
     """
     named = dict(module.named_parameters())
     with torch.enable_grad():

@@ -30,12 +30,8 @@ def stop_after(
 ) -> RemovableHandle:
     """Have the forward pass end once a submodule has run; return the hook that does it.
 
-    Parameters
-    ----------
-    module : Module
-        The submodule. The hook is its last: the first would miss what the others change.
-    take : callable
-        Makes of its output what `Reached` carries; of None the pass goes on.
+    `take` makes of its output what `Reached` carries; of None the pass goes on. The hook is the
+    module's last: the first would miss what the others change.
     """
 
     def stop(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
@@ -49,17 +45,7 @@ def stop_after(
 class CutAt(nn.Module):
     """Runs a module until a submodule has run for the first time, and returns what that gave.
 
-    Parameters
-    ----------
-    module : torch.nn.Module
-        Changed: it gets a hook, so it has to be a copy.
-    layer : str
-        A submodule's name as in `module.named_modules()`.
-
-    Raises
-    ------
-    InvalidParameterError
-        If there is no such submodule; in `forward`, if it does not run.
+    The module gets a hook, so it has to be a copy.
     """
 
     def __init__(self, module: nn.Module, layer: str) -> None:
@@ -105,10 +91,7 @@ def run_apart(module: Callable[[Tensor], Any], values: Tensor) -> Any:
 def first_that_runs(run: Callable[[Tensor], Any], values: Iterable[Tensor]) -> tuple[Tensor, Any]:
     """Return the first values on which a model does not fail, and what it gives.
 
-    Raises
-    ------
-    Exception
-        What it raised on the first, if it fails on all.
+    If it fails on all, what it raised on the first.
     """
     first_error: Exception | None = None
     for each in values:

@@ -65,17 +65,9 @@ class ModuleSource(Source):
 
 
 class Features(nn.Module):
-    """A module whose output is a tensor, whatever it was wrapped in.
+    """Takes features out of what a module gives: a tensor, a mapping, a named tuple or a tuple.
 
-    Parameters
-    ----------
-    module : Module
-        Gives a tensor; a mapping or named tuple with one of `names`, or with a single tensor of any
-        name; or a tuple with a single tensor.
-    names : sequence of str
-        What features are called, the best first.
-    title : str
-        What messages call the module.
+    They are the first of `names` that it has, or its only tensor; messages say `title`.
     """
 
     def __init__(self, module: nn.Module, names: Sequence[str], title: str) -> None:
@@ -147,22 +139,9 @@ def try_out(
 ) -> tuple[Tensor, Tensor]:
     """Return the first values that a module runs on, and its features of a batch of them.
 
-    Parameters
-    ----------
-    module : Module
-        A copy of a module of the user's, as `Features`.
-    probes, others : iterable of Tensor
-        Rows as it takes them, without the batch's dimension: the first that it runs on, and
-        another one, are taken. Where `others` is empty, the first one is changed a little.
-    row, shapes, name, advice : str
-        For messages: what rows are called ("picture"), which shapes of features are known, what the
-        module is called, and what to do where it fails on all probes.
-
-    Raises
-    ------
-    UnsupportedModelError
-        If it fails on all probes, gives something else than features, or its features of one row
-        are not always the same: random, or different beside other rows.
+    `probes` and `others` are rows without the batch's dimension: the first that runs, and another
+    one, are taken; without others, the first one changed a little. An UnsupportedModelError says if
+    it fails on all, gives no features, or others of the same row: random, or beside other rows.
     """
     run = partial(run_apart, module)
     tried: list[tuple[int, ...]] = []
@@ -195,8 +174,8 @@ def try_out(
     if not _are_near(run(values[None]), features, 1e-3):
         raise UnsupportedModelError(
             f"{name} is random, or keeps something of the {row}s before: it gave different "
-            f"features of one {row} in evaluation mode, which would make the vectors random. Does "
-            "it call functional.dropout without training=self.training?"
+            f"features of one {row} in evaluation mode. Does it call functional.dropout without "
+            "training=self.training?"
         )
     if other.shape == values.shape:  # others never share a batch
         _check_pair(run, values, other, features, row=row, name=name)

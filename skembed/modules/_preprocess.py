@@ -26,31 +26,10 @@ _N_TRIALS = 4
 class Preprocess:
     """The user's function, copied, so that it stays as it is when the user changes it.
 
-    Parameters
-    ----------
-    function : callable
-        Turns one row into a float tensor.
-    digest : bytes
-        Of its content.
-    examples : callable
-        Returns two rows, made anew at each call but always the same.
-    find_fault : callable
-        Tells of what the function gave what that is and what to do; None if it is right.
-    row, example, expected, advice : str
-        For messages: what rows and the first example are called, what the function has to be, and
-        how a random one is made steady.
-
-    Attributes
-    ----------
-    digest : bytes
-        Of its content.
-    probe : Tensor
-        What it makes of the first example.
-
-    Raises
-    ------
-    InvalidParameterError
-        If it fails on a row, gives something else, or is random.
+    It is tried out: InvalidParameterError says if it fails, gives something else than a float
+    tensor, or is random. `examples` returns two rows, made anew at each call but always the same;
+    `find_fault` tells of what the function gave what that is and what to do, None if it is right.
+    `probe` is what it makes of the first example.
     """
 
     def __init__(

@@ -21,17 +21,10 @@ __all__ = ["Rows", "TokenBatch"]
 
 @dataclass(frozen=True)
 class Rows:
-    """Where the rows of a packed sequence lie.
+    """Where the rows of a packed sequence lie, by their lengths in tokens.
 
-    Parameters
-    ----------
-    lengths : sequence of int
-        Tokens of each row, in order. Rows of like length should be neighbours: they share attention
-        calls.
-    n_more : int, default=0
-        Tokens after the last row that nobody looks at.
-    is_exact : bool, default=False
-        Whether attention keeps its scores in float32, which is slower in bfloat16 on CPUs.
+    Rows of like length should be neighbours: they share attention calls. `n_more` tokens after the
+    last row are ignored; `is_exact` keeps attention's scores in float32, slower in bfloat16.
     """
 
     lengths: Sequence[int]
@@ -75,17 +68,7 @@ class Rows:
 
 @dataclass(frozen=True)
 class TokenBatch:
-    """Token ids of rows, end to end.
-
-    Parameters
-    ----------
-    ids : Tensor of shape (tokens,), int64
-        The tokens.
-    positions : Tensor of shape (tokens,), int64
-        Each token's position in its row, from 0.
-    rows : Rows
-        Where the rows lie.
-    """
+    """Token ids of rows, end to end, and each token's position in its row; both int64."""
 
     ids: Tensor
     positions: Tensor

@@ -6,7 +6,7 @@ Knows names and shapes of tensors, not what models do nor where files come from.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -46,36 +46,19 @@ def fill(
     *,
     path: Path,
     name: str,
-    is_ignored: Callable[[str], bool] = lambda name: False,
+    ignored: tuple[str, ...] = (),
     version: int | None = None,
 ) -> None:
     """Give a module the values of a state dict, in float32.
 
-    Parameters
-    ----------
-    module : Module
-        Its parameters may be on the meta device.
-    state : mapping of str to Tensor
-        Values by name; copied, since files are mapped to memory and may be written anew.
-    path : Path
-        Where they come from, for messages.
-    name : str
-        The model, for messages.
-    is_ignored : callable
-        Tells by its name whether a value is left out: the classifier's.
-    version : int or None
-        Of the architecture's names, where it asks for that.
-
-    Raises
-    ------
-    UnsupportedModelError
-        A weight is missing, of another shape, or unknown: then it is another architecture's, as
-        all of a ResNet-50's names are in a ResNet-101, too.
+    Values are copied: files are mapped to memory and may be written anew. Names that the module
+    lacks are left out if they begin with one of `ignored`; any other name, a weight that is missing
+    or of another shape is an UnsupportedModelError. `version` is that of the architecture's names.
     """
     expected = module.state_dict()
     wrong, kept = {}, _State()
     for each, value in plain_names(state).items():
-        if is_ignored(each):
+        if each not in expected and each.startswith(ignored):
             continue
         wanted = expected.get(each)
         reason = None if wanted is None else _why_unlike(value, wanted)

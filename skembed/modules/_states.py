@@ -21,14 +21,8 @@ S = TypeVar("S", bound="States")
 class States(nn.Module):
     """Runs a model for one of the things it gives; the rooms say how in subclasses.
 
-    Parameters
-    ----------
-    module : PreTrainedModel
-        The model.
-    output : str or int
-        A name in the model's output, or the number of a hidden state.
-    stop_at : str or None
-        The submodule whose output that is: the forward pass ends there.
+    `output` is a name in the model's output, or the number of a hidden state; `stop_at` the
+    submodule whose output that is, where the forward pass ends.
     """
 
     def __init__(self, module: nn.Module, output: str | int, stop_at: str | None = None) -> None:
@@ -79,11 +73,6 @@ def make_states(
 
     `values` are a batch that is run to find the submodule that makes a hidden state, so that the
     pass can end there; messages call the model `name`.
-
-    Raises
-    ------
-    InvalidParameterError
-        If there is no such layer.
     """
     if layer is None:
         return kind(module, output)

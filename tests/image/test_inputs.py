@@ -22,7 +22,7 @@ from PIL import Image
 
 from skembed import _files
 from skembed.exceptions import InvalidInputError
-from skembed.image import _loaded
+from skembed.image import _pictures
 from skembed.image._inputs import check_images
 from tests.image.pictures import digests, encode, opened, pixels_of, rgb_pixels
 
@@ -339,14 +339,14 @@ def test_a_file_object_is_read_whole_by_several_threads():
 
 def test_opened_images_are_checked_side_by_side(monkeypatch):
     meeting = threading.Barrier(2, timeout=20)
-    read = _loaded._read
+    read = _pictures._read
 
     def read_together(image, value_range):
         meeting.wait()
         return read(image, value_range)
 
     images = [Image.open(io.BytesIO(encode(RGB))) for _ in range(4)]
-    monkeypatch.setattr(_loaded, "_read", read_together)
+    monkeypatch.setattr(_pictures, "_read", read_together)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     assert check_images(images).faults == {}
 

@@ -1,5 +1,6 @@
 """Layers of models: where the pass ends, and where a map has its channels."""
 
+import copy
 from types import SimpleNamespace
 
 import pytest
@@ -9,7 +10,7 @@ from torchvision import models
 
 from skembed.exceptions import InvalidParameterError
 from skembed.image._features import extract, measure
-from skembed.image._towers import VisionStates
+from skembed.image._transformers import VisionStates
 from skembed.modules import CutAt, build_random
 from tests.image.backbones import backbone_of, vectors
 
@@ -53,17 +54,24 @@ def test_graph_and_interrupted_pass_give_what_the_whole_pass_gives(name, layer):
     pixels = rand(2, 3, 96, 96)
     expected = watched(module, layer, pixels)
     with torch.inference_mode():
-        cut = extract(module, layer, pixels)
+        cut = extract(module, layer, pixels.shape)
         assert torch.equal(cut(pixels), expected)
         assert not isinstance(cut, CutAt)
         assert torch.equal(CutAt(module, layer)(pixels), expected)
 
 
 def test_what_follows_a_layer_is_not_kept():
-    cut = extract(built("resnet18"), "layer2", rand(1, 3, 64, 64))
+    cut = extract(built("resnet18"), "layer2", (1, 3, 64, 64))
     names = {name.removeprefix("module.") for name, _ in cut.named_parameters()}
     assert any(name.startswith("layer2.1") for name in names)
     assert not any(name.startswith(("layer3", "layer4", "fc")) for name in names)
+
+
+def test_a_copy_of_a_cut_model_keeps_its_mode():
+    cut = extract(built("mobilenet_v3_small"), "features.4", (1, 3, 64, 64))
+    for mode in (True, False):
+        cut.train(mode)
+        assert all(each.training == mode for each in copy.deepcopy(cut).modules())
 
 
 class Untraceable(nn.Module):
@@ -79,7 +87,7 @@ class Untraceable(nn.Module):
 def test_a_model_that_cannot_be_traced_is_interrupted():
     module, pixels = Untraceable().eval(), rand(1, 3, 8, 8)
     expected = module.first(pixels)
-    cut = extract(module, "first", pixels)
+    cut = extract(module, "first", pixels.shape)
     assert isinstance(cut, CutAt)
     assert torch.equal(cut(pixels), expected)
 
@@ -102,7 +110,7 @@ class Doubled(nn.Module):
 
 def test_a_graph_that_gives_something_else_is_not_taken():
     module, pixels = Doubled().eval(), rand(1, 3, 8, 8)
-    assert isinstance(extract(module, "pair", pixels), CutAt)
+    assert isinstance(extract(module, "pair", pixels.shape), CutAt)
 
 
 @pytest.mark.parametrize(
