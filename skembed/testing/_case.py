@@ -130,12 +130,9 @@ class Case:
 
     def assert_same(self, got: Any, expected: NDArray[Any], what: str) -> None:
         """Fail, naming a row and values, unless two outputs agree to tolerance (NaN equals NaN)."""
-        shape = getattr(got, "shape", None)
-        if not isinstance(got, np.ndarray) or shape != expected.shape:
-            kind = type(got).__name__
-            fail(
-                f"{what}: expected an array of shape {expected.shape}, got {kind} of shape {shape}"
-            )
+        wanted, shape, kind = expected.shape, np.shape(got), type(got).__name__
+        if not isinstance(got, np.ndarray) or shape != wanted:
+            fail(f"{what}: expected an array of shape {wanted}, got {kind} of shape {shape}")
         differs = ~np.isclose(got, expected, rtol=self.rtol, atol=self.atol, equal_nan=True)
         if differs.any():
             row, feature = np.argwhere(differs)[0]

@@ -110,10 +110,8 @@ def check_embedder(
     ------
     EmbedderCheckError
         If any check failed; it names all of them, with what was expected and what came.
-    InvalidInputError
-        If `rows` are not a collection.
-    InvalidParameterError
-        If there are too few rows, `y` has another length, or `skip` has unknown names.
+    InvalidInputError, InvalidParameterError
+        If `rows` are no collection or too few, or `y` or `skip` do not fit.
 
     See Also
     --------
@@ -131,10 +129,7 @@ def check_embedder(
     """
     options: dict[str, Any] = {"y": y, "atol": atol, "rtol": rtol, "set_params": set_params or {}}
     options.update(bad_rows=bad_rows, time_limit=time_limit)
-    passed: list[str] = []
-    skipped: dict[str, str] = {}
-    failures: dict[str, str] = {}
-    first: BaseException | None = None
+    passed, skipped, failures = list[str](), dict[str, str](), dict[str, str]()
     for name, check in embedder_checks(embedder, rows, skip=skip, **options):
         try:
             check()
@@ -142,13 +137,11 @@ def check_embedder(
             skipped[name] = str(reason)
         except EmbedderCheckError as error:
             failures.update(error.failures)
-            first = first or error.__cause__
         else:
             passed.append(name)
     if failures:
-        n_run = len(failures) + len(passed)
-        message = f"{type(embedder).__name__} failed {len(failures)} of {n_run} checks:"
-        raise EmbedderCheckError(message, failures) from first
+        n_of = f"{len(failures)} of {len(failures) + len(passed)}"
+        raise EmbedderCheckError(f"{type(embedder).__name__} failed {n_of} checks:", failures)
     return CheckResults(tuple(passed), skipped)
 
 
