@@ -150,8 +150,6 @@ def embedder_checks(
 ) -> list[tuple[str, Callable[[], None]]]:
     """Return the checks of `check_embedder` one by one, for a test each.
 
-    Nothing is fitted until a check is called; what the checks compare with is computed once.
-
     Parameters
     ----------
     embedder, rows, skip, **options

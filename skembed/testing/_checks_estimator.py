@@ -99,7 +99,8 @@ def check_requires_fit(case: Case) -> None:
     try:
         case.unfitted().transform(case.rows)
     except NotFittedError:
-        return check_is_fitted(case.fitted())
+        check_is_fitted(case.fitted())
+        return
     except Exception as error:
         got = error
     fail(f"expected NotFittedError from transform without fit, got {got!r:.200}")
