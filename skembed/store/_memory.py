@@ -11,10 +11,7 @@ __all__ = ["MemoryTier"]
 
 
 class MemoryTier:
-    """At most `max_bytes` of values in memory, shared by the threads of one process.
-
-    A forked child keeps the values that its parent had.
-    """
+    """At most `max_bytes` of values in memory, shared by the threads of one process."""
 
     def __init__(self, max_bytes: int) -> None:
         self.max_bytes = max_bytes

@@ -130,12 +130,10 @@ def _containers(case: Case) -> dict[str, Any]:
 def check_single_row_refused(case: Case) -> None:
     """Check that one bare row, or a number, is refused by saying what is expected."""
     estimator = case.fitted()
-    singles: list[Any] = [3.5, None]
-    # An array could be taken for a collection of rows itself.
     one = case.rows[0] if not case.is_table else None
-    if isinstance(one, (str, bytes, PurePath, Mapping)) or not hasattr(one, "__len__"):
-        singles.append(one)
-    for single in singles:
+    if hasattr(one, "__len__") and not isinstance(one, (str, bytes, PurePath, Mapping)):
+        one = None  # an array could be taken for a collection of rows itself
+    for single in (3.5, None, one):
         error = _refusal(estimator, single, f"{type(single).__name__} in place of a collection")
         if not _SAYS_WHAT_IS_EXPECTED.search(str(error)):
             fail(f"expected a message that says what is expected, got {str(error)!r:.200}")

@@ -76,8 +76,7 @@ def fingerprint(thing: object) -> bytes:
     first row or column differs. Other changes that torch cannot count (`weight.data[3, 2] = 1`)
     go unseen in this process: change weights under `torch.no_grad()` instead.
 
-    An UnsupportedModelError says where something within it cannot be pickled (an open file, a lock,
-    a TorchScript program) or has no values.
+    An UnsupportedModelError says where something within it cannot be pickled or has no values.
     """
     try:
         return _digest(thing)

@@ -173,17 +173,13 @@ def _spell(model: str, revision: str | None) -> str:
 
 
 def _check_offer(model: str, names: list[str], wanted: list[str]) -> None:
+    fault = "with neither config.json nor modules.json that would say what model it is"
     if not wanted:
         seen = sorted(name for name in names if re.search(r"\.(?!md$|json$|txt$)\w+$", name))
-        fault = (
-            "without weights that skembed reads (model.safetensors or pytorch_model.bin); it has "
-            f"{', '.join(seen[:20]) or 'none'}"
-        )
-    elif not {"config.json", "modules.json"} & set(wanted):
-        fault = "with neither config.json nor modules.json that would say what model it is"
-    else:
-        return
-    raise UnsupportedModelError(f"The hub has {model!r}, but {fault}.")
+        has = ", ".join(seen[:20]) or "none"
+        fault = f"without model.safetensors or pytorch_model.bin; it has {has}"
+    if not {"config.json", "modules.json"} & set(wanted):
+        raise UnsupportedModelError(f"The hub has {model!r}, but {fault}.")
 
 
 def _explain(model: str, revision: str | None, error: Exception) -> tuple[str, bool]:

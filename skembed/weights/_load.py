@@ -144,9 +144,9 @@ def _find_state(path: Path, content: Any) -> dict[str, torch.Tensor]:
             pairs = state.items()
             if all(isinstance(k, str) and isinstance(v, torch.Tensor) for k, v in pairs):
                 return dict(pairs)
+    keys = ", ".join(map(repr, _STATE_KEYS))
     raise UnsupportedModelError(
-        f"{path} holds no state dict: expected tensors by name, alone or under one of "
-        f"{', '.join(map(repr, _STATE_KEYS))}, got {kind}."
+        f"{path} holds no state dict: expected tensors by name, alone or under {keys}, got {kind}."
     )
 
 

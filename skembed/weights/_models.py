@@ -49,9 +49,8 @@ after_fork_in_child(_after_fork)
 def shared_model(key: bytes, load: Callable[[], T], n_bytes: Callable[[], int]) -> T:
     """Return this process's copy of a model, loading it if there is none.
 
-    Two threads that ask for one key at once load it once; other keys are not kept waiting. Before
-    loading, models are dropped, the least recently used first, while less than 1.5 times
-    `n_bytes()` of memory is available (where the system tells). Errors are not remembered.
+    Two threads that ask for one key at once load it once. Before loading, models are dropped, the
+    least recently used first, while less than 1.5 times `n_bytes()` of memory is available.
     """
     with _loading.hold(key):
         found = _find(key)

@@ -49,17 +49,15 @@ def load_config(folder: Path, *, trust_remote_code: bool) -> Any:
     except Exception as error:
         if "trust_remote_code" in str(error):
             raise UnsafeModelError(
-                f"The model in {folder} comes with Python code of its own, which skembed does not "
-                "run. If you have read that code and trust it, set trust_remote_code=True."
+                f"The model in {folder} comes with Python code of its own. If you have read it and "
+                "trust it, set trust_remote_code=True."
             ) from error
         raise UnsupportedModelError(
             f"transformers cannot read the configuration in {folder}: {error}"
         ) from error
     if getattr(config, "quantization_config", None):
-        raise UnsupportedModelError(
-            f"The weights in {folder} are quantised, which skembed does not run. Use the model's "
-            "float32, bfloat16 or float16 weights."
-        )
+        fault = f"The weights in {folder} are quantised; use float32, bfloat16 or float16 ones."
+        raise UnsupportedModelError(fault)
     return config
 
 

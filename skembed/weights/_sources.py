@@ -48,8 +48,7 @@ class _Files(Source):
 class FolderSource(_Files):
     """A folder with the configuration and the weights of a model, named as the user did.
 
-    The origin says whether the user named the folder, or it belongs to an installed package or to
-    the cache of the hub; the revision is the commit of a model of the hub, where known.
+    The revision is the commit of a model of the hub, where known.
     """
 
     name: str
