@@ -22,13 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from skembed.acceleration._linear import run_steadily
-from skembed.acceleration._passes import (
-    find_gelus,
-    find_takers,
-    gelu_kind,
-    has_hooks,
-    replace_modules,
-)
+from skembed.acceleration._passes import find_takers, gelu_kind, has_hooks, replace_modules
 
 __all__ = ["quantize_linear_layers"]
 
@@ -113,9 +107,7 @@ class Int8Linear(nn.Module):
         self._zeros = torch.zeros(self.out_features, dtype=torch.int64)
         self._bias = None if linear.bias is None else linear.bias.detach().float()
         self._rounding = rounding
-        self._after: tuple[str, list[float], str] = (
-            ("none", [], "") if gelu is None else ("gelu", [], gelu)
-        )
+        self._after: tuple[Any, ...] = ("gelu", [], gelu) if gelu else ("none", [], "")
         self._gives, self._takes = gives, takes
         # Scale, zero and format.
         self._output = (
@@ -165,7 +157,7 @@ def quantize_linear_layers(
     """
     with torch.inference_mode():
         ranges = _find_ranges(module, run)
-        gelu_after = find_gelus(module, run, lambda layer: layer in ranges)
+        gelu_after = find_takers(module, run, is_maker=ranges.__contains__, is_taker=gelu_kind)
         next_to = find_takers(
             module, run, is_maker=lambda m: m in set(gelu_after.values()), is_taker=_is_linear
         )

@@ -16,7 +16,6 @@ from skembed.weights import is_out_of_memory
 __all__ = [
     "are_alike",
     "convert",
-    "find_gelus",
     "find_takers",
     "gelu_kind",
     "has_hooks",
@@ -62,21 +61,12 @@ def gelu_kind(module: nn.Module) -> str | None:
     return _GELUS.get(type(module).__name__) if is_known else None
 
 
-def find_gelus(
-    module: nn.Module, run: Callable[[], Any], is_maker: Callable[[nn.Module], bool]
-) -> dict[nn.Module, nn.Module]:
-    """Return the GELU that takes the output of each maker, where all it takes are such."""
-    return find_takers(
-        module, run, is_maker=is_maker, is_taker=lambda child: gelu_kind(child) is not None
-    )
-
-
 def find_takers(
     module: nn.Module,
     run: Callable[[], Any],
     *,
-    is_maker: Callable[[nn.Module], bool],
-    is_taker: Callable[[nn.Module], bool],
+    is_maker: Callable[[nn.Module], object],
+    is_taker: Callable[[nn.Module], object],
 ) -> dict[nn.Module, nn.Module]:
     """Return which taker takes the output of each maker, where all it takes come from makers.
 
