@@ -15,6 +15,7 @@ import inspect
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -81,41 +82,39 @@ def _packed_attention(
         raise NotImplementedError(f"packed attention does not know {unknown or 'masks'}")
     if is_causal is None:
         is_causal = bool(getattr(module, "is_causal", False))
-    run = _attend_varlen if _has_varlen(query) else _attend_by_length
+    run: Callable[..., Tensor] = _attend_by_length
     if query.device.type == "cpu":
         run = _attend_on_cpu
+    elif query.is_cuda and query.dtype in (torch.bfloat16, torch.float16) and _varlen_attn():
+        run = _attend_varlen
     # (tokens, heads, d): how the projections lie in memory, so that slices of rows are views.
     q, k, v = (t[0].transpose(0, 1) for t in (query, key, value))
-    out: Tensor = run(_now.rows, q, k, v, scaling, is_causal, sliding_window)
-    return out.unsqueeze(0), None
+    return run(_now.rows, q, k, v, _How(scaling, is_causal, sliding_window)).unsqueeze(0), None
 
 
-def _attend_on_cpu(
-    rows: Rows,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    scale: float | None,
-    is_causal: bool,
-    window: int | None,
-) -> Tensor:
+@dataclass(frozen=True)
+class _How:
+    scale: float | None
+    is_causal: bool
+    window: int | None
+
+
+def _attend_on_cpu(rows: Rows, q: Tensor, k: Tensor, v: Tensor, how: _How) -> Tensor:
     """Attend with products where they are faster, else with one call for each length."""
     most = 0 if rows.is_exact and q.dtype is torch.bfloat16 else most_length(q, k)
-    key = (most, *q.shape[1:], q.dtype, is_causal, window)
+    key = (most, *q.shape[1:], q.dtype, how)
     if key not in rows.plans:
-        rows.plans[key] = _plan_products(rows, q, most, is_causal, window)
+        rows.plans[key] = _plan_products(rows, q, most, how)
     plan = rows.plans[key]
     if plan is None:
-        return _attend_by_length(rows, q, k, v, scale, is_causal, window)
-    out: Tensor = plan.attend(q, k, v, scale)
+        return _attend_by_length(rows, q, k, v, how)
+    out: Tensor = plan.attend(q, k, v, how.scale)
     if max(rows.lengths) > most:
-        _attend_by_length(rows, q, k, v, scale, is_causal, window, out, more_than=most)
+        _attend_by_length(rows, q, k, v, how, out, more_than=most)
     return out
 
 
-def _plan_products(
-    rows: Rows, q: Tensor, most: int, is_causal: bool, window: int | None
-) -> ProductPlan | None:
+def _plan_products(rows: Rows, q: Tensor, most: int, how: _How) -> ProductPlan | None:
     """Plan products for the rows of at most so many tokens; None if there are none."""
     lengths = np.array(rows.lengths)
     few = lengths <= most
@@ -123,8 +122,8 @@ def _plan_products(
         return None
 
     def seen(length: int) -> Tensor | None:
-        mask = _window_mask(length, window, is_causal, q.device)
-        if mask is None and is_causal:
+        mask = _window_mask(length, how, q.device)
+        if mask is None and how.is_causal:
             return torch.ones(length, length, dtype=torch.bool).tril_()
         return mask
 
@@ -144,16 +143,11 @@ def _attend_by_length(
     q: Tensor,
     k: Tensor,
     v: Tensor,
-    scale: float | None,
-    is_causal: bool,
-    window: int | None,
+    how: _How,
     out: Tensor | None = None,
     more_than: int = 0,
 ) -> Tensor:
-    """Attend with one call for each run of rows of equal length, if they have `more_than` tokens.
-
-    Writes to `out`, if there is one.
-    """
+    """Attend with one call for each run of rows of equal length that have `more_than` tokens."""
     if out is None:
         out = q.new_zeros(q.shape[0], q.shape[1], v.shape[2])
     for start, n_rows, length in rows.groups:
@@ -163,29 +157,27 @@ def _attend_by_length(
         q_here, k_here, v_here, out_here = (
             t[here].unflatten(0, (n_rows, length)).transpose(1, 2) for t in (q, k, v, out)
         )
-        mask = _window_mask(length, window, is_causal, q.device)
+        mask = _window_mask(length, how, q.device)
         attended = F.scaled_dot_product_attention(
             q_here,
             k_here,
             v_here,
             attn_mask=mask,
-            is_causal=is_causal and mask is None,
-            scale=scale,
+            is_causal=how.is_causal and mask is None,
+            scale=how.scale,
             enable_gqa=q.shape[1] != k.shape[1],
         )
         out_here.copy_(attended)
     return out
 
 
-def _window_mask(
-    length: int, window: int | None, is_causal: bool, device: torch.device
-) -> Tensor | None:
-    """Return which tokens see which, shape (length, length), or None where all do."""
-    if window is None or length <= window:
+def _window_mask(length: int, how: _How, device: torch.device) -> Tensor | None:
+    """Return which tokens see which, shape (length, length), or None where no window hides any."""
+    if how.window is None or length <= how.window:
         return None
     distance = torch.arange(length, device=device)[:, None] - torch.arange(length, device=device)
-    seen = distance.abs() < window
-    return seen & (distance >= 0) if is_causal else seen
+    seen = distance.abs() < how.window
+    return seen & (distance >= 0) if how.is_causal else seen
 
 
 @functools.cache
@@ -200,30 +192,14 @@ def _varlen_attn() -> Callable[..., Any] | None:
     return varlen_attn if wanted <= set(known) else None
 
 
-def _has_varlen(query: Tensor) -> bool:
-    return (
-        query.is_cuda
-        and query.dtype in (torch.bfloat16, torch.float16)
-        and _varlen_attn() is not None
-    )
-
-
-def _attend_varlen(
-    rows: Rows,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    scale: float | None,
-    is_causal: bool,
-    window: int | None,
-) -> Tensor:
+def _attend_varlen(rows: Rows, q: Tensor, k: Tensor, v: Tensor, how: _How) -> Tensor:
     """Attend with the variable-length kernel."""
     if _now.boundaries is None:
         _now.boundaries = rows.boundaries.to(q.device, non_blocking=True)
     boundaries, longest = _now.boundaries, max(rows.lengths)
     attend = _varlen_attn()
     assert attend is not None
-    left = -1 if window is None else window - 1
+    left = -1 if how.window is None else how.window - 1
     attended: Tensor = attend(
         q.contiguous(),
         k.contiguous(),
@@ -232,8 +208,8 @@ def _attend_varlen(
         boundaries,
         longest,
         longest,
-        scale=scale,
-        window_size=(left, 0 if is_causal else left),
+        scale=how.scale,
+        window_size=(left, 0 if how.is_causal else left),
         enable_gqa=q.shape[1] != k.shape[1],
         num_splits=1,  # a row's result must not depend on the longest row of its batch
     )

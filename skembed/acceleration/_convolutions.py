@@ -34,23 +34,13 @@ _After = tuple[str, list[float | None], str]
 
 _NOTHING: _After = ("none", [], "")
 
-_ACTIVATIONS: dict[type[nn.Module], _After] = {
-    nn.ReLU: ("relu", [], ""),
-    nn.ReLU6: ("hardtanh", [0.0, 6.0], ""),
-    nn.Hardswish: ("hardswish", [], ""),
-    nn.SiLU: ("swish", [], ""),
-    nn.Sigmoid: ("sigmoid", [], ""),
-    nn.Tanh: ("tanh", [], ""),
-}
-_FUNCTIONS: dict[Any, _After] = {
-    torch.relu: ("relu", [], ""),
-    torch.relu_: ("relu", [], ""),
-    F.relu: ("relu", [], ""),
-    F.relu6: ("hardtanh", [0.0, 6.0], ""),
-    F.silu: ("swish", [], ""),
-    F.hardswish: ("hardswish", [], ""),
-    torch.sigmoid: ("sigmoid", [], ""),
-    torch.tanh: ("tanh", [], ""),
+_ACTIVATIONS: dict[Any, _After] = {
+    **dict.fromkeys((nn.ReLU, torch.relu, torch.relu_, F.relu), ("relu", [], "")),
+    **dict.fromkeys((nn.ReLU6, F.relu6), ("hardtanh", [0.0, 6.0], "")),
+    **dict.fromkeys((nn.Hardswish, F.hardswish), ("hardswish", [], "")),
+    **dict.fromkeys((nn.SiLU, F.silu), ("swish", [], "")),
+    **dict.fromkeys((nn.Sigmoid, torch.sigmoid), ("sigmoid", [], "")),
+    **dict.fromkeys((nn.Tanh, torch.tanh), ("tanh", [], "")),
 }
 _SUMS = (operator.add, operator.iadd, torch.add)
 _IDLE_IN_EVALUATION = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d)
@@ -108,7 +98,9 @@ def pack_convolutions(
         with torch.inference_mode():
             graph = _trace(module)
             _drop_idle(graph)
-            _note_results(graph, example)
+            # Tensors made for inference do not count their changes.
+            with torch.inference_mode(False), torch.no_grad():
+                _Notes(graph).run(example.clone())
             for node in list(graph.graph.nodes):
                 layer = _module_of(graph, node)
                 if layer is not None and _is_packable(layer):
@@ -207,9 +199,8 @@ def _drop_idle(graph: fx.GraphModule) -> None:
         is_idle = isinstance(module, _IDLE_IN_EVALUATION) and not has_hooks(module)
         if node.op == "call_function" and node.target is F.dropout:
             is_idle = node.kwargs.get("training") is False
-        if node.op == "call_function" and getattr(node.target, "__name__", "") == (
-            "stochastic_depth"
-        ):
+        name = getattr(node.target, "__name__", "")
+        if node.op == "call_function" and name == "stochastic_depth":
             is_idle = False in (node.kwargs.get("training"), *node.args[3:4])
         if is_idle:
             node.replace_all_uses_with(node.args[0])
@@ -278,12 +269,10 @@ def _is_passed_by_a_change(
 
 def _activation(graph: fx.GraphModule, node: fx.Node) -> _After | None:
     module = _module_of(graph, node)
-    if module is not None:
-        if has_hooks(module):
-            return None
+    if module is not None and not has_hooks(module):
         kind = gelu_kind(module)
         return ("gelu", [], kind) if kind is not None else _ACTIVATIONS.get(type(module))
-    return _FUNCTIONS.get(node.target) if node.op == "call_function" else None
+    return _ACTIVATIONS.get(node.target) if node.op == "call_function" else None
 
 
 class _Notes(fx.Interpreter):
@@ -308,13 +297,6 @@ class _Notes(fx.Interpreter):
         }
 
 
-def _note_results(graph: fx.GraphModule, example: Tensor) -> None:
-    # Tensors made for inference do not count their changes.
-    with torch.inference_mode(False), torch.no_grad():
-        _Notes(graph).run(example.clone())
-
-
 def _shape(node: fx.Node) -> list[int]:
     """Return the shape of what a node gave on the example; [] if that was no tensor."""
-    shape: list[int] = node.meta.get("shape", [])
-    return shape
+    return list(node.meta.get("shape", []))

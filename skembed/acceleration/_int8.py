@@ -13,7 +13,7 @@ Knows modules and tensors, not what they are for.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeGuard
 
@@ -22,13 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from skembed.acceleration._linear import run_steadily
-from skembed.acceleration._passes import (
-    find_gelus,
-    find_takers,
-    gelu_kind,
-    has_hooks,
-    replace_modules,
-)
+from skembed.acceleration._passes import find_takers, gelu_kind, has_hooks, replace_modules
 
 __all__ = ["quantize_linear_layers"]
 
@@ -113,9 +107,7 @@ class Int8Linear(nn.Module):
         self._zeros = torch.zeros(self.out_features, dtype=torch.int64)
         self._bias = None if linear.bias is None else linear.bias.detach().float()
         self._rounding = rounding
-        self._after: tuple[str, list[float], str] = (
-            ("none", [], "") if gelu is None else ("gelu", [], gelu)
-        )
+        self._after: tuple[Any, ...] = ("gelu", [], gelu) if gelu else ("none", [], "")
         self._gives, self._takes = gives, takes
         # Scale, zero and format.
         self._output = (
@@ -165,7 +157,7 @@ def quantize_linear_layers(
     """
     with torch.inference_mode():
         ranges = _find_ranges(module, run)
-        gelu_after = find_gelus(module, run, lambda layer: layer in ranges)
+        gelu_after = find_takers(module, run, is_maker=ranges.__contains__, is_taker=gelu_kind)
         next_to = find_takers(
             module, run, is_maker=lambda m: m in set(gelu_after.values()), is_taker=_is_linear
         )
@@ -174,9 +166,19 @@ def quantize_linear_layers(
         pairs = _make_pairs(ranges, gelu_after, next_to, dtype)
         new: dict[nn.Module, nn.Module] = {gelu: nn.Identity() for gelu in gelu_after.values()}
         for layer, seen in ranges.items():
+            assert isinstance(layer, nn.Linear)
             gelu = gelu_after.get(layer)
-            kind = None if gelu is None else gelu_kind(gelu)
-            new[layer] = _make_layer(layer, seen, dtype, kind, pairs)  # type: ignore[arg-type]
+            first_of = next((pair for pair in pairs if pair.first is layer), None)
+            second_of = next((pair for pair in pairs if pair.second is layer), None)
+            new[layer] = Int8Linear(
+                layer,
+                second_of.rounding if second_of else _round_by_feature(layer, seen, dtype),
+                dtype=dtype,
+                gelu=None if gelu is None else gelu_kind(gelu),
+                next_rounding=first_of.rounding if first_of else None,
+                gives=first_of.beside if first_of else None,
+                takes=second_of.beside if second_of else None,
+            )
         return new
 
     # First with 8-bit numbers handed on, then without: something else may take them as well.
@@ -240,28 +242,6 @@ def _make_pairs(
             beside = _Beside(first, second, features, dtype)
             pairs.append(_Pair(first, second, _round_alike(seen, features), beside))
     return pairs
-
-
-def _make_layer(
-    layer: nn.Linear,
-    seen: _Range,
-    dtype: torch.dtype,
-    gelu: str | None = None,
-    pairs: Sequence[_Pair] = (),
-) -> Int8Linear:
-    """Return the int8 layer for a linear one."""
-    first_of = next((pair for pair in pairs if pair.first is layer), None)
-    second_of = next((pair for pair in pairs if pair.second is layer), None)
-    rounding = _round_by_feature(layer, seen, dtype) if second_of is None else second_of.rounding
-    return Int8Linear(
-        layer,
-        rounding,
-        dtype=dtype,
-        gelu=gelu,
-        next_rounding=None if first_of is None else first_of.rounding,
-        gives=None if first_of is None else first_of.beside,
-        takes=None if second_of is None else second_of.beside,
-    )
 
 
 def _round_by_feature(layer: nn.Linear, seen: _Range, dtype: torch.dtype) -> _Rounding:

@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from skembed.acceleration._passes import find_gelus, gelu_kind, has_hooks, replace_modules
+from skembed.acceleration._passes import find_takers, gelu_kind, has_hooks, replace_modules
 
 __all__ = ["pack_linear_layers", "run_steadily", "steady_size"]
 
@@ -65,9 +65,7 @@ class PackedLinear(nn.Module):
         # Not parameters: an opaque layout has no gradient and cannot be saved.
         self.weight = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach(), _TOKENS)
         self.bias = None if linear.bias is None else linear.bias.detach()
-        self._after: tuple[str, list[float], str] = (
-            ("none", [], "") if gelu is None else ("gelu", [], gelu)
-        )
+        self._after: tuple[Any, ...] = ("gelu", [], gelu) if gelu else ("none", [], "")
 
     def forward(self, input: Tensor) -> Tensor:
         """Map an input of shape (..., in_features) to (..., out_features)."""
@@ -95,9 +93,9 @@ def pack_linear_layers(
     """
 
     def make() -> dict[nn.Module, nn.Module]:
-        if each_alone:
-            return {each: PackedLinear(each) for each in module.modules() if _is_packable(each)}
-        gelu_after = find_gelus(module, run, _is_packable)
+        gelu_after = {}
+        if not each_alone:
+            gelu_after = find_takers(module, run, is_maker=_is_packable, is_taker=gelu_kind)
         new: dict[nn.Module, nn.Module] = {gelu: nn.Identity() for gelu in gelu_after.values()}
         for layer in filter(_is_packable, module.modules()):
             gelu = gelu_after.get(layer)

@@ -16,7 +16,6 @@ from skembed.weights import is_out_of_memory
 __all__ = [
     "are_alike",
     "convert",
-    "find_gelus",
     "find_takers",
     "gelu_kind",
     "has_hooks",
@@ -26,14 +25,7 @@ __all__ = [
 _MOST_CHANGE = {torch.float32: 1e-4, torch.bfloat16: 0.06, torch.float16: 0.015}
 """Of a vector, as a share of its length: rounding in as many layers as models have."""
 
-_GELUS = {
-    f"transformers.activations.{name}": kind
-    for name, kind in (
-        ("GELUActivation", "none"),
-        ("GELUTanh", "tanh"),
-        ("PytorchGELUTanh", "tanh"),
-    )
-}
+_GELUS = {"GELUActivation": "none", "GELUTanh": "tanh", "PytorchGELUTanh": "tanh"}
 """GELU modules of transformers, and how each approximates."""
 
 
@@ -65,24 +57,16 @@ def gelu_kind(module: nn.Module) -> str | None:
     # Subclasses may compute something else.
     if type(module) is nn.GELU:
         return str(module.approximate)
-    return _GELUS.get(f"{type(module).__module__}.{type(module).__name__}")
-
-
-def find_gelus(
-    module: nn.Module, run: Callable[[], Any], is_maker: Callable[[nn.Module], bool]
-) -> dict[nn.Module, nn.Module]:
-    """Return the GELU that takes the output of each maker, where all it takes are such."""
-    return find_takers(
-        module, run, is_maker=is_maker, is_taker=lambda child: gelu_kind(child) is not None
-    )
+    is_known = type(module).__module__ == "transformers.activations"
+    return _GELUS.get(type(module).__name__) if is_known else None
 
 
 def find_takers(
     module: nn.Module,
     run: Callable[[], Any],
     *,
-    is_maker: Callable[[nn.Module], bool],
-    is_taker: Callable[[nn.Module], bool],
+    is_maker: Callable[[nn.Module], object],
+    is_taker: Callable[[nn.Module], object],
 ) -> dict[nn.Module, nn.Module]:
     """Return which taker takes the output of each maker, where all it takes come from makers.
 
@@ -128,10 +112,10 @@ def replace_modules(
     """Replace modules of a model, if that proves to change nothing.
 
     `make` returns what to put in the place of which module, `agrees` whether the model still gives
-    what it gave before. The model is changed in place, or left as it was: then False is returned,
-    as it is where an operator is missing or refuses.
+    what it gave before. The model is changed in place, or left as it was: then False is returned.
     """
     undo: list[tuple[nn.Module, str, nn.Module]] = []
+    agreed = False
     try:
         with torch.no_grad():
             new = make()
@@ -140,19 +124,12 @@ def replace_modules(
                     if child in new:
                         undo.append((parent, name, child))
                         setattr(parent, name, new[child])
-        if undo and agrees():
-            return True
+        agreed = bool(undo) and agrees()
     except Exception as error:
-        _undo(undo)
-        # Else: this torch or this processor has no such operators, or the model's own code refuses
-        # with whatever it likes.
+        # Else: this torch or this processor has no such operators, or the model's own code refuses.
         if is_out_of_memory(error):
             raise
-        return False
-    _undo(undo)
-    return False
-
-
-def _undo(replaced: list[tuple[nn.Module, str, nn.Module]]) -> None:
-    for parent, name, child in replaced:
-        setattr(parent, name, child)
+    finally:
+        for parent, name, child in () if agreed else undo:
+            setattr(parent, name, child)
+    return agreed

@@ -19,8 +19,7 @@ _LEAST_GAIN = 1.3
 def is_bfloat16_faster_on_cpu() -> bool:
     """Return whether this CPU runs linear layers faster in bfloat16.
 
-    The answer is remembered per machine, torch release and instruction set: it is part of every
-    key, so all the processes of a machine must give the same one.
+    It is remembered: as part of every key, it must be the same in all processes of a machine.
     """
     import torch
 

@@ -51,24 +51,18 @@ def most_length(q: Tensor, k: Tensor) -> int:
     """
     if not torch.backends.mkl.is_available() or q.shape[-1] < _LEAST_WIDTH:
         return 0  # other libraries loop over small products
-    if _is_fast_bfloat16(q.dtype):
+    if q.dtype is torch.bfloat16 and _has_bfloat16():
         return _MOST_LENGTH[torch.bfloat16]
     # A key for each query's head costs more in float32 than it gains.
     return _MOST_LENGTH[torch.float32] if q.shape[1] == k.shape[1] else 0
 
 
-def _is_fast_bfloat16(dtype: torch.dtype) -> bool:
-    return dtype is torch.bfloat16 and _has_bfloat16()
-
-
-@functools.cache
-def _has_bfloat16() -> bool:
-    return is_bfloat16_faster_on_cpu()
+_has_bfloat16 = functools.cache(is_bfloat16_faster_on_cpu)
 
 
 def _format(length: int, dtype: torch.dtype, n_heads: int) -> tuple[int, torch.dtype]:
     """Return to how many tokens a row is padded, and what its products run in."""
-    if _is_fast_bfloat16(dtype) and length > _STEP:
+    if dtype is torch.bfloat16 and length > _STEP and _has_bfloat16():
         # The softmax of bfloat16 is three times slower off multiples of 32.
         return -(-length // (2 * _STEP)) * 2 * _STEP, torch.bfloat16
     wide = torch.float64 if dtype is torch.float64 else torch.float32

@@ -26,17 +26,12 @@ __all__ = [
     "resolve_store",
 ]
 
-_HOMES = {
-    "EmbeddingStore": "skembed.store._store",
-    "StoreInfo": "skembed.store._store",
-    "resolve_store": "skembed.store._resolve",
-}
-
 
 def __getattr__(name: str) -> object:
-    if name not in _HOMES:
+    if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_HOMES[name]), name)
+    home = "_resolve" if name == "resolve_store" else "_store"
+    return getattr(import_module(f"skembed.store.{home}"), name)
 
 
 def __dir__() -> list[str]:

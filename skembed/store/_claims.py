@@ -8,6 +8,7 @@ import time
 import weakref
 from collections.abc import Callable, Iterable, Sequence
 from functools import cache
+from itertools import compress
 from pathlib import Path
 from typing import Any
 
@@ -81,10 +82,7 @@ _claims_by_path: weakref.WeakValueDictionary[str, LocalClaims] = weakref.WeakVal
 
 
 def claims_of(path: Path | None) -> LocalClaims:
-    """Return the claims between this process's threads on a folder, or new ones for none.
-
-    They are kept apart from the open folder: they hold even while it cannot be used.
-    """
+    """Return the claims between this process's threads on a folder, or new ones for none."""
     if path is None:
         return LocalClaims()
     return _claims_by_path.setdefault(os.path.realpath(path), LocalClaims())
@@ -105,12 +103,9 @@ class SharedClaims:
 
         def work(transaction: Any, tables: Tables) -> list[bool]:
             is_anothers = self._ask_once(token)
-            taken = []
-            for key in keys:
-                holder = transaction.get(key, db=tables[TABLE])
-                taken.append(not is_anothers(holder))
-                if taken[-1]:
-                    transaction.put(key, token, db=tables[TABLE])
+            taken = [not is_anothers(transaction.get(key, db=tables[TABLE])) for key in keys]
+            for key in compress(keys, taken):
+                transaction.put(key, token, db=tables[TABLE])
             return taken
 
         return self.environment.write(work, 64 * len(keys))

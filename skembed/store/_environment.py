@@ -79,10 +79,9 @@ class Environment:
         return self._transact(work, is_write=False, n_bytes=0)
 
     def write(self, work: Work[T], n_bytes: int = 0) -> T:
-        """Return ``work(transaction, tables)`` of a write transaction, then commit.
+        """Return ``work(transaction, tables)`` of a write that adds about `n_bytes`; commit.
 
-        `work` runs again from the start when the map had to grow. `n_bytes` is about how much it
-        adds.
+        `work` runs again from the start when the map had to grow.
         """
         return self._transact(work, is_write=True, n_bytes=n_bytes)
 
@@ -93,10 +92,7 @@ class Environment:
             self._drop()
 
     def replace(self) -> None:
-        """Start again with an empty environment; the old files are deleted.
-
-        Other processes notice that the file under the name is another one, and follow.
-        """
+        """Delete the files and start again; other processes notice another file, and follow."""
         with self._lock:
             self._drop()
             if not self.path.exists():
@@ -159,8 +155,7 @@ class Environment:
             self.path.mkdir(exist_ok=True)
             _allocate(self.path / "lock.mdb")
             # Durable: data pages are flushed before the meta page that names them is written, so a
-            # crash of the machine finds a whole tree, at worst without the last commit (no
-            # metasync). Not durable: no flush at all; the content is worthless after a restart.
+            # crash of the machine costs at worst the last commit (no metasync).
             env = lmdb.open(
                 str(self.path),
                 map_size=_MAP_BYTES,
@@ -194,9 +189,8 @@ class Environment:
         raise DamagedError(f"{self._data} never settles on a size")
 
     def _stay_ahead(self, env: Any, n_bytes: int) -> None:
-        # Pages that a transaction took and gave back at the end of the file are never written, so
-        # an honest file may end before its last page, just like one that was cut. Keep it longer
-        # than its pages (a hole, no disk), here where LMDB admits one writer, and short is damaged.
+        # A sound file may end before its last page (pages taken and given back are never written),
+        # like one that was cut. Kept longer than its pages (a hole, no disk), short is damaged.
         if sys.platform == "win32":
             return
         needed = _used_bytes(env) + 4 * n_bytes + _CHUNK
@@ -240,8 +234,7 @@ def _check_file(path: Path) -> None:
             file.seek(0)
             first = _read_meta(file.read(_META.size), path)
             page = first[4]
-            if first[1] != 1:
-                # A later format; py-lmdb knows better than we do whether it can be read.
+            if first[1] != 1:  # a later format, which py-lmdb may know
                 return
             if page < 256 or page > 65536 or page & (page - 1):
                 raise DamagedError(f"{path} has no sensible page size")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import shutil
+from contextlib import suppress
 from pathlib import Path
 
 import lmdb
@@ -36,17 +37,15 @@ _NO_ROOM = 1 << 20
 
 def is_full(path: Path | None, error: Exception) -> bool:
     """Say whether nothing more fits at `path`, so that reading may go on."""
-    if isinstance(error, (lmdb.DiskError, lmdb.MapFullError)):
-        return True
     if isinstance(error, _DAMAGE):
         return False
-    if isinstance(error, OSError) and error.errno in _FULL:
+    is_known = isinstance(error, (lmdb.DiskError, lmdb.MapFullError))
+    if is_known or (isinstance(error, OSError) and error.errno in _FULL):
         return True
     # LMDB calls a write that ended half way an input/output error; the disk tells the cause.
-    try:
+    with suppress(OSError):
         return path is not None and shutil.disk_usage(path).free < _NO_ROOM
-    except OSError:
-        return False
+    return False
 
 
 def describe_failure(path: Path | None, error: Exception) -> str:

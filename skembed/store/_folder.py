@@ -16,6 +16,7 @@ import threading
 import weakref
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 from skembed._forks import after_fork_in_child
@@ -25,14 +26,10 @@ from skembed.store._errors import STORE_ERRORS, StaleError
 from skembed.store._locks import hold_lock, is_locked, lock_new_file
 from skembed.store._vectors import TABLES, Vectors
 
-__all__ = ["Folder", "User", "close_folders", "is_in_use", "leave_folder", "open_folder"]
+__all__ = ["Folder", "close_folders", "is_in_use", "leave_folder", "open_folder"]
 
 _LOCK = "lock"
 _ALIVE = "alive"
-
-
-class User:
-    """Keeps a folder open while it lives."""
 
 
 class Folder:
@@ -43,12 +40,11 @@ class Folder:
 
     def __init__(self, path: Path, *, is_durable: bool) -> None:
         self.path = path
-        self.users: weakref.WeakSet[User] = weakref.WeakSet()
+        self.users: weakref.WeakSet[Any] = weakref.WeakSet()
         self.token = b""
         self._descriptor: int | None = None
         self._is_closed = False
-        # Held while the token comes or goes: a thread that still uses a folder that another closes
-        # must not make a new one, since nobody would take it down.
+        # A thread that still uses a folder that another closes must not make a new token.
         self._token_lock = threading.Lock()
         lock_file = path / _LOCK
         with hold_lock(lock_file):
@@ -100,8 +96,8 @@ class Folder:
         A thread that is at work in the folder finishes its transaction, then meets `StaleError`.
         """
         if self.vectors.used:
-            # A lost note of use costs little and is not worth a warning. A folder that was taken
-            # away is not written to: what stands in its place may be open in this process already.
+            # A lost note of use is not worth a warning. A folder that was taken away is not written
+            # to: what stands in its place may be open in this process already.
             with suppress(*STORE_ERRORS):
                 self.check(is_write=True)
                 self.vectors.put_many((), None)
@@ -128,8 +124,7 @@ class Folder:
         alive = self.path / _ALIVE
         alive.mkdir(exist_ok=True)
         if not _sweep(alive):
-            # Nobody else is here: what is left of claims is from the dead, perhaps from before a
-            # crash of the machine, and is not worth trusting.
+            # What is left of claims is from the dead, perhaps from before a crash of the machine.
             shutil.rmtree(self.path / "claims", ignore_errors=True)
         self.token = uuid4().bytes
         self._descriptor = lock_new_file(self._own_file())
@@ -148,11 +143,8 @@ def _reset() -> None:
 after_fork_in_child(_reset)
 
 
-def open_folder(path: Path, user: User, *, is_durable: bool) -> Folder:
-    """Return the open folder at `path`, which must exist, for `user` until it leaves or is gone.
-
-    Its values survive a crash of the machine if `is_durable`.
-    """
+def open_folder(path: Path, user: object, *, is_durable: bool) -> Folder:
+    """Return the open folder at `path`, which must exist, for `user` until it leaves or is gone."""
     with _open_lock:
         status = path.stat()
         place = (status.st_dev, status.st_ino)
@@ -171,7 +163,7 @@ def open_folder(path: Path, user: User, *, is_durable: bool) -> Folder:
         return folder
 
 
-def leave_folder(folder: Folder, user: User) -> None:
+def leave_folder(folder: Folder, user: object) -> None:
     """End the use of a folder; the last to leave closes it."""
     with _open_lock:
         folder.users.discard(user)
@@ -186,7 +178,7 @@ def _close_unused() -> None:
 
 
 def close_folders() -> None:
-    """Close every folder; for the end of the process."""
+    """Close every folder, at the end of the process."""
     with _open_lock:
         for folder in _open.values():
             folder.close()

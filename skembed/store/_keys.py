@@ -8,6 +8,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator, Mapping
 from hashlib import blake2b
+from typing import Any
 
 __all__ = ["VECTOR_FORMAT", "content_key", "digest_of"]
 
@@ -23,14 +24,13 @@ _FLOAT = struct.Struct("<d")
 def content_key(digest: bytes, content: bytes) -> bytes:
     """Return the key of one row under one encoder, 16 bytes.
 
-    The length of `digest` goes in first, so that no other pair runs together into the same bytes.
-
     Examples
     --------
     >>> from skembed.store import content_key
     >>> content_key(b"model", b"row").hex()
     '6a1200583a0e04496a4e0eaa9d1d34eb'
     """
+    # With the length of `digest`, no other pair runs together into the same bytes.
     return blake2b(_LENGTH.pack(len(digest)) + digest + content, digest_size=_KEY_BYTES).digest()
 
 
@@ -58,7 +58,7 @@ def digest_of(settings: Mapping[str, object]) -> bytes:
     return digest.digest()
 
 
-def _encode(value: object, where: str) -> Iterator[bytes]:
+def _encode(value: Any, where: str) -> Iterator[bytes]:
     # Subclasses (enums, numpy scalars, str with meaning) are refused: their equality need not be
     # that of their base, and a digest that forgets a difference serves wrong vectors.
     kind = type(value)
@@ -66,36 +66,25 @@ def _encode(value: object, where: str) -> Iterator[bytes]:
         yield b"n"
     elif kind is bool:
         yield b"t" if value else b"f"
-    elif isinstance(value, int) and kind is int:
-        yield _framed(b"i", str(value).encode())
-    elif isinstance(value, float) and kind is float:
+    elif kind is float:
         yield b"d" + _FLOAT.pack(value)
-    elif isinstance(value, str) and kind is str:
-        yield _framed(b"s", value.encode("utf-8", "surrogatepass"))
-    elif isinstance(value, bytes) and kind is bytes:
-        yield _framed(b"b", value)
-    elif isinstance(value, (list, tuple)) and kind in (list, tuple):
+    elif kind in (int, str, bytes):
+        content = value if kind is bytes else str(value).encode("utf-8", "surrogatepass")
+        yield kind.__name__[:1].encode() + _LENGTH.pack(len(content)) + content
+    elif kind in (list, tuple):
         yield (b"l" if kind is list else b"u") + _LENGTH.pack(len(value))
         for position, item in enumerate(value):
             yield from _encode(item, f"{where}[{position}]")
-    elif isinstance(value, dict) and kind is dict:
+    elif kind is dict:
+        pairs = []
+        for key, each in value.items():
+            encoded = b"".join(_encode(key, f"a key of {where}"))
+            pairs.append((encoded, b"".join(_encode(each, f"{where}[{key!r}]"))))
         yield b"m" + _LENGTH.pack(len(value))
-        yield from _encode_mapping(value, where)
+        for pair in sorted(pairs):
+            yield from pair
     else:
         raise TypeError(
             f"{where} is {value!r} of type {kind.__module__}.{kind.__qualname__}; expected None, "
             "bool, int, float, str, bytes, or a list, tuple or dict of them. Convert it first."
         )
-
-
-def _encode_mapping(mapping: Mapping[object, object], where: str) -> Iterator[bytes]:
-    pairs = []
-    for key, value in mapping.items():
-        encoded = b"".join(_encode(key, f"a key of {where}"))
-        pairs.append((encoded, b"".join(_encode(value, f"{where}[{key!r}]"))))
-    for encoded, value_bytes in sorted(pairs):
-        yield encoded + value_bytes
-
-
-def _framed(tag: bytes, content: bytes) -> bytes:
-    return tag + _LENGTH.pack(len(content)) + content

@@ -45,10 +45,7 @@ else:
 
 
 def lock_new_file(path: Path) -> int:
-    """Create a file that appears at `path` already locked; return its descriptor.
-
-    The lock goes when the descriptor is closed or the process ends, however it ends.
-    """
+    """Create a file that appears at `path` already locked; return its descriptor."""
     hidden = path.with_suffix(".new")
     descriptor = os.open(hidden, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
     try:
@@ -94,11 +91,7 @@ after_fork_in_child(_reset)
 
 @contextmanager
 def hold_lock(path: Path) -> Iterator[None]:
-    """Hold the lock on `path`, which is created and stays, for one thread of one process.
-
-    Raises `TimeoutError` if another process holds it for longer than ten seconds, and
-    `FileNotFoundError` if its folder is not there or was taken away meanwhile.
-    """
+    """Hold the lock on `path`, which is created and stays, for one thread of one process."""
     with _among_threads:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         try:

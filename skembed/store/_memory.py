@@ -11,10 +11,7 @@ __all__ = ["MemoryTier"]
 
 
 class MemoryTier:
-    """At most `max_bytes` of values in memory, shared by the threads of one process.
-
-    A forked child keeps the values that its parent had.
-    """
+    """At most `max_bytes` of values in memory, shared by the threads of one process."""
 
     def __init__(self, max_bytes: int) -> None:
         self.max_bytes = max_bytes
@@ -28,14 +25,10 @@ class MemoryTier:
 
     def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
         """Return the value of each key, None where there is none; the found are now recent."""
-        found: list[bytes | None] = []
         with self._lock:
-            for key in keys:
-                value = self._values.get(key)
-                if value is not None:
-                    self._values.move_to_end(key)
-                found.append(value)
-        return found
+            for key in filter(self._values.__contains__, keys):
+                self._values.move_to_end(key)
+            return [self._values.get(key) for key in keys]
 
     def put_many(self, items: Iterable[tuple[bytes, bytes]]) -> None:
         """Keep values, the last of `items` as the most recent."""

@@ -33,14 +33,14 @@ class _RunStore(EmbeddingStore):
         assert self.path is not None
         is_new = not self.path.exists()
         if is_new and self._has_begun:
-            # Its owner has exited or it was swept: nobody would remove a folder made now.
+            # Its owner has exited: nobody would remove a folder made now.
             self._is_off = True
             raise StaleError(f"{self.path} was taken away")
         create_run_folder(self.path)
         if is_new:
             sweep_runs(is_in_use)
         # Not durable: the folder dies with the run. Its bound is known only now.
-        folder = open_folder(self.path, self._user, is_durable=False)
+        folder = open_folder(self.path, self, is_durable=False)
         if self.max_bytes is None:
             self.max_bytes = run_limit(self.path)
         self._has_begun = True
@@ -55,8 +55,7 @@ def resolve_store(cache: object) -> EmbeddingStore | None:
     """Return the store that `cache` means.
 
     ``"run"`` is the store of this run, shared with its workers; any other string and a path name a
-    folder (a folder called run is ``"./run"``); None is no store. The last eight folders that were
-    named stay open.
+    folder (a folder called run is ``"./run"``); None is no store.
 
     Examples
     --------

@@ -33,10 +33,7 @@ _owned: tuple[int, str] | None = None
 
 
 def announce_run() -> None:
-    """Name this run's folder in the environment, unless a parent process has.
-
-    Nothing is created. Processes started from now on share the run.
-    """
+    """Name this run's folder in the environment, unless a parent process has; create nothing."""
     global _owned
     if os.environ.get(VARIABLE):
         return
@@ -53,10 +50,7 @@ def run_folder() -> Path:
 
 
 def create_run_folder(path: Path) -> None:
-    """Create the folder, or accept the one that another process of this run created.
-
-    Raises `PermissionError` if what is there is not a folder of this user's, closed to others.
-    """
+    """Create the folder, or accept the one that another process of this run created."""
     with suppress(FileExistsError):
         path.mkdir(mode=0o700)
     # Anybody may write in the temporary folder: a link or another user's folder is not to be used.

@@ -19,7 +19,7 @@ from skembed._forks import fork_safe_lock
 from skembed.exceptions import InvalidParameterError, StoreWarning, warn_user
 from skembed.store._claims import claims_of
 from skembed.store._errors import STORE_ERRORS, StaleError, describe_failure, is_full
-from skembed.store._folder import Folder, User, close_folders, leave_folder, open_folder
+from skembed.store._folder import Folder, close_folders, leave_folder, open_folder
 from skembed.store._memory import MemoryTier
 
 __all__ = ["EmbeddingStore", "StoreInfo", "absolute_path"]
@@ -70,12 +70,11 @@ class EmbeddingStore:
     """Vectors by content, kept in memory and, if asked, in a folder.
 
     Give one to an embedder's `cache` to bound a folder, to share a store in memory between
-    estimators, or to look at what it holds. An estimator's clones share the store itself. A pickle
-    carries the path and the bound only; a store in memory arrives empty.
+    estimators, or to look at what it holds. Clones share it; a pickle carries only path and bound.
 
-    The folder is an LMDB database that any number of processes of one machine may use at the same
-    time; it must lie on a local file system. Each value carries a checksum. If the folder fails (a
-    full disk, damage, no permission), the store warns once and goes on in memory.
+    The folder is an LMDB database on a local file system that any number of processes may use at
+    the same time. Each value carries a checksum. If the folder fails (a full disk, damage, no
+    permission), the store warns once and goes on in memory.
 
     Parameters
     ----------
@@ -84,9 +83,7 @@ class EmbeddingStore:
         vectors in the memory of this process only.
     max_bytes : int, default=None
         Keep at most so many bytes of vectors, and drop the least recently used beyond. The folder
-        itself is two to three times as large (pages are partly filled, and a write needs fresh ones
-        before the old are free), and several times if the bound is a few MB. None is no bound for
-        a folder, and 1 GiB in memory.
+        itself is two to three times as large. None is no bound for a folder, and 1 GiB in memory.
 
     Raises
     ------
@@ -127,7 +124,6 @@ class EmbeddingStore:
             in_memory = min(_MEMORY_TIER_BYTES, self.max_bytes or _MEMORY_TIER_BYTES)
         self._memory = MemoryTier(in_memory)
         self._claims = claims_of(self.path)
-        self._user = User()
         self._folder: Folder | None = None
         self._is_off = self.path is None
         self._is_full = False
@@ -239,14 +235,13 @@ class EmbeddingStore:
         self._memory.clear()
         folder, self._folder = self._folder, None
         if folder is not None:
-            leave_folder(folder, self._user)
+            leave_folder(folder, self)
         self._tell()
 
     def _find_folder(self) -> Folder:
-        """Open the folder; raise one of `STORE_ERRORS` if that cannot be done."""
         assert self.path is not None
         self.path.mkdir(parents=True, exist_ok=True)
-        return open_folder(self.path, self._user, is_durable=True)
+        return open_folder(self.path, self, is_durable=True)
 
     def _on_disk(self, work: Callable[[Folder], T], *, is_write: bool = False) -> T | None:
         """Return ``work(folder)``; None if there is no folder that can do it."""
@@ -260,12 +255,11 @@ class EmbeddingStore:
                 folder.check(is_write=is_write)
                 return work(folder)
             except StaleError:
-                # Gone or closed: the next use makes or opens it again. Another thread may have done
-                # so already.
+                # The next use opens it again; another thread may have done so already.
                 if folder is not None:
                     if self._folder is folder:
                         self._folder = None
-                    leave_folder(folder, self._user)
+                    leave_folder(folder, self)
             except STORE_ERRORS as error:
                 self._give_up(folder, error)
                 return None
@@ -355,12 +349,9 @@ def absolute_path(path: str | os.PathLike[str]) -> Path:
 
 
 def _human(n_bytes: int) -> str:
-    size = float(n_bytes)
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if size < 1024:
-            return f"{size:.0f} B" if unit == "B" else f"{size:.1f} {unit}"
-        size /= 1024
-    return f"{size:.1f} TiB"
+    power = max(0, n_bytes.bit_length() - 1) // 10
+    size = n_bytes / 1024**power
+    return f"{size:.1f} {'KMGTP'[power - 1]}iB" if power else f"{n_bytes} B"
 
 
 atexit.register(close_folders)

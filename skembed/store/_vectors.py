@@ -55,8 +55,9 @@ class Vectors:
             n_damaged = 0
             for key in keys:
                 stored = transaction.get(key, db=tables[_VALUES])
-                value = None if stored is None else _unseal(key, stored)
-                n_damaged += stored is not None and value is None
+                value = None if stored is None else stored[_CHECKSUM.size :]
+                if value is not None and _checksum(key, value) != stored[: _CHECKSUM.size]:
+                    value, n_damaged = None, n_damaged + 1
                 found.append(value)
             return found, n_damaged, _totals(transaction, tables)[1]
 
@@ -99,7 +100,7 @@ class Vectors:
             # Neighbours in the tree are read and written together.
             for key in sorted(new):
                 n_bytes -= _forget_use(transaction, tables, key) or 0
-                transaction.put(key, _seal(key, new[key]), db=tables[_VALUES])
+                transaction.put(key, _checksum(key, new[key]) + new[key], db=tables[_VALUES])
                 _set_use(transaction, tables, key, stamps[key], len(new[key]))
             n_bytes += n_new
             n_evicted = 0
@@ -134,21 +135,10 @@ def _checksum(key: bytes, value: bytes) -> bytes:
     return _CHECKSUM.pack(crc32(value, crc32(key)))
 
 
-def _seal(key: bytes, value: bytes) -> bytes:
-    return _checksum(key, value) + value
-
-
-def _unseal(key: bytes, stored: bytes) -> bytes | None:
-    value = stored[_CHECKSUM.size :]
-    return value if _checksum(key, value) == stored[: _CHECKSUM.size] else None
-
-
 def _totals(transaction: Any, tables: Tables) -> tuple[int, int]:
     """Return the next stamp, and the bytes kept."""
     raw = transaction.get(_STATE_KEY, db=tables[_STATE])
-    if raw is None or len(raw) != _TOTALS.size:
-        return 0, 0
-    stamp, n_bytes = _TOTALS.unpack(raw)
+    stamp, n_bytes = _TOTALS.unpack(raw) if raw and len(raw) == _TOTALS.size else (0, 0)
     return stamp, n_bytes
 
 
@@ -180,8 +170,7 @@ def _evict(transaction: Any, tables: Tables, n_surplus: int) -> tuple[int, int]:
     with transaction.cursor(db=tables[_ORDER]) as oldest:
         while n_dropped < n_surplus and oldest.first():
             stamp, key = oldest.item()
-            # Deleted where it stands, not by name: in a damaged table a name may not be found, and
-            # this loop must end.
+            # Where it stands: in a damaged table a name may not be found, and this loop must end.
             oldest.delete()
             use = _use_of(transaction, tables, key)
             if use is None or _STAMP.pack(use[0]) != stamp:

@@ -1,8 +1,4 @@
-"""The common checks that scikit-learn skips for rows that are not 2-D numbers.
-
-They say what every embedder must hold, whatever its modality. pandas, polars and torch are looked
-at where they are installed.
-"""
+"""What every embedder must hold: the checks that scikit-learn skips unless rows are 2-D numbers."""
 
 from __future__ import annotations
 

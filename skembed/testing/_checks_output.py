@@ -13,10 +13,10 @@ from sklearn.neighbors import KNeighborsClassifier, KNeighborsRegressor
 from sklearn.pipeline import make_pipeline
 from sklearn.utils.multiclass import type_of_target
 
-from skembed.testing._case import Case, fail, import_backend, odd_index, skip
+from skembed.testing._case import Case, fail, import_backend, odd_index, skip, take
 
-# scikit-learn before 1.7 takes over the index of frames, not of Series.
-_KEEPS_INDEX = tuple(map(int, sklearn.__version__.split(".")[:2])) >= (1, 7)
+# scikit-learn 1.6 takes over the index of frames, not of Series.
+_KEEPS_INDEX = not sklearn.__version__.startswith("1.6")
 
 
 def check_output_format(case: Case) -> None:
@@ -37,23 +37,20 @@ def check_output_finite(case: Case) -> None:
 def check_output_deterministic(case: Case) -> None:
     """Check that the same rows give the same output, from one instance and from equal instances."""
     estimator = case.fitted()
-    first = estimator.transform(case.rows)
-    case.assert_same(first, case.reference, "equal instance")
-    case.assert_same(estimator.transform(case.rows), first, "second call")
+    case.assert_all(estimator, "equal instance")
+    case.assert_all(estimator, "second call")
 
 
 def check_output_is_the_callers(case: Case) -> None:
     """Check that writing to an output, or embedding again, changes no other output."""
     estimator = case.fitted()
     first = estimator.transform(case.rows)
-    estimator.transform(case.take(reversed(range(case.n_rows))))
+    estimator.transform(take(case.rows, reversed(range(case.n_rows))))
     case.assert_same(first, case.reference, "first output, after other rows were embedded")
     if not first.flags.writeable:
         fail("expected an array that can be written to, got a read-only one")
     first[:] = -12345.0
-    case.assert_same(
-        estimator.transform(case.rows), case.reference, "after the first output was overwritten"
-    )
+    case.assert_all(estimator, "after the first output was overwritten")
 
 
 def check_feature_names_out(case: Case) -> None:
@@ -73,33 +70,32 @@ def check_set_output(case: Case) -> None:
     estimator = case.fitted()
     if not hasattr(estimator, "set_output"):
         fail("expected set_output; derive from TransformerMixin and have get_feature_names_out")
-    backends = {name: import_backend(name) for name in ("pandas", "polars")}
-    if not any(backends.values()):
+    backends = [name for name in ("pandas", "polars") if import_backend(name)]
+    if not backends:
         skip("neither pandas nor polars is installed")
-    names = list(estimator.get_feature_names_out())
-    if pd := backends["pandas"]:
-        estimator.set_output(transform="pandas")
-        _assert_frame(case, estimator.transform(case.rows), pd.DataFrame, names)
-        if not case.is_table:
-            index = pd.Index(odd_index(case.n_rows), dtype=object)
-            frame = estimator.transform(pd.Series(case.rows, dtype=object, index=index))
-            _assert_frame(case, frame, pd.DataFrame, names)
-            if _KEEPS_INDEX and list(frame.index) != list(index):
-                fail(f"expected the index of the input {list(index)}, got {list(frame.index)}")
-    if pl := backends["polars"]:
-        estimator.set_output(transform="polars")
-        _assert_frame(case, estimator.transform(case.rows), pl.DataFrame, names)
+    for name in backends:
+        estimator.set_output(transform=name)
+        _assert_frame(case, estimator, case.rows, name)
+        if name == "pandas" and not case.is_table:
+            pd = import_backend("pandas")
+            index = odd_index(case.n_rows)
+            rows = pd.Series(case.rows, dtype=object, index=pd.Index(index, dtype=object))
+            frame = _assert_frame(case, estimator, rows, name)
+            if _KEEPS_INDEX and list(frame.index) != index:
+                fail(f"expected the index of the input {index}, got {list(frame.index)}")
     estimator.set_output(transform="default")
-    case.assert_same(estimator.transform(case.rows), case.reference, "set back to default")
+    case.assert_all(estimator, "set back to default")
 
 
-def _assert_frame(case: Case, frame: Any, kind: Any, names: list[str]) -> None:
-    what = f"{kind.__module__.partition('.')[0]} output"
-    if not isinstance(frame, kind):
-        fail(f"{what}: expected a DataFrame, got {type(frame).__name__}")
-    if list(frame.columns) != names:
-        fail(f"{what}: expected columns {names[:3]}..., got {list(frame.columns)[:3]}...")
-    case.assert_same(frame.to_numpy(), case.reference, what)
+def _assert_frame(case: Case, estimator: Any, rows: Any, backend: str) -> Any:
+    frame = estimator.transform(rows)
+    if not isinstance(frame, import_backend(backend).DataFrame):
+        fail(f"expected a DataFrame of {backend}, got {type(frame).__name__}")
+    names, columns = list(estimator.get_feature_names_out()), list(frame.columns)
+    if columns != names:
+        fail(f"{backend} output: expected columns {names[:3]}..., got {columns[:3]}...")
+    case.assert_same(frame.to_numpy(), case.reference, f"{backend} output")
+    return frame
 
 
 def check_pipeline(case: Case) -> None:
@@ -122,9 +118,7 @@ def check_column_transformer(case: Case) -> None:
         skip("the rows are a table already")
     if pd is None:
         skip("pandas is not installed")
-    frame = pd.DataFrame(
-        {"row": pd.Series(case.rows, dtype=object), "number": np.arange(case.n_rows, dtype=float)}
-    )
+    frame = pd.DataFrame({"row": pd.Series(case.rows, dtype=object), "number": 0.0})
     frame.index = pd.Index(odd_index(case.n_rows), dtype=object)
     columns = ColumnTransformer([("row", case.unfitted(), "row"), ("n", "passthrough", ["number"])])
     got = columns.fit_transform(frame, *case.targets)

@@ -10,7 +10,6 @@ import os
 import pickle
 import sys
 import threading
-import time
 import traceback
 import warnings
 from collections.abc import Callable
@@ -18,83 +17,64 @@ from functools import partial
 from typing import Any
 
 import joblib
+import numpy as np
 
-from skembed.testing._case import Case, fail, skip
+from skembed.testing._case import Case, fail, skip, take
 
-_N_ROUNDS = (3, 50)  # at least and at most, of two threads side by side
-_ROUNDS_SECONDS = 1.0  # no further round is begun after this long
+_N_ROUNDS = (3, 50)  # at least and at most, of two threads side by side for about a second
 _N_ROWS_REMEMBERED = 300  # rows transformed before a pickle is weighed
 _PICKLE_SLACK = 512  # bytes that counters and reports may add to a pickle
 
 
 def check_deepcopy(case: Case) -> None:
     """Check that a deep copy embeds as the original does."""
-    estimator = case.fitted()
-    copied = copy.deepcopy(estimator)
-    case.assert_same(copied.transform(case.rows), case.reference, "deep copy")
-    estimator.transform(case.rows)
-    copied = copy.deepcopy(estimator)
-    case.assert_same(copied.transform(case.rows), case.reference, "deep copy of a used embedder")
+    case.assert_all(copy.deepcopy(case.used()), "deep copy of a used embedder")
 
 
 def check_pickle(case: Case) -> None:
     """Check that it embeds the same when read from a pickle, made unfitted, fitted or used."""
     unfitted = pickle.loads(pickle.dumps(case.unfitted()))
-    got = case.fit(unfitted).transform(case.rows)
-    case.assert_same(got, case.reference, "pickled unfitted, then fitted")
+    case.assert_all(case.fit(unfitted), "pickled unfitted, then fitted")
     estimator = case.fitted()
-    got = pickle.loads(pickle.dumps(estimator)).transform(case.rows)
-    case.assert_same(got, case.reference, "pickled fitted")
+    case.assert_all(pickle.loads(pickle.dumps(estimator)), "pickled fitted")
     estimator.transform(case.rows)
     file = io.BytesIO()
     joblib.dump(estimator, file)
     file.seek(0)
-    got = joblib.load(file).transform(case.rows)
-    case.assert_same(got, case.reference, "dumped by joblib after transform")
-    case.assert_same(estimator.transform(case.rows), case.reference, "the original after pickling")
+    case.assert_all(joblib.load(file), "dumped by joblib after transform")
+    case.assert_all(estimator, "the original after pickling")
 
 
 def check_pickle_forgets_rows(case: Case) -> None:
     """Check that the pickle of an embedder does not grow with the rows it has embedded."""
     estimator = case.fitted()
-    estimator.transform(case.take([0]))
-    before = pickle.dumps(estimator)
+    estimator.transform(take(case.rows, [0]))
+    n_bytes = len(pickle.dumps(estimator))
     n_times = math.ceil(_N_ROWS_REMEMBERED / case.n_rows)
     if case.seconds > 0:  # a slow model embeds fewer
         n_times = max(2, min(n_times, int(5.0 / case.seconds)))
-    estimator.transform(case.take(list(range(case.n_rows)) * n_times))
-    after = pickle.dumps(estimator)
-    if (growth := len(after) - len(before)) > _PICKLE_SLACK:
+    estimator.transform(take(case.rows, list(range(case.n_rows)) * n_times))
+    if (growth := len(pickle.dumps(estimator)) - n_bytes) > _PICKLE_SLACK:
         n_rows = n_times * case.n_rows
-        fail(f"expected a pickle of {len(before)} bytes, got {growth} more after {n_rows} rows")
+        fail(f"expected a pickle of {n_bytes} bytes, got {growth} more after {n_rows} rows")
 
 
 def check_two_threads(case: Case) -> None:
     """Check that two threads that embed different rows by one instance get what one thread gets."""
     estimator = case.fitted()
     half = case.n_rows // 2
-    start = threading.Barrier(2)
+    n_rounds = int(np.clip(1.0 / max(case.seconds, 1e-3), *_N_ROUNDS))
     faults: list[str] = []
 
     def embed(part: range) -> None:
-        began = time.monotonic()
         try:
-            for n_rounds in range(_N_ROUNDS[1]):
-                if n_rounds >= _N_ROUNDS[0] and time.monotonic() - began > _ROUNDS_SECONDS:
-                    break
-                start.wait()
+            for _ in range(n_rounds):
                 case.assert_rows(estimator, part, "one of two threads")
-        except threading.BrokenBarrierError:
-            pass  # the other thread has ended
         except Exception as error:
             faults.append(f"expected an output from each thread, got {error!r:.300}")
-        finally:
-            start.abort()
 
-    threads = [
-        threading.Thread(target=embed, args=(part,), daemon=True)
-        for part in (range(half), range(half, case.n_rows))
-    ]
+    parts = range(half), range(half, case.n_rows)
+    threads = [threading.Thread(target=embed, args=(part,), daemon=True) for part in parts]
     interval = sys.getswitchinterval()
     sys.setswitchinterval(1e-5)  # switch often, to meet races that are rare otherwise
     try:
@@ -115,13 +95,8 @@ def _time_limit(case: Case) -> float:
     return case.time_limit + 20 * case.seconds
 
 
-def _embed_twice(
-    fitted: Any, unfitted: Any, rows: Any, targets: tuple[Any, ...]
-) -> tuple[int, Any, Any] | str:
-    """Embed by an embedder fitted elsewhere and by one fitted here; also say where.
-
-    An error comes back as text: raised, it would end the workers that the caller shares.
-    """
+def _embed_twice(fitted: Any, unfitted: Any, rows: Any, targets: Any) -> tuple[int, Any, Any] | str:
+    """Embed by an embedder fitted elsewhere and by one fitted here; an error comes back as text."""
     try:
         embedded = fitted.transform(copy.copy(rows))
         unfitted.fit(rows, *targets)
@@ -144,9 +119,7 @@ def check_fork(case: Case) -> None:
     torch: Any = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_initialized():
         skip("a forked process cannot use CUDA once its parent has")
-    fitted = case.fitted()
-    fitted.transform(case.rows)
-    call = partial(_embed_twice, fitted, case.unfitted(), case.rows, case.targets)
+    call = partial(_embed_twice, case.used(), case.unfitted(), case.rows, case.targets)
     _assert_twice(case, _call_in_fork(call, _time_limit(case)), "a forked process")
 
 
@@ -155,8 +128,7 @@ def _call_in_fork(call: Callable[[], Any], time_limit: float) -> Any:
     context = multiprocessing.get_context("fork")
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=lambda: sender.send(call()))
-    with warnings.catch_warnings():
-        # Python >= 3.12 warns of forking beside threads, which is what is checked here.
+    with warnings.catch_warnings():  # Python >= 3.12 warns of forking beside threads
         warnings.simplefilter("ignore", DeprecationWarning)
         process.start()
     sender.close()
@@ -175,12 +147,11 @@ def _call_in_fork(call: Callable[[], Any], time_limit: float) -> Any:
 
 def check_loky_worker(case: Case) -> None:
     """Check that a joblib worker in another process embeds the same."""
-    fitted = case.fitted()
-    fitted.transform(case.rows)
     task = joblib.delayed(_embed_twice)
     # A worker first starts Python and imports the embedder, hence the wider limit.
     workers = joblib.Parallel(n_jobs=2, backend="loky", timeout=3 * _time_limit(case))
-    answers = workers(task(fitted, case.unfitted(), case.rows, case.targets) for _ in range(2))
+    call = task(case.used(), case.unfitted(), case.rows, case.targets)
+    answers = workers([call, call])
     for answer in answers:
         if answer[0] == os.getpid():
             skip("this process may not start workers")

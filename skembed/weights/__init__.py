@@ -21,10 +21,9 @@ from skembed.weights._pretrained import (
     quiet_transformers,
     refuse_code_from_elsewhere,
 )
-from skembed.weights._releases import releases_of
 from skembed.weights._remember import remembered, user_cache_folder
 from skembed.weights._resolve import resolve_model
-from skembed.weights._sources import FileSource, FolderSource, RandomSource
+from skembed.weights._sources import FileSource, FolderSource, RandomSource, releases_of
 
 __all__ = [
     "PACKAGES",

@@ -35,14 +35,7 @@ def find_checkpoint(url: str) -> Path:
     It is looked for in torch.hub's folder of checkpoints (`torch.hub.set_dir`, `TORCH_HOME`), where
     torchvision and torchaudio put theirs, then downloaded to there. Where its name carries the
     beginning of its SHA-256 ("resnet50-11ad3fa6.pth") that is checked, in the folder, too: a file
-    with another hash is not used, but replaced.
-
-    Raises
-    ------
-    InvalidParameterError
-        The URL names no file.
-    ModelNotFoundError
-        It is not there and cannot be downloaded; the message says what was tried, in order.
+    with another hash is replaced.
     """
     import torch
 

@@ -27,8 +27,7 @@ def file_sha256(path: str | os.PathLike[str]) -> str:
     """Return the SHA-256 of a file's content in hexadecimal.
 
     It is remembered by the file's identity (path, size, times of change, inode and device) in this
-    process; that of a file of 1 MiB or more in the user's cache folder, too. An OSError says that
-    the file cannot be read.
+    process; that of a file of 1 MiB or more in the user's cache folder, too.
     """
     text = os.fspath(path)
     found = os.stat(text)  # noqa: PTH116  (a Path takes longer than the call)
@@ -38,8 +37,7 @@ def file_sha256(path: str | os.PathLike[str]) -> str:
 def folder_digest(folder: Path) -> bytes:
     """Return 16 bytes of BLAKE2b over names and contents of a model folder, wherever it stands.
 
-    It is of all files that a model may be read from (`model_files`): configuration, vocabulary,
-    code and weights, also in subfolders. An OSError says that a file cannot be read.
+    It is of all files that a model may be read from: see `model_files`.
     """
     digest = hashlib.blake2b(digest_size=16, person=b"skembed.folder")
     for name in model_files(folder):

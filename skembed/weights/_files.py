@@ -72,10 +72,7 @@ def model_files(folder: Path) -> list[str]:
 
 
 def wanted_files(names: Iterable[str]) -> list[str]:
-    """Choose what to download of a repository's files; [] if it has no weights that we read.
-
-    Per folder, the weights are taken once: safetensors if there are any, else PyTorch's.
-    """
+    """Choose what to download of a repository's files; [] if it has no weights that we read."""
     folders: dict[str, set[str]] = {}
     for name in names:
         path = PurePosixPath(name)
@@ -134,10 +131,7 @@ def missing_part(folder: Path) -> str | None:
 
 
 def read_modules(folder: Path) -> list[tuple[str, Path]]:
-    """Return full type and folder of each module in the `modules.json` of sentence-transformers.
-
-    A module whose files would not be part of the folder's digest is refused.
-    """
+    """Return full type and folder of each module in the `modules.json` of sentence-transformers."""
     listing = folder / "modules.json"
     with _naming_damage(listing):
         rows = json.loads(listing.read_text(encoding="utf-8"))

@@ -73,12 +73,10 @@ def fingerprint(thing: object) -> bytes:
     (`torch.relu = mine`), modules that code imports when it runs, nor files that it reads.
 
     The digest of a large tensor is remembered until torch counts a change of it, or a value of its
-    first row or column differs. A change of some others that torch cannot count
-    (`weight.data[3, 2] = 1`, or through a NumPy view) goes unseen in this process: change weights
-    under `torch.no_grad()` instead.
+    first row or column differs. Other changes that torch cannot count (`weight.data[3, 2] = 1`)
+    go unseen in this process: change weights under `torch.no_grad()` instead.
 
-    An UnsupportedModelError says where something within it cannot be pickled (an open file, a lock,
-    a TorchScript program) or has no values.
+    An UnsupportedModelError says where something within it cannot be pickled or has no values.
     """
     try:
         return _digest(thing)
@@ -354,13 +352,12 @@ def _find_fault(value: Any, path: str, error: BaseException, depth: int = 20) ->
 
 
 def _parts_of(value: Any) -> Iterator[tuple[str, Any]]:
-    if isinstance(value, Mapping):
-        yield from ((f"[{key!r}]", each) for key, each in value.items())
-    elif isinstance(value, (list, tuple, set, frozenset)):
-        yield from ((f"[{i}]", each) for i, each in enumerate(value))
-    elif isinstance(value, types.FunctionType):
+    form, parts = "[{!r}]", value
+    if isinstance(value, types.FunctionType):
         used = inspect.getclosurevars(value)
-        yield from ((f" (closure {name})", each) for name, each in used.nonlocals.items())
-        yield from ((f" (global {name})", each) for name, each in used.globals.items())
-    elif not isinstance(value, type):
-        yield from ((f".{name}", each) for name, each in getattr(value, "__dict__", {}).items())
+        form, parts = " (uses {})", {**used.nonlocals, **used.globals}
+    elif isinstance(value, (list, tuple, set, frozenset)):
+        parts = dict(enumerate(value))
+    elif not isinstance(value, Mapping):
+        form, parts = ".{}", {} if isinstance(value, type) else getattr(value, "__dict__", {})
+    return ((form.format(name), each) for name, each in parts.items())

@@ -13,14 +13,14 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from skembed.exceptions import SkembedWarning, UnsupportedModelError, warn_user
 from skembed.weights._files import missing_part, wanted_files
 
 __all__ = ["Outcome", "complete_cached", "download", "find_cached", "is_offline", "why_not_an_id"]
 
-# Judged by huggingface_hub where it knows the list of the repository's files; weights are judged
-# by `missing_part`, as caches filled by other libraries rarely hold every file of a repository.
+# Weights are judged by `missing_part`: caches rarely hold every file of a repository.
 _ESSENTIAL = [
     "config.json",
     "modules.json",
@@ -46,10 +46,8 @@ class Outcome:
     result: str
     folder: Path | None = None
     error: Exception | None = None
-    # The hub could not be asked: asking again is of no use.
-    is_unreachable: bool = False
-    # The folder has no modules.json though its repository may have one: other libraries fetch
-    # configuration, tokenizer and weights alone, and nothing then tells how to pool.
+    is_unreachable: bool = False  # asking the hub again is of no use
+    # Its repository may have a modules.json, which other libraries do not fetch.
     is_undecided: bool = False
     advice: str = ""
 
@@ -86,8 +84,7 @@ def find_cached(
             model, revision=revision, local_files_only=True, allow_patterns=_ESSENTIAL
         )
     except LocalEntryNotFoundError as error:
-        # IncompleteSnapshotError, a subclass that older versions lack, knows the snapshot.
-        partial = getattr(error, "snapshot_path", None)
+        partial = getattr(error, "snapshot_path", None)  # of a subclass in newer versions
         result = f"the snapshot {Path(partial).name} is incomplete" if partial else "not there"
         return Outcome(place, result, error=error)
     except (OSError, ValueError) as error:
@@ -118,10 +115,9 @@ def complete_cached(model: str, revision: str | None, cached: Outcome, warns: bo
     if warns:
         option = "" if revision is None else f" --revision {revision}"
         warn_user(
-            f"The snapshot {folder.name} of {model!r} in the hub's cache has no {_MODULES}, though "
-            f"the model may have one ({fetched.place}: {fetched.result}): pooling and "
-            f"normalisation are guessed. Complete it with `hf download {model}{option}`, or set "
-            "pooling and normalize and ignore this warning.",
+            f"The snapshot {folder.name} of {model!r} in the hub's cache has no {_MODULES} "
+            f"({fetched.place}: {fetched.result}): pooling and normalize are guessed. Complete it "
+            f"with `hf download {model}{option}`, or set both and ignore this warning.",
             SkembedWarning,
         )
     _guessed.add(folder)
@@ -137,18 +133,13 @@ def download(model: str, revision: str | None) -> Outcome:
         return Outcome("hub", "not asked: offline mode is on (HF_HUB_OFFLINE)", is_unreachable=True)
     place = f"hub {constants.ENDPOINT}, {_spell(model, revision)}"
     try:
-        info = HfApi(library_name="skembed").model_info(
-            model, revision=revision, timeout=constants.HF_HUB_ETAG_TIMEOUT
-        )
+        timeout = constants.HF_HUB_ETAG_TIMEOUT
+        info = HfApi(library_name="skembed").model_info(model, revision=revision, timeout=timeout)
         names = [sibling.rfilename for sibling in info.siblings or ()]
         wanted = wanted_files(names)
         _check_offer(model, names, wanted)
-        # The revision as the user spelled it: the cache then knows it by that name.
-        folder = Path(
-            snapshot_download(
-                model, revision=revision, allow_patterns=wanted, library_name="skembed"
-            )
-        )
+        options: Any = {"revision": revision, "library_name": "skembed"}
+        folder = Path(snapshot_download(model, allow_patterns=wanted, **options))
         if not (folder / _MODULES).is_file():  # let the cache know whether there is one
             with contextlib.suppress(EntryNotFoundError):
                 hf_hub_download(model, _MODULES, revision=folder.name, library_name="skembed")
@@ -170,12 +161,9 @@ def _has_no_modules(model: str, commit: str) -> bool:
     known = huggingface_hub.try_to_load_from_cache(model, _MODULES, revision=commit)
     if known is huggingface_hub._CACHED_NO_EXIST:
         return True
-    # Older versions keep no lists of a repository's files.
-    get_tree = getattr(huggingface_hub, "get_cached_repo_tree", None)
-    try:
-        return get_tree is not None and _MODULES not in {
-            file.path for file in get_tree(model, revision=commit)
-        }
+    try:  # older versions keep no lists of a repository's files
+        files = huggingface_hub.get_cached_repo_tree(model, revision=commit)
+        return _MODULES not in {file.path for file in files}
     except Exception:  # there is no list; the error differs by version
         return False
 
@@ -185,17 +173,13 @@ def _spell(model: str, revision: str | None) -> str:
 
 
 def _check_offer(model: str, names: list[str], wanted: list[str]) -> None:
+    fault = "with neither config.json nor modules.json that would say what model it is"
     if not wanted:
         seen = sorted(name for name in names if re.search(r"\.(?!md$|json$|txt$)\w+$", name))
-        fault = (
-            "without weights that skembed reads (model.safetensors or pytorch_model.bin); it has "
-            f"{', '.join(seen[:20]) or 'none'}"
-        )
-    elif not {"config.json", "modules.json"} & set(wanted):
-        fault = "with neither config.json nor modules.json that would say what model it is"
-    else:
-        return
-    raise UnsupportedModelError(f"The hub has {model!r}, but {fault}.")
+        has = ", ".join(seen[:20]) or "none"
+        fault = f"without model.safetensors or pytorch_model.bin; it has {has}"
+    if not {"config.json", "modules.json"} & set(wanted):
+        raise UnsupportedModelError(f"The hub has {model!r}, but {fault}.")
 
 
 def _explain(model: str, revision: str | None, error: Exception) -> tuple[str, bool]:
@@ -217,12 +201,9 @@ def _explain(model: str, revision: str | None, error: Exception) -> tuple[str, b
         return f"the model has no revision {revision!r}", False
     if isinstance(error, HfHubHTTPError):
         status = error.response.status_code
-        meaning = {
-            401: "the token is refused; log in again (`hf auth login` or HF_TOKEN)",
-            403: "access is forbidden to this login",
-            429: "too many requests; wait, or log in",
-        }.get(status, "the hub is out of order" if status >= 500 else _first_line(error))
-        return f"HTTP {status}: {meaning}", False
+        if status == 401:
+            return "HTTP 401: the token is refused; log in again (`hf auth login`)", False
+        return f"HTTP {status}: {_first_line(error)}", False
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EACCES, errno.EROFS):
         return f"the download cannot be written ({error})", False
     return f"could not be reached ({type(error).__name__}: {_first_line(error)})", True

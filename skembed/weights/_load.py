@@ -38,21 +38,16 @@ _ADVICE = (
 def load_state(path: str | Path) -> dict[str, torch.Tensor]:
     """Read tensors by name from a weight file, on the CPU.
 
-    It is a `.safetensors` file, or one of `torch.save` (`.bin`, `.pt`, `.pth`, `.ckpt`) that holds
-    a state dict, alone or under a key such as "state_dict". Files of the latter kind are mapped to
-    memory, not copied: do not overwrite them in place while the tensors are in use.
-
-    A pickle of more than tensors, which would run code, is an UnsafeModelError; a damaged file or
-    another format an UnsupportedModelError.
+    A file of `torch.save` holds a state dict, alone or under a key such as "state_dict"; it is
+    mapped to memory, not copied: do not overwrite it in place while the tensors are in use. A
+    pickle of more than tensors, which would run code, is an UnsafeModelError.
     """
     path = Path(path)
     if not path.is_file():
         raise ModelNotFoundError(f"No weight file {path}.")
     if path.suffix not in KINDS:
-        raise UnsupportedModelError(
-            f"{path} is not a weight file that skembed reads: expected .safetensors or "
-            f"{', '.join(sorted(_TORCH_KINDS))}."
-        )
+        kinds = ", ".join(sorted(KINDS))
+        raise UnsupportedModelError(f"{path} is not a weight file: expected one of {kinds}.")
     check_header(path)
     if path.suffix == ".safetensors":
         from safetensors.torch import load_file
@@ -64,9 +59,7 @@ def load_state(path: str | Path) -> dict[str, torch.Tensor]:
 def check_weights(folder: str | Path) -> list[Path]:
     """Return the weight files of a transformers folder that will be read, having checked them.
 
-    Safetensors are preferred to PyTorch's pickles, one file to shards. Only headers are read. A
-    pickle of more than tensors is an UnsafeModelError; weights that are missing or damaged, or an
-    adapter beside them, are an UnsupportedModelError.
+    Safetensors are preferred to PyTorch's pickles, one file to shards. Only headers are read.
     """
     folder = Path(folder)
     files = find_weights(folder)
@@ -151,9 +144,9 @@ def _find_state(path: Path, content: Any) -> dict[str, torch.Tensor]:
             pairs = state.items()
             if all(isinstance(k, str) and isinstance(v, torch.Tensor) for k, v in pairs):
                 return dict(pairs)
+    keys = ", ".join(map(repr, _STATE_KEYS))
     raise UnsupportedModelError(
-        f"{path} holds no state dict: expected tensors by name, alone or under one of "
-        f"{', '.join(map(repr, _STATE_KEYS))}, got {kind}."
+        f"{path} holds no state dict: expected tensors by name, alone or under {keys}, got {kind}."
     )
 
 

@@ -14,10 +14,7 @@ __all__ = ["KeyLocks"]
 
 
 class KeyLocks:
-    """Re-entrant locks by key: holding one key never blocks another.
-
-    A fork resets them in the child, where no thread would release what the parent's hold.
-    """
+    """Re-entrant locks by key: holding one key never blocks another; a forked child has its own."""
 
     def __init__(self) -> None:
         self._reset()

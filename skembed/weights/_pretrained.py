@@ -49,17 +49,15 @@ def load_config(folder: Path, *, trust_remote_code: bool) -> Any:
     except Exception as error:
         if "trust_remote_code" in str(error):
             raise UnsafeModelError(
-                f"The model in {folder} comes with Python code of its own, which skembed does not "
-                "run. If you have read that code and trust it, set trust_remote_code=True."
+                f"The model in {folder} comes with Python code of its own. If you have read it and "
+                "trust it, set trust_remote_code=True."
             ) from error
         raise UnsupportedModelError(
             f"transformers cannot read the configuration in {folder}: {error}"
         ) from error
     if getattr(config, "quantization_config", None):
-        raise UnsupportedModelError(
-            f"The weights in {folder} are quantised, which skembed does not run. Use the model's "
-            "float32, bfloat16 or float16 weights."
-        )
+        fault = f"The weights in {folder} are quantised; use float32, bfloat16 or float16 ones."
+        raise UnsupportedModelError(fault)
     return config
 
 
@@ -73,9 +71,8 @@ def refuse_code_from_elsewhere(folder: Path) -> None:
         for place in places:
             if "--" in str(place):
                 raise UnsafeModelError(
-                    f"{folder / name} takes code from another repository ({place}), which may "
-                    "change without the model. Copy the code into the folder and name it in "
-                    "auto_map."
+                    f"{folder / name} takes code from another repository ({place}). Copy the code "
+                    "into the folder and name it in auto_map."
                 )
 
 
@@ -91,10 +88,8 @@ def load_pretrained(
 ) -> Any:
     """Load a model's weights from a folder as `save_pretrained` writes it, on the CPU.
 
-    `auto` is one of transformers' Auto classes, or a model's own class; `is_unused` tells by its
-    name whether a weight is not run, so that a checkpoint may lack it; `arguments` are for the
-    model's `__init__`. A pickle of more than tensors is an UnsafeModelError; weights that are
-    missing or of another shape are an UnsupportedModelError.
+    `auto` is one of transformers' Auto classes, or a model's own class; a checkpoint may lack
+    weights whose name `is_unused`; `arguments` are for the model's `__init__`.
     """
     from torch.random import fork_rng
 

@@ -39,8 +39,7 @@ def user_cache_folder() -> Path:
 def remembered(namespace: str, key: str, compute: Callable[[], str]) -> str:
     """Return a fact that was computed before, by any process of this user, or compute it now.
 
-    The namespace (letters, digits, `-` and `_`) says what kind of fact it is, the key all that it
-    depends on. The first process to write wins: later ones return its value, so all agree.
+    The key says all that it depends on. The first process to write wins, so that all agree.
     """
     name = hashlib.blake2b(key.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
     path = user_cache_folder() / "remembered" / namespace / f"{name}.json"

@@ -43,13 +43,13 @@ def resolve_model(
     "sentence-transformers/all-MiniLM-L6-v2".
 
     A complete snapshot in the cache is used without asking the hub whether there is a newer one:
-    the same name keeps giving the same vectors. Pin `revision` to choose another. A snapshot that
-    may lack its modules.json, as other libraries leave it, is first completed from the hub.
+    the same name keeps giving the same vectors. Pin `revision` (a branch, tag or commit, which
+    rules out folders and packages) to choose another. A snapshot that may lack its modules.json is
+    first completed from the hub; where that fails there is one SkembedWarning. `is_whole` tells
+    that one without a modules.json lacks nothing.
 
     A path object, and a string that begins like a path ("./", "../", "/", "~"), can only be a
-    folder. A revision is a branch, tag or commit on the hub, and rules out folders and packages.
-    `is_whole` tells that a cached snapshot without a modules.json lacks nothing that is needed;
-    where one may lack it and cannot be completed, that is a SkembedWarning, once per process.
+    folder.
     """
     text = _check_name(name)
     _check_revision(revision)
@@ -88,13 +88,11 @@ def resolve_model(
 
 def _check_name(name: object) -> str:
     text = os.fspath(name) if isinstance(name, (str, os.PathLike)) else None
-    if not isinstance(text, str):
+    if not isinstance(text, str) or not text.strip() or "\0" in text:
         raise InvalidParameterError(
             "the name of a model must be a str or a path (a folder or an id such as "
             f"'{_DEFAULT_OWNER}/all-MiniLM-L6-v2'), got {type(name).__name__}: {name!r:.200}."
         )
-    if not text.strip() or "\0" in text:
-        raise InvalidParameterError(f"the name of a model must name something, got {text!r}.")
     if re.match(r"\w+://", text):
         raise InvalidParameterError(
             f"the name of a model must not be a URL, got {text!r}. Give the id 'owner/name' of a "

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import blake2b
+from importlib import import_module
 from pathlib import Path
 from typing import Literal
 
@@ -18,9 +19,14 @@ from skembed.exceptions import UnsupportedModelError
 from skembed.weights._digest import file_sha256, folder_digest
 from skembed.weights._files import model_files, wanted_files
 from skembed.weights._load import KINDS
-from skembed.weights._releases import releases_of
 
-__all__ = ["FileSource", "FolderSource", "RandomSource"]
+__all__ = ["FileSource", "FolderSource", "RandomSource", "releases_of"]
+
+
+def releases_of(*libraries: str) -> dict[str, str]:
+    """Return each library's release as major.minor: fixes are taken to change no vector."""
+    releases = {name: import_module(name).__version__ for name in libraries}
+    return {name: ".".join(release.split(".")[:2]) for name, release in releases.items()}
 
 
 class _Files(Source):
@@ -48,8 +54,7 @@ class _Files(Source):
 class FolderSource(_Files):
     """A folder with the configuration and the weights of a model, named as the user did.
 
-    The origin says whether the user named the folder, or it belongs to an installed package or to
-    the cache of the hub; the revision is the commit of a model of the hub, where known.
+    The revision is the commit of a model of the hub, where known.
     """
 
     name: str

@@ -98,7 +98,7 @@ def test_all_failures_are_listed_with_expected_and_got():
             )
 
     with pytest.raises(
-        EmbedderCheckError, match=r"^TwiceBroken\(\) failed \d+ of \d+ checks:"
+        EmbedderCheckError, match=r"^TwiceBroken failed \d+ of \d+ checks:"
     ) as caught:
         check_embedder(TwiceBroken(), ROWS, skip=[n for n in NAMES if "row" not in n])
     assert {"check_one_row", "check_duplicate_rows"} <= set(caught.value.failures)
@@ -114,7 +114,7 @@ def test_an_unexpected_error_is_reported_with_its_place():
             raise RuntimeError("no model")
 
     check = dict(embedder_checks(Failing(), ROWS))["check_output_format"]
-    with pytest.raises(EmbedderCheckError, match=r"RuntimeError: no model \(.*test_check_embedder"):
+    with pytest.raises(EmbedderCheckError, match=r"RuntimeError\(.no model.\) \(.*test_check_embedder"):
         check()
 
 
@@ -188,7 +188,7 @@ def test_tolerance_is_the_callers():
     check = dict(embedder_checks(Noisy(), ROWS, atol=0.1))["check_one_row"]
     check()
     check = dict(embedder_checks(Noisy(), ROWS))["check_one_row"]
-    with pytest.raises(EmbedderCheckError, match=r"worst is row 0, feature \d+: expected .* got"):
+    with pytest.raises(EmbedderCheckError, match=r"in row 0, feature \d+, expected .* got"):
         check()
 
 

@@ -358,7 +358,7 @@ def test_line_numbers_and_names_of_files_do_not_count():
         (lambda: nn.Linear(2, 2, device="meta"), r"^Linear\.weight is on the device 'meta'"),
         (
             lambda: made("import threading\nLOCK = threading.Lock()\nf = lambda: LOCK"),
-            r"<lambda> \(global LOCK\) is",
+            r"<lambda> \(uses LOCK\) is",
         ),
         (
             lambda: torch.quantize_per_tensor(torch.ones(1), 1.0, 0, torch.qint8),

@@ -113,7 +113,7 @@ def test_weights_of_other_frameworks_are_not_downloaded_but_named(tmp_path, writ
     origin = write_model(tmp_path / "origin")
     (origin / "model.safetensors").rename(origin / "model.onnx")
     hub.add("org/model", origin)
-    with pytest.raises(UnsupportedModelError, match=r"without weights .* it has model\.onnx"):
+    with pytest.raises(UnsupportedModelError, match=r"without model\.safetensors.* it has model\.onnx"):
         resolve_model("org/model")
     assert hub.downloaded() == []
 
@@ -134,8 +134,8 @@ def test_weights_without_a_configuration_are_not_downloaded(tmp_path, write_mode
         ((401, "RepoNotFound"), "no such model, or a private one"),
         ((404, "RevisionNotFound"), "the model has no revision 'v1'"),
         ((403, "GatedRepo"), r"gated: ask for access at http\S+/org/model"),
-        ((403, None), "HTTP 403: access is forbidden"),
-        ((500, None), "HTTP 500: the hub is out of order"),
+        ((403, None), "HTTP 403: "),
+        ((500, None), "HTTP 500: "),
     ],
 )
 def test_each_refusal_of_the_hub_is_told_apart(hub, refusal, message):
@@ -289,7 +289,7 @@ def test_an_undecided_snapshot_warns_again_until_the_warning_was_let_pass(write_
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         for _ in range(2):
-            with pytest.raises(SkembedWarning, match=r"`hf download org/model`, or set pooling"):
+            with pytest.raises(SkembedWarning, match=r"`hf download org/model`, or set both"):
                 resolve_model("org/model")
 
 
