@@ -59,5 +59,7 @@ def _comparable(value: Any) -> Any:
         return value
     if hasattr(value, "get_params") and not isinstance(value, type):
         return type(value), snapshot(value.get_params(deep=False))
+    if isinstance(value, (list, tuple)):
+        return type(value), tuple(map(_comparable, value))
     # A model's repr is that of any other of the same architecture.
-    return repr(value) if isinstance(value, (list, tuple)) else (type(value), id(value))
+    return type(value), id(value)

@@ -23,7 +23,7 @@ from torch import Tensor, fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torch.utils._pytree import tree_leaves
 
-from skembed.acceleration._passes import find_takers, gelu_kind, has_hooks, replace_modules
+from skembed.acceleration._passes import find_consumers, gelu_kind, has_hooks, replace_modules
 
 __all__ = ["fold_batch_norms", "is_traceable", "pack_convolutions"]
 
@@ -53,7 +53,9 @@ def fold_batch_norms(module: nn.Module, run: Callable[[], Any], agrees: Callable
     """
 
     def make() -> dict[nn.Module, nn.Module]:
-        norm_after = find_takers(module, run, is_maker=_is_convolution, is_taker=_is_foldable)
+        norm_after = find_consumers(
+            module, run, is_producer=_is_convolution, is_consumer=_is_foldable
+        )
         new: dict[nn.Module, nn.Module] = {norm: nn.Identity() for norm in norm_after.values()}
         for layer, norm in norm_after.items():
             both: Any = (layer, norm)

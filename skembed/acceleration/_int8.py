@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from skembed.acceleration._linear import run_steadily
-from skembed.acceleration._passes import find_takers, gelu_kind, has_hooks, replace_modules
+from skembed.acceleration._passes import find_consumers, gelu_kind, has_hooks, replace_modules
 
 __all__ = ["quantize_linear_layers"]
 
@@ -157,9 +157,11 @@ def quantize_linear_layers(
     """
     with torch.inference_mode():
         ranges = _find_ranges(module, run)
-        gelu_after = find_takers(module, run, is_maker=ranges.__contains__, is_taker=gelu_kind)
-        next_to = find_takers(
-            module, run, is_maker=lambda m: m in set(gelu_after.values()), is_taker=_is_linear
+        gelu_after = find_consumers(
+            module, run, is_producer=ranges.__contains__, is_consumer=gelu_kind
+        )
+        next_to = find_consumers(
+            module, run, is_producer=lambda m: m in set(gelu_after.values()), is_consumer=_is_linear
         )
 
     def make(next_to: Mapping[nn.Module, nn.Module]) -> dict[nn.Module, nn.Module]:

@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from skembed.acceleration._passes import find_takers, gelu_kind, has_hooks, replace_modules
+from skembed.acceleration._passes import find_consumers, gelu_kind, has_hooks, replace_modules
 
 __all__ = ["pack_linear_layers", "run_steadily", "steady_size"]
 
@@ -95,7 +95,9 @@ def pack_linear_layers(
     def make() -> dict[nn.Module, nn.Module]:
         gelu_after = {}
         if not each_alone:
-            gelu_after = find_takers(module, run, is_maker=_is_packable, is_taker=gelu_kind)
+            gelu_after = find_consumers(
+                module, run, is_producer=_is_packable, is_consumer=gelu_kind
+            )
         new: dict[nn.Module, nn.Module] = {gelu: nn.Identity() for gelu in gelu_after.values()}
         for layer in filter(_is_packable, module.modules()):
             gelu = gelu_after.get(layer)

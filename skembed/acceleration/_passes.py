@@ -16,7 +16,7 @@ from skembed.weights import is_out_of_memory
 __all__ = [
     "are_alike",
     "convert",
-    "find_takers",
+    "find_consumers",
     "gelu_kind",
     "has_hooks",
     "replace_modules",
@@ -61,34 +61,34 @@ def gelu_kind(module: nn.Module) -> str | None:
     return _GELUS.get(type(module).__name__) if is_known else None
 
 
-def find_takers(
+def find_consumers(
     module: nn.Module,
     run: Callable[[], Any],
     *,
-    is_maker: Callable[[nn.Module], object],
-    is_taker: Callable[[nn.Module], object],
+    is_producer: Callable[[nn.Module], object],
+    is_consumer: Callable[[nn.Module], object],
 ) -> dict[nn.Module, nn.Module]:
-    """Return which taker takes the output of each maker, where all it takes come from makers.
+    """Return the consumer of each producer's output, if producers make all that the consumer takes.
 
     Whether something else takes that output too is not seen here: that is for a proof after it.
-    `run` runs the model on a few rows; `is_maker` and `is_taker` say which modules to look at.
+    `run` runs the model on a few rows; the other two say which modules to look at.
     """
     # The tensors are kept: ids must not be used again.
     made_by: dict[int, tuple[nn.Module, Tensor]] = {}
     taken_from: dict[nn.Module, list[nn.Module | None]] = {}
 
-    def note_output(maker: nn.Module, _: Any, output: Tensor) -> None:
-        made_by[id(output)] = (maker, output)
+    def note_output(producer: nn.Module, _: Any, output: Tensor) -> None:
+        made_by[id(output)] = (producer, output)
 
-    def note_input(taker: nn.Module, inputs: tuple[Any, ...]) -> None:
+    def note_input(consumer: nn.Module, inputs: tuple[Any, ...]) -> None:
         made = made_by.get(id(inputs[0])) if inputs else None
-        taken_from.setdefault(taker, []).append(None if made is None else made[0])
+        taken_from.setdefault(consumer, []).append(None if made is None else made[0])
 
     hooks = []
     for child in module.modules():
-        if is_maker(child):
+        if is_producer(child):
             hooks.append(child.register_forward_hook(note_output))
-        if is_taker(child):
+        if is_consumer(child):
             hooks.append(child.register_forward_pre_hook(note_input))
     try:
         run()
@@ -96,11 +96,11 @@ def find_takers(
         for hook in hooks:
             hook.remove()
     return {
-        maker: taker
-        for taker, makers in taken_from.items()
-        if None not in makers
-        for maker in makers
-        if maker is not None
+        producer: consumer
+        for consumer, producers in taken_from.items()
+        if None not in producers
+        for producer in producers
+        if producer is not None
     }
 
 

@@ -49,7 +49,7 @@ class AudioReport(EmbeddingReport):
         Seconds of each clip; 0 for bad rows.
     quality : dict of int to str
         Rows that were embedded although they are silent, clipped or truncated, by position, with
-        what was found. Of rows read in this call: a vector that was kept says nothing of its clip.
+        what was found, now or when their vectors were stored.
     """
 
     sampling_rate: int = 1

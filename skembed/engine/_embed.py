@@ -30,7 +30,7 @@ class Embedded:
 
     `vectors` are NaN and `sizes` 0 where a row has a fault; a size is the full length in the
     encoder's unit, before anything was cut. `faults` are by position; `n_distinct` leaves them out.
-    `notes` are what the encoder noted of others that were prepared in this call.
+    `notes` are what the encoder noted of others, now or when they were stored.
     """
 
     vectors: NDArray[np.float32]

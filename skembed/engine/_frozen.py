@@ -60,8 +60,7 @@ class BackboneEncoder(Encoder):
         self.n_components = n_components
         self.normalize = normalize
         place = {"device": self.device, "dtype": self.dtype}
-        self.model_key = digest_of({"kind": "model", "backbone": backbone.digest, **place})
-        self._core_key = digest_of({"kind": "core", "core": backbone.core_digest, **place})
+        self.model_key = digest_of({"kind": "core", "core": backbone.core_digest, **place})
         computes_in = self.dtype
         if computes_in == "int8":  # beside int8 layers, what the machine is fastest in
             computes_in = f"int8 and {resolve_dtype('auto', device)}"
@@ -110,11 +109,17 @@ class BackboneEncoder(Encoder):
 
     def core(self) -> nn.Module:
         """Return the fast core, loading it once per process for all settings that can share it."""
-        return shared_model(self._core_key, self._load_core, n_bytes=self.backbone.source.n_bytes)
+        return shared_model(self.model_key, self._load_core, n_bytes=self.backbone.source.n_bytes)
 
     def _module(self) -> nn.Module:
-        """Return the module around the core."""
-        return shared_model(self.model_key, self._load_module, n_bytes=lambda: 0)
+        """Return the module around the core, which keeps it: they are dropped together."""
+        core = self.core()
+        around: dict[bytes, nn.Module] = vars(core).setdefault("modules_around", {})
+        if self.backbone.digest not in around:
+            module = self._loaded(lambda: self.backbone.load(core=core))
+            module = module.eval().requires_grad_(False).to(self.torch_device)
+            around[self.backbone.digest] = module
+        return around[self.backbone.digest]
 
     def _load_core(self) -> nn.Module:
         def load() -> nn.Module:
@@ -128,11 +133,6 @@ class BackboneEncoder(Encoder):
             )
 
         return self._loaded(load)
-
-    def _load_module(self) -> nn.Module:
-        core = self.core()
-        module = self._loaded(lambda: self.backbone.load(core=core))
-        return module.eval().requires_grad_(False).to(self.torch_device)
 
     def _loaded(self, load: Callable[[], T]) -> T:
         """Return what is loaded, of the content that the digest is of."""

@@ -68,10 +68,14 @@ class Job:
         """Fill in the rows that the store has; return the others."""
         assert self.store is not None
         values = self.store.get_many(self.keys_of(rows))
-        expected = _SIZE.size + 4 * self.vectors.shape[1]
-        is_found = np.array([v is not None and len(v) == expected for v in values], dtype=bool)
+        n_bytes = _SIZE.size + 4 * self.vectors.shape[1]  # a note may follow
+        is_found = np.array([v is not None and len(v) >= n_bytes for v in values], dtype=bool)
         if is_found.any():
-            raw = b"".join(v for v, found in zip(values, is_found, strict=True) if found and v)
+            found = [v for v, is_here in zip(values, is_found, strict=True) if v and is_here]
+            for row, value in zip(rows[is_found].tolist(), found, strict=True):
+                if len(value) > n_bytes:
+                    self.notes[row] = value[n_bytes:].decode()
+            raw = b"".join(v if len(v) == n_bytes else v[:n_bytes] for v in found)
             table = np.frombuffer(
                 raw, dtype=np.dtype([("size", "<i8"), ("vector", "<f4", (self.vectors.shape[1],))])
             )
@@ -89,7 +93,12 @@ class Job:
     def finish(self, rows: list[int]) -> None:
         """Store the vectors of rows that are done."""
         if self.store is not None and rows:
-            values = [_SIZE.pack(self.sizes[r]) + self.vectors[r].tobytes() for r in rows]
+            values = [
+                _SIZE.pack(self.sizes[r])
+                + self.vectors[r].tobytes()
+                + self.notes.get(r, "").encode()
+                for r in rows
+            ]
             self.store.put_many(self.keys_of(np.array(rows)), values, holder=self)
 
     def give_up(self, rows: NDArray[np.int64]) -> None:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from skembed._optional import import_optional
 from skembed.exceptions import InvalidParameterError, UnsupportedModelError
 
-__all__ = ["Filling", "Ids", "TextTokenizer", "load_tokenizer"]
+__all__ = ["Ids", "Padding", "TextTokenizer", "load_tokenizer"]
 
 Ids = NDArray[np.int64]
 
@@ -81,8 +81,8 @@ def load_tokenizer(folder: Path, lower_case: bool, trust_remote_code: bool) -> A
 
 
 @dataclass(frozen=True)
-class Filling:
-    """How rows are filled up to one length, for models that read padding as they read words."""
+class Padding:
+    """How rows are padded to one length, for models that read padding as they read words."""
 
     length: int
     token_id: int
@@ -102,12 +102,12 @@ class TextTokenizer:
         name: str,
         prompt: str,
         max_length: int | None,
-        filling: Filling | None = None,
+        padding: Padding | None = None,
     ) -> None:
         self._tokenizer = tokenizer
         self._backend = tokenizer.backend_tokenizer if tokenizer.is_fast else None
         self._prompt = prompt
-        self._filling = filling
+        self._padding = padding
         self._cuts_left = tokenizer.truncation_side == "left"
         self.before, self.after = self._special_tokens(name)
         self._prompt_ids = self._ids(prompt)
@@ -191,7 +191,7 @@ class TextTokenizer:
 
     def _sequence(self, ids: list[int]) -> Ids:
         ids = self.before + ids + self.after
-        if self._filling is not None:
-            padding = [self._filling.token_id] * (self._filling.length - len(ids))
-            ids = padding + ids if self._filling.on_left else ids + padding
+        if self._padding is not None:
+            padding = [self._padding.token_id] * (self._padding.length - len(ids))
+            ids = padding + ids if self._padding.on_left else ids + padding
         return np.array(ids, dtype=np.int64)

@@ -19,7 +19,7 @@ from skembed.store import digest_of
 from skembed.text._folder import TextFolder
 from skembed.text._head import load_layer
 from skembed.text._settings import TextSettings
-from skembed.text._tokens import Filling
+from skembed.text._tokens import Padding
 from skembed.text._transformers import TransformerBackbone, position_limit
 from skembed.weights import FolderSource
 
@@ -32,7 +32,7 @@ class _Tower:
 
     architecture: str
     projection: str
-    is_filled: bool = False  # trained on rows filled up with padding, which is not masked
+    is_padded: bool = False  # trained on rows with padding, which is not masked
 
 
 TOWERS = {
@@ -55,26 +55,26 @@ class TowerBackbone(TransformerBackbone):
         self._tower = TOWERS[config.model_type]
         part = copy.deepcopy(getattr(config, "text_config", None) or config)
         # The whole model's projection has this width, whatever the part's settings say.
-        width = part.projection_size if self._tower.is_filled else config.projection_dim
+        width = part.projection_size if self._tower.is_padded else config.projection_dim
         is_whole = getattr(config, "text_config", None) is not None
-        is_projected = self._tower.is_filled or is_whole
+        is_projected = self._tower.is_padded or is_whole
         is_projected |= any("WithProjection" in name for name in config.architectures or ())
         is_wanted = settings.pooling == "auto" and is_projected
         self._projection_width = int(width) if is_wanted else None
         super().__init__(source, folder, part, settings)
         self.digest = digest_of({"backbone": self.digest, "projected": self._projection_width})
-        if self._projection_width is not None and not self._tower.is_filled:
+        if self._projection_width is not None and not self._tower.is_padded:
             self._refuse_other_end()
 
     def _own_pooling(self, folder: TextFolder) -> str:
         return "last_token" if folder.pooling is None else super()._own_pooling(folder)
 
-    def _filling(self) -> Filling | None:
-        if not self._tower.is_filled:
+    def _row_padding(self) -> Padding | None:
+        if not self._tower.is_padded:
             return None
         limit = position_limit(self.config) or 64
         length = min(int(self._tokenizer.model_max_length), limit)
-        return Filling(length, self._pad_token_id(), self._tokenizer.padding_side == "left")
+        return Padding(length, self._pad_token_id(), self._tokenizer.padding_side == "left")
 
     def _width_of_states(self) -> int:
         return self._projection_width or super()._width_of_states()
@@ -84,7 +84,7 @@ class TowerBackbone(TransformerBackbone):
 
         whole = self._load_pretrained(getattr(transformers, self._tower.architecture), dtype)
         model = getattr(whole, "text_model", whole)
-        if self._tower.is_filled:
+        if self._tower.is_padded:
             model.head = nn.Identity()
         found = model.embeddings
         model.embeddings = _Embeddings(found.token_embedding, found.position_embedding)

@@ -25,7 +25,7 @@ from skembed.text._head import check_head, load_head
 from skembed.text._models import MODELS
 from skembed.text._module import TextModule
 from skembed.text._settings import POOLINGS, TextSettings
-from skembed.text._tokens import Filling, Ids, TextTokenizer, load_tokenizer
+from skembed.text._tokens import Ids, Padding, TextTokenizer, load_tokenizer
 from skembed.weights import FolderSource, check_weights, kept_recent, load_pretrained, releases_of
 
 __all__ = ["NO_TOKENS", "TransformerBackbone"]
@@ -70,8 +70,8 @@ class TransformerBackbone(Backbone):
         prompt = self._choose_prompt(folder, settings.prompt)
         self._tokenizer = self._load_tokenizer(folder)
         self.max_length = self._choose_max_length(folder, settings.max_length)
-        filling, limit = self._filling(), self.max_length
-        self.tokens = TextTokenizer(self._tokenizer, self.name, prompt, limit, filling)
+        padding, limit = self._row_padding(), self.max_length
+        self.tokens = TextTokenizer(self._tokenizer, self.name, prompt, limit, padding)
         skips_prompt = bool(prompt) and not folder.pools_prompt
         self._n_skipped = self.tokens.n_prompt_tokens if skips_prompt else 0
         self.width = check_head(self._head, self._width_of_states())
@@ -134,8 +134,8 @@ class TransformerBackbone(Backbone):
             )
         return folder.pooling
 
-    def _filling(self) -> Filling | None:
-        """Return how rows are filled up, if the model was trained on such rows."""
+    def _row_padding(self) -> Padding | None:
+        """Return how rows are padded, if the model was trained on such rows."""
         return None
 
     def _width_of_states(self) -> int:

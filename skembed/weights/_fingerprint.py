@@ -35,6 +35,9 @@ __all__ = ["fingerprint"]
 # What a module says of itself and of its file.
 _OF_THE_FILE = {"__name__", "__file__", "__doc__", "__package__", "__builtins__"}
 
+# Of a class's flags: that it was made at run time, by Python or by an extension.
+_HEAP_TYPE = 1 << 9
+
 _ATOMS = (type(None), bool, int, float)
 
 # Read anew whenever asked for; larger tensors only if they seem to have changed.
@@ -168,6 +171,8 @@ def _content(kind: str, content: Any) -> tuple[Any, ...]:
 def _name_in_library(obj: Any) -> str | None:
     """Return the name and release of what a library defines; None for anything else."""
     module, name = obj.__module__, obj.__qualname__
+    if isinstance(obj, type) and not obj.__flags__ & _HEAP_TYPE:
+        return f"type {module}.{name}"  # of Python itself, under whatever name it is to be found
     if isinstance(obj, types.BuiltinFunctionType):
         is_elsewhere = not isinstance(obj.__self__, (types.ModuleType, type(None)))
     else:
@@ -252,8 +257,8 @@ def _digest_of_code(code: types.CodeType) -> bytes:
 
 def _content_of_module(torch: Any, module: Any) -> tuple[Any, ...]:
     kind: type = type(module)
-    if isinstance(module, torch.jit.ScriptModule):
-        raise _Fault("is a TorchScript program; pass the module that it was made from")
+    if isinstance(module, torch.jit.ScriptModule) or "_guards_fn" in module._modules:
+        raise _Fault("is a program of torch.jit or torch.export; pass the module it was made from")
     dynamo = sys.modules.get("torch._dynamo.eval_frame")
     if dynamo is not None and isinstance(module, dynamo.OptimizedModule):
         if module._forward_hooks or module._forward_pre_hooks:

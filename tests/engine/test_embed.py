@@ -1,5 +1,6 @@
 """The road from rows to vectors, watched step by step."""
 
+import dataclasses
 import threading
 import warnings
 
@@ -391,3 +392,21 @@ def test_rows_are_prepared_beside_the_model_only_where_the_encoder_says_so(overl
     texts = [f"row {i}" for i in range(300)]
     embed(encoder, texts)
     assert threads == {not overlaps}
+
+
+def test_notes_are_kept_with_the_vectors():
+    encoder, store = LetterEncoder(), EmbeddingStore()
+    prepare = encoder.prepare
+
+    def note_short_rows(items):
+        return [
+            dataclasses.replace(each, note="short" if each.size == 1 else None)
+            for each in prepare(items)
+        ]
+
+    encoder.prepare = note_short_rows
+    rows = ["a", "bb", "c", "a"]
+    first, again = (embed(encoder, rows, store=store) for _ in range(2))
+    assert again.n_encoded == 0
+    assert first.notes == again.notes == {0: "short", 2: "short", 3: "short"}
+    np.testing.assert_array_equal(first.vectors, again.vectors)

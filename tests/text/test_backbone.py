@@ -168,3 +168,10 @@ def test_autocast_of_the_caller_does_not_reach_vectors():
     with torch.autocast("cpu", dtype=torch.bfloat16):
         found = embedder.transform(["hello there", "the price is low"])
     np.testing.assert_array_equal(found, expected)
+
+
+def test_a_model_counts_once_with_the_modules_around_it():
+    unload_models()
+    TextEmbedder(cache=None).transform(["hello there"])
+    TextEmbedder(cache=None, pooling="cls").transform(["hello there"])
+    assert unload_models() == 1

@@ -1,6 +1,7 @@
 """The content digest of modules, functions and settings: same vectors, same digest."""
 
 import copy
+import dataclasses
 import enum
 import functools
 import os
@@ -341,6 +342,20 @@ def test_a_traced_module_is_its_graph_in_either_mode():
     assert fingerprint(first.eval()) == digest
 
 
+@dataclasses.dataclass(frozen=True)
+class Config:
+    width: int = 4
+
+
+def test_a_dataclass_of_the_user_counts_by_what_it_holds():
+    def with_config(width):
+        return changed(lambda net: setattr(net, "config", Config(width)))
+
+    digest = fingerprint(with_config(4))
+    assert fingerprint(copy.deepcopy(with_config(4))) == digest != fingerprint(with_config(5))
+    assert fingerprint(types.MappingProxyType({"a": 1})) != fingerprint({"a": 1})
+
+
 def test_line_numbers_and_names_of_files_do_not_count():
     source = "def f(x):\n    return [each + 1 for each in x]"
     here, there = made(source), made("\n\n# A comment.\n" + source)
@@ -365,7 +380,10 @@ def test_line_numbers_and_names_of_files_do_not_count():
             "is quantised",
         ),
         (lambda: (each for each in []), "generator, which cannot be pickled"),
-        (lambda: [torch.jit.script(nn.ReLU())], r"list\[0\] is a TorchScript program; pass"),
+        (
+            lambda: [torch.jit.script(nn.ReLU())],
+            r"list\[0\] is a program of torch\.jit or torch\.export; pass",
+        ),
     ],
 )
 def test_what_cannot_be_pickled_is_named_by_its_path(thing, message):
