@@ -114,7 +114,9 @@ def test_an_unexpected_error_is_reported_with_its_place():
             raise RuntimeError("no model")
 
     check = dict(embedder_checks(Failing(), ROWS))["check_output_format"]
-    with pytest.raises(EmbedderCheckError, match=r"RuntimeError\(.no model.\) \(.*test_check_embedder"):
+    with pytest.raises(
+        EmbedderCheckError, match=r"RuntimeError\(.no model.\) \(.*test_check_embedder"
+    ):
         check()
 
 

@@ -113,7 +113,9 @@ def test_weights_of_other_frameworks_are_not_downloaded_but_named(tmp_path, writ
     origin = write_model(tmp_path / "origin")
     (origin / "model.safetensors").rename(origin / "model.onnx")
     hub.add("org/model", origin)
-    with pytest.raises(UnsupportedModelError, match=r"without model\.safetensors.* it has model\.onnx"):
+    with pytest.raises(
+        UnsupportedModelError, match=r"without model\.safetensors.* it has model\.onnx"
+    ):
         resolve_model("org/model")
     assert hub.downloaded() == []
 
