@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -16,7 +15,7 @@ from skembed.audio._clips import Part
 from skembed.audio._decoding import DECODERS, UnreadableSound
 from skembed.audio._sounds import ChangedSound, Samples, Sound
 from skembed.audio._windows import choose_windows
-from skembed.engine import BackboneEncoder, is_out_of_memory, map_in_threads
+from skembed.engine import BackboneEncoder, is_out_of_memory, prepare_in_threads
 
 __all__ = ["AudioEncoder"]
 
@@ -72,26 +71,12 @@ class AudioEncoder(BackboneEncoder):
 
     def prepare(self, items: Sequence[Sound]) -> list[Prepared | Fault]:
         """Decode, resample and cut clips, several at once."""
-        n_bytes, guard = 0, threading.Lock()
 
-        def prepare_unless_full(i: int) -> Prepared | Fault | None:
-            nonlocal n_bytes
-            if i and n_bytes >= _MOST_BYTES:
-                return None
-            found = self._prepare_one(items[i])
-            if isinstance(found, Prepared):
-                # Windows of samples share the clip's memory; features do not.
-                size = max(4 * found.size, sum(part.values.nbytes for part in found.parts))
-                with guard:
-                    n_bytes += size
-            return found
+        def size_of(found: Prepared) -> int:
+            # Windows of samples share the clip's memory; features do not.
+            return max(4 * found.size, sum(part.values.nbytes for part in found.parts))
 
-        prepared: list[Prepared | Fault] = []
-        for each in map_in_threads(prepare_unless_full, range(len(items)), name="skembed-decode"):
-            if each is None:  # one of another thread may have been done after it
-                break
-            prepared.append(each)
-        return prepared
+        return prepare_in_threads(self._prepare_one, items, size_of, _MOST_BYTES)
 
     def merge(self, vectors: NDArray[np.float32], costs: NDArray[np.int64]) -> NDArray[np.float32]:
         """Average the windows of a clip, which are of one length; at unit length if rows are."""
