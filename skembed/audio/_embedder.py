@@ -22,10 +22,9 @@ from skembed._parameters import plain
 from skembed._report import EmbeddingReport
 from skembed.audio._backbone import AudioBackbone, AudioSettings
 from skembed.audio._backbones import find_backbone
-from skembed.audio._encoder import AudioEncoder
+from skembed.audio._encoder import AudioEncoder, check_seconds
 from skembed.audio._inputs import check_rate, check_sounds
 from skembed.audio._models import DEFAULT_MODEL
-from skembed.audio._windows import check_seconds
 from skembed.exceptions import (
     InvalidParameterError,
     QualityWarning,

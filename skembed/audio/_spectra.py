@@ -1,17 +1,19 @@
-"""Waveforms to log-mel spectra and cepstra.
-
-Owns the arithmetic of the two front ends, as torch modules that have nothing to learn. Must not
-know rows, files, windows of a clip nor models.
-"""
+"""Log-mel and MFCC front ends, torch modules with nothing to learn, and their statistics."""
 
 from __future__ import annotations
 
 import math
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
-__all__ = ["MFCC", "LogMel"]
+from skembed._backbone import Source
+from skembed.audio._backbone import AudioBackbone, AudioSettings, refuse_settings
+from skembed.audio._clips import Part
+
+__all__ = ["BASELINES", "MFCC", "BaselineBackbone", "LogMel"]
 
 _RATE, _WINDOW, _HOP, _N_FFT = 16_000, 400, 160, 512
 """In Hz and samples: windows of 25 ms every 10 ms."""
@@ -108,3 +110,35 @@ def _cosine_matrix(n_in: int, n_out: int) -> Tensor:
     cosines *= math.sqrt(2 / n_in)
     cosines[:, 0] *= math.sqrt(0.5)
     return cosines
+
+
+BASELINES = {"logmel": LogMel, "mfcc": MFCC}
+
+
+class BaselineBackbone(AudioBackbone):
+    """Mean and standard deviation over time of 80 log-mel bands, or of 20 MFCC.
+
+    Clips stay whole: deviations within windows are not those of the clip.
+    """
+
+    float32_on = ("cpu", "cuda", "mps")
+    window = None
+
+    def __init__(self, source: Source, settings: AudioSettings) -> None:
+        self.name, self.source = source.name, source
+        refuse_settings(
+            settings,
+            f"{self.name!r} has no weights, layers nor revisions. Leave them at their defaults.",
+            weights="auto",
+            layer=None,
+            revision=None,
+        )
+        self._take_pooling(settings.pooling, BASELINES[self.name]().width, "mean+std")
+        self._take_digests(name=self.name)
+
+    def _prepare(self, samples: NDArray[np.float32]) -> Part:
+        return Part(torch.from_numpy(samples))
+
+    def _load_core(self) -> nn.Module:
+        module: nn.Module = BASELINES[self.name]()
+        return module.eval()
