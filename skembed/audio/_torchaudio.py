@@ -2,7 +2,7 @@
 
 torchaudio's `Wav2Vec2Model`, as its pipelines build it for wav2vec 2.0, HuBERT and WavLM, computes
 what transformers' models of these names do; only the weights are named otherwise. Its features
-number i are transformers' hidden state i + 1. Must not know rows nor keys.
+number i are transformers' hidden state i + 1.
 """
 
 from __future__ import annotations

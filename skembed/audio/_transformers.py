@@ -1,7 +1,4 @@
-"""Audio models of transformers, from a folder or the hub: which part runs, and what it gives.
-
-Knows checkpoints of transformers; must not know rows nor keys.
-"""
+"""Audio models of transformers, from a folder or the hub: which part runs, and what it gives."""
 
 from __future__ import annotations
 

@@ -62,7 +62,7 @@ def test_the_array_that_is_given_stays_as_it_is():
         ("uint32", "their full scale is unknown"),
         ("bool", "expected a waveform of floats between -1 and 1"),
         ("complex64", "give the waveform, not a spectrum"),
-        ("longdouble", "expected float32 between -1 and 1 or int16"),
+        ("longdouble", "expected a waveform of floats between -1 and 1 or of int16"),
         ("O", "expected float32"),
         ("U3", "expected float32"),
     ],
