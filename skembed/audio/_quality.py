@@ -58,7 +58,7 @@ def _advice(dtype: np.dtype[Any]) -> str:
             "their full scale is unknown; if they are 16-bit PCM, use .astype('int16'), else "
             "divide by the full scale to floats between -1 and 1"
         )
-    return "expected a waveform of floats between -1 and 1 or of int16"
+    return "expected float32 between -1 and 1 or int16"
 
 
 def mix(frames: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -137,7 +137,7 @@ def test_a_missing_rate_is_said_never_guessed():
         (np.array([0.1, np.inf] * 50), "not finite|inf"),
         (PCM.astype(np.float64), "expected -1 to 1"),
         (PCM.astype(np.int64), "full scale is unknown"),
-        (CLIP > 0, "expected a waveform of floats"),
+        (CLIP > 0, "expected float32 between"),
         (CLIP * 1j, "complex numbers are no samples"),
         (np.zeros((9, 9)), "no one can tell channels from samples"),
         (np.zeros((2, 2, 2)), "expected"),
