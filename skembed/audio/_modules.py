@@ -149,14 +149,13 @@ def _find_preprocess(function: Any, rate: int) -> Preprocess | None:
     if function is None:
         return None
 
-    def examples() -> tuple[Tensor, Tensor]:
-        one, other = (torch.from_numpy(probe_samples(rate, seed=seed)) for seed in (0, 1))
-        return one, other
+    def example(seed: int) -> Tensor:
+        return torch.from_numpy(probe_samples(rate, seed=seed))
 
     return make_preprocess(
         function,
         f"sound at {rate} Hz",
-        examples=examples,
+        examples=lambda: (example(0), example(1)),
         find_fault=_find_fault,
         row="clip",
         example=f"a float32 tensor of {rate:,} samples ({rate:,} Hz)",

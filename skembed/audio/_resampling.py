@@ -41,8 +41,7 @@ class Resampler:
     def __init__(self, rate: float, to: float) -> None:
         _check_rates(rate, to)
         self._ratio = Fraction(to) / Fraction(rate)
-        self._n_in = 0
-        self._n_out = 0
+        self._n_in = self._n_out = 0
         if self._ratio == 1:
             return
         self._stream = soxr.ResampleStream(rate, to, 1, dtype="float32", quality=_QUALITY)

@@ -68,7 +68,6 @@ class FileSound(Sound):
     digest: bytes
 
     def read(self, rate: int) -> ReadSound:
-        """Decode the file."""
         try:
             data = Path(self.path).read_bytes()
         except OSError as error:
@@ -80,7 +79,6 @@ class FileSound(Sound):
         return ReadSound(samples, None, quality)
 
     def describe(self) -> str:
-        """Return its path."""
         return repr(self.path)
 
 
@@ -92,12 +90,10 @@ class BytesSound(Sound):
     digest: bytes
 
     def read(self, rate: int) -> ReadSound:
-        """Decode the file."""
         samples, quality = decode(self.data, rate)
         return ReadSound(samples, None, quality)
 
     def describe(self) -> str:
-        """Return its size."""
         return f"{len(self.data):,} bytes"
 
 
@@ -110,23 +106,17 @@ class WaveformSound(Sound):
 
     @property
     def digest(self) -> bytes:  # type: ignore[override]
-        """Digest of the samples, mixed to one channel, and of their rate."""
         samples = to_float(self.waveform)
         return _digest_of_samples(samples if samples.ndim == 1 else mix(samples), self.rate)
 
     def read(self, rate: int) -> ReadSound:
-        """Resample the waveform."""
         samples, check = mix_and_check(self.waveform, self.rate)
         digest = _digest_of_samples(samples, self.rate)
         if reason := check.why_unreadable():
             raise UnreadableSound(reason)
-        quality = check.finding()
-        if quality is not None:
-            quality += _hint(self.waveform)
-        return ReadSound(resample(samples, self.rate, rate), digest, quality)
+        return ReadSound(resample(samples, self.rate, rate), digest, check.finding())
 
     def describe(self) -> str:
-        """Return its type and shape."""
         return f"a waveform of shape {self.waveform.shape}, {self.waveform.dtype}"
 
 
@@ -159,11 +149,3 @@ def check_waveform(waveform: NDArray[Any], rate: float) -> WaveformSound | str:
     except TypeError as error:
         return f"a waveform of shape {waveform.shape}: {error}"
     return f"{what}: {reason}" if reason else WaveformSound(waveform, rate)
-
-
-def _hint(waveform: NDArray[Any]) -> str:
-    """Say what whole numbers may be that are small for their type."""
-    is_wide = waveform.dtype.kind == "i" and waveform.dtype.itemsize == 4
-    if is_wide and np.abs(waveform.astype(np.int64)).max() < 1 << 16:
-        return "; int32 is at full scale at 2**31: if this is 16-bit PCM, use .astype('int16')"
-    return ""

@@ -29,10 +29,8 @@ _N_FRAMES = 2048
 class LogMel(nn.Module):
     """Logarithm of the power in mel bands of waveforms at 16 kHz, frame by frame.
 
-    Frame t is centred on sample 160 t, with zeros before the clip and after it. Windows are Hann's.
-    No dither, no pre-emphasis, nothing random. Frames are worked on in pieces: beside its result,
-    any length of audio needs some 15 MB. See Davis and Mermelstein, 1980,
-    doi:10.1109/TASSP.1980.1163420, and The HTK Book, version 3.4, 2006, section 5.4.
+    Frame t is centred on sample 160 t, with zeros around the clip. Windows are Hann's. No dither,
+    no pre-emphasis. See Davis and Mermelstein, 1980, doi:10.1109/TASSP.1980.1163420.
     """
 
     def __init__(self, *, n_mels: int = 80) -> None:

@@ -143,10 +143,11 @@ class TransformersBackbone(AudioBackbone):
         with torch.no_grad():
             return self._states(module)
 
-    def _states(self, module: nn.Module) -> _States:
+    def _states(self, module: Any) -> _States:
         probe = self._processor.probe[None]
         layer = self._settings.layer
-        return make_states(_States, _part(module), self._output, layer, probe, self.name)
+        part = module.encoder if self._kind == "whisper" else module
+        return make_states(_States, part, self._output, layer, probe, self.name)
 
     @torch.inference_mode()
     def _choose_output(self) -> None:
@@ -203,12 +204,6 @@ def _find_part(config: Any) -> tuple[Any, Any]:
     if kind == "clap":
         config = copy.deepcopy(config.audio_config)
     return getattr(transformers, _PARTS[kind]), config
-
-
-def _part(module: Any) -> nn.Module:
-    """Return the part of a loaded model that runs."""
-    part: nn.Module = module.encoder if module.config.model_type == "whisper" else module
-    return part
 
 
 class _States(States):
