@@ -1,12 +1,9 @@
 """The convolutions from samples to frames, on clips of any lengths without padding.
 
 They run as linear layers do: frames are rows, channels are columns, and a convolution is one
-product with overlapping rows of what it takes, which needs no copy. On 2 Zen 4 cores such products
-reach 200 GFLOP/s in float32 and 390 in bfloat16, torch's convolutions 150 to 190 and 260 to 330.
-Clips lie end to end, so that few shapes occur, and run piece by piece, so that what one layer hands
-to the next stays in the cache and long clips need no more memory than short ones.
-
-Knows modules and tensors of samples, not which model they come from.
+product with overlapping rows of what it takes, which needs no copy (390 GFLOP/s in bfloat16 on 2
+Zen 4 cores, torch's convolutions 260 to 330). Clips lie end to end, so that few shapes occur, and
+run piece by piece, so that what one layer hands to the next stays in the cache.
 """
 
 from __future__ import annotations
@@ -41,7 +38,7 @@ def is_gelu(activation: Any) -> bool:
 
 
 def _product(rows: Tensor, weight: Tensor, bias: Tensor | None, *, gelu: bool) -> Tensor:
-    """Return rows @ weight.T + bias, perhaps with a GELU after it, as oneDNN does it in one go."""
+    """Return rows @ weight.T + bias, perhaps with a GELU, as oneDNN does it in one go."""
     out: Tensor = torch.ops.mkldnn._linear_pointwise(
         rows, weight, bias, *(("gelu", [], "none") if gelu else ("none", [], ""))
     )
@@ -88,11 +85,7 @@ class _Layer(nn.Module):
             out = _product(rows, self.packed, self.bias, gelu=self.norm is None)
         if self.norm is None:
             return out
-        return F.gelu(F.layer_norm(out, self.norm.normalized_shape, *_affine(self.norm)))
-
-
-def _affine(norm: Any) -> tuple[Tensor | None, Tensor | None, float]:
-    return norm.weight, norm.bias, norm.eps
+        return F.gelu(self.norm(out))
 
 
 def checked_convolution(conv: Any) -> nn.Conv1d:
@@ -118,9 +111,8 @@ class FrameEncoder(nn.Module):
     """Samples of clips to frames: the convolutions at the start of a speech model.
 
     Group normalisation over time is folded into the first layer for each clip: mean and variance of
-    a convolution's output follow from mean and covariance of what it takes. That makes one pass of
-    three: 0.6 ms for a second of sound instead of 3. Layers of other kinds than those of
-    transformers' speech models are a NotImplementedError.
+    a convolution's output follow from mean and covariance of what it takes: one pass, not three.
+    Layers of other kinds than those of transformers' speech models are a NotImplementedError.
     """
 
     def __init__(self, layers: Sequence[nn.Module]) -> None:
@@ -150,14 +142,6 @@ class FrameEncoder(nn.Module):
     def _layers(self) -> list[_Layer]:
         return list(self.layers)  # type: ignore[arg-type]
 
-    @property
-    def min_samples(self) -> int:
-        """The fewest samples that give a frame."""
-        n = 1
-        for layer in reversed(self._layers):
-            n = (n - 1) * layer.stride + layer.kernel
-        return n
-
     def n_frames(self, n_samples: int) -> int:
         """Return how many frames a clip gives."""
         n = n_samples
@@ -180,10 +164,7 @@ class FrameEncoder(nn.Module):
         self.is_packed = False
 
     def forward(self, clips: Sequence[Tensor]) -> Tensor:
-        """Map clips, each (samples,) in float32, to their frames end to end, (frames, channels).
-
-        Every clip has `min_samples` or more.
-        """
+        """Map clips, each (samples,) in float32, to their frames end to end, (frames, channels)."""
         placed = list(self._place(clips))
         n_all = placed[-1].end // self._step
         n_piece = _FRAMES if n_all >= _FRAMES else steady_size(n_all)
@@ -202,10 +183,7 @@ class FrameEncoder(nn.Module):
         return torch.cat([joined[at : at + n] for at, n in zip(starts, lengths, strict=True)])
 
     def _place(self, clips: Sequence[Tensor]) -> Iterator[_Clip]:
-        """Yield the clips one after the other, each from a multiple of all later layers' strides.
-
-        So the frames of every layer fall on whole rows, and those that mix clips are known.
-        """
+        """Yield the clips in a row, each from a multiple of all later layers' strides."""
         first, start = self._layers[0], 0
         place = first.weight.device
         for clip in clips:
@@ -265,20 +243,18 @@ class FrameEncoder(nn.Module):
             parts.append(parts[0].new_zeros(stop - at, first.n_out))
         x = parts[0] if len(parts) == 1 else torch.cat(parts)
         if is_normed:
-            x = F.gelu(F.layer_norm(x, first.norm.normalized_shape, *_affine(first.norm)))
+            x = F.gelu(first.norm(x))
         return x
 
 
 def _in_format(
     samples: Tensor, weight: Tensor, bias: Tensor | None, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Return samples, weight (out, kernel) and bias in the format that products run in.
-
-    In bfloat16 a sample and a weight are two numbers each, the second what the first leaves over:
-    the layer's time is that of its output, and a sound keeps its 16 bits.
-    """
+    """Return samples, weight (out, kernel) and bias in the format that products run in."""
     if dtype is not torch.bfloat16:
         return samples.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
+    # A sample and a weight are two numbers each, the second what the first leaves over: the
+    # layer's time is that of its output, and a sound keeps its 16 bits.
     high, weight_high = samples.to(dtype), weight.to(dtype)
     low, weight_low = (samples - high.float()).to(dtype), (weight - weight_high).to(dtype)
     ones = torch.zeros_like(weight_high)

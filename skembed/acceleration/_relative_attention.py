@@ -1,7 +1,4 @@
-"""WavLM's attention, biased by the distance between frames, within each of many clips.
-
-Knows transformers' WavLM and where rows lie, not what runs before and after.
-"""
+"""WavLM's attention, biased by the distance between frames, within each of many clips."""
 
 from __future__ import annotations
 

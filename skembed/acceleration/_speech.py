@@ -1,9 +1,7 @@
 """A speech model of transformers, run on clips of any lengths at once without padding.
 
-Convolutions run clip by clip, linear layers see the frames of all clips as one sequence, and
-attention stays within each clip, so that a clip's frames depend on nothing but the clip. Every step
-of that is proven on some noise against the model's own forward pass, clip by clip; a model with
-which they differ runs as it is, on clips of equal length.
+Linear layers see the frames of all clips as one sequence, attention stays within each clip. Proven
+on noise against the model's own forward pass; where they differ, the model runs as it is.
 """
 
 from __future__ import annotations
@@ -35,10 +33,7 @@ _PROBE_FRAMES = (1, 9, 9, 20)
 def accelerate_speech(
     core: SpeechModel, *, device: torch.device, dtype: torch.dtype
 ) -> SpeechModel:
-    """Return what runs a speech model on its device, as fast as is proven to change nothing.
-
-    It shares the model's weights where they are not converted or laid out anew.
-    """
+    """Return what runs a speech model on its device; it shares weights it need not convert."""
     core.find_least_frames()
     probe = _noise(core)
     # Each alone: whatever the model does with several is not looked at.
@@ -104,7 +99,6 @@ def _shared_copy(module: Any) -> Any:
 
 
 def _noise(core: SpeechModel) -> list[Tensor]:
-    """Return clips on which steps are proven."""
     generator = torch.Generator().manual_seed(0)
     lengths = [core.min_samples + (n - 1) * core.hop for n in _PROBE_FRAMES]
     return [torch.randn(n, generator=generator) for n in lengths]
@@ -113,8 +107,7 @@ def _noise(core: SpeechModel) -> list[Tensor]:
 class _PackedSpeech(SpeechModel):
     """The model with its clips end to end, up to a layer; the plain one is not changed.
 
-    `is_normed` tells whether the normalisation after the last layer runs, where there is one. A
-    model made of other parts than the known ones is a NotImplementedError.
+    `is_normed` tells whether the normalisation after the last layer runs, where there is one.
     """
 
     def __init__(self, plain: SpeechModel, n_layers: int, is_normed: bool) -> None:
@@ -139,9 +132,8 @@ class _PackedSpeech(SpeechModel):
         is_pre_norm = bool(getattr(config, "do_stable_layer_norm", False))
         self.norm_before = None if is_pre_norm else model.encoder.layer_norm
         is_last = n_layers == len(model.encoder.layers)
-        self.norm_after = (
-            model.encoder.layer_norm if is_pre_norm and is_last and is_normed else None
-        )
+        is_normed = is_normed and is_pre_norm and is_last
+        self.norm_after = model.encoder.layer_norm if is_normed else None
         self.is_steady = False
 
     def _states(self, clips: list[Tensor], lengths: list[int]) -> Tensor:
@@ -154,13 +146,9 @@ class _PackedSpeech(SpeechModel):
         if self.norm_before is not None:
             states = self.norm_before(states)
         with packed_rows(rows):
-            if self.bias is not None:
-                bias = self.bias(rows)
-                for layer in self.layers:
-                    states = layer(states, position_bias=bias)[0]
-            else:
-                for layer in self.layers:
-                    states = layer(states)
+            bias = None if self.bias is None else self.bias(rows)
+            for layer in self.layers:
+                states = layer(states) if bias is None else layer(states, position_bias=bias)[0]
         if self.norm_after is not None:
             states = self.norm_after(states)
         return states[0, :n]

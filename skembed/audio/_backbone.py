@@ -1,7 +1,4 @@
-"""What all models of sound have in common before they are frozen.
-
-Must not know rows, keys nor any model.
-"""
+"""What all models of sound have in common before they are frozen."""
 
 from __future__ import annotations
 
@@ -54,31 +51,15 @@ class AudioSettings:
 
 
 class AudioBackbone(Backbone):
-    """A model of sound.
+    """A model of sound."""
 
-    Attributes
-    ----------
-    rate : int
-        Sampling rate of what it takes, in Hz.
-    limit : float or None
-        Seconds of the longest clip that it takes at once; None is any.
-    least : int
-        Samples of the shortest one.
-    window : float or None
-        Seconds that it is given at once by `window="auto"` if it takes any: attention over longer
-        windows grows with their square. None leaves clips whole.
-    pooling : str or None
-        Of the core's frames; None if it gives vectors.
-    n_prefix : int
-        Tokens that the core gives before the frames.
-    """
-
-    rate: int = 16_000
-    limit: float | None = None
-    least: int = 1
+    rate: int = 16_000  # in Hz
+    limit: float | None = None  # seconds of the longest clip that it takes at once; None is any
+    least: int = 1  # samples of the shortest one
+    # Seconds that window="auto" is where there is no limit: attention grows with their square.
     window: float | None = 30.0
-    pooling: str | None = None
-    n_prefix: int = 0
+    pooling: str | None = None  # of the core's frames; None if it gives vectors
+    n_prefix: int = 0  # tokens before the frames
     _core_digest: bytes
 
     def __repr__(self) -> str:
@@ -135,15 +116,12 @@ class AudioBackbone(Backbone):
         """Load what maps stacks of values, or clips of any lengths, to frames or vectors."""
 
     def _take_pooling(self, asked: str, d: int, own: str | None = "mean") -> None:
-        """Take the pooling that is asked for, or of "auto" the model's own, and the width.
-
-        What the core gives has d features; of None it is vectors.
-        """
+        """Take the pooling that is asked for, and the width; `own` None: the core gives vectors."""
         self.pooling = own if asked == "auto" else asked
         if own is None and asked != "auto":
             raise InvalidParameterError(
-                f"pooling={asked!r}, but {self.name} gives one vector a clip, which has nothing to "
-                "pool. Leave pooling='auto', or choose a layer before its end."
+                f"pooling={asked!r}, but {self.name} gives one vector a clip. Leave "
+                "pooling='auto', or choose a layer before its end."
             )
         self.width = d if self.pooling is None else pooled_width(d, self.pooling)
 

@@ -11,11 +11,11 @@ from torch import nn
 
 from skembed._backbone import Source
 from skembed.audio._backbone import AudioBackbone, AudioSettings
-from skembed.audio._baseline import BASELINES, BaselineBackbone
 from skembed.audio._deepspeech import DeepSpeechBackbone
 from skembed.audio._models import MODELS
 from skembed.audio._modules import find_module
 from skembed.audio._processor import has_processor
+from skembed.audio._spectra import BASELINES, BaselineBackbone
 from skembed.audio._torchaudio import TorchaudioBackbone, bundle_names, bundle_url
 from skembed.audio._transformers import TransformersBackbone
 from skembed.exceptions import InvalidParameterError
@@ -95,6 +95,6 @@ def _refuse_name(name: str) -> None:
     close = [known[each] for each in found]
     hint = f"Close to it: {', '.join(map(repr, close))}" if close else "See skembed.list_models"
     raise InvalidParameterError(
-        f"model={name!r} is no folder, and torchaudio has no speech model of this name. {hint}. "
+        f"model={name!r} is neither a folder nor a speech model of torchaudio. {hint}. "
         "Models of the hub have an owner ('facebook/wav2vec2-base')."
     )

@@ -1,7 +1,4 @@
-"""Plain modules of clips: what maps the parts of a batch to vectors.
-
-Knows modules and tensors, not which model it is nor where rows come from.
-"""
+"""Plain modules of clips: what maps the parts of a batch to vectors."""
 
 from __future__ import annotations
 
@@ -19,19 +16,10 @@ __all__ = ["ClipModule", "Part", "SpeechModule"]
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A clip, or a window of one, as the model takes it.
+    """A clip, or a window of one, as the model takes it."""
 
-    Parameters
-    ----------
-    values : Tensor
-        Samples (n,), or features.
-    n_frames : int or None
-        How many of the frames that the model gives are of the clip, where it fills clips up; None
-        is all.
-    """
-
-    values: Tensor
-    n_frames: int | None = None
+    values: Tensor  # samples (n,), or features
+    n_frames: int | None = None  # of those the model gives, the clip's own; None is all
 
     def to(self, device: torch.device) -> Part:
         """Return it on a device."""
@@ -55,14 +43,7 @@ class SpeechModule(nn.Module):
 class ClipModule(nn.Module):
     """A model on parts of equal shape, stacked without padding, whose frames are pooled.
 
-    Parameters
-    ----------
-    core : Module
-        Maps a stack (n, ...) to vectors (n, d), or to frames (n, frames, d).
-    pooling : str or None
-        See `pool`; None leaves vectors as they are.
-    n_prefix : int
-        Tokens before the frames.
+    The core maps a stack (n, ...) to frames (n, frames, d), or to vectors if the pooling is None.
     """
 
     def __init__(self, core: nn.Module, pooling: str | None, n_prefix: int = 0) -> None:

@@ -1,8 +1,4 @@
-"""One sound file, as bytes: what is wrong with it, and its samples.
-
-Owns which library decodes what, and whether all that a file promises is there. Must not know paths,
-rows nor models.
-"""
+"""One sound file, as bytes: which library decodes it, what is wrong with it, and its samples."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""DeepSpeech, as torchaudio builds it, up to one of its hidden layers.
-
-Owns its front end and the names of its layers; must not know rows nor keys.
-"""
+"""DeepSpeech, as torchaudio builds it, up to one of its hidden layers."""
 
 from __future__ import annotations
 

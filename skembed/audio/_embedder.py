@@ -22,10 +22,9 @@ from skembed._parameters import plain
 from skembed._report import EmbeddingReport
 from skembed.audio._backbone import AudioBackbone, AudioSettings
 from skembed.audio._backbones import find_backbone
-from skembed.audio._encoder import AudioEncoder
+from skembed.audio._encoder import AudioEncoder, check_seconds
 from skembed.audio._inputs import check_rate, check_sounds
 from skembed.audio._models import DEFAULT_MODEL
-from skembed.audio._windows import check_seconds
 from skembed.exceptions import (
     InvalidParameterError,
     QualityWarning,
@@ -117,7 +116,7 @@ class AudioEmbedder(PretrainedEmbedder):
         Seconds that the model is given at once. Longer clips are cut to windows of this length; the
         last one ends where the clip does. Their vector is the mean of the windows' vectors. "auto"
         is what the model takes (Whisper 30 s, CLAP 10 s, AST 10.24 s), 30 s for models of any
-        length; the baselines are of the whole clip. None leaves clips whole.
+        length; the baselines take clips whole, however long. None leaves clips whole.
     hop : float, default=None
         Seconds from the start of a window to that of the next, at most `window`. None: windows
         follow one another.
@@ -186,10 +185,11 @@ class AudioEmbedder(PretrainedEmbedder):
 
     Notes
     -----
-    Rows are paths, encoded files as bytes or binary file objects (WAV, FLAC, OGG, MP3, M4A and
-    whatever else libsndfile and FFmpeg read), pairs (waveform, rate), dicts with "array" and
-    "sampling_rate" (or "bytes" or "path") as Hugging Face's data sets have them, waveforms of shape
-    (samples,), (samples, channels) or (channels, samples), or a matrix with one clip a row.
+    Rows are paths, encoded files as bytes or binary file objects (whatever libsndfile and FFmpeg
+    read: WAV, FLAC, OGG, MP3, M4A/AAC, WebM, the sound of videos), pairs (waveform, rate), dicts
+    with "array" and "sampling_rate" (or "bytes" or "path") as Hugging Face's data sets have them,
+    waveforms of shape (samples,), (samples, channels) or (channels, samples), or a matrix with one
+    clip a row.
     Integers are PCM at full scale, floats lie between -1 and 1. Channels are averaged.
 
     Resampling is soxr's "HQ": flat within 0.02 dB up to 0.92 of the lower rate's half, aliases

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-import threading
+import math
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from numbers import Real
+from typing import Any
 
 import numpy as np
 import soxr
@@ -15,10 +18,10 @@ from skembed.audio._backbone import AudioBackbone, AudioSettings
 from skembed.audio._clips import Part
 from skembed.audio._decoding import DECODERS, UnreadableSound
 from skembed.audio._sounds import ChangedSound, Samples, Sound
-from skembed.audio._windows import choose_windows
-from skembed.engine import BackboneEncoder, is_out_of_memory, map_in_threads
+from skembed.engine import BackboneEncoder, is_out_of_memory, prepare_in_threads
+from skembed.exceptions import InvalidParameterError
 
-__all__ = ["AudioEncoder"]
+__all__ = ["AudioEncoder", "Windows", "check_seconds"]
 
 _BUDGETS = {"cpu": 30 * 16_000, "cuda": 960 * 16_000, "mps": 120 * 16_000}
 """Samples of a batch that keep a device busy."""
@@ -72,26 +75,12 @@ class AudioEncoder(BackboneEncoder):
 
     def prepare(self, items: Sequence[Sound]) -> list[Prepared | Fault]:
         """Decode, resample and cut clips, several at once."""
-        n_bytes, guard = 0, threading.Lock()
 
-        def prepare_unless_full(i: int) -> Prepared | Fault | None:
-            nonlocal n_bytes
-            if i and n_bytes >= _MOST_BYTES:
-                return None
-            found = self._prepare_one(items[i])
-            if isinstance(found, Prepared):
-                # Windows of samples share the clip's memory; features do not.
-                size = max(4 * found.size, sum(part.values.nbytes for part in found.parts))
-                with guard:
-                    n_bytes += size
-            return found
+        def size_of(found: Prepared) -> int:
+            # Windows of samples share the clip's memory; features do not.
+            return max(4 * found.size, sum(part.values.nbytes for part in found.parts))
 
-        prepared: list[Prepared | Fault] = []
-        for each in map_in_threads(prepare_unless_full, range(len(items)), name="skembed-decode"):
-            if each is None:  # one of another thread may have been done after it
-                break
-            prepared.append(each)
-        return prepared
+        return prepare_in_threads(self._prepare_one, items, size_of, _MOST_BYTES)
 
     def merge(self, vectors: NDArray[np.float32], costs: NDArray[np.int64]) -> NDArray[np.float32]:
         """Average the windows of a clip, which are of one length; at unit length if rows are."""
@@ -128,3 +117,59 @@ class AudioEncoder(BackboneEncoder):
                 "the clip, or choose a longer hop"
             )
         return [first, *(self.backbone.prepare(samples[s : s + length]) for s in starts[1:])]
+
+
+@dataclass(frozen=True, slots=True)
+class Windows:
+    """How clips are cut: samples of a window (None: clips stay whole), and from one to the next."""
+
+    length: int | None
+    hop: int = 1
+
+    def starts(self, n_samples: int) -> list[int]:
+        """Return where the windows of a clip begin; the last one ends where the clip does."""
+        if self.length is None or n_samples <= self.length:
+            return [0]
+        last = n_samples - self.length
+        return [*range(0, last, self.hop), last]
+
+
+def choose_windows(window: Any, hop: Any, backbone: AudioBackbone) -> Windows:
+    """Return how clips are cut for a model; `window` and `hop` as in `AudioEmbedder`."""
+    name, rate, limit = backbone.name, backbone.rate, backbone.limit
+    if window == "auto":
+        window = backbone.window if limit is None else limit
+    elif window is None and limit is not None:
+        raise InvalidParameterError(
+            f"window=None, but {name} takes at most {limit:g} s at once. Use window='auto'."
+        )
+    if window is None:
+        if hop is not None:
+            raise InvalidParameterError(
+                f"hop={hop!r}, but clips are left whole. Set window to some seconds."
+            )
+        return Windows(None)
+    if limit is not None and window > limit:
+        raise InvalidParameterError(
+            f"window={window:g}, but {name} takes at most {limit:g} s at once."
+        )
+    length = round(window * rate)
+    if length < backbone.least:
+        raise InvalidParameterError(
+            f"window={window:g}, but {name} takes at least {backbone.least / rate:g} s."
+        )
+    hop = window if hop is None else hop
+    n_hop = round(hop * rate)
+    if not 1 <= n_hop <= length:
+        raise InvalidParameterError(
+            f"hop={hop:g}: expected seconds from {1 / rate:g} to those of the window, {window:g}; "
+            "a larger hop would leave parts of clips out."
+        )
+    return Windows(length, n_hop)
+
+
+def check_seconds(name: str, value: Any) -> None:
+    """Refuse what is no length in seconds; "auto" is for others to see."""
+    is_number = isinstance(value, Real) and not isinstance(value, bool)
+    if value != "auto" and not (is_number and math.isfinite(value) and value > 0):
+        raise InvalidParameterError(f"{name}: expected seconds, a number above 0, got {value!r}.")

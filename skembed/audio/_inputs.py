@@ -1,8 +1,4 @@
-"""Rows of sound: what is accepted, and which rows are bad.
-
-Knows containers (lists, Series, frames, matrices), not models. What one clip may be is told by
-`_sounds` and `_decoding`.
-"""
+"""Rows of sound: what is accepted, and which rows are bad."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""Torch modules that the user hands over, and functions that prepare clips for them.
-
-Owns what they may return. Must not know rows nor devices.
-"""
+"""Torch modules that the user hands over, and functions that prepare clips for them."""
 
 from __future__ import annotations
 
@@ -29,9 +26,6 @@ from skembed.weights import kept_recent, releases_of
 
 __all__ = ["ModuleBackbone", "find_module"]
 
-_DEFAULT_RATE = 16_000
-"""In Hz: that of nearly all models of speech."""
-
 # What modules like those of transformers call the features, the most finished first.
 _OUTPUT_NAMES = ("audio_embeds", "embeddings", "pooler_output", "last_hidden_state")
 
@@ -44,7 +38,7 @@ def find_module(module: nn.Module, settings: AudioSettings) -> ModuleBackbone:
     """Return the backbone of a module of the user's."""
     source = ModuleSource(module)
     _check_settings(source, settings)
-    rate = settings.model_sampling_rate or _DEFAULT_RATE
+    rate = settings.model_sampling_rate or AudioBackbone.rate
     preprocess = _find_preprocess(settings.preprocess, rate)
     content = (source.digest, None if preprocess is None else preprocess.digest)
     key = (ModuleBackbone, *content, rate, settings.layer, settings.pooling)
@@ -155,14 +149,13 @@ def _find_preprocess(function: Any, rate: int) -> Preprocess | None:
     if function is None:
         return None
 
-    def examples() -> tuple[Tensor, Tensor]:
-        one, other = (torch.from_numpy(probe_samples(rate, seed=seed)) for seed in (0, 1))
-        return one, other
+    def example(seed: int) -> Tensor:
+        return torch.from_numpy(probe_samples(rate, seed=seed))
 
     return make_preprocess(
         function,
         f"sound at {rate} Hz",
-        examples=examples,
+        examples=lambda: (example(0), example(1)),
         find_fault=_find_fault,
         row="clip",
         example=f"a float32 tensor of {rate:,} samples ({rate:,} Hz)",

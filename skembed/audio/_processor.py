@@ -1,7 +1,6 @@
 """A checkpoint's own feature extractor, one clip at a time.
 
-Knows transformers' feature extractors, not models. What of them is random (crops of long clips) is
-never asked for: clips are cut to windows before.
+What of it is random (crops of long clips) is never asked for: clips are cut to windows before.
 """
 
 from __future__ import annotations

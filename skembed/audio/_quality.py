@@ -1,7 +1,4 @@
-"""Samples: integers as numbers between -1 and 1, channels as one, and what is poor about them.
-
-Knows arrays, not files nor models.
-"""
+"""Samples: integers as floats between -1 and 1, channels as one, and what is poor about them."""
 
 from __future__ import annotations
 
@@ -29,7 +26,6 @@ _MOST_CLIPPED = 0.05
 
 _BLOCK = 1 << 16
 
-_OFFSETS = {np.dtype(np.uint8): 128.0}
 _SCALES = {
     np.dtype(np.uint8): 128.0,
     np.dtype(np.int8): 128.0,
@@ -39,17 +35,13 @@ _SCALES = {
 
 
 def to_float(array: NDArray[Any]) -> NDArray[np.float32]:
-    """Return samples as float32 as sound files give them: integers divided by their full scale.
-
-    Floats keep their values; those too large for float32 become infinite. A TypeError says which
-    dtypes tell nothing certain about the scale.
-    """
+    """Return samples as float32, integers divided by their full scale; TypeError if unknown."""
     dtype = array.dtype.newbyteorder("=")
     if dtype in _SCALES:
         # Powers of two: the division is exact, and in the order that libsndfile has it.
         samples: NDArray[np.float32] = array.astype(np.float32)
-        if dtype in _OFFSETS:
-            samples -= np.float32(_OFFSETS[dtype])
+        if dtype == np.uint8:
+            samples -= np.float32(128)
         samples *= np.float32(1 / _SCALES[dtype])
         return samples
     if dtype.kind == "f" and dtype.itemsize <= 8:
@@ -61,8 +53,6 @@ def to_float(array: NDArray[Any]) -> NDArray[np.float32]:
 def _advice(dtype: np.dtype[Any]) -> str:
     if dtype.kind == "c":
         return "complex numbers are no samples of a sound; give the waveform, not a spectrum"
-    if dtype.kind == "b":
-        return "expected a waveform of floats between -1 and 1 or of int16"
     if dtype.kind in "iu":
         return (
             "their full scale is unknown; if they are 16-bit PCM, use .astype('int16'), else "
@@ -89,21 +79,13 @@ class QualityCheck:
     What is empty, not finite or beyond 8 times full scale is unreadable. Findings are silence
     (within -80 dB of full scale around the mean) and clipping (5 % of the samples stay at the
     extreme, at or beyond full scale of 16 bits, for 4 samples or more).
-
-    Notes
-    -----
-    A square wave of full scale is clipped. Clipping is not seen where something came after it: a
-    lower level, a lossy codec, another rate, channels that clip at different times.
     """
 
     def __init__(self, rate: float) -> None:
         self._rate = rate
-        self._n = 0
-        self._n_not_finite = 0
-        self._first_not_finite = 0
+        self._n = self._n_not_finite = self._first_not_finite = 0
         self._sum = 0.0
-        self._low = np.inf
-        self._high = -np.inf
+        self._low, self._high = np.inf, -np.inf
         self._cancelled = 0.0
         self._ends = (_EndOfScale(), _EndOfScale())
 

@@ -1,7 +1,4 @@
-"""Sample rates: one filter, whether a sound comes whole or in pieces.
-
-Knows samples and rates, not files nor models.
-"""
+"""Sample rates: one filter, whether a sound comes whole or in pieces."""
 
 from __future__ import annotations
 
@@ -12,7 +9,7 @@ import numpy as np
 import soxr
 from numpy.typing import NDArray
 
-__all__ = ["Resampler", "check_rates", "resample"]
+__all__ = ["Resampler", "resample"]
 
 # VHQ passes the same band with a stopband below -155 dB, which 16-bit sounds, at -98 dB, cannot
 # show, and takes 1.8 times as long at odd ratios. HQ is also what librosa resamples with.
@@ -24,8 +21,7 @@ _BLOCK = 1 << 15
 _MOST_RATIO = 4096
 
 
-def check_rates(rate: float, to: float) -> None:
-    """Raise ValueError if there is no way from one rate to the other."""
+def _check_rates(rate: float, to: float) -> None:
     for each in (rate, to):
         if not (math.isfinite(each) and each > 0):
             raise ValueError(f"a sample rate of {each} Hz, expected a positive number")
@@ -40,19 +36,12 @@ class Resampler:
 
     The pieces, cut anywhere, give bit for bit what the whole sound gives: they are put together
     and cut again into blocks of one size before they are filtered.
-
-    Notes
-    -----
-    soxr's "HQ": linear phase, no delay. Of the lower of the two Nyquist frequencies, up to 0.91 is
-    passed within 0.01 dB, 0.95 at -3 dB; aliases of all that lies above 1.0, and images, are below
-    -130 dB of the tone (measured between 8, 11.025, 22.05, 44.1, 48 kHz and 16 kHz).
     """
 
     def __init__(self, rate: float, to: float) -> None:
-        check_rates(rate, to)
+        _check_rates(rate, to)
         self._ratio = Fraction(to) / Fraction(rate)
-        self._n_in = 0
-        self._n_out = 0
+        self._n_in = self._n_out = 0
         if self._ratio == 1:
             return
         self._stream = soxr.ResampleStream(rate, to, 1, dtype="float32", quality=_QUALITY)
@@ -74,9 +63,7 @@ class Resampler:
         n_expected, n_before = math.ceil(self._n_in * self._ratio), self._n_out
         blocks = self._filter(silence)
         blocks.append(self._stream.resample_chunk(self._block[: self._n_held], last=True))
-        rest = np.concatenate(blocks)[: n_expected - n_before]
-        self._n_out = n_before + len(rest)
-        return [rest]
+        return [np.concatenate(blocks)[: n_expected - n_before]]
 
     def _filter(self, samples: NDArray[np.float32]) -> list[NDArray[np.float32]]:
         ready = []
@@ -93,11 +80,7 @@ class Resampler:
 
 
 def resample(samples: NDArray[np.float32], rate: float, to: float) -> NDArray[np.float32]:
-    """Resample a whole sound of shape (n,) to shape (ceil(n * to / rate),), as `Resampler` does.
-
-    If the rates are equal, the samples are returned as they are, not copied.
-    """
-    check_rates(rate, to)
+    """Resample a whole sound of shape (n,) to shape (ceil(n * to / rate),)."""
     if rate == to:
         return samples
     resampler = Resampler(rate, to)

@@ -1,7 +1,4 @@
-"""One clip, whatever it came as: its content's digest, and its samples at a model's rate.
-
-Owns which samples a row means. Must not know containers, row numbers nor models.
-"""
+"""One clip, whatever it came as: its content's digest, and its samples at a model's rate."""
 
 from __future__ import annotations
 
@@ -29,7 +26,6 @@ __all__ = [
     "Sound",
     "WaveformSound",
     "check_waveform",
-    "digest_of_samples",
 ]
 
 Samples = NDArray[np.float32]
@@ -40,29 +36,20 @@ class ChangedSound(UnreadableSound):
 
 
 class ReadSound(NamedTuple):
-    """Samples (n,) of one channel, and what is poor about them: truncated, silent or clipped.
-
-    `content` is the digest of what was read, if that may have changed since it was asked for.
-    """
+    """Samples of one channel, and what is poor about them."""
 
     samples: Samples
-    content: bytes | None
-    quality: str | None
+    content: bytes | None  # digest of what was read, if that may have changed
+    quality: str | None  # truncated, silent or clipped
 
 
 class Sound(ABC):
-    """One row.
-
-    Attributes
-    ----------
-    digest : bytes
-        Of its content: of a file its bytes, in memory its samples, mixed to one channel, and their
-        rate.
-    """
+    """One row."""
 
     __slots__ = ()
 
     digest: bytes
+    """Of a file its bytes; in memory its samples, mixed to one channel, and their rate."""
 
     @abstractmethod
     def read(self, rate: int) -> ReadSound:
@@ -81,18 +68,17 @@ class FileSound(Sound):
     digest: bytes
 
     def read(self, rate: int) -> ReadSound:
-        """Decode the file."""
         try:
             data = Path(self.path).read_bytes()
         except OSError as error:
-            reason = f"it can be read no more: {error.strerror or error}"
+            reason = f"it can no longer be read: {error.strerror or error}"
             raise ChangedSound(reason) from error
         if digest_of_file(data) != self.digest:
             raise ChangedSound("it changed while it was being embedded")
-        return _read_file(data, rate)
+        samples, quality = decode(data, rate)
+        return ReadSound(samples, None, quality)
 
     def describe(self) -> str:
-        """Return its path."""
         return repr(self.path)
 
 
@@ -104,11 +90,10 @@ class BytesSound(Sound):
     digest: bytes
 
     def read(self, rate: int) -> ReadSound:
-        """Decode the file."""
-        return _read_file(self.data, rate)
+        samples, quality = decode(self.data, rate)
+        return ReadSound(samples, None, quality)
 
     def describe(self) -> str:
-        """Return its size."""
         return f"{len(self.data):,} bytes"
 
 
@@ -121,37 +106,21 @@ class WaveformSound(Sound):
 
     @property
     def digest(self) -> bytes:  # type: ignore[override]
-        """Digest of the samples, mixed to one channel, and of their rate."""
-        return digest_of_samples(_to_mono(self.waveform), self.rate)
+        samples = to_float(self.waveform)
+        return _digest_of_samples(samples if samples.ndim == 1 else mix(samples), self.rate)
 
     def read(self, rate: int) -> ReadSound:
-        """Resample the waveform."""
         samples, check = mix_and_check(self.waveform, self.rate)
-        digest = digest_of_samples(samples, self.rate)
+        digest = _digest_of_samples(samples, self.rate)
         if reason := check.why_unreadable():
             raise UnreadableSound(reason)
-        quality = check.finding()
-        if quality is not None:
-            quality += _hint(self.waveform)
-        return ReadSound(resample(samples, self.rate, rate), digest, quality)
+        return ReadSound(resample(samples, self.rate, rate), digest, check.finding())
 
     def describe(self) -> str:
-        """Return its type and shape."""
         return f"a waveform of shape {self.waveform.shape}, {self.waveform.dtype}"
 
 
-def _read_file(data: bytes, rate: int) -> ReadSound:
-    samples, quality = decode(data, rate)
-    return ReadSound(samples, None, quality)
-
-
-def _to_mono(waveform: NDArray[Any]) -> Samples:
-    samples = to_float(waveform)
-    return samples if samples.ndim == 1 else mix(samples)
-
-
-def digest_of_samples(samples: Samples, rate: float) -> bytes:
-    """Return the digest of samples (n,) in float32 and of their rate in Hz."""
+def _digest_of_samples(samples: Samples, rate: float) -> bytes:
     digest = hashlib.blake2b(digest_size=16, person=b"skembed.sound")
     digest.update(struct.pack("<dq", rate, len(samples)))
     digest.update(np.ascontiguousarray(samples).data)
@@ -159,11 +128,7 @@ def digest_of_samples(samples: Samples, rate: float) -> bytes:
 
 
 def check_waveform(waveform: NDArray[Any], rate: float) -> WaveformSound | str:
-    """Return a waveform (n,), (n, channels) or (channels, n) as a clip, or what is wrong with it.
-
-    Of two dimensions the shorter one are the channels. Whether it is silent or clipped is found
-    when it is read.
-    """
+    """Return a waveform as a clip, or what is wrong; of two dimensions the shorter is channels."""
     what = f"a waveform of shape {waveform.shape}, {waveform.dtype}"
     if isinstance(waveform, np.ma.MaskedArray) and np.ma.getmaskarray(waveform).any():
         return f"{what}: some of its samples are missing or masked; fill them"
@@ -184,11 +149,3 @@ def check_waveform(waveform: NDArray[Any], rate: float) -> WaveformSound | str:
     except TypeError as error:
         return f"a waveform of shape {waveform.shape}: {error}"
     return f"{what}: {reason}" if reason else WaveformSound(waveform, rate)
-
-
-def _hint(waveform: NDArray[Any]) -> str:
-    """Say what whole numbers may be that are small for their type."""
-    is_wide = waveform.dtype.kind == "i" and waveform.dtype.itemsize == 4
-    if is_wide and np.abs(waveform.astype(np.int64)).max() < 1 << 16:
-        return "; int32 is at full scale at 2**31: if this is 16-bit PCM, use .astype('int16')"
-    return ""

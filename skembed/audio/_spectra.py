@@ -1,17 +1,19 @@
-"""Waveforms to log-mel spectra and cepstra.
-
-Owns the arithmetic of the two front ends, as torch modules that have nothing to learn. Must not
-know rows, files, windows of a clip nor models.
-"""
+"""Log-mel and MFCC front ends, torch modules with nothing to learn, and their statistics."""
 
 from __future__ import annotations
 
 import math
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
-__all__ = ["MFCC", "LogMel"]
+from skembed._backbone import Source
+from skembed.audio._backbone import AudioBackbone, AudioSettings, refuse_settings
+from skembed.audio._clips import Part
+
+__all__ = ["BASELINES", "MFCC", "BaselineBackbone", "LogMel"]
 
 _RATE, _WINDOW, _HOP, _N_FFT = 16_000, 400, 160, 512
 """In Hz and samples: windows of 25 ms every 10 ms."""
@@ -27,10 +29,8 @@ _N_FRAMES = 2048
 class LogMel(nn.Module):
     """Logarithm of the power in mel bands of waveforms at 16 kHz, frame by frame.
 
-    Frame t is centred on sample 160 t, with zeros before the clip and after it. Windows are Hann's.
-    No dither, no pre-emphasis, nothing random. Frames are worked on in pieces: beside its result,
-    any length of audio needs some 15 MB. See Davis and Mermelstein, 1980,
-    doi:10.1109/TASSP.1980.1163420, and The HTK Book, version 3.4, 2006, section 5.4.
+    Frame t is centred on sample 160 t, with zeros around the clip. Windows are Hann's. No dither,
+    no pre-emphasis. See Davis and Mermelstein, 1980, doi:10.1109/TASSP.1980.1163420.
     """
 
     def __init__(self, *, n_mels: int = 80) -> None:
@@ -108,3 +108,35 @@ def _cosine_matrix(n_in: int, n_out: int) -> Tensor:
     cosines *= math.sqrt(2 / n_in)
     cosines[:, 0] *= math.sqrt(0.5)
     return cosines
+
+
+BASELINES = {"logmel": LogMel, "mfcc": MFCC}
+
+
+class BaselineBackbone(AudioBackbone):
+    """Mean and standard deviation over time of 80 log-mel bands, or of 20 MFCC.
+
+    Clips stay whole: deviations within windows are not those of the clip.
+    """
+
+    float32_on = ("cpu", "cuda", "mps")
+    window = None
+
+    def __init__(self, source: Source, settings: AudioSettings) -> None:
+        self.name, self.source = source.name, source
+        refuse_settings(
+            settings,
+            f"{self.name!r} has no weights, layers nor revisions. Leave them at their defaults.",
+            weights="auto",
+            layer=None,
+            revision=None,
+        )
+        self._take_pooling(settings.pooling, BASELINES[self.name]().width, "mean+std")
+        self._take_digests(name=self.name)
+
+    def _prepare(self, samples: NDArray[np.float32]) -> Part:
+        return Part(torch.from_numpy(samples))
+
+    def _load_core(self) -> nn.Module:
+        module: nn.Module = BASELINES[self.name]()
+        return module.eval()

@@ -2,7 +2,7 @@
 
 torchaudio's `Wav2Vec2Model`, as its pipelines build it for wav2vec 2.0, HuBERT and WavLM, computes
 what transformers' models of these names do; only the weights are named otherwise. Its features
-number i are transformers' hidden state i + 1. Must not know rows nor keys.
+number i are transformers' hidden state i + 1.
 """
 
 from __future__ import annotations
@@ -78,22 +78,20 @@ def bundle_names() -> tuple[str, ...]:
 
 def bundle_url(name: str) -> str:
     """Return where the weights of a bundle are."""
-    # Of one bundle it is a whole address already.
-    return urljoin(_URL, str(_bundle(name)._path))
-
-
-def _bundle(name: str) -> Any:
     from torchaudio import pipelines
 
-    return getattr(pipelines, name)
+    # Of one bundle it is a whole address already.
+    return urljoin(_URL, str(getattr(pipelines, name)._path))
 
 
 class TorchaudioBackbone(AudioBackbone):
     """A wav2vec 2.0, HuBERT or WavLM of torchaudio's bundles; `layer` numbers a hidden state."""
 
     def __init__(self, source: Source, settings: AudioSettings) -> None:
+        from torchaudio import pipelines
+
         self.name, self.source = str(settings.model), source
-        bundle = _bundle(self.name)
+        bundle = getattr(pipelines, self.name)
         self.rate = int(bundle.sample_rate)
         self._params: dict[str, Any] = dict(bundle._params)
         self._kind: str = bundle._model_type

@@ -1,7 +1,4 @@
-"""Audio models of transformers, from a folder or the hub: which part runs, and what it gives.
-
-Knows checkpoints of transformers; must not know rows nor keys.
-"""
+"""Audio models of transformers, from a folder or the hub: which part runs, and what it gives."""
 
 from __future__ import annotations
 
@@ -12,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from skembed.audio._backbone import (
     AudioBackbone,
@@ -23,9 +20,8 @@ from skembed.audio._backbone import (
 )
 from skembed.audio._clips import Part
 from skembed.audio._processor import load_processor
-from skembed.audio._states import N_TOKENS_OF_AST, AudioStates, patch_grid
 from skembed.exceptions import InvalidParameterError, UnsupportedModelError
-from skembed.modules import SpeechModel, find_unused, make_states
+from skembed.modules import SpeechModel, States, find_unused, make_states
 from skembed.weights import (
     FolderSource,
     check_weights,
@@ -58,6 +54,9 @@ _VECTORS = {
 }
 
 _STATES = "last_hidden_state"
+
+_N_TOKENS_OF_AST = 2
+"""Before the patches: one for the class, one of distillation."""
 
 # Used in training alone; many checkpoints lack it.
 _UNUSED = "masked_spec_embed"
@@ -121,7 +120,7 @@ class TransformersBackbone(AudioBackbone):
         values = self._processor.prepare(samples)
         if self._kind == "whisper":  # a convolution of stride 2 halves the frames
             return Part(values, max(1, -(-len(samples) // (2 * self._processor.hop))))
-        grid = patch_grid(self._config)
+        grid = _patch_grid(self._config)
         if grid is None or not self.n_prefix:
             return Part(values)
         # Windows of 25 ms; patches that begin after the last one hold what fills the clip up.
@@ -144,10 +143,11 @@ class TransformersBackbone(AudioBackbone):
         with torch.no_grad():
             return self._states(module)
 
-    def _states(self, module: nn.Module) -> AudioStates:
+    def _states(self, module: Any) -> _States:
         probe = self._processor.probe[None]
         layer = self._settings.layer
-        return make_states(AudioStates, _part(module), self._output, layer, probe, self.name)
+        part = module.encoder if self._kind == "whisper" else module
+        return make_states(_States, part, self._output, layer, probe, self.name)
 
     @torch.inference_mode()
     def _choose_output(self) -> None:
@@ -157,9 +157,9 @@ class TransformersBackbone(AudioBackbone):
             shape = tuple(self._states(self._build())(probe[None]).shape)
         own = None if len(shape) == 2 else "mean"
         self._take_pooling(self._settings.pooling, shape[-1], own)
-        grid = patch_grid(self._config)
-        if grid is not None and shape[1] == N_TOKENS_OF_AST + grid[0] * grid[1]:
-            self.n_prefix = N_TOKENS_OF_AST
+        grid = _patch_grid(self._config)
+        if grid is not None and shape[1] == _N_TOKENS_OF_AST + grid[0] * grid[1]:
+            self.n_prefix = _N_TOKENS_OF_AST
 
     def _build(self) -> nn.Module:
         build = getattr(self._auto, "from_config", None) or self._auto._from_config
@@ -206,7 +206,36 @@ def _find_part(config: Any) -> tuple[Any, Any]:
     return getattr(transformers, _PARTS[kind]), config
 
 
-def _part(module: Any) -> nn.Module:
-    """Return the part of a loaded model that runs."""
-    part: nn.Module = module.encoder if module.config.model_type == "whisper" else module
-    return part
+class _States(States):
+    """Runs a model, which takes features or samples, for vectors or frames."""
+
+    def run(self, values: Tensor, *, all_states: bool = False) -> Any:
+        """Return the model's whole output."""
+        arguments: dict[str, Any] = {"output_hidden_states": True} if all_states else {}
+        if getattr(self.module.config, "enable_fusion", False):
+            # Windows are never longer than what the model takes whole. Its processor says of one
+            # clip at random that it is.
+            no = torch.zeros(len(values), 1, dtype=torch.bool, device=values.device)
+            arguments["is_longer"] = no
+        return self.module(values, **arguments)
+
+    def arrange(self, features: Tensor) -> Tensor:
+        """Return maps as frames, and patches in the order of time."""
+        if features.ndim == 4:
+            return features.flatten(2).transpose(1, 2)
+        grid = _patch_grid(self.module.config)
+        if grid is None or features.shape[1] != _N_TOKENS_OF_AST + grid[0] * grid[1]:
+            return features
+        tokens, patches = features.tensor_split([_N_TOKENS_OF_AST], 1)
+        return torch.cat([tokens, patches.unflatten(1, grid).transpose(1, 2).flatten(1, 2)], 1)
+
+
+def _patch_grid(config: Any) -> tuple[int, int] | None:
+    """Return into how many patches a spectrogram transformer cuts frequency and time."""
+    if config.model_type != "audio-spectrogram-transformer":
+        return None
+    size = config.patch_size
+    return (
+        (config.num_mel_bins - size) // config.frequency_stride + 1,
+        (config.max_length - size) // config.time_stride + 1,
+    )

@@ -9,7 +9,7 @@ from skembed.engine._devices import (
 )
 from skembed.engine._embed import Embedded, embed, measure_sizes
 from skembed.engine._frozen import BackboneEncoder
-from skembed.engine._threads import map_in_threads, stay_safe_after_fork
+from skembed.engine._threads import map_in_threads, prepare_in_threads, stay_safe_after_fork
 
 __all__ = [
     "DTYPES",
@@ -19,6 +19,7 @@ __all__ = [
     "is_out_of_memory",
     "map_in_threads",
     "measure_sizes",
+    "prepare_in_threads",
     "resolve_device",
     "resolve_devices",
     "resolve_dtype",

@@ -6,13 +6,15 @@ Knows torch and processes, not what is computed.
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
+from skembed._encoder import Fault, Prepared
 from skembed.exceptions import SkembedWarning, warn_user, warnings_sent_to
 
-__all__ = ["map_in_threads", "stay_safe_after_fork"]
+__all__ = ["map_in_threads", "prepare_in_threads", "stay_safe_after_fork"]
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -54,3 +56,30 @@ def map_in_threads(function: Callable[[T], R], items: Sequence[T], *, name: str)
     for message, category in said:  # each once, in the thread that leads to the user's line
         warn_user(message, category)
     return found
+
+
+def prepare_in_threads(
+    prepare_one: Callable[[T], Prepared | Fault],
+    items: Sequence[T],
+    size_of: Callable[[Prepared], int],
+    most_bytes: int,
+) -> list[Prepared | Fault]:
+    """Prepare items in threads, fewer than all once what is prepared takes `most_bytes`."""
+    n_bytes, guard = 0, threading.Lock()
+
+    def prepare_unless_full(i: int) -> Prepared | Fault | None:
+        nonlocal n_bytes
+        if i and n_bytes >= most_bytes:
+            return None
+        found = prepare_one(items[i])
+        if isinstance(found, Prepared):
+            with guard:
+                n_bytes += size_of(found)
+        return found
+
+    prepared: list[Prepared | Fault] = []
+    for each in map_in_threads(prepare_unless_full, range(len(items)), name="skembed-decode"):
+        if each is None:  # one of another thread may have been done after it
+            break
+        prepared.append(each)
+    return prepared

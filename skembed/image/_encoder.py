@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterable, Sequence
 
 import PIL
 import torch
 
 from skembed._encoder import BatchPolicy, Fault, Prepared
-from skembed.engine import BackboneEncoder, map_in_threads
+from skembed.engine import BackboneEncoder, prepare_in_threads
 from skembed.image._backbone import ImageBackbone, ImageSettings, UnfitPicture
 from skembed.image._pictures import ChangedPicture, Picture, digest_of_image
 from skembed.image._rgb import UnreadablePicture
@@ -66,24 +65,11 @@ class ImageEncoder(BackboneEncoder):
 
     def prepare(self, items: Sequence[Picture]) -> list[Prepared | Fault]:
         """Decode, resize and crop pictures, several at once; a part is a tensor (3, h, w)."""
-        n_bytes, guard = 0, threading.Lock()
 
-        def prepare_unless_full(i: int) -> Prepared | Fault | None:
-            nonlocal n_bytes
-            if i and n_bytes >= _MOST_BYTES:
-                return None
-            found = self._prepare_one(items[i])
-            if isinstance(found, Prepared):
-                with guard:
-                    n_bytes += sum(part.nbytes for part in found.parts)
-            return found
+        def size_of(found: Prepared) -> int:
+            return sum(part.nbytes for part in found.parts)
 
-        prepared: list[Prepared | Fault] = []
-        for each in map_in_threads(prepare_unless_full, range(len(items)), name="skembed-decode"):
-            if each is None:  # one of another thread may have been done after it
-                break
-            prepared.append(each)
-        return prepared
+        return prepare_in_threads(self._prepare_one, items, size_of, _MOST_BYTES)
 
     def _prepare_one(self, item: Picture) -> Prepared | Fault:
         try:

@@ -87,7 +87,7 @@ def test_long_clips_are_the_same_across_the_borders_of_pieces(norm):
 def test_the_shortest_clip_gives_one_frame(norm):
     module = reference(norm)
     encoder = FrameEncoder(list(module.conv_layers))
-    n = encoder.min_samples
+    n = next(n for n in range(1, 1000) if encoder.n_frames(n))
     assert [encoder.n_frames(n + more) for more in (-n, -1, 0, 39, 40)] == [0, 0, 1, 1, 2]
     expected = module(noise(1, n))[0].t()
     torch.testing.assert_close(encoder([noise(n)]), expected, rtol=1e-5, atol=1e-5)

@@ -13,7 +13,7 @@ from torch import nn
 
 from skembed import AudioEmbedder
 from skembed.audio import _encoder
-from skembed.audio._windows import Windows
+from skembed.audio._encoder import Windows
 from skembed.exceptions import (
     InvalidParameterError,
     InvalidRowsError,

@@ -137,7 +137,7 @@ def test_a_missing_rate_is_said_never_guessed():
         (np.array([0.1, np.inf] * 50), "not finite|inf"),
         (PCM.astype(np.float64), "expected -1 to 1"),
         (PCM.astype(np.int64), "full scale is unknown"),
-        (CLIP > 0, "expected a waveform of floats"),
+        (CLIP > 0, "expected float32 between"),
         (CLIP * 1j, "complex numbers are no samples"),
         (np.zeros((9, 9)), "no one can tell channels from samples"),
         (np.zeros((2, 2, 2)), "expected"),
@@ -192,7 +192,7 @@ def test_a_missing_row_after_one_waveform_is_no_rate():
         (np.zeros(500), "silent: no sample is more than -80 dB"),
         (np.full(500, 0.25), "silent: "),
         (np.stack([CLIP, -CLIP], 1), "silent: its channels cancel out when they are averaged"),
-        (PCM.astype(np.int32), "silent.*; int32 is at full scale at 2.*31: if this is 16-bit PCM"),
+        (PCM.astype(np.int32), "silent"),
         (np.clip(9 * np.sin(np.arange(900) / 20), -1, 1), "clipped: "),
     ],
 )

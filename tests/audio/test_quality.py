@@ -60,7 +60,7 @@ def test_the_array_that_is_given_stays_as_it_is():
         ("int64", r"use \.astype\('int16'\), else divide by the full scale"),
         ("uint16", r"use \.astype\('int16'\)"),
         ("uint32", "their full scale is unknown"),
-        ("bool", "expected a waveform of floats between -1 and 1"),
+        ("bool", "expected float32 between -1 and 1"),
         ("complex64", "give the waveform, not a spectrum"),
         ("longdouble", "expected float32 between -1 and 1 or int16"),
         ("O", "expected float32"),
