@@ -10,6 +10,7 @@ import copy
 import os
 import time
 from collections.abc import Callable
+from dataclasses import fields
 from numbers import Integral
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
@@ -25,13 +26,12 @@ from sklearn.utils._param_validation import (
 )
 from torch import nn
 
-from skembed._backbone import Backbone
 from skembed._encoder import Encoder, join_replicas
 from skembed._inputs import CheckedRows
 from skembed._parameters import plain, plain_fields, snapshot
 from skembed._report import EmbeddingReport
 from skembed._sklearn import CallbackSupportMixin, fit_task, with_callbacks, with_index
-from skembed.engine import Embedded, embed, resolve_devices, stay_safe_after_fork
+from skembed.engine import DTYPES, Embedded, embed, resolve_devices, stay_safe_after_fork
 from skembed.exceptions import (
     InvalidParameterError,
     InvalidRowsError,
@@ -43,7 +43,7 @@ from skembed.store import EmbeddingStore, resolve_store
 from skembed.weights import kept_recent
 
 if TYPE_CHECKING:
-    import torch
+    pass
 
 __all__ = ["BaseEmbedder", "PretrainedEmbedder"]
 
@@ -288,35 +288,54 @@ class BaseEmbedder(CallbackSupportMixin, TransformerMixin, BaseEstimator):
         return tags
 
 
+def _refuse_bool(layer: Any) -> None:
+    if isinstance(layer, (bool, np.bool_)):
+        raise InvalidParameterError(
+            f"layer={layer!r}: expected the name of a submodule, the number of a hidden state, or "
+            "None."
+        )
+
+
 class PretrainedEmbedder(BaseEmbedder):
     """Base class of embedders that run a model, which `fit` does not change.
 
-    A subclass implements `_check_rows`, `_settings`, `_find_backbone` and `_make_encoder`.
+    A subclass implements `_check_rows` and says by three attributes what embeds.
     """
+
+    _settings_type: ClassVar[Any]
+    """Frozen dataclass of what decides backbone and encoder: parameters, and `_other_settings`."""
+    _find_backbone: ClassVar[Any]
+    """Maps settings to a backbone, the same one as long as its content is the same."""
+    _make_encoder: ClassVar[Any]
+    """Maps a backbone, settings and a device to an encoder."""
 
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         **BaseEmbedder._parameter_constraints,
+        "model": [str, os.PathLike, nn.Module],
+        "weights": [str, os.PathLike, None],
+        "layer": [str, Integral, None],
+        "normalize": ["boolean"],
         "n_components": [Interval(Integral, 1, None, closed="left"), None],
+        "preprocess": [callable, None],
         "device": [str, list, tuple],
+        "dtype": [StrOptions(set(DTYPES) - {"int8"})],
         "batch_size": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"})],
         "cache": [str, os.PathLike, EmbeddingStore, None],
         "revision": [str, None],
         "trust_remote_code": ["boolean"],
     }
+    _parameter_checks: ClassVar[dict[str, Callable[[Any], object]]] = {"layer": _refuse_bool}
     # Any process finds the encoder again by the parameters.
     _is_private: ClassVar[tuple[str, ...]] = (*BaseEmbedder._is_private, "_present")
 
+    def _other_settings(self) -> dict[str, Any]:
+        """Return the settings that are not parameters of the same name."""
+        return {}
+
     def _settings(self) -> Any:
-        """Return the parameters that decide backbone and encoder, a frozen dataclass."""
-        raise NotImplementedError
-
-    def _find_backbone(self, settings: Any) -> Backbone:
-        """Return the model's backbone: the same one as long as its content is the same."""
-        raise NotImplementedError
-
-    def _make_encoder(self, backbone: Backbone, settings: Any, device: torch.device) -> Encoder:
-        """Return the encoder that the settings ask for, on one device."""
-        raise NotImplementedError
+        other = self._other_settings()
+        names = [each.name for each in fields(self._settings_type) if each.name not in other]
+        return self._settings_type(**{name: plain(getattr(self, name)) for name in names}, **other)
 
     def _get_ready(self, params: dict[str, Any]) -> None:
         stay_safe_after_fork()
@@ -324,7 +343,7 @@ class PretrainedEmbedder(BaseEmbedder):
         settings = self._settings()
         backbone = self._find_backbone(settings)
 
-        def make() -> Encoder:
+        def make() -> Any:
             return join_replicas([self._make_encoder(backbone, settings, d) for d in devices])
 
         # The encoder keeps its backbone: while it is here, no other one has that id.

@@ -30,6 +30,7 @@ class Settings:
 class LetterEmbedder(PretrainedEmbedder):
     """Counts letters; its model is no model."""
 
+    _settings_type = Settings
     backbone = object()
 
     def __init__(
@@ -52,8 +53,8 @@ class LetterEmbedder(PretrainedEmbedder):
         self.n_checks = self.__dict__.get("n_checks", 0) + 1
         return CheckedRows(list(X), np.arange(len(X)), len(X))
 
-    def _settings(self):
-        return Settings(self.part and self.part.rate)
+    def _other_settings(self):
+        return {"rate": self.part and self.part.rate}
 
     def _find_backbone(self, settings):
         return self.backbone

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import partial
 from numbers import Integral, Real
 from typing import Any, ClassVar
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from sklearn.utils import Tags
 from sklearn.utils._param_validation import Interval, StrOptions
@@ -18,15 +17,13 @@ from torch import nn
 
 from skembed._base import PretrainedEmbedder
 from skembed._inputs import CheckedRows
-from skembed._parameters import plain
 from skembed._report import EmbeddingReport
-from skembed.audio._backbone import AudioBackbone, AudioSettings
+from skembed.audio._backbone import AudioSettings
 from skembed.audio._backbones import find_backbone
 from skembed.audio._encoder import AudioEncoder, check_seconds
 from skembed.audio._inputs import check_rate, check_sounds
 from skembed.audio._models import DEFAULT_MODEL
 from skembed.exceptions import (
-    InvalidParameterError,
     QualityWarning,
     describe_rows,
     warn_user,
@@ -62,14 +59,6 @@ class AudioReport(EmbeddingReport):
     def quality(self) -> dict[int, str]:
         """What is poor about clips that were embedded."""
         return self.notes
-
-
-def _refuse_bool(layer: Any) -> None:
-    if isinstance(layer, (bool, np.bool_)):
-        raise InvalidParameterError(
-            f"layer={layer!r}: expected the number of a hidden state, the name of a submodule, or "
-            "None."
-        )
 
 
 class AudioEmbedder(PretrainedEmbedder):
@@ -219,24 +208,22 @@ class AudioEmbedder(PretrainedEmbedder):
     (3, 160)
     """
 
+    _settings_type = AudioSettings
+    _find_backbone = staticmethod(find_backbone)
+    _make_encoder = AudioEncoder
+
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         **PretrainedEmbedder._parameter_constraints,
-        "model": [str, os.PathLike, nn.Module],
-        "weights": [str, os.PathLike, None],
-        "layer": [str, Integral, None],
         "pooling": [StrOptions({"auto", "mean", "std", "mean+std", "max", "cls"})],
         "window": [Real, StrOptions({"auto"}), None],
         "hop": [Real, None],
-        "normalize": ["boolean"],
-        "preprocess": [callable, None],
         "sampling_rate": [Real, None],
         "model_sampling_rate": [Interval(Integral, 100, 1_000_000, closed="both"), None],
-        "dtype": [StrOptions({"auto", "float32", "bfloat16", "float16"})],
         "on_quality": [StrOptions({"raise", "warn", "ignore"})],
     }
 
     _parameter_checks: ClassVar[dict[str, Callable[[Any], object]]] = {
-        "layer": _refuse_bool,
+        **PretrainedEmbedder._parameter_checks,
         "window": partial(check_seconds, "window"),
         "hop": partial(check_seconds, "hop"),
         "sampling_rate": check_rate,
@@ -289,18 +276,6 @@ class AudioEmbedder(PretrainedEmbedder):
 
     def _check_rows(self, X: Any) -> CheckedRows:
         return check_sounds(X, sampling_rate=self.sampling_rate)
-
-    def _settings(self) -> AudioSettings:
-        names = [field.name for field in fields(AudioSettings)]
-        return AudioSettings(**{name: plain(getattr(self, name)) for name in names})
-
-    def _find_backbone(self, settings: AudioSettings) -> AudioBackbone:
-        return find_backbone(settings)
-
-    def _make_encoder(  # type: ignore[override]
-        self, backbone: AudioBackbone, settings: AudioSettings, device: torch.device
-    ) -> AudioEncoder:
-        return AudioEncoder(backbone, settings, device)
 
     def _make_report(self, report: EmbeddingReport) -> AudioReport:
         return AudioReport(**vars(report), sampling_rate=self._encoder.rate)

@@ -78,7 +78,8 @@ class AudioEncoder(BackboneEncoder):
 
         def size_of(found: Prepared) -> int:
             # Windows of samples share the clip's memory; features do not.
-            return max(4 * found.size, sum(part.values.nbytes for part in found.parts))
+            n_bytes: int = sum(part.values.nbytes for part in found.parts)
+            return max(4 * found.size, n_bytes)
 
         return prepare_in_threads(self._prepare_one, items, size_of, _MOST_BYTES)
 

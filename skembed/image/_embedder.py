@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from enum import Enum
-from numbers import Integral
 from typing import Any, ClassVar
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import ImageFile
 from sklearn.utils import Tags
@@ -19,11 +17,9 @@ from torch import nn
 
 from skembed._base import PretrainedEmbedder
 from skembed._inputs import CheckedRows
-from skembed._parameters import plain
 from skembed._report import EmbeddingReport
-from skembed.exceptions import InvalidParameterError
 from skembed.image._arrays import check_image_shape, check_value_range, size_of
-from skembed.image._backbone import ImageBackbone, ImageSettings
+from skembed.image._backbone import ImageSettings
 from skembed.image._backbones import find_backbone
 from skembed.image._encoder import ImageEncoder
 from skembed.image._features import IMAGE_POOLINGS
@@ -48,14 +44,6 @@ class ImageReport(EmbeddingReport):
     def n_pixels(self) -> NDArray[np.int64]:
         """Pixels of each picture."""
         return self.row_sizes
-
-
-def _refuse_bool(layer: Any) -> None:
-    if isinstance(layer, (bool, np.bool_)):
-        raise InvalidParameterError(
-            f"layer={layer!r}: expected the name of a submodule, the number of a hidden state, or "
-            "None."
-        )
 
 
 class ImageEmbedder(PretrainedEmbedder):
@@ -198,21 +186,20 @@ class ImageEmbedder(PretrainedEmbedder):
     (5, 512)
     """
 
+    _settings_type = ImageSettings
+    _find_backbone = staticmethod(find_backbone)
+    _make_encoder = ImageEncoder
+
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         **PretrainedEmbedder._parameter_constraints,
-        "model": [str, os.PathLike, nn.Module],
         "weights": [str, os.PathLike, Enum, None],
-        "layer": [str, Integral, None],
         "pooling": [StrOptions(set(IMAGE_POOLINGS))],
-        "normalize": ["boolean"],
-        "preprocess": [callable, None],
         "image_shape": [tuple, list, None],
         "value_range": [tuple, list, None],
-        "dtype": [StrOptions({"auto", "float32", "bfloat16", "float16"})],
     }
 
     _parameter_checks: ClassVar[dict[str, Callable[[Any], object]]] = {
-        "layer": _refuse_bool,
+        **PretrainedEmbedder._parameter_checks,
         "image_shape": check_image_shape,
         "value_range": check_value_range,
     }
@@ -259,21 +246,11 @@ class ImageEmbedder(PretrainedEmbedder):
     def _check_rows(self, X: Any) -> CheckedRows:
         return check_images(X, image_shape=self.image_shape, value_range=self.value_range)
 
-    def _settings(self) -> ImageSettings:
-        more: dict[str, Any] = {
+    def _other_settings(self) -> dict[str, Any]:
+        return {
             "image_size": None if self.image_shape is None else size_of(self.image_shape),
             "reads_cut_files": bool(ImageFile.LOAD_TRUNCATED_IMAGES),
         }
-        names = [each.name for each in fields(ImageSettings) if each.name not in more]
-        return ImageSettings(**{name: plain(getattr(self, name)) for name in names}, **more)
-
-    def _find_backbone(self, settings: ImageSettings) -> ImageBackbone:
-        return find_backbone(settings)
-
-    def _make_encoder(  # type: ignore[override]
-        self, backbone: ImageBackbone, settings: ImageSettings, device: torch.device
-    ) -> ImageEncoder:
-        return ImageEncoder(backbone, settings, device)
 
     def _make_report(self, report: EmbeddingReport) -> ImageReport:
         return ImageReport(**vars(report))

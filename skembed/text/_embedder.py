@@ -12,10 +12,8 @@ from numpy.typing import NDArray
 from sklearn.utils import Tags
 from sklearn.utils._param_validation import Interval, StrOptions
 
-from skembed._backbone import Backbone
 from skembed._base import PretrainedEmbedder
 from skembed._inputs import CheckedRows
-from skembed._parameters import plain
 from skembed._report import EmbeddingReport
 from skembed.engine import DTYPES, Embedded, measure_sizes
 from skembed.exceptions import TruncatedRowsError, TruncationWarning, describe_rows, warn_user
@@ -27,15 +25,9 @@ from skembed.text._models import DEFAULT_MODEL
 from skembed.text._settings import POOLINGS, TextSettings
 
 if TYPE_CHECKING:
-    import torch
+    pass
 
 __all__ = ["TextEmbedder", "TextReport"]
-
-# Parameters that decide the model and its vectors, as they are.
-_DECIDE = (
-    *("model", "revision", "trust_remote_code", "pooling", "prompt", "max_length"),
-    *("normalize", "n_components", "dtype"),
-)
 
 
 @dataclass(frozen=True)
@@ -178,6 +170,10 @@ class TextEmbedder(PretrainedEmbedder):
     True
     """
 
+    _settings_type = TextSettings
+    _find_backbone = staticmethod(find_backbone)
+    _make_encoder = TextEncoder
+
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         **PretrainedEmbedder._parameter_constraints,
         "model": [str, os.PathLike],
@@ -227,19 +223,8 @@ class TextEmbedder(PretrainedEmbedder):
     def _check_rows(self, X: Any) -> CheckedRows:
         return check_texts(X)
 
-    def _settings(self) -> TextSettings:
-        return TextSettings(
-            **{name: plain(getattr(self, name)) for name in _DECIDE},
-            in_chunks=self.on_truncate == "mean_of_chunks",
-        )
-
-    def _find_backbone(self, settings: TextSettings) -> Backbone:
-        return find_backbone(settings)
-
-    def _make_encoder(
-        self, backbone: Any, settings: TextSettings, device: torch.device
-    ) -> TextEncoder:
-        return TextEncoder(backbone, settings, device)
+    def _other_settings(self) -> dict[str, Any]:
+        return {"in_chunks": self.on_truncate == "mean_of_chunks"}
 
     def _embed(self, rows: CheckedRows) -> Embedded:
         encoder = self._encoder

@@ -9,9 +9,8 @@ import pytest
 import torch
 import torchvision
 import transformers
-from skembed.weights._recent import forget_recent
 
-from skembed import ImageEmbedder
+from skembed import ImageEmbedder, unload_models
 from skembed.engine import embed
 from skembed.image import _encoder
 from skembed.image._backbone import PixelModule, Scale
@@ -36,10 +35,10 @@ def test_models_of_two_formats_are_loaded_apart():
 
 def test_another_release_of_pillow_is_another_vector(monkeypatch):
     before = encoder_of().digest
-    forget_recent()
+    unload_models()
     monkeypatch.setattr(PIL, "__version__", "9999.0.1")
     after = encoder_of().digest
-    forget_recent()
+    unload_models()
     monkeypatch.setattr(PIL, "__version__", "9999.0.2")
     assert before != after == encoder_of().digest
 
@@ -49,10 +48,10 @@ def test_another_release_of_a_library_is_another_vector(tmp_path, monkeypatch, l
     folder = write_checkpoint(tmp_path / "vit", "vit")
     before = backbone_of(folder).digest
     assert backbone_of(folder).digest == before
-    forget_recent()
+    unload_models()
     monkeypatch.setattr(sys.modules[library.__name__], "__version__", "9999.0.1")
     assert backbone_of(folder).digest != before
-    forget_recent()
+    unload_models()
 
 
 def test_pictures_are_decoded_side_by_side(monkeypatch):

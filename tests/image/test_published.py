@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
-from skembed.weights._recent import forget_recent
 from torchvision import models
 
+from skembed import unload_models
 from skembed.exceptions import InvalidParameterError, UnsupportedModelError
 from skembed.image import _torchvision
 from tests.image.backbones import backbone_of, vectors
@@ -72,7 +72,7 @@ def test_a_file_is_known_by_its_content_and_brings_its_preset(monkeypatch, tmp_p
     path = tmp_path / "renamed.pth"
     with pytest.raises(UnsupportedModelError, match=r"encoder\.pos_embedding has shape"):
         make("vit_b_16", weights=path).load()
-    forget_recent()
+    unload_models()
     monkeypatch.setattr(_torchvision, "file_sha256", lambda path: "9ac1b537".ljust(64, "0"))
     backbone = make("vit_b_16", weights=path)
     image = Image.effect_noise((400, 390), 80).convert("RGB")
