@@ -8,15 +8,47 @@ nor estimators.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from skembed.exceptions import InvalidParameterError
 
 if TYPE_CHECKING:
     import numpy as np
     import torch
     from torch import nn
 
-__all__ = ["Backbone", "Source"]
+__all__ = ["OF_THE_HUB", "Backbone", "ModelSettings", "Source", "thawed"]
+
+OF_THE_HUB = "only models of the hub have revisions."
+
+
+@dataclass(frozen=True)
+class ModelSettings:
+    """The parameters that decide a vector and mean the same in every room, as plain values."""
+
+    model: Any
+    weights: str | Path | None = "auto"
+    layer: str | int | None = None
+    pooling: str = "auto"
+    normalize: Any = False
+    n_components: int | None = None
+    preprocess: Callable[..., Any] | None = None
+    dtype: str = "auto"
+    revision: str | None = None
+    trust_remote_code: bool = False
+
+    def refuse(self, **reasons: str) -> None:
+        """Refuse parameters that are not at their defaults where they mean nothing, and say why."""
+        faults = [
+            f"{field.name}={getattr(self, field.name)!r}: {reasons[field.name]}"
+            for field in fields(self)
+            if field.name in reasons and getattr(self, field.name) != field.default
+        ]
+        if faults:
+            raise InvalidParameterError("\n".join(faults))
 
 
 class Source(ABC):
@@ -67,6 +99,9 @@ class Backbone(ABC):
     prefers_float32: bool = False
     float32_on: tuple[str, ...] = ()
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.name!r}, width={self.width})"
+
     @property
     def core_digest(self) -> bytes:
         """Digest of all that decides the core: backbones with the same one share a fast core."""
@@ -103,3 +138,10 @@ class Backbone(ABC):
         own, whose weights are then not read. `dtype` is what the module will be converted to: a
         model too large for float32 is read in it.
         """
+
+
+def thawed(module: nn.Module) -> nn.Module:
+    """Return a module all of whose parameters can be trained."""
+    for each in module.parameters():
+        each.requires_grad_(each.is_floating_point() or each.is_complex())
+    return module

@@ -334,8 +334,10 @@ class PretrainedEmbedder(BaseEmbedder):
 
     def _settings(self) -> Any:
         other = self._other_settings()
-        names = [each.name for each in fields(self._settings_type) if each.name not in other]
-        return self._settings_type(**{name: plain(getattr(self, name)) for name in names}, **other)
+        for field in fields(self._settings_type):
+            if hasattr(self, field.name):
+                other[field.name] = plain(getattr(self, field.name))
+        return self._settings_type(**other)
 
     def _get_ready(self, params: dict[str, Any]) -> None:
         stay_safe_after_fork()

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from skembed._backbone import Backbone
+from skembed._backbone import Backbone, ModelSettings, thawed
 from skembed.audio._clips import ClipModule, Part, SpeechModule
 from skembed.exceptions import InvalidParameterError
 from skembed.modules import SpeechModel, pooled_width
@@ -25,29 +24,18 @@ __all__ = [
     "check_layer_number",
     "least_samples",
     "probe_samples",
-    "refuse_settings",
     "standardize",
 ]
 
 
 @dataclass(frozen=True)
-class AudioSettings:
+class AudioSettings(ModelSettings):
     """The parameters of `AudioEmbedder` that decide a vector, as Python's own values."""
 
-    model: str | Path | nn.Module
-    weights: str | Path | None = "auto"
-    layer: str | int | None = None
-    pooling: str = "auto"
     window: float | str | None = "auto"
     hop: float | None = None
-    normalize: bool = False
-    n_components: int | None = None
-    preprocess: Callable[..., Any] | None = None
     model_sampling_rate: int | None = None
-    dtype: str = "auto"
     on_quality: str = "raise"
-    revision: str | None = None
-    trust_remote_code: bool = False
 
 
 class AudioBackbone(Backbone):
@@ -61,9 +49,6 @@ class AudioBackbone(Backbone):
     pooling: str | None = None  # of the core's frames; None if it gives vectors
     n_prefix: int = 0  # tokens before the frames
     _core_digest: bytes
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.name!r}, width={self.width})"
 
     @property
     def core_digest(self) -> bytes:
@@ -104,9 +89,7 @@ class AudioBackbone(Backbone):
     def load(self, *, core: nn.Module | None = None, dtype: torch.dtype | None = None) -> nn.Module:
         """Load the module of `Part`; in float32 whatever the dtype."""
         if core is None:
-            core = self._load_core()
-            for each in core.parameters():
-                each.requires_grad_(each.is_floating_point() or each.is_complex())
+            core = thawed(self._load_core())
         if isinstance(core, SpeechModel):
             return SpeechModule(core, str(self.pooling)).eval()
         return ClipModule(core, self.pooling, self.n_prefix).eval()
@@ -167,11 +150,3 @@ def least_samples(convolutions: Sequence[tuple[int, int]]) -> int:
     for kernel, stride in reversed(convolutions):
         n = (n - 1) * stride + kernel
     return n
-
-
-def refuse_settings(settings: AudioSettings, why: str, **idle: Any) -> None:
-    """Refuse settings that are not what they are where they mean nothing."""
-    found = {key: getattr(settings, key) for key, value in idle.items()}
-    faults = [f"{key}={value!r}" for key, value in found.items() if value != idle[key]]
-    if faults:
-        raise InvalidParameterError(f"{', '.join(faults)}: {why}")

@@ -9,8 +9,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from skembed._backbone import Source
-from skembed.audio._backbone import AudioBackbone, AudioSettings, refuse_settings
+from skembed._backbone import OF_THE_HUB, Source
+from skembed.audio._backbone import AudioBackbone, AudioSettings
 from skembed.audio._clips import Part
 from skembed.audio._spectra import LogMel
 from skembed.exceptions import InvalidParameterError, UnsupportedModelError
@@ -37,7 +37,7 @@ class DeepSpeechBackbone(AudioBackbone):
 
     def __init__(self, source: Source, settings: AudioSettings) -> None:
         self.source = source
-        refuse_settings(settings, "only models of the hub have revisions.", revision=None)
+        settings.refuse(revision=OF_THE_HUB)
         self._place = _place_of(settings.layer)
         self._sizes = _sizes_of(source)
         self._front_end = LogMel(n_mels=self._sizes["n_feature"]).eval()

@@ -9,9 +9,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from skembed.audio._backbone import AudioBackbone, AudioSettings, probe_samples, refuse_settings
+from skembed._backbone import OF_THE_HUB
+from skembed.audio._backbone import AudioBackbone, AudioSettings, probe_samples
 from skembed.audio._clips import Part
-from skembed.exceptions import InvalidParameterError, UnsupportedModelError
+from skembed.exceptions import UnsupportedModelError
 from skembed.modules import (
     CutAt,
     Features,
@@ -37,7 +38,12 @@ _SHAPES = (
 def find_module(module: nn.Module, settings: AudioSettings) -> ModuleBackbone:
     """Return the backbone of a module of the user's."""
     source = ModuleSource(module)
-    _check_settings(source, settings)
+    reasons = {"weights": f"those of {source.name}, a torch.nn.Module, are in it."}
+    if isinstance(settings.layer, int):
+        reasons["layer"] = f"expected the name of a submodule of {source.name}."
+    settings.refuse(revision=OF_THE_HUB, **reasons)
+    if settings.layer is not None:
+        check_layer(source.module, str(settings.layer))
     rate = settings.model_sampling_rate or AudioBackbone.rate
     preprocess = _find_preprocess(settings.preprocess, rate)
     content = (source.digest, None if preprocess is None else preprocess.digest)
@@ -173,16 +179,3 @@ def _find_fault(output: Any) -> tuple[str, str] | None:
         return None
     what = f"a tensor of {output.dtype} of shape {tuple(output.shape)}"
     return what, "Let it return samples or features, as .float()"
-
-
-def _check_settings(source: ModuleSource, settings: AudioSettings) -> None:
-    why = f"the weights of {source.name}, a torch.nn.Module, are in it."
-    refuse_settings(settings, why, weights="auto")
-    refuse_settings(settings, "only models of the hub have revisions.", revision=None)
-    if settings.layer is not None and not isinstance(settings.layer, str):
-        raise InvalidParameterError(
-            f"layer={settings.layer!r}; expected the name of a submodule of {source.name} as in "
-            "model.named_modules()."
-        )
-    if settings.layer is not None:
-        check_layer(source.module, settings.layer)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from skembed._backbone import Source
-from skembed.audio._backbone import AudioBackbone, AudioSettings, refuse_settings
+from skembed.audio._backbone import AudioBackbone, AudioSettings
 from skembed.audio._clips import Part
 
 __all__ = ["BASELINES", "MFCC", "BaselineBackbone", "LogMel"]
@@ -124,13 +124,8 @@ class BaselineBackbone(AudioBackbone):
 
     def __init__(self, source: Source, settings: AudioSettings) -> None:
         self.name, self.source = source.name, source
-        refuse_settings(
-            settings,
-            f"{self.name!r} has no weights, layers nor revisions. Leave them at their defaults.",
-            weights="auto",
-            layer=None,
-            revision=None,
-        )
+        why = f"{self.name!r} has no weights, layers nor revisions. Leave it at its default."
+        settings.refuse(weights=why, layer=why, revision=why)
         self._take_pooling(settings.pooling, BASELINES[self.name]().width, "mean+std")
         self._take_digests(name=self.name)
 

@@ -18,13 +18,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from skembed._backbone import Source
+from skembed._backbone import OF_THE_HUB, Source
 from skembed.audio._backbone import (
     AudioBackbone,
     AudioSettings,
     check_layer_number,
     least_samples,
-    refuse_settings,
     standardize,
 )
 from skembed.audio._clips import Part
@@ -96,7 +95,7 @@ class TorchaudioBackbone(AudioBackbone):
         self._params: dict[str, Any] = dict(bundle._params)
         self._kind: str = bundle._model_type
         self._is_standardized = bool(bundle._normalize_waveform)
-        refuse_settings(settings, "only models of the hub have revisions.", revision=None)
+        settings.refuse(revision=OF_THE_HUB)
         n_layers = int(self._params["encoder_num_layers"])
         self._layer = check_layer_number(settings.layer, n_layers, self.name)
         self._take_pooling(settings.pooling, int(self._params["encoder_embed_dim"]))

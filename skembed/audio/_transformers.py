@@ -16,7 +16,6 @@ from skembed.audio._backbone import (
     AudioSettings,
     check_layer_number,
     least_samples,
-    refuse_settings,
 )
 from skembed.audio._clips import Part
 from skembed.audio._processor import load_processor
@@ -72,12 +71,7 @@ class TransformersBackbone(AudioBackbone):
         self.name, self.source = source.name, source
         self._folder, self._settings = source.folder, settings
         self.is_foreign = settings.trust_remote_code
-        refuse_settings(
-            settings,
-            f"{self.name!r} brings its own. Leave weights='auto', or give another checkpoint's "
-            "folder as the model.",
-            weights="auto",
-        )
+        settings.refuse(weights=f"{self.name!r} brings its own. Leave weights='auto'.")
         check_weights(self._folder)
         if self.is_foreign:
             refuse_code_from_elsewhere(self._folder)

@@ -9,7 +9,6 @@ import copy
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,7 +16,7 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor, nn
 
-from skembed._backbone import Backbone, Source
+from skembed._backbone import OF_THE_HUB, Backbone, ModelSettings, Source, thawed
 from skembed.exceptions import InvalidParameterError
 from skembed.image._features import ChannelsFirst, Plan
 from skembed.image._preprocess import probe_pixels
@@ -41,21 +40,11 @@ _MOST_PIXELS = 64_000_000
 
 
 @dataclass(frozen=True)
-class ImageSettings:
+class ImageSettings(ModelSettings):
     """The parameters of `ImageEmbedder` that decide a vector, as Python's own values."""
 
-    model: str | Path | nn.Module
-    weights: str | Path | None = "auto"
-    layer: str | int | None = None
-    pooling: str = "auto"
-    normalize: bool = False
-    n_components: int | None = None
-    preprocess: Callable[[Image.Image], Any] | None = None
     image_size: tuple[int, int] | None = None
     reads_cut_files: bool = False
-    dtype: str = "auto"
-    revision: str | None = None
-    trust_remote_code: bool = False
 
 
 class UnfitPicture(ValueError):
@@ -118,9 +107,6 @@ class ImageBackbone(Backbone):
         self.source, self.name = source, source.name
         self._settings, self._preprocess = settings, preprocess
         self._scale = Scale()
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.name!r}, width={self.width})"
 
     def _settle(self, make_plan: Callable[[], Plan], preparation: object, **core: object) -> None:
         """Find how features are pooled, and take the digests.
@@ -194,8 +180,7 @@ class ImageBackbone(Backbone):
                 core = self._load_core()
             if self.plan.is_channels_last:
                 core = nn.Sequential(core, ChannelsFirst())
-            for each in core.parameters():
-                each.requires_grad_(each.is_floating_point() or each.is_complex())
+            thawed(core)
         return PixelModule(core, copy.deepcopy(self._scale), self.plan).eval()
 
     @abstractmethod
@@ -204,28 +189,18 @@ class ImageBackbone(Backbone):
 
 
 def check_settings(
-    name: str,
-    settings: ImageSettings,
-    *,
-    brings_weights: bool = False,
-    is_of_hub: bool = False,
-    has_states: bool = False,
+    name: str, settings: ImageSettings, *, brings_weights: bool = False, is_of_hub: bool = False
 ) -> None:
-    """Refuse settings that mean nothing for a kind of model, all at once."""
-    faults = []
-    if brings_weights and settings.weights != "auto":
-        faults.append(
-            f"weights={settings.weights!r}, but {name} brings its own. Leave weights='auto'."
+    """Refuse settings that mean nothing for a model whose layers have names, all at once."""
+    reasons = {} if is_of_hub else {"revision": OF_THE_HUB}
+    if brings_weights:
+        reasons["weights"] = f"{name} brings its own. Leave weights='auto'."
+    if isinstance(settings.layer, int):
+        reasons["layer"] = (
+            f"{name} has its layers by name, like 'layer3' or 'features.5'; numbers are for models "
+            "of transformers."
         )
-    if settings.revision is not None and not is_of_hub:
-        faults.append(f"revision={settings.revision!r}: only models of the hub have revisions.")
-    if isinstance(settings.layer, int) and not has_states:
-        faults.append(
-            f"layer={settings.layer!r}: {name} has its layers by name, like 'layer3' or "
-            "'features.5'; numbers are for models of transformers."
-        )
-    if faults:
-        raise InvalidParameterError("\n".join(faults))
+    settings.refuse(**reasons)
 
 
 def kept_backbone(

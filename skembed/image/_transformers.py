@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from skembed.exceptions import UnsupportedModelError
-from skembed.image._backbone import ImageBackbone, ImageSettings, check_settings, kept_backbone
+from skembed.image._backbone import ImageBackbone, ImageSettings, kept_backbone
 from skembed.image._features import Plan, find_on_meta, make_plan
 from skembed.image._processor import Processor, has_processor, load_processor
 from skembed.modules import Preprocess, States, drop_unused, find_unused, has_weights, make_states
@@ -60,7 +60,7 @@ def find_transformers(
     source: FolderSource, settings: ImageSettings, preprocess: Preprocess | None
 ) -> ImageBackbone:
     """Return the backbone of a vision model of transformers, in a folder."""
-    check_settings(source.name, settings, brings_weights=True, is_of_hub=True, has_states=True)
+    settings.refuse(weights=f"{source.name} brings its own. Leave weights='auto'.")
     check_weights(source.folder)
     if settings.trust_remote_code:
         refuse_code_from_elsewhere(source.folder)

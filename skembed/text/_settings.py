@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
+
+from skembed._backbone import ModelSettings
 
 __all__ = ["POOLINGS", "TextSettings"]
 
@@ -11,16 +12,9 @@ POOLINGS = ("mean", "cls", "max", "mean_sqrt_len", "weighted_mean", "last_token"
 
 
 @dataclass(frozen=True)
-class TextSettings:
+class TextSettings(ModelSettings):
     """The estimator's parameters that decide vectors, as plain values; see `TextEmbedder`."""
 
-    model: str | Path
-    revision: str | None
-    trust_remote_code: bool
-    pooling: str
-    prompt: str | None
-    max_length: int | None
-    normalize: bool | str
-    n_components: int | None
-    in_chunks: bool
-    dtype: str
+    prompt: str | None = "auto"
+    max_length: int | None = None
+    in_chunks: bool = False

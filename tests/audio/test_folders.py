@@ -104,7 +104,7 @@ def test_weights_of_another_place_are_refused(weights, folders):
         ("sew", 4, r"layer=4, .* hidden states -4 to 3"),
         ("whisper", 3, r"layer=3, .* hidden states -3 to 2"),
         ("clap", "layers.0", r"layer='layers.0': expected the number of a hidden state"),
-        ("ast", True, r"layer=True: expected the number"),
+        ("ast", True, r"layer=True: expected the name"),
     ],
 )
 def test_layers_that_are_not_there_are_refused(family, layer, message, folders):
