@@ -18,23 +18,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from skembed.acceleration._linear import steady_size
+from skembed.acceleration._passes import gelu_kind
 
-__all__ = ["FrameEncoder", "checked_convolution", "is_gelu"]
+__all__ = ["FrameEncoder", "checked_convolution"]
 
 _FRAMES = 50
 """Of the last layer in one piece: a second of sound, 6 MiB after the first layer in float32."""
 
 _ROWS = 640
 """Of the first layer in one product, where a piece holds the ends of clips."""
-
-
-def is_gelu(activation: Any) -> bool:
-    """Return whether an activation is the exact GELU."""
-    known = ("transformers.activations.GELUActivation", "torch.nn.modules.activation.GELU")
-    name = f"{type(activation).__module__}.{type(activation).__name__}"
-    # Both approximate only if told to.
-    is_exact = getattr(activation, "approximate", "none") == "none"
-    return name in known and is_exact and getattr(activation, "act", F.gelu) is F.gelu
 
 
 def _product(rows: Tensor, weight: Tensor, bias: Tensor | None, *, gelu: bool) -> Tensor:
@@ -56,7 +48,7 @@ class _Layer(nn.Module):
     def __init__(self, reference: Any) -> None:
         super().__init__()
         conv = checked_convolution(reference.conv)
-        if not is_gelu(reference.activation):
+        if gelu_kind(reference.activation) != "none":
             raise NotImplementedError(f"activation {type(reference.activation).__name__}")
         norm = getattr(reference, "layer_norm", None)
         if norm is not None and type(norm) not in (nn.LayerNorm, nn.GroupNorm):

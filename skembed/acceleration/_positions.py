@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from skembed.acceleration._frames import checked_convolution, is_gelu
+from skembed.acceleration._frames import checked_convolution
+from skembed.acceleration._passes import gelu_kind
 
 __all__ = ["PositionalConvolution"]
 
@@ -25,7 +26,7 @@ class PositionalConvolution(nn.Module):
         stages = list(getattr(reference, "layers", [reference]))
         if getattr(reference, "batch_norm", None) is not None:
             raise NotImplementedError("batch normalisation")
-        if not all(is_gelu(stage.activation) for stage in stages):
+        if any(gelu_kind(stage.activation) != "none" for stage in stages):
             raise NotImplementedError("another activation than GELU")
         self.stages = nn.ModuleList([_Stage(stage) for stage in stages])
 

@@ -14,12 +14,18 @@ from skembed.audio._backbone import AudioBackbone, AudioSettings
 from skembed.audio._deepspeech import DeepSpeechBackbone
 from skembed.audio._models import MODELS
 from skembed.audio._modules import find_module
-from skembed.audio._processor import has_processor
 from skembed.audio._spectra import BASELINES, BaselineBackbone
 from skembed.audio._torchaudio import TorchaudioBackbone, bundle_names, bundle_url
 from skembed.audio._transformers import TransformersBackbone
 from skembed.exceptions import InvalidParameterError
-from skembed.weights import FileSource, RandomSource, find_checkpoint, kept_recent, resolve_model
+from skembed.weights import (
+    FileSource,
+    RandomSource,
+    find_checkpoint,
+    has_processor,
+    kept_recent,
+    resolve_model,
+)
 
 __all__ = ["find_backbone"]
 
@@ -65,7 +71,7 @@ def _find_family(settings: AudioSettings) -> tuple[Any, Source]:
         if not (_is_place(name) or Path(name).is_dir()):
             _refuse_name(name)
     place: Any = settings.model
-    found = resolve_model(place, revision=settings.revision, is_whole=has_processor)
+    found = resolve_model(place, revision=settings.revision, is_whole=_is_whole)
     return TransformersBackbone, found
 
 
@@ -83,6 +89,10 @@ def _find_weights(weights: Any, name: str, url: str | None) -> Source:
         f"weights={str(weights)!r}: expected a file with a state dict of {name}; {own}, None is "
         "random weights."
     )
+
+
+def _is_whole(folder: Path) -> bool:
+    return has_processor(folder, "feature_extractor")
 
 
 def _is_place(name: str) -> bool:

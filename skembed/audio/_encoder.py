@@ -45,18 +45,14 @@ class AudioEncoder(BackboneEncoder):
         self.refuses_poor = settings.on_quality == "raise"
         super().__init__(
             backbone,
+            settings,
             device,
-            dtype=settings.dtype,
-            n_components=settings.n_components,
-            normalize=settings.normalize,
-            settings={
-                **DECODERS,
-                "soxr": ".".join(soxr.__version__.split(".")[:2]),
-                "window": self.windows.length,
-                "hop": self.windows.hop,
-                # What was kept under another setting is a fault here.
-                "refuses poor clips": self.refuses_poor,
-            },
+            **DECODERS,
+            soxr=".".join(soxr.__version__.split(".")[:2]),
+            window=self.windows.length,
+            hop=self.windows.hop,
+            # What was kept under another setting is a fault here.
+            refuses_poor=self.refuses_poor,
         )
 
     @property

@@ -5,7 +5,6 @@ What of it is random (crops of long clips) is never asked for: clips are cut to 
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,50 +13,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from skembed.audio._backbone import probe_samples, standardize
-from skembed.exceptions import UnsafeModelError, UnsupportedModelError
-from skembed.weights import quiet_transformers, read_json
+from skembed.exceptions import UnsupportedModelError
 
-__all__ = ["Processor", "has_processor", "load_processor"]
+__all__ = ["Processor"]
 
 # transformers' own, of waveforms with mean 0 and variance 1.
 _EPS = 1e-7
 
 _INPUTS = ("input_features", "input_values")
-
-
-def has_processor(folder: Path) -> bool:
-    """Return whether the folder says how clips are prepared."""
-    if (folder / "preprocessor_config.json").is_file():
-        return True
-    nested = folder / "processor_config.json"
-    return nested.is_file() and "feature_extractor" in read_json(nested)
-
-
-def load_processor(folder: Path, *, trust_remote_code: bool) -> Processor:
-    """Return the folder's feature extractor."""
-    from transformers import AutoFeatureExtractor
-
-    if not has_processor(folder):
-        raise UnsupportedModelError(
-            f"{folder} does not say how the model's clips are prepared: it has no "
-            "preprocessor_config.json. Save the model's feature extractor there "
-            "(`extractor.save_pretrained(folder)`)."
-        )
-    try:
-        with quiet_transformers():
-            made = AutoFeatureExtractor.from_pretrained(
-                folder, local_files_only=True, trust_remote_code=trust_remote_code
-            )
-            return Processor(made)
-    except Exception as error:
-        if "trust_remote_code" in str(error):
-            raise UnsafeModelError(
-                f"The feature extractor in {folder} is Python code of its own, which skembed does "
-                "not run. If you have read that code and trust it, set trust_remote_code=True."
-            ) from error
-        raise UnsupportedModelError(
-            f"The feature extractor in {folder} cannot be used: {type(error).__name__}: {error}"
-        ) from error
 
 
 class Processor:

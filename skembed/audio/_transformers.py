@@ -18,14 +18,16 @@ from skembed.audio._backbone import (
     least_samples,
 )
 from skembed.audio._clips import Part
-from skembed.audio._processor import load_processor
+from skembed.audio._processor import Processor
 from skembed.exceptions import InvalidParameterError, UnsupportedModelError
 from skembed.modules import SpeechModel, States, find_unused, make_states
 from skembed.weights import (
     FolderSource,
     check_weights,
+    has_processor,
     load_config,
     load_pretrained,
+    load_processor,
     refuse_code_from_elsewhere,
     releases_of,
 )
@@ -83,7 +85,7 @@ class TransformersBackbone(AudioBackbone):
                 f"layer={settings.layer!r}: expected the number of a hidden state of {self.name}, "
                 "or None."
             )
-        self._processor = load_processor(self._folder, trust_remote_code=self.is_foreign)
+        self._processor = self._load_processor()
         self.rate, self.limit = self._processor.rate, self._processor.limit
         self._auto, self._config = _find_part(config)
         if hasattr(config, "conv_kernel"):
@@ -108,6 +110,21 @@ class TransformersBackbone(AudioBackbone):
             output=self._output,
             trust_remote_code=self.is_foreign,
             libraries=releases_of("transformers", "torchaudio"),
+        )
+
+    def _load_processor(self) -> Processor:
+        if not has_processor(self._folder, "feature_extractor"):
+            raise UnsupportedModelError(
+                f"{self._folder} does not say how the model's clips are prepared: it has no "
+                "preprocessor_config.json. Save the model's feature extractor there "
+                "(`extractor.save_pretrained(folder)`)."
+            )
+        return load_processor(
+            "AutoFeatureExtractor",
+            self._folder,
+            Processor,
+            what="feature extractor",
+            trust_remote_code=self.is_foreign,
         )
 
     def _prepare(self, samples: NDArray[np.float32]) -> Part:

@@ -5,7 +5,7 @@ Knows backbones and devices, not modalities: what a part is, the room's subclass
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from skembed._backbone import Backbone
+from skembed._backbone import Backbone, ModelSettings
 from skembed._encoder import Encoder
 from skembed.acceleration import accelerate
 from skembed.engine._devices import is_out_of_memory, resolve_dtype
@@ -30,20 +30,18 @@ T = TypeVar("T")
 class BackboneEncoder(Encoder):
     """What the rooms' encoders have in common.
 
-    `dtype` is what the user asked for ("auto" is the backbone's preference, else the device's);
-    `settings` are what else decides a vector, as `digest_of` takes it.
+    Of `settings` dtype, n_components and normalize count ("auto" is the backbone's preferred dtype,
+    else the device's); `others` are what else decides a vector, as `digest_of` takes it.
     """
 
     def __init__(
         self,
         backbone: Backbone,
+        settings: ModelSettings,
         device: torch.device,
-        *,
-        dtype: str,
-        n_components: int | None,
-        normalize: bool,
-        settings: Mapping[str, object],
+        **others: object,
     ) -> None:
+        dtype, n_components, normalize = settings.dtype, settings.n_components, settings.normalize
         self.backbone = backbone
         self.torch_device = device
         is_float32 = device.type in backbone.float32_on or (
@@ -70,7 +68,7 @@ class BackboneEncoder(Encoder):
                 "dtype": computes_in,
                 "normalize": normalize,
                 "n_components": n_components,
-                **settings,
+                **others,
             }
         )
 

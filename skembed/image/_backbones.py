@@ -12,11 +12,10 @@ from skembed.image._backbone import ImageBackbone, ImageSettings
 from skembed.image._models import MODELS
 from skembed.image._modules import find_module
 from skembed.image._preprocess import find_preprocess
-from skembed.image._processor import has_processor
 from skembed.image._timm import find_timm, is_timm_folder
 from skembed.image._torchvision import find_torchvision
 from skembed.image._transformers import find_transformers
-from skembed.weights import FolderSource, read_modules, resolve_model
+from skembed.weights import FolderSource, has_processor, read_modules, resolve_model
 
 __all__ = ["find_backbone"]
 
@@ -64,7 +63,7 @@ def _part_of_pictures(folder: Path) -> Path:
 
 
 def _is_whole(folder: Path) -> bool:
-    return has_processor(folder) or is_timm_folder(folder)
+    return has_processor(folder, "image_processor") or is_timm_folder(folder)
 
 
 def _is_place(name: str) -> bool:

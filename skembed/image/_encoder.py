@@ -34,17 +34,9 @@ class ImageEncoder(BackboneEncoder):
     def __init__(
         self, backbone: ImageBackbone, settings: ImageSettings, device: torch.device
     ) -> None:
-        super().__init__(
-            backbone,
-            device,
-            dtype=settings.dtype,
-            n_components=settings.n_components,
-            normalize=settings.normalize,
-            settings={
-                "Pillow": ".".join(PIL.__version__.split(".")[:2]),
-                "reads cut files": settings.reads_cut_files,
-            },
-        )
+        release = ".".join(PIL.__version__.split(".")[:2])
+        cut_files = settings.reads_cut_files
+        super().__init__(backbone, settings, device, pillow=release, reads_cut_files=cut_files)
 
     @property
     def policy(self) -> BatchPolicy:

@@ -7,65 +7,25 @@ the processor gives.
 from __future__ import annotations
 
 from contextlib import suppress
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from skembed.exceptions import UnsafeModelError, UnsupportedModelError
+from skembed.exceptions import UnsupportedModelError
 from skembed.image._backbone import Scale, refuse_enormous
 from skembed.image._preprocess import probe_picture
-from skembed.store import digest_of
-from skembed.weights import kept_recent, quiet_transformers, read_json
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["Processor", "has_processor", "load_processor"]
+__all__ = ["Processor"]
 
 _MOST_CHANGE = 1e-6
 
 # (width, height) of the pictures on which ways are compared: upright, across, large, tiny.
 _PROBES = ((37, 53), (400, 301), (161, 640), (3, 2))
-
-
-def has_processor(folder: Path) -> bool:
-    """Return whether the folder says how pictures are prepared."""
-    if (folder / "preprocessor_config.json").is_file():
-        return True
-    nested = folder / "processor_config.json"
-    return nested.is_file() and "image_processor" in read_json(nested)
-
-
-def load_processor(folder: Path, files_digest: bytes, *, trust_remote_code: bool) -> Processor:
-    """Return the folder's processor, one for all backbones of these files."""
-    place = {"kind": "image processor", "files": files_digest, "folder": str(folder)}
-    key = digest_of({**place, "trust_remote_code": trust_remote_code})
-    return kept_recent(key, lambda: _load(folder, trust_remote_code))
-
-
-def _load(folder: Path, trust_remote_code: bool) -> Processor:
-    from transformers import AutoImageProcessor
-
-    try:
-        with quiet_transformers():
-            made = AutoImageProcessor.from_pretrained(
-                folder, local_files_only=True, trust_remote_code=trust_remote_code
-            )
-            return Processor(made)
-    except UnsupportedModelError as error:
-        raise UnsupportedModelError(f"The image processor in {folder} {error}") from error
-    except Exception as error:
-        if "trust_remote_code" in str(error):
-            raise UnsafeModelError(
-                f"The image processor in {folder} is Python code of its own, which skembed does "
-                "not run. If you have read that code and trust it, set trust_remote_code=True."
-            ) from error
-        raise UnsupportedModelError(
-            f"The image processor in {folder} cannot be used: {type(error).__name__}: {error}"
-        ) from error
 
 
 class Processor:
@@ -90,7 +50,7 @@ class Processor:
         if pixels is None or pixels.ndim != 4 or len(pixels) != 1 or pixels.shape[1] != 3:
             shapes = {name: tuple(getattr(value, "shape", ())) for name, value in found.items()}
             raise UnsupportedModelError(
-                f"makes {shapes} of a picture; expected pixel_values of shape (1, 3, height, "
+                f"it makes {shapes} of a picture; expected pixel_values of shape (1, 3, height, "
                 "width). Choose a model that takes single pictures."
             )
         self.extras = {name: value for name, value in found.items() if name != "pixel_values"}

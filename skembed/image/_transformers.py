@@ -16,13 +16,16 @@ from torch import Tensor, nn
 from skembed.exceptions import UnsupportedModelError
 from skembed.image._backbone import ImageBackbone, ImageSettings, kept_backbone
 from skembed.image._features import Plan, find_on_meta, make_plan
-from skembed.image._processor import Processor, has_processor, load_processor
+from skembed.image._processor import Processor
 from skembed.modules import Preprocess, States, drop_unused, find_unused, has_weights, make_states
 from skembed.weights import (
     FolderSource,
     check_weights,
+    has_processor,
+    kept_recent,
     load_config,
     load_pretrained,
+    load_processor,
     refuse_code_from_elsewhere,
     releases_of,
 )
@@ -123,7 +126,7 @@ class TransformersBackbone(ImageBackbone):
 
     def _load_processor(self) -> Processor:
         folder = self.source.folder
-        if not has_processor(folder):
+        if not has_processor(folder, "image_processor"):
             is_of_texts = any((folder / name).is_file() for name in _OF_TEXTS)
             hint = " If it is a model of texts, TextEmbedder reads it." if is_of_texts else ""
             raise UnsupportedModelError(
@@ -132,7 +135,12 @@ class TransformersBackbone(ImageBackbone):
                 f"preprocess= to a callable that turns a PIL image into a tensor.{hint}"
             )
         trusted = self._settings.trust_remote_code
-        return load_processor(folder, self.source.digest, trust_remote_code=trusted)
+
+        def load() -> Processor:
+            auto, what = "AutoImageProcessor", "image processor"
+            return load_processor(auto, folder, Processor, what=what, trust_remote_code=trusted)
+
+        return kept_recent((load_processor, self.source.digest, str(folder), trusted), load)
 
     def _shape(self) -> tuple[int, ...]:
         """Return the shape of one picture that the model can read, as a batch."""

@@ -6,6 +6,7 @@ From `transform` to the model's own `forward`, a batch crosses 14 frames in 8 fi
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -31,14 +32,12 @@ class TextEncoder(BackboneEncoder):
         self, backbone: TransformerBackbone, settings: TextSettings, device: torch.device
     ) -> None:
         is_auto = settings.normalize == "auto"
-        super().__init__(
-            backbone,
-            device,
-            dtype=settings.dtype,
+        settings = replace(
+            settings,
             n_components=settings.n_components or backbone.n_components,
-            normalize=backbone.normalizes if is_auto else bool(settings.normalize),
-            settings={"in_chunks": settings.in_chunks},
+            normalize=backbone.normalizes if is_auto else settings.normalize,
         )
+        super().__init__(backbone, settings, device, in_chunks=settings.in_chunks)
         self.in_chunks = settings.in_chunks
         self.max_length = backbone.max_length
 

@@ -16,8 +16,10 @@ from skembed.weights._memory import is_out_of_memory
 from skembed.weights._models import free_memory, kept_recent, shared_model, unload_models
 from skembed.weights._packages import PACKAGES
 from skembed.weights._pretrained import (
+    has_processor,
     load_config,
     load_pretrained,
+    load_processor,
     quiet_transformers,
     refuse_code_from_elsewhere,
 )
@@ -36,10 +38,12 @@ __all__ = [
     "fingerprint",
     "folder_digest",
     "free_memory",
+    "has_processor",
     "is_out_of_memory",
     "kept_recent",
     "load_config",
     "load_pretrained",
+    "load_processor",
     "load_state",
     "quiet_transformers",
     "read_json",

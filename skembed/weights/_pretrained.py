@@ -12,7 +12,7 @@ import pickle
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from skembed.exceptions import UnsafeModelError, UnsupportedModelError
 from skembed.weights._files import read_json
@@ -23,7 +23,16 @@ from skembed.weights._memory import is_out_of_memory
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["load_config", "load_pretrained", "quiet_transformers", "refuse_code_from_elsewhere"]
+__all__ = [
+    "has_processor",
+    "load_config",
+    "load_pretrained",
+    "load_processor",
+    "quiet_transformers",
+    "refuse_code_from_elsewhere",
+]
+
+T = TypeVar("T")
 
 # The files whose `auto_map` names Python code.
 _NAME_CODE = (
@@ -74,6 +83,36 @@ def refuse_code_from_elsewhere(folder: Path) -> None:
                     f"{folder / name} takes code from another repository ({place}). Copy the code "
                     "into the folder and name it in auto_map."
                 )
+
+
+def has_processor(folder: Path, part: str) -> bool:
+    """Return whether a folder says how rows are prepared, for models of several parts for one."""
+    if (folder / "preprocessor_config.json").is_file():
+        return True
+    nested = folder / "processor_config.json"
+    return nested.is_file() and part in read_json(nested)
+
+
+def load_processor(
+    auto: str, folder: Path, make: Callable[[Any], T], *, what: str, trust_remote_code: bool
+) -> T:
+    """Return what `make` makes of a folder's processor, loaded by an Auto class of this name."""
+    import transformers
+
+    try:
+        with quiet_transformers():
+            load = getattr(transformers, auto).from_pretrained
+            return make(load(folder, local_files_only=True, trust_remote_code=trust_remote_code))
+    except Exception as error:
+        if "trust_remote_code" in str(error):
+            raise UnsafeModelError(
+                f"The {what} in {folder} is Python code of its own, which skembed does not run. If "
+                "you have read that code and trust it, set trust_remote_code=True."
+            ) from error
+        kind = "" if isinstance(error, UnsupportedModelError) else f"{type(error).__name__}: "
+        raise UnsupportedModelError(
+            f"The {what} in {folder} cannot be used: {kind}{error}"
+        ) from error
 
 
 def load_pretrained(
