@@ -15,7 +15,14 @@ from typing import Any, Generic, TypeVar
 
 import numpy as np
 
-from skembed._files import digest_files, digest_of_file, is_path, path_of, read_file_object
+from skembed._files import (
+    RowFile,
+    digest_files,
+    digest_of_file,
+    is_path,
+    path_of,
+    read_file_object,
+)
 from skembed._inputs import CheckedRows, is_missing, is_tensor
 
 __all__ = ["FileRoom", "check_rows", "describe_bytes", "holds_array", "is_single_file"]
@@ -63,14 +70,13 @@ class FileRoom(Generic[Item]):
     """What a room makes of its rows.
 
     `why_not` says what is wrong with a file that should be `what` ("an image") as far as its header
-    tells. `of_path` and `of_bytes` make an item of a file and its digest; `check_others` gives an
-    item, or what is wrong, for each of the rows that are no files.
+    tells. `of_file` makes an item of a file; `check_others` gives an item, or what is wrong, for
+    each of the rows that are no files.
     """
 
     what: str
     why_not: Callable[[bytes], str | None]
-    of_path: Callable[[str, bytes], Item]
-    of_bytes: Callable[[bytes, bytes], Item]
+    of_file: Callable[[RowFile], Item]
     check_others: Callable[[list[Any]], Sequence[Item | str]]
     most_bytes: int = 1 << 30
 
@@ -105,7 +111,7 @@ def check_rows(column: Sequence[Any], room: FileRoom[Any]) -> CheckedRows:
         list(paths.values()), room.why_not, what=room.what, most_bytes=room.most_bytes
     )
     for row, digest in zip(paths, digests, strict=True):
-        note(row, digest if isinstance(digest, str) else room.of_path(paths[row], digest))
+        note(row, digest if isinstance(digest, str) else room.of_file(RowFile(paths[row], digest)))
     positions = np.array(sorted(items), dtype=np.int64)
     good = [items[row] for row in positions.tolist()]
     return CheckedRows(good, positions, len(column), dict(sorted(faults.items())))
@@ -161,4 +167,4 @@ def _check_bytes(data: bytes, room: FileRoom[Item]) -> Item | str:
     if reason := room.why_not(data):
         hint = "; give a path as str or Path, not as bytes" if is_path(data) else ""
         return f"{len(data):,} bytes: {reason}{hint}"
-    return room.of_bytes(data, digest_of_file(data))
+    return room.of_file(RowFile(data, digest_of_file(data)))

@@ -15,12 +15,15 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from skembed._forks import after_fork_in_child
 
 __all__ = [
+    "ChangedRow",
+    "RowFile",
     "digest_files",
     "digest_of_file",
     "is_path",
@@ -59,6 +62,36 @@ def _after_fork() -> None:
 
 
 after_fork_in_child(_after_fork)
+
+
+class ChangedRow(ValueError):
+    """A row is gone, or no longer what it was when it was checked; the message says which."""
+
+
+@dataclass(frozen=True, slots=True)
+class RowFile:
+    """A row that is a file: its path, read when it is needed, or its bytes; and their digest."""
+
+    place: str | bytes
+    digest: bytes
+
+    def read(self) -> bytes:
+        """Return the bytes that the digest is of; ChangedRow says why not."""
+        if isinstance(self.place, bytes):
+            return self.place
+        try:
+            data = Path(self.place).read_bytes()
+        except OSError as error:
+            reason = f"it cannot be read any more: {error.strerror or error}"
+            raise ChangedRow(reason) from error
+        # A vector must never be stored under the key of another content.
+        if digest_of_file(data) != self.digest:
+            raise ChangedRow("it changed while it was being embedded")
+        return data
+
+    def describe(self) -> str:
+        """Return what messages call it."""
+        return repr(self.place) if isinstance(self.place, str) else f"{len(self.place):,} bytes"
 
 
 def digest_of_file(data: bytes) -> bytes:

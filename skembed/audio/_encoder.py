@@ -14,10 +14,11 @@ import torch
 from numpy.typing import NDArray
 
 from skembed._encoder import BatchPolicy, Fault, Prepared
+from skembed._files import ChangedRow
 from skembed.audio._backbone import AudioBackbone, AudioSettings
 from skembed.audio._clips import Part
 from skembed.audio._decoding import DECODERS, UnreadableSound
-from skembed.audio._sounds import ChangedSound, Samples, Sound
+from skembed.audio._sounds import Samples, Sound
 from skembed.engine import BackboneEncoder, is_out_of_memory, prepare_in_threads
 from skembed.exceptions import InvalidParameterError
 
@@ -86,8 +87,8 @@ class AudioEncoder(BackboneEncoder):
     def _prepare_one(self, item: Sound) -> Prepared | Fault:
         try:
             samples, content, quality = item.read(self.rate)
-        except UnreadableSound as error:
-            return Fault(str(error), is_gone=isinstance(error, ChangedSound))
+        except (UnreadableSound, ChangedRow) as error:
+            return Fault(str(error), is_gone=isinstance(error, ChangedRow))
         if quality is not None and self.refuses_poor:
             return Fault(quality)
         if len(samples) < self.backbone.least:

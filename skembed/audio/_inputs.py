@@ -21,7 +21,7 @@ from skembed._inputs import (
     shown,
 )
 from skembed.audio._decoding import why_not_a_sound
-from skembed.audio._sounds import BytesSound, FileSound, Sound, WaveformSound, check_waveform
+from skembed.audio._sounds import EncodedSound, Sound, WaveformSound, check_waveform
 from skembed.exceptions import InvalidInputError, InvalidParameterError
 
 __all__ = ["check_rate", "check_sounds"]
@@ -48,8 +48,7 @@ def check_sounds(X: Any, *, sampling_rate: float | None = None) -> CheckedRows:
     room = FileRoom(
         what="a sound",
         why_not=why_not_a_sound,
-        of_path=FileSound,
-        of_bytes=BytesSound,
+        of_file=EncodedSound,
         check_others=lambda values: [_check_row(value, rate) for value in values],
         most_bytes=_MOST_BYTES,
     )

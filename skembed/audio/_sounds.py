@@ -6,21 +6,18 @@ import hashlib
 import struct
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from skembed._files import digest_of_file
+from skembed._files import RowFile
 from skembed.audio._decoding import MOST_CHANNELS, UnreadableSound, decode
 from skembed.audio._quality import mix, mix_and_check, to_float
 from skembed.audio._resampling import resample
 
 __all__ = [
-    "BytesSound",
-    "ChangedSound",
-    "FileSound",
+    "EncodedSound",
     "ReadSound",
     "Samples",
     "Sound",
@@ -29,10 +26,6 @@ __all__ = [
 ]
 
 Samples = NDArray[np.float32]
-
-
-class ChangedSound(UnreadableSound):
-    """A clip is gone, or no longer what it was."""
 
 
 class ReadSound(NamedTuple):
@@ -53,7 +46,7 @@ class Sound(ABC):
 
     @abstractmethod
     def read(self, rate: int) -> ReadSound:
-        """Return the clip at a rate in Hz; UnreadableSound or ChangedSound say why not."""
+        """Return the clip at a rate in Hz; UnreadableSound or ChangedRow say why not."""
 
     @abstractmethod
     def describe(self) -> str:
@@ -61,40 +54,21 @@ class Sound(ABC):
 
 
 @dataclass(frozen=True, slots=True)
-class FileSound(Sound):
-    """A file on disk, read when it is needed."""
+class EncodedSound(Sound):
+    """A file."""
 
-    path: str
-    digest: bytes
+    file: RowFile
+
+    @property
+    def digest(self) -> bytes:  # type: ignore[override]
+        return self.file.digest
 
     def read(self, rate: int) -> ReadSound:
-        try:
-            data = Path(self.path).read_bytes()
-        except OSError as error:
-            reason = f"it can no longer be read: {error.strerror or error}"
-            raise ChangedSound(reason) from error
-        if digest_of_file(data) != self.digest:
-            raise ChangedSound("it changed while it was being embedded")
-        samples, quality = decode(data, rate)
+        samples, quality = decode(self.file.read(), rate)
         return ReadSound(samples, None, quality)
 
     def describe(self) -> str:
-        return repr(self.path)
-
-
-@dataclass(frozen=True, slots=True)
-class BytesSound(Sound):
-    """A file in memory."""
-
-    data: bytes
-    digest: bytes
-
-    def read(self, rate: int) -> ReadSound:
-        samples, quality = decode(self.data, rate)
-        return ReadSound(samples, None, quality)
-
-    def describe(self) -> str:
-        return f"{len(self.data):,} bytes"
+        return self.file.describe()
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,9 +8,10 @@ import PIL
 import torch
 
 from skembed._encoder import BatchPolicy, Fault, Prepared
+from skembed._files import ChangedRow
 from skembed.engine import BackboneEncoder, prepare_in_threads
 from skembed.image._backbone import ImageBackbone, ImageSettings, UnfitPicture
-from skembed.image._pictures import ChangedPicture, Picture, digest_of_image
+from skembed.image._pictures import Picture, digest_of_image
 from skembed.image._rgb import UnreadablePicture
 
 __all__ = ["ImageEncoder"]
@@ -66,8 +67,8 @@ class ImageEncoder(BackboneEncoder):
     def _prepare_one(self, item: Picture) -> Prepared | Fault:
         try:
             image = item.open()
-        except UnreadablePicture as error:
-            return Fault(str(error), is_gone=isinstance(error, ChangedPicture))
+        except (UnreadablePicture, ChangedRow) as error:
+            return Fault(str(error), is_gone=isinstance(error, ChangedRow))
         size = max(1, image.width * image.height)
         content = digest_of_image(image) if item.is_of_pixels else None
         try:

@@ -33,8 +33,7 @@ from skembed.image._arrays import (
     warn_if_nearly_black,
 )
 from skembed.image._pictures import (
-    BytesPicture,
-    FilePicture,
+    EncodedPicture,
     Picture,
     PixelPicture,
     check_all_loaded,
@@ -78,8 +77,7 @@ def check_images(
     room = FileRoom(
         what="an image",
         why_not=why_not_an_image,
-        of_path=partial(FilePicture, value_range=value_range),
-        of_bytes=partial(BytesPicture, value_range=value_range),
+        of_file=partial(EncodedPicture, value_range=value_range),
         check_others=check_others,
     )
     return check_rows(column, room)

@@ -14,7 +14,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -22,15 +21,13 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFile, UnidentifiedImageError
 
 from skembed._file_rows import describe_bytes
-from skembed._files import digest_of_file, read_from_start, reading
+from skembed._files import ChangedRow, RowFile, read_from_start, reading
 from skembed.engine import map_in_threads
 from skembed.exceptions import SkembedWarning
 from skembed.image._rgb import Range, UnreadablePicture, to_8_bits, upright_rgb
 
 __all__ = [
-    "BytesPicture",
-    "ChangedPicture",
-    "FilePicture",
+    "EncodedPicture",
     "LoadedPicture",
     "Picture",
     "PixelPicture",
@@ -56,10 +53,6 @@ _STEPS = {"L;2": 85, "L;4": 17}
 _BITS_PER_SAMPLE, _PLANES = 258, 284
 
 
-class ChangedPicture(UnreadablePicture):
-    """A picture is gone, or no longer what it was."""
-
-
 class Picture(ABC):
     """One row; its digest is of a file's bytes, or of pixels in memory after all `open` does.
 
@@ -74,67 +67,32 @@ class Picture(ABC):
 
     @abstractmethod
     def open(self) -> Image.Image:
-        """Return the picture, upright, in RGB; UnreadablePicture or ChangedPicture say why not."""
+        """Return the picture, upright, in RGB; UnreadablePicture or ChangedRow say why not."""
 
     @abstractmethod
     def describe(self) -> str:
         """Return what messages call it."""
 
 
-class _EncodedPicture(Picture):
-    """The bytes of a file, wherever they are."""
+@dataclass(frozen=True, slots=True)
+class EncodedPicture(Picture):
+    """A file."""
 
-    __slots__ = ()
-
-    digest_of_bytes: bytes
-    value_range: Range | None
+    file: RowFile
+    value_range: Range | None = None
 
     @property
     def digest(self) -> bytes:  # type: ignore[override]
         """Digest of the bytes, and of the range if there is one."""
-        return _with_range(self.digest_of_bytes, self.value_range)
-
-
-@dataclass(frozen=True, slots=True)
-class FilePicture(_EncodedPicture):
-    """A file on disk, read when it is needed."""
-
-    path: str
-    digest_of_bytes: bytes
-    value_range: Range | None = None
+        return _with_range(self.file.digest, self.value_range)
 
     def open(self) -> Image.Image:
         """Read and decode the file."""
-        try:
-            data = Path(self.path).read_bytes()
-        except OSError as error:
-            reason = error.strerror or error
-            raise ChangedPicture(f"it cannot be read any more: {reason}") from error
-        # A vector must never be stored under the key of another content.
-        if digest_of_file(data) != self.digest_of_bytes:
-            raise ChangedPicture("it changed while it was being embedded")
-        return decode(data, self.value_range)
+        return decode(self.file.read(), self.value_range)
 
     def describe(self) -> str:
-        """Return the path."""
-        return repr(self.path)
-
-
-@dataclass(frozen=True, slots=True)
-class BytesPicture(_EncodedPicture):
-    """An encoded file in memory."""
-
-    data: bytes
-    digest_of_bytes: bytes
-    value_range: Range | None = None
-
-    def open(self) -> Image.Image:
-        """Decode the bytes."""
-        return decode(self.data, self.value_range)
-
-    def describe(self) -> str:
-        """Return how many bytes it has."""
-        return f"{len(self.data):,} bytes"
+        """Return the path, or how many bytes it has."""
+        return self.file.describe()
 
 
 @dataclass(frozen=True, slots=True)
@@ -317,7 +275,7 @@ class LoadedPicture(Picture):
             raise
         except Exception as error:  # it could be read when it was checked
             reason = f"it can be read no more: {error or type(error).__name__}"
-            raise ChangedPicture(reason) from error
+            raise ChangedRow(reason) from error
 
     def describe(self) -> str:
         """Return that it is one."""

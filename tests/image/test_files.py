@@ -12,10 +12,10 @@ import pytest
 from PIL import Image, ImageFile
 
 from skembed import ImageEmbedder, _files
+from skembed._files import ChangedRow
 from skembed.exceptions import InvalidRowsError
 from skembed.image import _pictures
 from skembed.image._inputs import check_images
-from skembed.image._pictures import ChangedPicture
 from skembed.image._rgb import UnreadablePicture
 from tests.image.pictures import digests, encode, opened, pixels_of, rgb_pixels
 
@@ -106,9 +106,9 @@ def test_a_file_that_changes_meanwhile_is_a_fault_not_another_picture(folder):
     rows = check_images([folder / "a.png", folder / "b.png"])
     (folder / "a.png").write_bytes(encode(RGB[::-1].copy()))
     (folder / "b.png").unlink()
-    with pytest.raises(ChangedPicture, match=r"it changed while it was being embedded"):
+    with pytest.raises(ChangedRow, match=r"it changed while it was being embedded"):
         rows.items[0].open()
-    with pytest.raises(ChangedPicture, match=r"it cannot be read any more: No such file"):
+    with pytest.raises(ChangedRow, match=r"it cannot be read any more: No such file"):
         rows.items[1].open()
     assert rows.items[0].describe() == repr(str(folder / "a.png"))
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import EpsImagePlugin, Image, ImageFile
 
+from skembed._files import ChangedRow
 from skembed.image._inputs import check_images
-from skembed.image._pictures import ChangedPicture
 from tests.image.pictures import digests, encode, opened, pixels_of, rgb_pixels
 
 RGB = rgb_pixels()
@@ -140,5 +140,5 @@ def test_an_image_that_is_spoiled_meanwhile_is_gone(spoil):
     image = lazy()
     item = check_images([image]).items[0]
     spoil(image)
-    with pytest.raises(ChangedPicture, match=r"it can be read no more: "):
+    with pytest.raises(ChangedRow, match=r"it can be read no more: "):
         item.open()
