@@ -155,21 +155,25 @@ class Recurrent(nn.Module):
 
 
 @pytest.mark.parametrize(
-    "blocks",
+    ("blocks", "is_in_place"),
     [
-        [Block(), Block()],
-        [Block(is_late=True), Block()],
-        [ViewedBlock(), Block()],
-        [Recurrent(), Block()],
+        ([Block(), Block()], [True, True]),
+        ([Block(is_late=True), Block()], [False, False]),  # the last shortcut is no convolution's
+        ([ViewedBlock(), Block()], [False, False]),
+        ([Recurrent(), Block()], [False, True]),
     ],
-    ids=["plain", "needed later", "viewed", "read by the convolution"],
+    ids=["spare", "needed later", "viewed", "read by the convolution"],
 )
-def test_sums_with_a_shortcut_leave_the_shortcut_as_it_was(blocks):
+def test_a_sum_overwrites_its_shortcut_only_if_nothing_else_needs_it(blocks, is_in_place):
     module, x = network(*blocks), pixels()
     expected = module(x)
     fold_batch_norms(module, lambda: module(x), lambda: True)
     fast = pack_convolutions(module, x, lambda new: True)
     torch.testing.assert_close(fast(x), expected, rtol=1e-4, atol=1e-5)
+    layers = [each for each in fast.modules() if isinstance(each, PackedConvolution)]
+    takes_sum = [kind[1] for kind in fused_kinds(fast)]
+    found = [m.is_in_place for m, takes in zip(layers, takes_sum, strict=True) if takes]
+    assert found == is_in_place
 
 
 def test_pixels_are_not_overwritten():
