@@ -27,7 +27,7 @@ class EmbeddingReport:
     faults : dict of int to str
         Bad rows by position, with what is wrong with each.
     notes : dict of int to str
-        Rows read in this call that were embedded and yet are poor, by position.
+        Rows that were embedded and yet are poor, now or when they were stored, by position.
     row_sizes : ndarray of shape (n_rows,), int64
         Full length of each row in the modality's unit, before anything was cut; 0 for bad rows.
     seconds, rows_per_second : float

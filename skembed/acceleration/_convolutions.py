@@ -159,11 +159,11 @@ class PackedConvolution(nn.Module):
             other = other.contiguous(memory_format=torch.channels_last)
             kind, numbers, algorithm = self.after
             how = (*self._how, "add", None, None if kind == "none" else kind, numbers, algorithm)
-            given = (x, weight, self.bias, *how)
+            given = (weight, self.bias, *how)
             if self.is_in_place:
-                out = torch.ops.mkldnn._convolution_pointwise_.binary(other, *given)
+                out = torch.ops.mkldnn._convolution_pointwise_.binary(other, x, *given)
             else:
-                out = torch.ops.mkldnn._convolution_pointwise.binary(x, other, *given[1:])
+                out = torch.ops.mkldnn._convolution_pointwise.binary(x, other, *given)
         return out
 
     def _gives(self, x: Tensor, shape: torch.Size) -> bool:

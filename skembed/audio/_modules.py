@@ -38,7 +38,7 @@ _SHAPES = (
 def find_module(module: nn.Module, settings: AudioSettings) -> ModuleBackbone:
     """Return the backbone of a module of the user's."""
     source = ModuleSource(module)
-    reasons = {"weights": f"those of {source.name}, a torch.nn.Module, are in it."}
+    reasons = {"weights": f"the weights of {source.name}, a torch.nn.Module, are in it."}
     if isinstance(settings.layer, int):
         reasons["layer"] = f"expected the name of a submodule of {source.name}."
     settings.refuse(revision=OF_THE_HUB, **reasons)
