@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from dataclasses import fields
 from numbers import Integral
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,11 +39,9 @@ from skembed.exceptions import (
     describe_rows,
     warn_user,
 )
+from skembed.modules import Carried
 from skembed.store import EmbeddingStore, resolve_store
 from skembed.weights import kept_recent
-
-if TYPE_CHECKING:
-    pass
 
 __all__ = ["BaseEmbedder", "PretrainedEmbedder"]
 
@@ -274,7 +272,15 @@ class BaseEmbedder(CallbackSupportMixin, TransformerMixin, BaseEstimator):
 
     def __getstate__(self) -> dict[str, Any]:
         state: Any = super().__getstate__()
-        return {name: value for name, value in state.items() if name not in self._is_private}
+        return {
+            name: Carried(value) if isinstance(value, nn.Module) else value
+            for name, value in state.items()
+            if name not in self._is_private
+        }
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        carried = {name: each.module for name, each in state.items() if isinstance(each, Carried)}
+        super().__setstate__({**state, **carried})  # copy.copy hands the state over as it is
 
     def __sklearn_is_fitted__(self) -> bool:
         return "_has_been_fitted" in self.__dict__

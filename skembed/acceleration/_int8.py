@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeGuard
 
 import torch
@@ -36,10 +36,15 @@ the other 1,532 less than 4."""
 
 @dataclass(frozen=True)
 class _Range:
-    """What a layer was seen to take in: least and most of every feature, shape (in_features,)."""
+    """What a layer was seen to take in: least and most of every feature, shape (in_features,).
+
+    `weight` is the largest that a feature meets in all layers that take it: queries, keys and
+    values are rounded alike.
+    """
 
     least: Tensor
     most: Tensor
+    weight: Tensor
 
     @property
     def size(self) -> Tensor:
@@ -174,7 +179,7 @@ def quantize_linear_layers(
             second_of = next((pair for pair in pairs if pair.second is layer), None)
             new[layer] = Int8Linear(
                 layer,
-                second_of.rounding if second_of else _round_by_feature(layer, seen, dtype),
+                second_of.rounding if second_of else _round_by_feature(seen, dtype),
                 dtype=dtype,
                 gelu=None if gelu is None else gelu_kind(gelu),
                 next_rounding=first_of.rounding if first_of else None,
@@ -198,6 +203,8 @@ def _is_linear(module: nn.Module) -> TypeGuard[nn.Linear]:
 def _find_ranges(module: nn.Module, run: Callable[[], Any]) -> dict[nn.Module, _Range]:
     """Return what goes into every linear layer that is run."""
     ranges: dict[nn.Module, _Range] = {}
+    # The tensors are kept: ids must not be used again.
+    takers: dict[int, tuple[Tensor, list[nn.Module]]] = {}
 
     def note(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         if not inputs or inputs[0].dim() < 2:
@@ -206,7 +213,8 @@ def _find_ranges(module: nn.Module, run: Callable[[], Any]) -> dict[nn.Module, _
         least, most = x.amin(0), x.amax(0)
         if (seen := ranges.get(layer)) is not None:
             least, most = torch.minimum(least, seen.least), torch.maximum(most, seen.most)
-        ranges[layer] = _Range(least, most)
+        takers.setdefault(id(inputs[0]), (inputs[0], []))[1].append(layer)
+        ranges[layer] = _Range(least, most, _largest_weight(layer))
 
     hooks = [m.register_forward_pre_hook(note) for m in module.modules() if _is_linear(m)]
     try:
@@ -214,7 +222,15 @@ def _find_ranges(module: nn.Module, run: Callable[[], Any]) -> dict[nn.Module, _
     finally:
         for hook in hooks:
             hook.remove()
+    for _, layers in takers.values():
+        weight = torch.stack([_largest_weight(each) for each in layers]).amax(0)
+        ranges.update({each: replace(ranges[each], weight=weight) for each in layers})
     return ranges
+
+
+def _largest_weight(layer: nn.Module) -> Tensor:
+    assert isinstance(layer, nn.Linear)
+    return layer.weight.detach().float().abs().amax(0).clamp(min=1e-5)
 
 
 @dataclass(frozen=True)
@@ -246,10 +262,9 @@ def _make_pairs(
     return pairs
 
 
-def _round_by_feature(layer: nn.Linear, seen: _Range, dtype: torch.dtype) -> _Rounding:
+def _round_by_feature(seen: _Range, dtype: torch.dtype) -> _Rounding:
     """Return a scale for every input feature, which takes part of its size into the weights."""
-    weight = layer.weight.detach().float().abs().amax(0).clamp(min=1e-5)
-    smoothing = seen.size**_MIGRATION / weight ** (1 - _MIGRATION)
+    smoothing = seen.size**_MIGRATION / seen.weight ** (1 - _MIGRATION)
     rate = 127 / (smoothing * (seen.size / smoothing).max())
     return _Rounding(rate.to(dtype), 128)
 

@@ -1,9 +1,8 @@
 """Faster linear layers on CPUs, for any model made of `nn.Linear`.
 
-oneDNN runs a product fastest on weights that lie in its own layout, and applies bias and GELU while
-the result is still in the cache. On 2 Zen 5 cores, 4,096 tokens from 384 to 1,536 in bfloat16: 7.4
-ms as torch calls it and 5.7 ms on weights laid out once; with the GELU after it, 17.3 and 6.6 ms.
-In float32 all of MiniLM takes 13% less time on 4,096 tokens and 27% less on one row.
+oneDNN runs a product fastest on weights that lie in its own layout. On 2 Zen 5 cores, 4,096 tokens
+from 384 to 1,536 in bfloat16: 7.4 ms as torch calls it and 5.7 ms on weights laid out once. In
+float32 all of MiniLM takes 13% less time on 4,096 tokens and 27% less on one row.
 
 The operators are private to torch: where they are missing or refuse, layers stay as they are. Knows
 modules and tensors, not what they are for.
@@ -12,13 +11,13 @@ modules and tensors, not what they are for.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeGuard
+from typing import TypeGuard
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from skembed.acceleration._passes import find_consumers, gelu_kind, has_hooks, replace_modules
+from skembed.acceleration._passes import has_hooks, replace_modules
 
 __all__ = ["pack_linear_layers", "run_steadily", "steady_size"]
 
@@ -57,52 +56,34 @@ def run_steadily(run: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
 
 
 class PackedLinear(nn.Module):
-    """A linear layer in bfloat16 or float32, and perhaps a GELU, on weights in oneDNN's layout."""
+    """A linear layer in bfloat16 or float32 on weights in oneDNN's layout."""
 
-    def __init__(self, linear: nn.Linear, gelu: str | None = None) -> None:
+    def __init__(self, linear: nn.Linear) -> None:
         super().__init__()
         self.in_features, self.out_features = linear.in_features, linear.out_features
         # Not parameters: an opaque layout has no gradient and cannot be saved.
         self.weight = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach(), _TOKENS)
         self.bias = None if linear.bias is None else linear.bias.detach()
-        self._after: tuple[Any, ...] = ("gelu", [], gelu) if gelu else ("none", [], "")
 
     def forward(self, input: Tensor) -> Tensor:
         """Map an input of shape (..., in_features) to (..., out_features)."""
         return run_steadily(
             lambda rows: torch.ops.mkldnn._linear_pointwise(
-                rows, self.weight, self.bias, *self._after
+                rows, self.weight, self.bias, "none", [], ""
             ),
             input,
         )
 
 
-def pack_linear_layers(
-    module: nn.Module,
-    run: Callable[[], Any],
-    agrees: Callable[[], bool],
-    *,
-    each_alone: bool = False,
-) -> bool:
+def pack_linear_layers(module: nn.Module, agrees: Callable[[], bool]) -> bool:
     """Replace the linear layers of a model on the CPU, if that proves to change nothing.
 
-    Layers in other formats than bfloat16 and float32 stay as they are.
-    `run` and `agrees` as in `replace_modules`; `run` shows which activation takes which layer's
-    output. `each_alone` fuses no layer with a GELU: for code that may take another way on other
-    rows.
+    Layers in other formats than bfloat16 and float32 stay as they are; `agrees` as in
+    `replace_modules`.
     """
 
     def make() -> dict[nn.Module, nn.Module]:
-        gelu_after = {}
-        if not each_alone:
-            gelu_after = find_consumers(
-                module, run, is_producer=_is_packable, is_consumer=gelu_kind
-            )
-        new: dict[nn.Module, nn.Module] = {gelu: nn.Identity() for gelu in gelu_after.values()}
-        for layer in filter(_is_packable, module.modules()):
-            gelu = gelu_after.get(layer)
-            new[layer] = PackedLinear(layer, None if gelu is None else gelu_kind(gelu))
-        return new
+        return {layer: PackedLinear(layer) for layer in module.modules() if _is_packable(layer)}
 
     return replace_modules(module, make, agrees)
 

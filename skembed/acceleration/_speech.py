@@ -72,21 +72,10 @@ def _finished(
         return packed
     expected = packed(probe)[0].to(dtype)
 
-    def agrees() -> bool:
-        return are_alike(packed(probe)[0].to(dtype), expected)
-
-    for part in (packed.frames, packed.positions):
-        try:
-            part.pack()
-            is_right = agrees()
-        except RuntimeError as error:
-            if is_out_of_memory(error):
-                raise
-            is_right = False  # this torch or this processor has no such operators
-        if not is_right:
-            part.unpack()
     packed.is_steady = True
-    packed.is_steady = pack_linear_layers(packed, lambda: packed(probe), agrees)
+    packed.is_steady = pack_linear_layers(
+        packed, lambda: are_alike(packed(probe)[0].to(dtype), expected)
+    )
     return packed
 
 

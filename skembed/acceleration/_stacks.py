@@ -50,7 +50,7 @@ def accelerate_stacks(
     Batch normalisations are folded, pictures lie with their channels last, and on CPUs convolutions
     and linear layers run on packed weights. Every step is proven on the probes and left out where
     the features change by more than rounding. Of foreign code that may take another way on other
-    values than the probes, nothing is fused; and it runs in one thread at a time.
+    values than the probes, nothing is folded; and it runs in one thread at a time.
     """
 
     def agrees_with(expected: Tensor) -> Callable[[nn.Module], bool]:
@@ -58,8 +58,7 @@ def accelerate_stacks(
 
     values, features = first_that_runs(partial(run_apart, core), probes)
     exact = agrees_with(features)
-    is_fixed = not is_foreign or is_traceable(core)
-    if is_fixed:
+    if not is_foreign or is_traceable(core):
         fold_batch_norms(core, lambda: run_apart(core, values), lambda: exact(core))
     if values.ndim == 4:
         core = core.to(memory_format=torch.channels_last)
@@ -73,12 +72,7 @@ def accelerate_stacks(
         near = agrees_with(run_apart(core, values))
         if values.ndim == 4:
             core = pack_convolutions(core, values.clone(), near)
-        pack_linear_layers(
-            core,
-            lambda: run_apart(core, values),
-            lambda: near(core),
-            each_alone=not is_fixed,
-        )
+        pack_linear_layers(core, lambda: near(core))
     return _InFormat(OneAtATime(core) if is_foreign else core, dtype)
 
 

@@ -153,9 +153,7 @@ def _pack_layers(fast: FastTransformer) -> bool:
     sequences = _probe_sequences(fast)
     batch = TokenBatch.of(sequences if fast.layout != "equal" else sequences[:1])
     expected = fast(batch)
-    return pack_linear_layers(
-        fast.model, lambda: fast(batch), lambda: are_alike(fast(batch), expected)
-    )
+    return pack_linear_layers(fast.model, lambda: are_alike(fast(batch), expected))
 
 
 def _quantize_layers(fast: FastTransformer, dtype: torch.dtype) -> None:

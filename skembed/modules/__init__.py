@@ -6,6 +6,7 @@ Knows modules and state dicts; must not know rows, modalities nor estimators.
 from __future__ import annotations
 
 from skembed.modules._building import build_empty, build_random, is_empty
+from skembed.modules._carried import Carried
 from skembed.modules._hidden import (
     drop_unused,
     find_layer,
@@ -33,6 +34,7 @@ from skembed.modules._tokens import TokenTransformer
 
 __all__ = [
     "POOLINGS",
+    "Carried",
     "CutAt",
     "Features",
     "ModuleSource",

@@ -13,13 +13,13 @@ from skembed.store._folder import Folder, is_in_use, open_folder
 from skembed.store._run import create_run_folder, run_folder, run_limit, sweep_runs
 from skembed.store._store import EmbeddingStore, absolute_path
 
-__all__ = ["resolve_store"]
+__all__ = ["live_run_folder", "resolve_store"]
 
 # Each keeps seven files open, and up to 128 MiB in memory.
 _N_RECENT = 8
 
 # One at most; a dictionary lets the first of several threads win.
-_runs: dict[str, EmbeddingStore] = {}
+_runs: dict[str, _RunStore] = {}
 
 
 class _RunStore(EmbeddingStore):
@@ -73,8 +73,17 @@ def resolve_store(cache: object) -> EmbeddingStore | None:
             f"{cache!r} of type {type(cache).__name__}."
         )
     if cache == "run":
-        return _runs.get("run") or _runs.setdefault("run", _RunStore())
+        return _run_store()
     return _find_named(absolute_path(cache))
+
+
+def _run_store() -> _RunStore:
+    return _runs.get("run") or _runs.setdefault("run", _RunStore())
+
+
+def live_run_folder() -> Path | None:
+    """Return this run's folder, which stays while this process lives; None if there can be none."""
+    return _run_store()._on_disk(lambda folder: folder.path, is_write=True)
 
 
 # The last few are kept, so that each call of an estimator meets what the last one left in memory.

@@ -11,19 +11,16 @@ from skembed.acceleration._linear import PackedLinear, pack_linear_layers, stead
 
 
 class Net(nn.Module):
-    """Two layers with a GELU between them; `residual` uses the first layer's output twice."""
+    """Two layers with a GELU between them."""
 
-    def __init__(self, gelu, *, residual=False):
+    def __init__(self):
         super().__init__()
         self.first = nn.Linear(32, 64)
-        self.gelu = gelu
+        self.gelu = nn.GELU()
         self.second = nn.Linear(64, 16, bias=False)
-        self.residual = residual
 
     def forward(self, x):
-        hidden = self.first(x)
-        after = self.gelu(hidden)
-        return self.second(after + hidden if self.residual else after)
+        return self.second(self.gelu(self.first(x)))
 
 
 @pytest.fixture(params=[torch.bfloat16, torch.float32])
@@ -37,60 +34,33 @@ def pack(net, rows):
     with torch.inference_mode():
         before = net(rows).float()
         is_packed = pack_linear_layers(
-            net, lambda: net(rows), lambda: bool((net(rows).float() - before).abs().max() < 0.05)
+            net, lambda: bool((net(rows).float() - before).abs().max() < 0.05)
         )
         return is_packed, float((net(rows).float() - before).abs().max())
 
 
 needs_operators = pytest.mark.skipif(
     not torch.backends.mkldnn.is_available()
-    or not pack(Net(nn.ReLU()), torch.zeros(1, 3, 32, dtype=torch.bfloat16))[0],
+    or not pack(Net(), torch.zeros(1, 3, 32, dtype=torch.bfloat16))[0],
     reason="this torch or processor has no packed products",
 )
 
 
 @needs_operators
-@pytest.mark.parametrize("approximate", ["none", "tanh"])
-def test_layers_and_the_gelu_between_them_become_one_product(rows, approximate):
-    net = Net(nn.GELU(approximate))
+def test_packed_layers_give_what_the_plain_ones_gave(rows):
+    net = Net()
     is_packed, change = pack(net, rows)
     assert is_packed
     assert change < (0.02 if rows.dtype is torch.bfloat16 else 1e-5)
     assert isinstance(net.first, PackedLinear)
     assert isinstance(net.second, PackedLinear)
-    assert isinstance(net.gelu, nn.Identity)
 
 
-@needs_operators
-def test_another_activation_stays_as_it_is(rows):
-    net = Net(nn.ReLU())
-    is_packed, change = pack(net, rows)
-    assert is_packed
-    assert change < (0.02 if rows.dtype is torch.bfloat16 else 1e-5)
-    assert isinstance(net.gelu, nn.ReLU)
-
-
-@needs_operators
-def test_a_gelu_that_takes_other_things_too_stays(rows):
-    class Mixed(Net):
-        def forward(self, x):
-            return super().forward(self.gelu(x))
-
-    net = Mixed(nn.GELU())
-    is_packed, change = pack(net, rows)
-    assert is_packed
-    assert change < (0.02 if rows.dtype is torch.bfloat16 else 1e-5)
-    assert isinstance(net.first, PackedLinear)
-    assert isinstance(net.gelu, nn.GELU)
-
-
-def test_an_output_that_is_used_elsewhere_too_undoes_everything(rows):
-    net = Net(nn.GELU(), residual=True)
-    is_packed, change = pack(net, rows)
-    assert not is_packed
-    assert change == 0
+def test_a_change_that_is_seen_undoes_everything(rows):
+    net = Net().to(rows.dtype).requires_grad_(False)
+    assert not pack_linear_layers(net, lambda: False)
     assert type(net.first) is nn.Linear
-    assert type(net.gelu) is nn.GELU
+    assert type(net.second) is nn.Linear
 
 
 def test_missing_operators_leave_the_model_as_it_was(rows, monkeypatch):
@@ -98,7 +68,7 @@ def test_missing_operators_leave_the_model_as_it_was(rows, monkeypatch):
         raise AttributeError("no such operator")
 
     monkeypatch.setattr(_linear, "PackedLinear", missing)
-    net = Net(nn.GELU())
+    net = Net()
     is_packed, change = pack(net, rows)
     assert not is_packed
     assert change == 0
@@ -106,9 +76,8 @@ def test_missing_operators_leave_the_model_as_it_was(rows, monkeypatch):
 
 
 def test_layers_in_other_formats_are_left_alone():
-    net = Net(nn.GELU()).double()
-    rows = torch.zeros(1, 3, 32, dtype=torch.float64)
-    assert not pack_linear_layers(net, lambda: net(rows), lambda: True)
+    net = Net().double()
+    assert not pack_linear_layers(net, lambda: True)
     assert type(net.first) is nn.Linear
 
 
@@ -151,7 +120,7 @@ def test_layers_called_by_keyword_are_packed_too(rows):
         def forward(self, x):
             return self.second(self.gelu(self.first(input=x)))
 
-    net = Keyword(nn.GELU())
+    net = Keyword()
     is_packed, change = pack(net, rows)
     assert is_packed
     assert change < (0.02 if rows.dtype is torch.bfloat16 else 1e-5)
@@ -164,7 +133,7 @@ def test_memory_that_runs_out_is_not_taken_for_a_missing_operator(rows, monkeypa
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
 
     monkeypatch.setattr(_linear, "PackedLinear", exhausted)
-    net = Net(nn.GELU())
+    net = Net()
     with pytest.raises(RuntimeError, match="can't allocate memory"):
         pack(net, rows)
     assert type(net.first) is nn.Linear

@@ -8,7 +8,7 @@ import torch
 import transformers
 from torch import nn
 
-from skembed.acceleration import _speech, accelerate
+from skembed.acceleration import accelerate
 from skembed.acceleration._speech import _PackedSpeech
 from skembed.modules import SpeechModel
 
@@ -95,16 +95,8 @@ def assert_near(found, expected):
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5 * size)
 
 
-@pytest.mark.parametrize("has_operators", [True, False])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_frames_are_those_of_each_clip_alone(family, has_operators, monkeypatch):
-    if not has_operators:  # as in builds of torch without oneDNN
-
-        def fail(*_):
-            raise RuntimeError("no such operator")
-
-        for part in (_speech.FrameEncoder, _speech.PositionalConvolution):
-            monkeypatch.setattr(part, "pack", fail)
+def test_frames_are_those_of_each_clip_alone(family):
     module = checkpoint(family)
     network = network_of(module)
     assert isinstance(network, _PackedSpeech)
