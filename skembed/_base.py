@@ -80,9 +80,15 @@ class BaseEmbedder(CallbackSupportMixin, TransformerMixin, BaseEstimator):
         """Embed good rows."""
         raise NotImplementedError
 
-    def _make_report(self, report: EmbeddingReport) -> EmbeddingReport:
+    def _refuse(self, rows: CheckedRows) -> None:
+        """Refuse good rows that the parameters say are to be refused."""
+
+    def _make_report(self, report: EmbeddingReport) -> Any:
         """Return the report as the room gives it."""
         return report
+
+    def _warn_of(self, report: Any) -> None:
+        """Warn of what was done to rows."""
 
     # The estimator --------------------------------------------------------------------------
 
@@ -161,6 +167,7 @@ class BaseEmbedder(CallbackSupportMixin, TransformerMixin, BaseEstimator):
 
     def _transform_rows(self, rows: CheckedRows, X: Any, started: float) -> NDArray[np.float32]:
         """Embed checked rows of X, report, and refuse or warn of bad ones."""
+        self._refuse(rows)
         embedded = self._embed(rows)
         faults = dict(rows.faults)
         faults.update({int(rows.positions[i]): why for i, why in embedded.faults.items()})
@@ -183,6 +190,7 @@ class BaseEmbedder(CallbackSupportMixin, TransformerMixin, BaseEstimator):
             notes=notes,
         )
         self.report_ = self._make_report(report)
+        self._warn_of(self.report_)
         self._refuse_or_warn(faults, rows.n_rows)
         wrapped: NDArray[np.float32] = with_index(self, vectors, X)
         return wrapped

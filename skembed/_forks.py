@@ -9,10 +9,10 @@ from __future__ import annotations
 import os
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from types import MethodType
 
-__all__ = ["after_fork_in_child", "fork_safe_lock"]
+__all__ = ["KeyLocks", "after_fork_in_child", "fork_safe_lock"]
 
 _resets: list[Callable[[], Callable[[], object] | None]] = []
 _locks: weakref.WeakSet[threading.Lock] = weakref.WeakSet()
@@ -39,6 +39,21 @@ def fork_safe_lock() -> threading.Lock:
     with _fork_lock:
         _locks.add(lock)
     return lock
+
+
+class KeyLocks:
+    """Re-entrant locks by key: holding one key never blocks another; a forked child has its own."""
+
+    def __init__(self) -> None:
+        self._reset()
+        after_fork_in_child(self._reset)
+
+    def _reset(self) -> None:
+        self._locks: dict[Hashable, threading.RLock] = {}
+
+    def hold(self, key: Hashable) -> threading.RLock:
+        """Return the lock of `key`, for a `with` statement."""
+        return self._locks.setdefault(key, threading.RLock())
 
 
 def _before() -> None:

@@ -7,7 +7,10 @@ itself. Knows modules and tensors; must not know rows, encoders nor modalities.
 from __future__ import annotations
 
 from skembed.acceleration._accelerate import accelerate
-from skembed.acceleration._heap import keep_freed_memory
-from skembed.acceleration._processor import has_int8, is_bfloat16_faster_on_cpu
+from skembed.acceleration._processor import (
+    has_int8,
+    is_bfloat16_faster_on_cpu,
+    keep_freed_memory,
+)
 
 __all__ = ["accelerate", "has_int8", "is_bfloat16_faster_on_cpu", "keep_freed_memory"]

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from skembed.acceleration._heap import keep_freed_memory
+from skembed.acceleration._processor import keep_freed_memory
 from skembed.acceleration._speech import accelerate_speech
 from skembed.acceleration._stacks import accelerate_stacks
 from skembed.acceleration._tokens import accelerate_tokens

@@ -73,10 +73,9 @@ def checked_convolution(conv: Any) -> nn.Conv1d:
 class _Clip:
     """A clip as the first layer takes it."""
 
-    samples: Tensor  # and zeros after them; in bfloat16 several numbers for each
-    step: int  # numbers from one row of the product to the next
+    samples: Tensor  # and zeros after them
     weight: Tensor  # of the first layer, with the normalisation of this clip
-    bias: Tensor | None  # may be in the weight
+    bias: Tensor | None
     start: int  # rows of the first layer's output
     end: int
 
@@ -104,7 +103,7 @@ class FrameEncoder(nn.Module):
             for conv in layers
         ):
             raise NotImplementedError("a convolution with gaps, padding or groups")
-        # Folded and split from what was given, whatever format and device the rest is moved to.
+        # Folded from what was given, whatever format and device the rest is moved to.
         self._weight = first.weight.detach().double()
         self._bias = None if first.bias is None else first.bias.detach().double()
         affine = [getattr(first.norm, name, None) for name in ("weight", "bias")]
@@ -144,17 +143,14 @@ class FrameEncoder(nn.Module):
     def _place(self, clips: Sequence[Tensor]) -> Iterator[_Clip]:
         """Yield the clips in a row, each from a multiple of all later layers' strides."""
         first, start = self._layers[0], 0
-        place = first.weight.device
+        place = first.weight
         for clip in clips:
             end = start + -(-first.n_frames(len(clip)) // self._step) * self._step
             n_samples = (end - start - 1) * first.stride + first.kernel
             weight, bias, samples = self._fold(clip.cpu())  # float64 is not on every device
             samples = F.pad(samples, (0, max(0, n_samples - len(samples))))
-            samples, weight, one_bias = _in_format(samples, weight, bias, first.weight.dtype)
-            step = first.stride * (weight.shape[1] // first.kernel)
-            on_place = (None if t is None else t.to(place) for t in (samples, weight, one_bias))
-            samples, weight, one_bias = on_place  # type: ignore[assignment]
-            yield _Clip(samples, step, weight, one_bias, start, end)
+            samples, weight = samples.to(place), weight.to(place)
+            yield _Clip(samples, weight, None if bias is None else bias.to(place), start, end)
             start = end
 
     def _fold(self, clip: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
@@ -192,7 +188,7 @@ class FrameEncoder(nn.Module):
                 n = min(most, until - at)
                 n_run = min(n if n == most else -(-n // 64) * 64, clip.end - at)
                 rows = clip.samples.as_strided(
-                    (n_run, clip.weight.shape[1]), (clip.step, 1), (at - clip.start) * clip.step
+                    (n_run, first.kernel), (first.stride, 1), (at - clip.start) * first.stride
                 )
                 parts.append(F.linear(rows, clip.weight, clip.bias)[:n])
                 at += n
@@ -200,23 +196,3 @@ class FrameEncoder(nn.Module):
             parts.append(parts[0].new_zeros(stop - at, first.n_out))
         x = parts[0] if len(parts) == 1 else torch.cat(parts)
         return F.gelu(first.norm(x) if isinstance(first.norm, nn.LayerNorm) else x)
-
-
-def _in_format(
-    samples: Tensor, weight: Tensor, bias: Tensor | None, dtype: torch.dtype
-) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Return samples, weight (out, kernel) and bias in the format that products run in."""
-    if dtype is not torch.bfloat16:
-        return samples.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
-    # A sample and a weight are two numbers each, the second what the first leaves over: the
-    # layer's time is that of its output, and a sound keeps its 16 bits.
-    high, weight_high = samples.to(dtype), weight.to(dtype)
-    low, weight_low = (samples - high.float()).to(dtype), (weight - weight_high).to(dtype)
-    ones = torch.zeros_like(weight_high)
-    if bias is not None:
-        ones[:, 0] = bias.to(dtype)
-        if weight.shape[1] > 1:
-            ones[:, 1] = (bias - ones[:, 0].double()).to(dtype)
-    numbers = torch.stack([high, low, high, torch.ones_like(high)], 1).flatten()
-    weights = torch.stack([weight_high, weight_high, weight_low, ones], 2).flatten(1)
-    return numbers, weights.contiguous(), None

@@ -7,8 +7,6 @@ on noise against the model's own forward pass; where they differ, the model runs
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import torch
@@ -42,25 +40,18 @@ def accelerate_speech(
     n_layers = n_all if core.layer is None else core.layer % (n_all + 1)
     # Releases of transformers differ in whether the last hidden state is normalised.
     for is_normed in (True,) if core.layer is None else (False, True):
-        packed = _made(partial(_PackedSpeech, core, n_layers, is_normed), probe, expected)
-        if packed is not None:
+        try:
+            packed = _PackedSpeech(core, n_layers, is_normed)
+            is_right = are_alike(packed(probe)[0], expected)
+        except Exception as error:
+            # A model that only looks like the known ones may fail anywhere.
+            if is_out_of_memory(error):
+                raise
+            continue
+        if is_right:
             return _finished(packed, probe, dtype, device)
     convert(core, dtype)
     return core.to(device)
-
-
-def _made(
-    make: Callable[[], _PackedSpeech], probe: list[Tensor], expected: Tensor
-) -> _PackedSpeech | None:
-    """Return the packed model if it gives what is expected."""
-    try:
-        packed = make()
-        return packed if are_alike(packed(probe)[0], expected) else None
-    except Exception as error:
-        # A model that only looks like the known ones may fail anywhere.
-        if is_out_of_memory(error):
-            raise
-        return None
 
 
 def _finished(

@@ -54,12 +54,11 @@ class ClipModule(nn.Module):
         """Return vectors of shape (parts, width), float32."""
         stacks = Stacks.of([part.values for part in parts])
         n_frames = iter([parts[i].n_frames for i in stacks.order])
-
-        def run(values: Tensor) -> Tensor:
+        vectors = []
+        for values in stacks.tensors:
             features = self.core(values).float()
-            return self._pool(features, list(islice(n_frames, len(values))))
-
-        return stacks.map(run)
+            vectors.append(self._pool(features, list(islice(n_frames, len(values)))))
+        return stacks.join(vectors)
 
     def _pool(self, features: Tensor, n_frames: list[int | None]) -> Tensor:
         if self.pooling is None:

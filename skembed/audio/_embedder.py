@@ -280,16 +280,15 @@ class AudioEmbedder(PretrainedEmbedder):
     def _make_report(self, report: EmbeddingReport) -> AudioReport:
         return AudioReport(**vars(report), sampling_rate=self._encoder.rate)
 
-    def _transform_rows(self, rows: CheckedRows, X: Any, started: float) -> NDArray[np.float32]:
-        vectors = super()._transform_rows(rows, X, started)
-        poor = self.report_.notes
+    def _warn_of(self, report: AudioReport) -> None:
+        poor = report.notes
         if poor and self.on_quality == "warn":
             warn_user(
-                f"{len(poor):,} of {rows.n_rows:,} clips are of poor quality:{describe_rows(poor)}"
-                "\nThey are embedded. Drop them, or set on_quality='raise' or 'ignore'.",
+                f"{len(poor):,} of {report.n_rows:,} clips are of poor quality:"
+                f"{describe_rows(poor)}\nThey are embedded. Drop them, or set "
+                "on_quality='raise' or 'ignore'.",
                 QualityWarning,
             )
-        return vectors
 
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from numbers import Real
 from typing import Any
@@ -61,14 +61,6 @@ class AudioEncoder(BackboneEncoder):
         """Clips of any lengths together; on a CPU resampling takes all cores as the model does."""
         kind = self.torch_device.type
         return BatchPolicy(_BUDGETS[kind], "packed", 512, overlaps=kind != "cpu", may_fail=True)
-
-    def contents(self, items: Sequence[Sound]) -> Iterable[bytes]:
-        """Return the digest of each clip's content."""
-        return (item.digest for item in items)
-
-    def describe(self, item: Sound) -> str:
-        """Return the clip's path, or what else it came as."""
-        return item.describe()
 
     def prepare(self, items: Sequence[Sound]) -> list[Prepared | Fault]:
         """Decode, resample and cut clips, several at once."""

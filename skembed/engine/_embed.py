@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from skembed._encoder import Encoder, Prepared
 from skembed.engine._rows import Distinct, find_distinct, keys_of
-from skembed.engine._run import Job, run_missing, stored_size
+from skembed.engine._run import Job, Runner, stored_size
 from skembed.store import EmbeddingStore
 
 __all__ = ["Embedded", "embed", "measure_sizes"]
@@ -86,7 +86,7 @@ def embed(
             or [missing]
         )
     while len(missing):
-        result.n_encoded += run_missing(job, missing)
+        result.n_encoded += Runner(job, missing).run()
         missing, distinct = _stand_ins(job, distinct)
     result.n_distinct = len(distinct.first) - len(job.faults)
     _copy_to_duplicates(result, distinct)

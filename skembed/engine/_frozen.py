@@ -5,7 +5,7 @@ Knows backbones and devices, not modalities: what a part is, the room's subclass
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
@@ -77,6 +77,15 @@ class BackboneEncoder(Encoder):
             f"{type(self).__name__}({self.backbone.name!r}, width={self.width}, "
             f"device={self.device!r}, dtype={self.dtype!r})"
         )
+
+    def contents(self, items: Sequence[Any]) -> Iterable[bytes]:
+        """Return the digest of each item, which has taken it."""
+        return (item.digest for item in items)
+
+    def describe(self, item: Any) -> str:
+        """Return the item's path, or what else it came as."""
+        description: str = item.describe()
+        return description
 
     def costs(self, parts: Sequence[Any]) -> NDArray[np.int64]:
         """Return what each part costs to run."""

@@ -31,7 +31,7 @@ from skembed.engine._threads import stay_safe_after_fork
 from skembed.exceptions import StoreWarning, UnsupportedModelError, warn_user
 from skembed.store import EmbeddingStore, content_key
 
-__all__ = ["Job", "run_missing", "stored_size"]
+__all__ = ["Job", "Runner", "stored_size"]
 
 _SIZE = struct.Struct("<q")
 _MIN_SHARE, _SHARES = 64, 8
@@ -152,30 +152,23 @@ class _Pieces:
         self.parts_done: dict[int, list[tuple[NDArray[np.float32], int]]] = {}
 
 
-def run_missing(job: Job, missing: NDArray[np.int64]) -> int:
-    """Embed the rows at positions `missing`; return how many the model ran on."""
-    if job.progress is None:
-        bar = None
-    else:
-        bar = tqdm(total=len(missing), desc=job.progress, unit="row", delay=1.0)
-    try:
-        return _Runner(job, bar).run(missing)
-    finally:
-        if bar is not None:
-            bar.close()
-
-
 def _runs_beside_host(vectors: torch.Tensor) -> int:
     """Return how many batches may run while the host does other things: one on a GPU."""
     return 0 if vectors.device.type == "cpu" else 1
 
 
-class _Runner:
-    """Runs one job. Claimed rows are stored or released however the run ends."""
+class Runner:
+    """Embeds the rows of a job that no store has, at positions `missing`.
 
-    def __init__(self, job: Job, bar: tqdm | None) -> None:
-        self.job = job
-        self.bar = bar
+    Claimed rows are stored or released however the run ends.
+    """
+
+    def __init__(self, job: Job, missing: NDArray[np.int64]) -> None:
+        self.job, self.missing = job, missing
+        title = job.progress
+        self.bar = tqdm(
+            total=len(missing), desc=title, unit="row", delay=1.0, disable=title is None
+        )
         self.replicas = job.encoder.replicas or (job.encoder,)
         self.policy = job.encoder.policy
         self.deferred: list[NDArray[np.int64]] = []
@@ -188,9 +181,10 @@ class _Runner:
         self.has_warned = False
         self.is_impatient = False
 
-    def run(self, missing: NDArray[np.int64]) -> int:
+    def run(self) -> int:
+        """Return on how many rows the model ran."""
         try:
-            self._run_shares(missing)
+            self._run_shares(self.missing)
             self.waiting_since = time.monotonic()
             while self.deferred:
                 self._fetch_deferred()
@@ -199,6 +193,7 @@ class _Runner:
                 self.is_over = True
                 unfinished = np.array(list(self.unfinished), dtype=np.int64)
             self.job.give_up(unfinished)
+            self.bar.close()
         return self.n_encoded
 
     def _run_shares(self, rows: NDArray[np.int64]) -> None:
@@ -230,7 +225,12 @@ class _Runner:
         running: deque[tuple[_Batch, Callable[[], NDArray[np.float32]]]] = deque()
         try:
             for batch in batches:
-                vectors = self._encode(encoder, batch, keep)
+                try:
+                    vectors = encode_batch(encoder, batch.parts, batch.costs, batch.tensors, keep)
+                except Exception as error:
+                    if not self.policy.may_fail or not is_of_a_row(error):
+                        raise
+                    vectors = self._one_by_one(encoder, batch, keep)
                 running.append((batch, begin_to_fetch(vectors)))
                 while len(running) > _runs_beside_host(vectors):
                     self._take(*running.popleft())
@@ -245,13 +245,8 @@ class _Runner:
         while running:
             self._take(*running.popleft())
 
-    def _encode(self, encoder: Encoder, batch: _Batch, keep: list[bytes]) -> torch.Tensor:
-        """Run a batch; where code of the user's fails on it, every part alone."""
-        try:
-            return encode_batch(encoder, batch.parts, batch.costs, batch.tensors, keep)
-        except Exception as error:
-            if not self.policy.may_fail or not is_of_a_row(error):
-                raise
+    def _one_by_one(self, encoder: Encoder, batch: _Batch, keep: list[bytes]) -> torch.Tensor:
+        """Run every part of a batch alone, as code of the user's failed on it."""
         vectors = []
         for i, (row, part) in enumerate(zip(batch.rows, batch.parts, strict=True)):
             try:
@@ -368,8 +363,7 @@ class _Runner:
         for row in good:
             self.unfinished.pop(row, None)
         self._end(bad)
-        if self.bar is not None:
-            self.bar.update(len(done))
+        self.bar.update(len(done))
 
     def _end(self, failed: list[int]) -> None:
         """Release rows that have a fault."""
@@ -383,8 +377,7 @@ class _Runner:
         self.deferred.clear()
         assert self.job.store is not None
         missing = self.job.look_up(rows)
-        if self.bar is not None:
-            self.bar.update(len(rows) - len(missing))
+        self.bar.update(len(rows) - len(missing))
         if not len(missing):
             return
         n_before = self.n_encoded

@@ -82,18 +82,18 @@ class PixelModule(nn.Module):
 
     def forward(self, batch: Stacks) -> Tensor:
         """Return vectors (n, width), float32."""
-        return batch.map(self._vectors)
-
-    def _vectors(self, stack: Tensor) -> Tensor:
-        features: Tensor = self.core(self.scale(stack)).float()
-        if self.plan.pooling is not None:
-            features = pool(features, self.plan.pooling, n_prefix=self.plan.n_prefix)
-        if features.shape != (len(stack), self.plan.width):
-            raise ValueError(
-                f"the model gives features of shape {tuple(features.shape)} for pixels of shape "
-                f"{tuple(stack.shape)}, expected {(len(stack), self.plan.width)}"
-            )
-        return features
+        vectors: list[Tensor] = []
+        for stack in batch.tensors:
+            features: Tensor = self.core(self.scale(stack)).float()
+            if self.plan.pooling is not None:
+                features = pool(features, self.plan.pooling, n_prefix=self.plan.n_prefix)
+            if features.shape != (len(stack), self.plan.width):
+                raise ValueError(
+                    f"the model gives features of shape {tuple(features.shape)} for pixels of "
+                    f"shape {tuple(stack.shape)}, expected {(len(stack), self.plan.width)}"
+                )
+            vectors.append(features)
+        return batch.join(vectors)
 
 
 class ImageBackbone(Backbone):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import PIL
 import torch
@@ -47,14 +47,6 @@ class ImageEncoder(BackboneEncoder):
         """
         kind = self.torch_device.type
         return BatchPolicy(_BUDGETS[kind], "equal", _N_AHEAD, overlaps=kind != "cpu", may_fail=True)
-
-    def contents(self, items: Sequence[Picture]) -> Iterable[bytes]:
-        """Return the digest of each picture's content."""
-        return (item.digest for item in items)
-
-    def describe(self, item: Picture) -> str:
-        """Return the picture's path, or what else it came as."""
-        return item.describe()
 
     def prepare(self, items: Sequence[Picture]) -> list[Prepared | Fault]:
         """Decode, resize and crop pictures, several at once; a part is a tensor (3, h, w)."""

@@ -7,7 +7,7 @@ neither read nor changed, whatever other threads do meanwhile.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from itertools import chain
 from typing import Any
 
@@ -43,31 +43,12 @@ _DRAW = {
 }
 
 
-class _Empty(TorchFunctionMode):
-    """Puts what layers allocate on the meta device, but not what architectures compute with.
+class _With(TorchFunctionMode):
+    """Gives some of torch's functions a value for an option that they are called without."""
 
-    A default device of "meta" would do so for both, and RegNets compute their widths with tensors.
-    """
-
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Iterable[type],
-        args: tuple[Any, ...] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
-        options = dict(kwargs or {})
-        if func in _ALLOCATE:
-            options["device"] = "meta"
-        return func(*args, **options)
-
-
-class _Random(TorchFunctionMode):
-    """Lets every draw come from one generator, not from the process's."""
-
-    def __init__(self, seed: int) -> None:
+    def __init__(self, functions: Container[Any], option: str, value: Any) -> None:
         super().__init__()
-        self._generator = torch.Generator().manual_seed(seed)
+        self._functions, self._option, self._value = functions, option, value
 
     def __torch_function__(
         self,
@@ -77,23 +58,25 @@ class _Random(TorchFunctionMode):
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         options = dict(kwargs or {})
-        if func in _DRAW and options.get("generator") is None:
-            options["generator"] = self._generator
+        if func in self._functions and options.get(self._option) is None:
+            options[self._option] = self._value
         return func(*args, **options)
 
 
 def build_empty(build: Callable[[], nn.Module]) -> nn.Module:
     """Build a module whose parameters have shapes and no values, in evaluation mode.
 
-    Buffers that are computed keep their values.
+    Buffers that are computed keep their values. A default device of "meta" would take those too,
+    and RegNets compute their widths with tensors.
     """
-    with torch.device("cpu"), _Empty():
+    with torch.device("cpu"), _With(_ALLOCATE, "device", "meta"):
         return build().eval().requires_grad_(False)
 
 
 def build_random(build: Callable[[], nn.Module]) -> nn.Module:
     """Build a module whose random values are the same in every process, in evaluation mode."""
-    with torch.device("cpu"), _Random(_SEED):
+    generator = torch.Generator().manual_seed(_SEED)
+    with torch.device("cpu"), _With(_DRAW, "generator", generator):
         return build().float().eval().requires_grad_(False)
 
 

@@ -56,7 +56,7 @@ def _as_file(carried: Carried) -> tuple[Callable[..., nn.Module], tuple[Any, ...
 
 
 def _from_file(path: str) -> nn.Module:
-    """Return the module in a file, the same one for every task of this process."""
+    """Return the module in a file of the user's own, the same one for every task of a process."""
     module: nn.Module = kept_recent(("module", path), lambda: pickle.loads(Path(path).read_bytes()))
     return module
 

@@ -5,7 +5,7 @@ Knows tensors and their shapes, not what is in them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,9 +44,9 @@ class Stacks:
         tensors = [t.pin_memory() for t in self.tensors] if device.type == "cuda" else self.tensors
         return Stacks([t.to(device, non_blocking=True) for t in tensors], self.order)
 
-    def map(self, run: Callable[[Tensor], Tensor]) -> Tensor:
-        """Return what a function of stacks (n, ...) gives (n, d), in the order of the parts."""
-        found = torch.cat([run(each) for each in self.tensors])
-        if len(self.tensors) == 1:
-            return found
-        return found[torch.tensor(self.order, device=found.device).argsort()]
+    def join(self, vectors: list[Tensor]) -> Tensor:
+        """Return vectors of each stack, (n, d), as one tensor in the order of the parts."""
+        joined = torch.cat(vectors)
+        if len(vectors) == 1:
+            return joined
+        return joined[torch.tensor(self.order, device=joined.device).argsort()]

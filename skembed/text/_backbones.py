@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from skembed.text._backbone import TextSettings
 from skembed.text._folder import read_folder
-from skembed.text._settings import TextSettings
 from skembed.text._towers import TOWERS, TowerBackbone
 from skembed.text._transformers import TransformerBackbone
 from skembed.weights import (

@@ -15,14 +15,14 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from skembed._base import PretrainedEmbedder
 from skembed._inputs import CheckedRows
 from skembed._report import EmbeddingReport
-from skembed.engine import DTYPES, Embedded, measure_sizes
+from skembed.engine import DTYPES, measure_sizes
 from skembed.exceptions import TruncatedRowsError, TruncationWarning, describe_rows, warn_user
 from skembed.store import EmbeddingStore, resolve_store
+from skembed.text._backbone import POOLINGS, TextSettings
 from skembed.text._backbones import find_backbone
 from skembed.text._encoder import TextEncoder
 from skembed.text._inputs import check_texts
 from skembed.text._models import DEFAULT_MODEL
-from skembed.text._settings import POOLINGS, TextSettings
 
 if TYPE_CHECKING:
     pass
@@ -226,21 +226,11 @@ class TextEmbedder(PretrainedEmbedder):
     def _other_settings(self) -> dict[str, Any]:
         return {"in_chunks": self.on_truncate == "mean_of_chunks"}
 
-    def _embed(self, rows: CheckedRows) -> Embedded:
-        encoder = self._encoder
-        if self.on_truncate == "raise" and encoder.max_length is not None:
-            self._refuse_truncation(encoder, rows)
-        embedded = super()._embed(rows)
-        if self.on_truncate == "warn" and encoder.max_length is not None:
-            self._warn_of_truncation(rows, embedded.sizes, encoder.max_length)
-        return embedded
-
-    def _make_report(self, report: EmbeddingReport) -> TextReport:
-        return TextReport(**vars(report), max_length=self._encoder.max_length)
-
-    def _refuse_truncation(self, encoder: Any, rows: CheckedRows) -> None:
+    def _refuse(self, rows: CheckedRows) -> None:
+        encoder, limit = self._encoder, self._encoder.max_length
+        if self.on_truncate != "raise" or limit is None:
+            return
         sizes = measure_sizes(encoder, rows.items, resolve_store(self.cache))
-        limit = encoder.max_length
         cut = np.flatnonzero(sizes > limit)
         if len(cut):
             faults = {int(rows.positions[i]): f"{sizes[i]:,} tokens" for i in cut}
@@ -251,17 +241,21 @@ class TextEmbedder(PretrainedEmbedder):
                 faults,
             )
 
-    def _warn_of_truncation(self, rows: CheckedRows, sizes: NDArray[np.int64], limit: int) -> None:
-        cut = np.flatnonzero(sizes > limit)
-        if len(cut):
+    def _make_report(self, report: EmbeddingReport) -> TextReport:
+        return TextReport(**vars(report), max_length=self._encoder.max_length)
+
+    def _warn_of(self, report: TextReport) -> None:
+        cut, limit = report.truncated, report.max_length
+        if self.on_truncate == "warn" and limit is not None and len(cut):
             # Never "100%": something of each row was read.
-            share = min(0.99, 1 - limit * len(cut) / sizes[cut].sum())
-            shown = ", ".join(str(int(rows.positions[i])) for i in cut[:5])
+            share = min(0.99, 1 - limit * len(cut) / report.row_sizes[cut].sum())
+            shown = ", ".join(map(str, cut[:5].tolist()))
             more = ", ..." if len(cut) > 5 else ""
             warn_user(
-                f"{len(cut):,} of {rows.n_rows:,} rows were cut at {limit:,} tokens, which dropped "
-                f"{share:.0%} of their text (rows {shown}{more}; all in report_.truncated). To "
-                "read it all, set on_truncate='mean_of_chunks'; to cut in silence, 'ignore'.",
+                f"{len(cut):,} of {report.n_rows:,} rows were cut at {limit:,} tokens, which "
+                f"dropped {share:.0%} of their text (rows {shown}{more}; all in "
+                "report_.truncated). To read it all, set on_truncate='mean_of_chunks'; to cut in "
+                "silence, 'ignore'.",
                 TruncationWarning,
             )
 

@@ -13,7 +13,7 @@ import torch
 
 from skembed._encoder import BatchPolicy, Fault, Prepared
 from skembed.engine import BackboneEncoder
-from skembed.text._settings import TextSettings
+from skembed.text._backbone import TextSettings
 from skembed.text._transformers import NO_TOKENS, TransformerBackbone
 
 __all__ = ["TextEncoder"]

@@ -16,9 +16,9 @@ from torch.nn.utils import skip_init
 
 from skembed.exceptions import UnsupportedModelError
 from skembed.store import digest_of
+from skembed.text._backbone import TextSettings
 from skembed.text._folder import TextFolder
 from skembed.text._head import load_layer
-from skembed.text._settings import TextSettings
 from skembed.text._tokens import Padding
 from skembed.text._transformers import TransformerBackbone, position_limit
 from skembed.weights import FolderSource

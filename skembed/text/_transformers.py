@@ -20,11 +20,10 @@ from skembed.engine import resolve_dtype
 from skembed.exceptions import InvalidInputError, InvalidParameterError
 from skembed.modules import TokenBatch, TokenTransformer, pooled_width
 from skembed.store import digest_of
+from skembed.text._backbone import POOLINGS, TextModule, TextSettings
 from skembed.text._folder import TextFolder
 from skembed.text._head import check_head, load_head
 from skembed.text._models import MODELS
-from skembed.text._module import TextModule
-from skembed.text._settings import POOLINGS, TextSettings
 from skembed.text._tokens import Ids, Padding, TextTokenizer, load_tokenizer
 from skembed.weights import FolderSource, check_weights, kept_recent, load_pretrained, releases_of
 

@@ -15,10 +15,10 @@ from pathlib import Path
 from urllib.parse import urlsplit
 from urllib.request import Request, urlopen
 
+from skembed._forks import KeyLocks
 from skembed.exceptions import InvalidParameterError, ModelNotFoundError
 from skembed.weights._digest import file_sha256
 from skembed.weights._hub import is_offline
-from skembed.weights._locks import KeyLocks
 
 __all__ = ["find_checkpoint"]
 

@@ -14,8 +14,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from typing import Any, TypeVar, cast
 
-from skembed._forks import after_fork_in_child
-from skembed.weights._locks import KeyLocks
+from skembed._forks import KeyLocks, after_fork_in_child
 from skembed.weights._memory import available_memory
 
 __all__ = ["free_memory", "kept_recent", "shared_model", "unload_models"]

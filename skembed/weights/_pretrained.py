@@ -14,10 +14,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from skembed._forks import KeyLocks
 from skembed.exceptions import UnsafeModelError, UnsupportedModelError
 from skembed.weights._files import read_json
 from skembed.weights._load import check_weights
-from skembed.weights._locks import KeyLocks
 from skembed.weights._memory import is_out_of_memory
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ import uuid
 from collections.abc import Callable
 from pathlib import Path
 
-from skembed.weights._locks import KeyLocks
+from skembed._forks import KeyLocks
 
 __all__ = ["remembered", "user_cache_folder"]
 

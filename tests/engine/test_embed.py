@@ -253,7 +253,7 @@ def test_an_interrupt_while_the_thread_starts_leaves_no_claim_and_no_thread(monk
 def test_a_claim_that_comes_after_giving_up_is_given_back():
     encoder, store = LetterEncoder(), EmbeddingStore()
     job = Job(encoder, ["a"], keys_of(encoder, ["a"]), store, np.empty((1, 26)), np.zeros(1, int))
-    runner = _run._Runner(job, None)
+    runner = _run.Runner(job, np.array([0]))
     runner.is_over = True
     assert list(runner._batches(np.array([0]), 1)) == []
     assert store.claim([key.tobytes() for key in job.keys]) == [True]
@@ -369,9 +369,11 @@ def test_a_bar_is_shown_only_when_asked_for(capsys, monkeypatch):
 
     monkeypatch.setattr("skembed.engine._run.tqdm", Bar)
     embed(LetterEncoder(), ["a", "b"])
-    assert made == []
+    assert made[0]["disable"]
+    made.clear()
     embed(LetterEncoder(), ["a", "b", "a"], progress="Letters")
     assert made[0]["desc"] == "Letters"
+    assert not made[0]["disable"]
     assert made[0]["total"] == 2
     assert made[0]["delay"] >= 1
     assert sum(n for n in made if isinstance(n, int)) == 2

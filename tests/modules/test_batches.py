@@ -30,7 +30,7 @@ def test_parts_of_each_shape_are_stacked_and_come_back_in_order():
     parts = [torch.full((2,), 1.0), torch.full((3,), 2.0), torch.full((2,), 3.0)]
     batch = Stacks.of(parts)
     assert sorted(tuple(each.shape) for each in batch.tensors) == [(1, 3), (2, 2)]
-    assert batch.map(lambda stack: stack[:, :1]).flatten().tolist() == [1.0, 2.0, 3.0]
+    assert batch.join([each[:, :1] for each in batch.tensors]).flatten().tolist() == [1.0, 2.0, 3.0]
 
 
 def test_a_plain_transformer_gives_each_row_the_states_that_it_has_alone():

@@ -9,7 +9,7 @@ from skembed.acceleration import _tokens
 from skembed.acceleration._passes import are_alike
 from skembed.exceptions import UnsupportedModelError
 from skembed.modules import TokenBatch
-from skembed.text._settings import POOLINGS
+from skembed.text._backbone import POOLINGS
 from tests.text.checkpoints import FAMILIES, TEXTS, write_checkpoint
 from tests.text.reference import embeddings
 
