@@ -56,6 +56,10 @@ class TextEncoder(BackboneEncoder):
         """Return the texts in UTF-8."""
         return map(str.encode, items)
 
+    def describe(self, item: str) -> str:
+        """Return nothing: a text has no name."""
+        return ""
+
     def prepare(self, items: Sequence[str]) -> list[Prepared | Fault]:
         """Tokenise texts; a part is an array of token ids, sizes count all tokens of a text."""
         ids = self.backbone.tokens.encode(items, is_parallel=self.torch_device.type == "cuda")
