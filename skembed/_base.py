@@ -39,7 +39,7 @@ from skembed.exceptions import (
     describe_rows,
     warn_user,
 )
-from skembed.modules import Carried
+from skembed.modules import send_weights_once
 from skembed.store import EmbeddingStore, resolve_store
 from skembed.weights import kept_recent
 
@@ -48,6 +48,8 @@ __all__ = ["BaseEmbedder", "PretrainedEmbedder"]
 Self = TypeVar("Self", bound="BaseEmbedder")
 
 _MOST_SHOWN = 1000
+
+send_weights_once()
 
 
 class BaseEmbedder(CallbackSupportMixin, TransformerMixin, BaseEstimator):
@@ -280,15 +282,7 @@ class BaseEmbedder(CallbackSupportMixin, TransformerMixin, BaseEstimator):
 
     def __getstate__(self) -> dict[str, Any]:
         state: Any = super().__getstate__()
-        return {
-            name: Carried(value) if isinstance(value, nn.Module) else value
-            for name, value in state.items()
-            if name not in self._is_private
-        }
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        carried = {name: each.module for name, each in state.items() if isinstance(each, Carried)}
-        super().__setstate__({**state, **carried})  # copy.copy hands the state over as it is
+        return {name: value for name, value in state.items() if name not in self._is_private}
 
     def __sklearn_is_fitted__(self) -> bool:
         return "_has_been_fitted" in self.__dict__

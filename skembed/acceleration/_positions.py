@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -55,13 +55,9 @@ class _Stage(nn.Module):
 
     def forward(self, x: Tensor, lengths: Sequence[int]) -> Tensor:
         """Map frames of clips end to end, shape (frames, d), to the same."""
-        out = torch.cat(list(self._convolve(x, lengths)))
-        return F.gelu(out if self.norm is None else self.norm(out))
-
-    def _convolve(self, x: Tensor, lengths: Sequence[int]) -> Iterator[Tensor]:
-        """Yield each clip's frames."""
+        frames, around = [], self.kernel // 2
         for clip in x.split(list(lengths)):
-            out = F.conv1d(
-                clip.t()[None], self.weight, self.bias, padding=self.kernel // 2, groups=self.groups
-            )
-            yield out[0].t()[: len(clip)]  # an even kernel gives one frame more than it takes
+            out = F.conv1d(clip.t()[None], self.weight, self.bias, 1, around, 1, self.groups)
+            frames.append(out[0].t()[: len(clip)])  # an even kernel gives one more than it takes
+        out = torch.cat(frames)
+        return F.gelu(out if self.norm is None else self.norm(out))

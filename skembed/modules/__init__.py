@@ -6,7 +6,6 @@ Knows modules and state dicts; must not know rows, modalities nor estimators.
 from __future__ import annotations
 
 from skembed.modules._building import build_empty, build_random, is_empty
-from skembed.modules._carried import Carried
 from skembed.modules._hidden import (
     drop_unused,
     find_layer,
@@ -31,10 +30,10 @@ from skembed.modules._stacks import Stacks
 from skembed.modules._state_dicts import fill, plain_names
 from skembed.modules._states import States, make_states
 from skembed.modules._tokens import TokenTransformer
+from skembed.modules._workers import send_weights_once
 
 __all__ = [
     "POOLINGS",
-    "Carried",
     "CutAt",
     "Features",
     "ModuleSource",
@@ -66,6 +65,7 @@ __all__ = [
     "pool_rows",
     "pooled_width",
     "run_apart",
+    "send_weights_once",
     "stop_after",
     "try_out",
 ]

@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
+from uuid import uuid4
 
 from skembed.exceptions import InvalidParameterError
 from skembed.store._errors import StaleError
@@ -13,7 +14,7 @@ from skembed.store._folder import Folder, is_in_use, open_folder
 from skembed.store._run import create_run_folder, run_folder, run_limit, sweep_runs
 from skembed.store._store import EmbeddingStore, absolute_path
 
-__all__ = ["live_run_folder", "resolve_store"]
+__all__ = ["keep_in_run", "resolve_store"]
 
 # Each keeps seven files open, and up to 128 MiB in memory.
 _N_RECENT = 8
@@ -81,9 +82,23 @@ def _run_store() -> _RunStore:
     return _runs.get("run") or _runs.setdefault("run", _RunStore())
 
 
-def live_run_folder() -> Path | None:
-    """Return this run's folder, which stays while this process lives; None if there can be none."""
-    return _run_store()._on_disk(lambda folder: folder.path, is_write=True)
+def keep_in_run(name: str, data: memoryview) -> Path | None:
+    """Return a file of this run's folder with these bytes, written once; None if none can be.
+
+    It stays for as long as a process of the run lives.
+    """
+    folder = _run_store()._on_disk(lambda folder: folder.path, is_write=True)
+    if folder is None or (folder / name).exists():
+        return folder and folder / name
+    if data.nbytes > run_limit(folder):
+        return None
+    written = folder / f"{name}-{uuid4().hex}"
+    try:
+        written.write_bytes(data)
+        return written.replace(folder / name)
+    except OSError:  # the disk is full, or the folder gone
+        written.unlink(missing_ok=True)
+        return None
 
 
 # The last few are kept, so that each call of an estimator meets what the last one left in memory.

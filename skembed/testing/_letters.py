@@ -24,8 +24,6 @@ class LetterCountEmbedder(TransformerMixin, BaseEstimator):
     ----------
     alphabet : str, default="abcdefghijklmnopqrstuvwxyz"
         The distinct letters to count, one feature each; case is ignored.
-    relative : bool, default=False
-        Whether to divide the counts by the length of the text in characters.
 
     Examples
     --------
@@ -35,9 +33,8 @@ class LetterCountEmbedder(TransformerMixin, BaseEstimator):
            [1., 1., 1.]], dtype=float32)
     """
 
-    def __init__(self, alphabet: str = ascii_lowercase, relative: bool = False) -> None:
+    def __init__(self, alphabet: str = ascii_lowercase) -> None:
         self.alphabet = alphabet
-        self.relative = relative
 
     def fit(self, X: Any, y: Any = None) -> LetterCountEmbedder:
         """Check the rows; learns nothing."""
@@ -50,8 +47,6 @@ class LetterCountEmbedder(TransformerMixin, BaseEstimator):
         counts = np.zeros((len(texts), len(self.alphabet)), dtype=np.float32)
         for row, text in enumerate(texts):
             counts[row] = [text.lower().count(letter) for letter in self.alphabet]
-            if self.relative:
-                counts[row] /= max(len(text), 1)
         return counts
 
     def get_feature_names_out(self, input_features: Any = None) -> NDArray[np.object_]:

@@ -1,6 +1,9 @@
-"""From settings to the backbone of a text model."""
+"""Which family of models a `model` parameter means, and its one backbone."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
 
 from skembed.text._backbone import TextSettings
 from skembed.text._folder import read_folder
@@ -17,22 +20,31 @@ from skembed.weights import (
 
 __all__ = ["find_backbone"]
 
+_FAMILIES = dict.fromkeys(TOWERS, TowerBackbone)
+"""By the `model_type` of a configuration; the others are transformers over tokens."""
+
 
 def find_backbone(settings: TextSettings) -> TransformerBackbone:
-    """Return the backbone for these settings; the same one as long as the model's files are."""
-    source = resolve_model(settings.model, revision=settings.revision)
+    """Return the backbone for these settings; the same one while its content is the same."""
+    family, source = _find_family(settings)
     key = (
-        *("text backbone", source.digest, str(source.folder), source.name),
+        *("text backbone", family, source.digest, str(source.folder), source.name),
         *(settings.pooling, settings.prompt, settings.max_length, settings.trust_remote_code),
     )
-    return kept_recent(key, lambda: _make_backbone(source, settings))
+    return kept_recent(key, lambda: family(source, settings))
 
 
-def _make_backbone(source: FolderSource, settings: TextSettings) -> TransformerBackbone:
+def _find_family(settings: TextSettings) -> tuple[Callable[..., TransformerBackbone], Any]:
+    """Return what makes a backbone, and what it is read from."""
+    return _read_folder, resolve_model(settings.model, revision=settings.revision)
+
+
+def _read_folder(source: FolderSource, settings: TextSettings) -> TransformerBackbone:
+    """Return the backbone of a folder as transformers or sentence-transformers writes it."""
     folder = read_folder(source.folder)
     check_weights(folder.transformer)
     if settings.trust_remote_code:
         refuse_code_from_elsewhere(folder.transformer)
     config = load_config(folder.transformer, trust_remote_code=settings.trust_remote_code)
-    family = TowerBackbone if config.model_type in TOWERS else TransformerBackbone
+    family = _FAMILIES.get(config.model_type, TransformerBackbone)
     return family(source, folder, config, settings)

@@ -86,14 +86,18 @@ def fingerprint(thing: object) -> bytes:
     except Exception as error:
         root = getattr(thing, "__qualname__", type(thing).__qualname__)
         where, reason = _find_fault(thing, root, error)
-        raise UnsupportedModelError(
-            f"{where} {reason}. Keep plain values there (numbers, strings, tensors, arrays), which "
-            "vectors are stored under, or define __getstate__ without it."
-        ) from error
+        raise UnsupportedModelError(f"{where} {reason}.") from error
 
 
 class _Fault(ValueError):
-    """What is wrong with a value, as the end of a sentence about it."""
+    """What is wrong with a value, as the end of a sentence about it.
+
+    `value` is the one that it is about, if its parts are not to be looked at.
+    """
+
+    def __init__(self, reason: str, value: Any = None) -> None:
+        super().__init__(reason)
+        self.value = value
 
 
 def _digest(value: object) -> bytes:
@@ -258,7 +262,8 @@ def _digest_of_code(code: types.CodeType) -> bytes:
 def _content_of_module(torch: Any, module: Any) -> tuple[Any, ...]:
     kind: type = type(module)
     if isinstance(module, torch.jit.ScriptModule) or "_guards_fn" in module._modules:
-        raise _Fault("is a program of torch.jit or torch.export; pass the module it was made from")
+        what = "is a program of torch.jit or torch.export; pass the module it was made from"
+        raise _Fault(what, module)
     dynamo = sys.modules.get("torch._dynamo.eval_frame")
     if dynamo is not None and isinstance(module, dynamo.OptimizedModule):
         if module._forward_hooks or module._forward_pre_hooks:
@@ -342,7 +347,8 @@ def _read_bytes(torch: Any, tensor: Any) -> Any:
 
 def _find_fault(value: Any, path: str, error: BaseException, depth: int = 20) -> tuple[str, str]:
     """Return where within a value lies what cannot be pickled, and what is wrong with it."""
-    for name, part in _parts_of(value) if depth else ():
+    is_found = isinstance(error, _Fault) and error.value is value
+    for name, part in _parts_of(value) if depth and not is_found else ():
         try:
             _digest(part)
         except Exception as inner:
@@ -353,7 +359,11 @@ def _find_fault(value: Any, path: str, error: BaseException, depth: int = 20) ->
     if isinstance(error, _Fault):
         return path, str(error)
     kind = f"{type(value).__module__}.{type(value).__qualname__}"
-    return path, f"is a {kind}, which cannot be pickled: {type(error).__name__}: {error}"
+    return path, (
+        f"is a {kind}, which cannot be pickled: {type(error).__name__}: {error}. Keep plain values "
+        "there (numbers, strings, tensors, arrays), which vectors are stored under, or define "
+        "__getstate__ without it"
+    )
 
 
 def _parts_of(value: Any) -> Iterator[tuple[str, Any]]:

@@ -45,21 +45,21 @@ def caught_by(*checks, **expectations):
 
 @caught_by("check_init_only_assigns")
 class KeepsMoreThanParameters(Letters):
-    def __init__(self, alphabet="abcdef", relative=False):
-        super().__init__(alphabet, relative)
+    def __init__(self, alphabet="abcdef"):
+        super().__init__(alphabet)
         self.n_letters = len(alphabet)
 
 
 @caught_by("check_init_only_assigns")
 class TakesAnyKeyword(Letters):
-    def __init__(self, alphabet="abcdef", relative=False, **ignored):
-        super().__init__(alphabet, relative)
+    def __init__(self, alphabet="abcdef", **ignored):
+        super().__init__(alphabet)
 
 
 @caught_by("check_init_only_assigns", "check_clone")
 class ChangesParameterInInit(Letters):
-    def __init__(self, alphabet="abcdef", relative=False):
-        super().__init__(list(alphabet), relative)
+    def __init__(self, alphabet="abcdef"):
+        super().__init__(list(alphabet))
 
 
 class HasSettingBesideParameters(Letters):
@@ -87,8 +87,8 @@ class SaysRowsAreVectors(Letters):
 
 @caught_by("check_parameters_untouched")
 class AppendsToParameter(Letters):
-    def __init__(self, alphabet="abcdef", relative=False, stop_words=("the",)):
-        super().__init__(alphabet, relative)
+    def __init__(self, alphabet="abcdef", stop_words=("the",)):
+        super().__init__(alphabet)
         self.stop_words = stop_words
 
     def fit(self, X, y=None):

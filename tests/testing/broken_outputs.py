@@ -194,8 +194,8 @@ class DropsDuplicates(Letters):
 
 @caught_by("check_batch_size")
 class ForgetsLastBatch(Letters):
-    def __init__(self, alphabet="abcdef", relative=False, batch_size="auto"):
-        super().__init__(alphabet, relative)
+    def __init__(self, alphabet="abcdef", batch_size="auto"):
+        super().__init__(alphabet)
         self.batch_size = batch_size
 
     def transform(self, X):

@@ -1,0 +1,46 @@
+"""Weights on their way to joblib's workers: files in the run's folder, each written once.
+
+A search pickles its estimator, and the modules in its grid, for every task. Whatever else modules
+hold is pickled as ever, and so are weights in every other pickle.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from joblib.externals.loky.backend.reduction import register
+from torch import nn
+
+from skembed.store import keep_in_run
+from skembed.weights import fingerprint
+
+__all__ = ["send_weights_once"]
+
+_LEAST_BYTES = 1 << 20
+"""As joblib does with arrays: smaller ones travel by themselves."""
+
+
+def send_weights_once() -> None:
+    """Let large parameters travel to joblib's workers as files."""
+    register(nn.Parameter, _reduce)
+
+
+def _reduce(parameter: nn.Parameter) -> tuple[Any, ...]:
+    values = parameter.detach()
+    is_plain = values.device.type == "cpu" and values.is_contiguous() and not vars(parameter)
+    is_plain &= not (values.is_quantized or values.is_conj() or values.is_neg())
+    if is_plain and values.nbytes >= _LEAST_BYTES:
+        data = values.reshape(-1).view(torch.uint8).numpy().data
+        path = keep_in_run(f"weights-{fingerprint(parameter).hex()}", data)
+        if path is not None:
+            return _from_file, (str(path), values.shape, values.dtype, parameter.requires_grad)
+    return tuple(parameter.__reduce_ex__(5))
+
+
+def _from_file(
+    path: str, shape: torch.Size, dtype: torch.dtype, requires_grad: bool
+) -> nn.Parameter:
+    """Return a parameter whose memory is the file's, until it is written to."""
+    values = torch.from_file(path, shared=False, size=shape.numel(), dtype=dtype)
+    return nn.Parameter(values.view(shape), requires_grad)
