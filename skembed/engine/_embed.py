@@ -1,7 +1,8 @@
 """Rows in, vectors out: the one road that every modality takes.
 
-key -> dedupe -> store -> prepare -> plan by cost -> run -> scatter -> store. Knows encoders and the
-store, never modalities or estimators.
+key -> dedupe -> store -> prepare -> plan by cost -> run -> scatter -> store. From `transform` to
+the model's own code a row crosses 11 frames in 7 files (12 in 8 in speech models). Knows encoders
+and the store, never modalities or estimators.
 """
 
 from __future__ import annotations

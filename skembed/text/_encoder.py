@@ -1,7 +1,4 @@
-"""The text encoder: how texts become tokens and tokens batches.
-
-From `transform` to the model's own `forward`, a batch crosses 11 frames in 7 files.
-"""
+"""The text encoder: how texts become tokens and tokens batches."""
 
 from __future__ import annotations
 
