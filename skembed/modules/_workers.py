@@ -6,6 +6,7 @@ hold is pickled as ever, and so are weights in every other pickle.
 
 from __future__ import annotations
 
+from hashlib import blake2b
 from typing import Any
 
 import torch
@@ -13,7 +14,6 @@ from joblib.externals.loky.backend.reduction import register
 from torch import nn
 
 from skembed.store import keep_in_run
-from skembed.weights import fingerprint
 
 __all__ = ["send_weights_once"]
 
@@ -28,11 +28,13 @@ def send_weights_once() -> None:
 
 def _reduce(parameter: nn.Parameter) -> tuple[Any, ...]:
     values = parameter.detach()
-    is_plain = values.device.type == "cpu" and values.is_contiguous() and not vars(parameter)
-    is_plain &= not (values.is_quantized or values.is_conj() or values.is_neg())
+    is_dense = values.layout is torch.strided and not (values.is_nested or values.is_quantized)
+    is_plain = is_dense and values.device.type == "cpu" and values.is_contiguous()
+    is_plain &= not (vars(parameter) or values.is_conj() or values.is_neg())
     if is_plain and values.nbytes >= _LEAST_BYTES:
         data = values.reshape(-1).view(torch.uint8).numpy().data
-        path = keep_in_run(f"weights-{fingerprint(parameter).hex()}", data)
+        # Read anew: torch does not count every change.
+        path = keep_in_run(f"weights-{blake2b(data, digest_size=16).hexdigest()}", data)
         if path is not None:
             return _from_file, (str(path), values.shape, values.dtype, parameter.requires_grad)
     return tuple(parameter.__reduce_ex__(5))

@@ -90,10 +90,11 @@ def keep_in_run(name: str, data: memoryview) -> Path | None:
     folder = _run_store()._on_disk(lambda folder: folder.path, is_write=True)
     if folder is None or (folder / name).exists():
         return folder and folder / name
-    if data.nbytes > run_limit(folder):
-        return None
     written = folder / f"{name}-{uuid4().hex}"
     try:
+        n_kept = sum(each.stat().st_size for each in folder.iterdir() if each.is_file())
+        if n_kept + data.nbytes > run_limit(folder):
+            return None
         written.write_bytes(data)
         return written.replace(folder / name)
     except OSError:  # the disk is full, or the folder gone

@@ -107,6 +107,24 @@ def test_formats_and_shapes_arrive(dtype):
     torch.testing.assert_close(found, weights, rtol=0, atol=0)
 
 
+def test_changes_that_torch_does_not_count_arrive():
+    weights = nn.Parameter(torch.zeros(1024, 1024))
+    sent(weights)
+    weights.data[5, 7] = 1
+    assert float(pickle.loads(sent(weights)).detach()[5, 7]) == 1
+
+
+@pytest.mark.filterwarnings("ignore:Sparse")
+def test_sparse_weights_travel_in_the_pickle():
+    weights = nn.Parameter(torch.eye(3).to_sparse_csr())
+    assert pickle.loads(sent(weights)).layout is torch.sparse_csr
+
+
+def test_files_of_a_run_are_bounded(monkeypatch):
+    monkeypatch.setattr("skembed.store._resolve.run_limit", lambda folder: 1 << 20)
+    assert len(sent(nn.Parameter(torch.randn(400_000)))) > 1_000_000
+
+
 def test_tied_weights_stay_tied():
     tied = nn.Sequential(nn.Linear(1024, 1024), nn.Linear(1024, 1024))
     tied[1].weight = tied[0].weight
