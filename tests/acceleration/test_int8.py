@@ -130,3 +130,21 @@ def test_a_model_that_loses_too_much_stays_as_it_was(rows):
     assert type(net.first) is type(net.second) is nn.Linear
     assert type(net.gelu) is nn.GELU
     torch.testing.assert_close(net(rows), expected, rtol=0, atol=0)
+
+
+def test_layers_that_take_the_same_are_rounded_alike(rows):
+    class Three(nn.Module):
+        def __init__(self):
+            super().__init__()
+            torch.manual_seed(0)
+            self.query, self.key, self.other = (nn.Linear(32, 32) for _ in range(3))
+            with torch.no_grad():
+                self.key.weight[:, 3] *= 9
+
+        def forward(self, x):
+            return self.query(x) + self.key(x) + self.other(x + 0)
+
+    net = Three()
+    assert quantize(net, rows)[0]
+    torch.testing.assert_close(net.query._rounding.rate, net.key._rounding.rate, rtol=0, atol=0)
+    assert (net.other._rounding.rate - net.key._rounding.rate).abs().max() > 0.1
