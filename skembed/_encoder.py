@@ -77,10 +77,17 @@ class Encoder(ABC):
     Attributes
     ----------
     digest : bytes
-        Content digest of the weights and of every setting that changes a vector. Two encoders with
-        the same digest give the same vectors.
+        Content digest of the weights and of every setting that changes a stored vector. Two
+        encoders with the same digest store the same vectors, whatever `finish` makes of them.
     width : int
         Number of output features.
+    full_width : int
+        Number of features that `encode` gives and the store keeps.
+    limit : int or None
+        The size up to which rows are read whole. A larger row is cut or read in pieces, and its
+        vector depends on `cut_digest` too; None: no row is.
+    cut_digest : bytes
+        Digest of the settings that change the vectors of rows beyond `limit`, and no others.
     model_key : bytes
         Key of the loaded model in the process; kept when others are dropped for memory.
     device, dtype : str
@@ -98,8 +105,15 @@ class Encoder(ABC):
     model_key: bytes
     device: str
     dtype: str
+    limit: int | None = None
+    cut_digest: bytes = b""
     uses_store: bool = True
     replicas: tuple[Encoder, ...] = ()
+
+    @property
+    def full_width(self) -> int:
+        """Number of features of a stored vector."""
+        return self.width
 
     @property
     @abstractmethod
@@ -128,15 +142,19 @@ class Encoder(ABC):
 
     @abstractmethod
     def encode(self, batch: Any) -> torch.Tensor:
-        """Run one batch; return float32 vectors of shape (parts, width), in the given order."""
+        """Run one batch; return float32 vectors (parts, full_width), in the given order."""
 
     def describe(self, item: Any) -> str:
         """Return what messages call a row besides its number (its path, ...), "" for nothing."""
         return ""
 
     def merge(self, vectors: np.ndarray, costs: np.ndarray) -> np.ndarray:
-        """Merge the vectors (parts, width) of one row of several parts: the mean by cost."""
+        """Merge the vectors (parts, full_width) of one row of several parts: the mean by cost."""
         return np.average(vectors, axis=0, weights=costs).astype(np.float32)
+
+    def finish(self, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return stored vectors (rows, full_width) as output (rows, width): sliced, scaled."""
+        return vectors
 
 
 def join_replicas(replicas: Sequence[E]) -> E:

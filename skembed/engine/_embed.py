@@ -15,8 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skembed._encoder import Encoder, Prepared
+from skembed.engine._job import Job, stored_sizes
 from skembed.engine._rows import Distinct, find_distinct, keys_of
-from skembed.engine._run import Job, Runner, stored_size
+from skembed.engine._run import Runner
 from skembed.store import EmbeddingStore
 
 __all__ = ["Embedded", "embed", "measure_sizes"]
@@ -109,9 +110,9 @@ def measure_sizes(
     sizes = np.zeros(len(distinct.first), dtype=np.int64)
     for start in range(0, len(sizes), _ROWS_PER_LOOKUP):
         rows = distinct.first[start : start + _ROWS_PER_LOOKUP]
-        values = store.get_many([key.tobytes() for key in keys[rows]]) if store else []
-        known = [None if value is None else stored_size(value) for value in values]
-        known = known or [None] * len(rows)
+        known: list[int | None] = [None] * len(rows)
+        if store is not None:
+            known = stored_sizes(encoder, store, [key.tobytes() for key in keys[rows]])
         missing = [i for i, size in enumerate(known) if size is None]
         sizes[start : start + len(rows)] = [size or 0 for size in known]
         while missing:

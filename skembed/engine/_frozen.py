@@ -18,7 +18,6 @@ from skembed._encoder import Encoder
 from skembed.acceleration import accelerate
 from skembed.engine._devices import is_out_of_memory, resolve_dtype
 from skembed.exceptions import InvalidParameterError, SkembedError, UnsupportedModelError
-from skembed.modules import finish
 from skembed.store import digest_of
 from skembed.weights import shared_model
 
@@ -31,7 +30,7 @@ class BackboneEncoder(Encoder):
     """What the rooms' encoders have in common.
 
     Of `settings` dtype, n_components and normalize count ("auto" is the backbone's preferred dtype,
-    else the device's); `others` are what else decides a vector, as `digest_of` takes it.
+    else the device's); `others` are what else decides a stored vector, as `digest_of` takes it.
     """
 
     def __init__(
@@ -62,21 +61,18 @@ class BackboneEncoder(Encoder):
         computes_in = self.dtype
         if computes_in == "int8":  # beside int8 layers, what the machine is fastest in
             computes_in = f"int8 and {resolve_dtype('auto', device)}"
-        self.digest = digest_of(
-            {
-                "backbone": backbone.digest,
-                "dtype": computes_in,
-                "normalize": normalize,
-                "n_components": n_components,
-                **others,
-            }
-        )
+        self.digest = digest_of({"backbone": backbone.digest, "dtype": computes_in, **others})
 
     def __repr__(self) -> str:
         return (
             f"{type(self).__name__}({self.backbone.name!r}, width={self.width}, "
             f"device={self.device!r}, dtype={self.dtype!r})"
         )
+
+    @property
+    def full_width(self) -> int:
+        """Number of features that the backbone gives."""
+        return self.backbone.width
 
     def contents(self, items: Sequence[Any]) -> Iterable[bytes]:
         """Return the digest of each item, which has taken it."""
@@ -96,7 +92,7 @@ class BackboneEncoder(Encoder):
         return _move(self.backbone.collate(parts), self.torch_device)
 
     def encode(self, batch: Any) -> Tensor:
-        """Return vectors of shape (parts, width), float32."""
+        """Return the backbone's vectors, shape (parts, full_width), float32."""
         # The caller's autocast would round what is stored for every later caller.
         with torch.autocast(self.torch_device.type, enabled=False):
             vectors: Tensor = self._module()(batch)
@@ -105,14 +101,16 @@ class BackboneEncoder(Encoder):
                 f"{self.backbone.name} gives vectors of shape {tuple(vectors.shape)}, expected "
                 f"{self.backbone.width} features."
             )
-        return finish(vectors.float(), self.n_components, self.normalize)
+        return vectors.float()
 
-    def merge(self, vectors: NDArray[np.float32], costs: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Average the parts of a row by their cost; at unit length again if rows are."""
-        mean = super().merge(vectors, costs)
-        if self.normalize:
-            mean /= max(float(np.linalg.norm(mean)), 1e-12)
-        return mean
+    def finish(self, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Keep the leading components, and bring them to unit length if rows have it."""
+        kept = vectors[:, : self.n_components]
+        if not self.normalize:
+            return kept
+        lengths = np.linalg.norm(kept, axis=1, keepdims=True)
+        unit: NDArray[np.float32] = kept / np.maximum(lengths, np.float32(1e-12))
+        return unit
 
     def core(self) -> nn.Module:
         """Return the fast core, loading it once per process for all settings that can share it."""

@@ -8,13 +8,12 @@ a thread of its own. What another process has claimed is put off to the end and 
 
 from __future__ import annotations
 
-import struct
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -26,111 +25,16 @@ from skembed._encoder import Encoder, Fault, Prepared
 from skembed.engine._ahead import TakenInTurn, run_ahead
 from skembed.engine._batch import begin_to_fetch, budget_of, encode_batch
 from skembed.engine._devices import is_of_a_row, is_out_of_memory
+from skembed.engine._job import Job
 from skembed.engine._plan import plan_batches
 from skembed.engine._threads import stay_safe_after_fork
 from skembed.exceptions import StoreWarning, UnsupportedModelError, warn_user
-from skembed.store import EmbeddingStore, content_key
 
-__all__ = ["Job", "Runner", "stored_size"]
+__all__ = ["Runner"]
 
-_SIZE = struct.Struct("<q")
 _MIN_SHARE, _SHARES = 64, 8
 _HOPELESS = 256
 _WAIT_SECONDS, _WARN_SECONDS, _PATIENCE_SECONDS = 10.0, 60.0, 600.0
-
-
-def stored_size(value: bytes) -> int:
-    """Return the size of a row from what the store keeps for it."""
-    return int(_SIZE.unpack_from(value)[0])
-
-
-@dataclass(slots=True)
-class Job:
-    """One call of `embed`: where its rows come from and its vectors go."""
-
-    encoder: Encoder
-    items: Sequence[Any]
-    keys: NDArray[np.uint64]
-    store: EmbeddingStore | None
-    vectors: NDArray[np.float32]
-    sizes: NDArray[np.int64]
-    batch_size: int | None = None
-    progress: str | None = None
-    faults: dict[int, str] = field(default_factory=dict)
-    notes: dict[int, str] = field(default_factory=dict)
-    gone: set[int] = field(default_factory=set)
-
-    def keys_of(self, rows: NDArray[np.int64]) -> list[bytes]:
-        """Return the keys of rows as bytes."""
-        return [key.tobytes() for key in self.keys[rows]]
-
-    def look_up(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Fill in the rows that the store has; return the others."""
-        assert self.store is not None
-        values = self.store.get_many(self.keys_of(rows))
-        n_bytes = _SIZE.size + 4 * self.vectors.shape[1]  # a note may follow
-        is_found = np.array([v is not None and len(v) >= n_bytes for v in values], dtype=bool)
-        if is_found.any():
-            found = [v for v, is_here in zip(values, is_found, strict=True) if v and is_here]
-            for row, value in zip(rows[is_found].tolist(), found, strict=True):
-                if len(value) > n_bytes:
-                    self.notes[row] = value[n_bytes:].decode()
-            raw = b"".join(v if len(v) == n_bytes else v[:n_bytes] for v in found)
-            table = np.frombuffer(
-                raw, dtype=np.dtype([("size", "<i8"), ("vector", "<f4", (self.vectors.shape[1],))])
-            )
-            self.sizes[rows[is_found]] = table["size"]
-            self.vectors[rows[is_found]] = table["vector"]
-        missing: NDArray[np.int64] = rows[~is_found]
-        return missing
-
-    def claim(self, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """Return which rows are ours to encode."""
-        if self.store is None:
-            return np.ones(len(rows), dtype=bool)
-        return np.array(self.store.claim(self.keys_of(rows), holder=self), dtype=bool)
-
-    def finish(self, rows: list[int]) -> None:
-        """Store the vectors of rows that are done."""
-        if self.store is not None and rows:
-            values = [
-                _SIZE.pack(self.sizes[r])
-                + self.vectors[r].tobytes()
-                + self.notes.get(r, "").encode()
-                for r in rows
-            ]
-            self.store.put_many(self.keys_of(np.array(rows)), values, holder=self)
-
-    def give_up(self, rows: NDArray[np.int64]) -> None:
-        """Let go of rows that were claimed and will not be stored."""
-        if self.store is not None and len(rows):
-            self.store.release(self.keys_of(rows), holder=self)
-
-    def fail(self, row: int, reason: str) -> None:
-        """Note that a row cannot be embedded; what was found first is kept."""
-        self.faults.setdefault(row, reason)
-        self.notes.pop(row, None)
-        self.vectors[row] = np.nan
-        self.sizes[row] = 0
-
-    def accept(self, row: int, item: Prepared | Fault) -> bool:
-        """Return whether a row that was prepared can be embedded; note what is wrong with it."""
-        fault = item if isinstance(item, Fault) else self._find_change(row, item)
-        if fault is None:
-            if isinstance(item, Prepared) and item.note is not None:
-                self.notes[row] = item.note
-            return True
-        if fault.is_gone:
-            self.gone.add(row)
-        self.fail(row, fault.reason)
-        return False
-
-    def _find_change(self, row: int, item: Prepared) -> Fault | None:
-        if item.content is None:
-            return None
-        if content_key(self.encoder.digest, item.content) == self.keys[row].tobytes():
-            return None
-        return Fault("it changed while it was being embedded", is_gone=True)
 
 
 @dataclass(slots=True)
@@ -262,7 +166,7 @@ class Runner:
                         f"{type(error).__name__}: {error}"
                     ) from error
                 self.job.fail(row, f"the model failed on it: {type(error).__name__}: {error}")
-                vectors.append(torch.full((1, encoder.width), torch.nan))
+                vectors.append(torch.full((1, encoder.full_width), torch.nan))
         return torch.cat(vectors)
 
     def _batches(self, rows: NDArray[np.int64], n_rows: int) -> Iterator[_Batch]:
@@ -339,6 +243,7 @@ class Runner:
         """Put the vectors of a batch where their rows are, and rows that are whole in the store."""
         job, pieces = self.job, batch.pieces
         done: list[int] = []
+        raw: list[NDArray[np.float32]] = []
         for i, row in enumerate(batch.rows):
             pieces.n_parts_left[row] -= 1
             n_left = pieces.n_parts_left[row]
@@ -347,19 +252,24 @@ class Runner:
                 if n_left:
                     continue
                 found = pieces.parts_done.pop(row)
-                job.vectors[row] = job.encoder.merge(
+                vector = job.encoder.merge(
                     np.stack([vector for vector, _ in found]),
                     np.array([cost for _, cost in found]),
                 )
             else:
-                job.vectors[row] = values[i]
+                vector = values[i]
             done.append(row)
-        bad = np.array(done)[~np.isfinite(job.vectors[done]).all(axis=1)].tolist() if done else []
+            raw.append(vector)
+        if not done:
+            return
+        vectors = np.stack(raw)
+        is_finite = np.isfinite(vectors).all(axis=1)
+        bad = np.array(done)[~is_finite].tolist()
         for row in bad:
             job.fail(row, "the model returned values that are not finite")
-        good = [row for row in done if row not in job.faults]
+        good = np.array(done)[is_finite].tolist()
         self.n_encoded += len(good)
-        job.finish(good)
+        job.finish(good, vectors[is_finite])
         for row in good:
             self.unfinished.pop(row, None)
         self._end(bad)
@@ -375,7 +285,6 @@ class Runner:
         """Fetch what others were encoding; take over what they let go."""
         rows = np.concatenate(self.deferred)
         self.deferred.clear()
-        assert self.job.store is not None
         missing = self.job.look_up(rows)
         self.bar.update(len(rows) - len(missing))
         if not len(missing):
@@ -386,7 +295,7 @@ class Runner:
             self.waiting_since = time.monotonic()
         if self.deferred:
             waiting = np.concatenate(self.deferred)
-            self.job.store.wait(self.job.keys_of(waiting), timeout=_WAIT_SECONDS)
+            self.job.wait(waiting, timeout=_WAIT_SECONDS)
             self._lose_patience(len(waiting))
 
     def _lose_patience(self, n_rows: int) -> None:

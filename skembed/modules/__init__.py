@@ -22,7 +22,7 @@ from skembed.modules._layers import (
     stop_after,
 )
 from skembed.modules._own import Features, ModuleSource, OneAtATime, try_out
-from skembed.modules._pooling import POOLINGS, finish, pool, pool_rows, pooled_width
+from skembed.modules._pooling import POOLINGS, pool, pool_rows, pooled_width
 from skembed.modules._preprocess import Preprocess, make_preprocess
 from skembed.modules._rows import Rows, TokenBatch
 from skembed.modules._speech import SpeechModel
@@ -53,7 +53,6 @@ __all__ = [
     "fill",
     "find_layer",
     "find_unused",
-    "finish",
     "first_tensor",
     "first_that_runs",
     "has_weights",

@@ -9,12 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from skembed.modules._rows import Rows
 
-__all__ = ["POOLINGS", "finish", "pool", "pool_rows", "pooled_width"]
+__all__ = ["POOLINGS", "pool", "pool_rows", "pooled_width"]
 
 
 def _mean_sqrt_len(tokens: Tensor, offset: int) -> Tensor:
@@ -87,9 +86,3 @@ def pool_rows(hidden: Tensor, rows: Rows, pooling: str, *, n_skipped: int = 0) -
         first = min(n_skipped, length - 1)
         pooled.append(pool(tokens[:, first:], pooling, offset=first))
     return torch.cat(pooled)
-
-
-def finish(vectors: Tensor, n_components: int | None, normalize: bool) -> Tensor:
-    """Keep the leading features (Matryoshka, arXiv:2205.13147), then scale rows to unit length."""
-    vectors = vectors[:, :n_components]
-    return F.normalize(vectors, p=2, dim=-1) if normalize else vectors

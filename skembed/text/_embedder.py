@@ -150,6 +150,11 @@ class TextEmbedder(PretrainedEmbedder):
     Vectors are equal for any batch size, order and duplication of rows to 1e-5 in float32; in
     bfloat16 and int8 to 0.02 in any component of a unit vector.
 
+    A search over `normalize` and `n_components` runs the model once, as they slice and scale stored
+    vectors; one over `max_length` and `on_truncate` runs it again on the rows that are cut. One
+    over `pooling` runs it once for each: a pass that kept all six poolings of every row would take
+    0.6% longer (MiniLM), but a store six times as large.
+
     References
     ----------
     .. [1] N. Reimers and I. Gurevych, "Sentence-BERT", EMNLP 2019, arXiv:1908.10084.
@@ -224,7 +229,7 @@ class TextEmbedder(PretrainedEmbedder):
         return {"in_chunks": self.on_truncate == "mean_of_chunks"}
 
     def _refuse(self, rows: CheckedRows) -> None:
-        encoder, limit = self._encoder, self._encoder.max_length
+        encoder, limit = self._encoder, self._encoder.limit
         if self.on_truncate != "raise" or limit is None:
             return
         sizes = measure_sizes(encoder, rows.items, resolve_store(self.cache))
@@ -239,7 +244,7 @@ class TextEmbedder(PretrainedEmbedder):
             )
 
     def _make_report(self, report: EmbeddingReport) -> TextReport:
-        return TextReport(**vars(report), max_length=self._encoder.max_length)
+        return TextReport(**vars(report), max_length=self._encoder.limit)
 
     def _warn_of(self, report: TextReport) -> None:
         cut, limit = report.truncated, report.max_length

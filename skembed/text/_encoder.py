@@ -10,6 +10,7 @@ import torch
 
 from skembed._encoder import BatchPolicy, Fault, Prepared
 from skembed.engine import BackboneEncoder
+from skembed.store import digest_of
 from skembed.text._backbone import TextSettings
 from skembed.text._transformers import NO_TOKENS, TransformerBackbone
 
@@ -34,9 +35,10 @@ class TextEncoder(BackboneEncoder):
             n_components=settings.n_components or backbone.n_components,
             normalize=backbone.normalizes if is_auto else settings.normalize,
         )
-        super().__init__(backbone, settings, device, in_chunks=settings.in_chunks)
+        super().__init__(backbone, settings, device)
         self.in_chunks = settings.in_chunks
-        self.max_length = backbone.max_length
+        self.limit = backbone.max_length
+        self.cut_digest = digest_of({"limit": self.limit, "in_chunks": self.in_chunks})
 
     @property
     def policy(self) -> BatchPolicy:

@@ -80,7 +80,6 @@ class TransformerBackbone(Backbone):
                 "libraries": releases_of("transformers", "tokenizers"),
                 "pooling": self.pooling,
                 "prompt": prompt,
-                "max_length": self.max_length,
             }
         )
 

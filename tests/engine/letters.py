@@ -17,12 +17,28 @@ def letter_counts(text):
 
 
 class LetterEncoder(Encoder):
-    """Counts letters. Texts are cut in chunks of `chunk`; "!" is a fault; "?" gives infinity."""
+    """Counts letters; "!" is a fault; "?" gives infinity.
 
-    def __init__(self, *, layout="packed", budget=40, chunk=None, window=2048, fits=None):
+    Texts longer than `limit` are cut there, or in chunks of `chunk`. The first `n_letters` counts
+    are its output.
+    """
+
+    def __init__(
+        self,
+        *,
+        layout="packed",
+        budget=40,
+        chunk=None,
+        window=2048,
+        fits=None,
+        limit=None,
+        n_letters=26,
+    ):
         self.digest = b"letters"
         self.model_key = f"letters {next(_numbers)}".encode()
-        self.width = 26
+        self.width = n_letters
+        self.limit = limit
+        self.cut_digest = f"{limit} {chunk}".encode()
         self.device = "cpu"
         self.dtype = "float32"
         self._policy = BatchPolicy(budget, layout, window)
@@ -37,6 +53,13 @@ class LetterEncoder(Encoder):
         self._policy = replace(self._policy, **changes)
 
     @property
+    def full_width(self):
+        return 26
+
+    def finish(self, vectors):
+        return vectors[:, : self.width]
+
+    @property
     def policy(self):
         return self._policy
 
@@ -49,8 +72,9 @@ class LetterEncoder(Encoder):
     def _prepare(self, item):
         if "!" in item:
             return Fault("exclamation")
-        step = self.chunk or max(len(item), 1)
-        parts = [item[i : i + step] for i in range(0, max(len(item), 1), step)]
+        text = item[: self.limit] if self.chunk is None else item
+        step = self.chunk or max(len(text), 1)
+        parts = [text[i : i + step] for i in range(0, max(len(text), 1), step)]
         return Prepared(parts, len(item))
 
     def costs(self, parts):

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from skembed.engine import _run, embed, measure_sizes
 from skembed.engine._batch import budget_of
+from skembed.engine._job import Job
 from skembed.engine._rows import keys_of
-from skembed.engine._run import Job
 from skembed.exceptions import MemoryWarning, StoreWarning
 from skembed.store import EmbeddingStore
 from skembed.weights import shared_model

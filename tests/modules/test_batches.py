@@ -10,7 +10,6 @@ from skembed.modules import (
     Stacks,
     TokenBatch,
     TokenTransformer,
-    finish,
     pool,
     pool_rows,
     pooled_width,
@@ -85,8 +84,3 @@ def test_rows_without_their_prompt_are_pooled_as_if_they_stood_there_alone():
     hidden = TOKENS.flatten(0, 1)
     found = pool_rows(hidden, Rows([7, 3]), "mean", n_skipped=2)
     torch.testing.assert_close(found, torch.stack([hidden[2:7].mean(0), hidden[9:].mean(0)]))
-
-
-def test_leading_components_are_kept_and_then_scaled():
-    found = finish(torch.tensor([[3.0, 4.0, 5.0]]), 2, normalize=True)
-    torch.testing.assert_close(found, torch.tensor([[0.6, 0.8]]))

@@ -185,7 +185,7 @@ def test_a_long_row_does_not_change_how_positions_of_its_neighbours_turn(tmp_pat
     np.testing.assert_allclose(
         embedder.transform([short]), embeddings(folder, [short], "last_token"), atol=1e-5
     )
-    assert embedder.encoder_.max_length == 24
+    assert embedder.encoder_.limit == 24
 
 
 def test_chunks_lose_no_token_where_the_prompt_merges_with_the_text():

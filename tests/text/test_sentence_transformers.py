@@ -139,7 +139,7 @@ def test_the_folders_maximum_length_is_kept(built, tmp_path):
     config["max_seq_length"] = 9
     (folder / "sentence_bert_config.json").write_text(json.dumps(config))
     np.testing.assert_allclose(ours(folder), reference(folder), atol=1e-5, rtol=0)
-    assert TextEmbedder(folder).fit(["a"]).encoder_.max_length == 9
+    assert TextEmbedder(folder).fit(["a"]).encoder_.limit == 9
 
 
 def test_texts_are_cut_on_the_side_that_the_tokenizer_says(built):
