@@ -55,10 +55,10 @@ class Job:
 
     def look_up(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
         """Fill in the rows that the store has; return the others."""
-        missing = self._fetch(rows, [self._key(row) for row in rows.tolist()], self.encoder.limit)
+        missing = self._fetch(rows, self._keys(rows), self.encoder.limit)
         if self.encoder.limit is None or not len(missing):
             return missing
-        return self._fetch(missing, [self._cut_key(row) for row in missing.tolist()], None)
+        return self._fetch(missing, self._cut_keys(missing), None)
 
     def claim(self, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Return which rows are ours to encode."""
@@ -68,8 +68,8 @@ class Job:
         if self.encoder.limit is not None and is_ours.any():
             # The store says so of keys that it has; one who cut a row has stored it under another.
             ours = rows[is_ours]
-            keys = [self._cut_key(row) for row in ours.tolist()]
-            is_done = np.array([value is not None for value in self.store.get_many(keys)])
+            found = self.store.get_many(self._cut_keys(ours))
+            is_done = np.array([value is not None for value in found])
             self.give_up(ours[is_done])
             is_ours[is_ours] = ~is_done
         return is_ours
@@ -86,11 +86,11 @@ class Job:
         self.vectors[rows] = self.encoder.finish(vectors)
         if self.store is None:
             return
-        limit = self.encoder.limit
-        keys, claimed = [], self._claimed_keys(np.array(rows))
-        for row in rows:
-            is_whole = limit is None or self.sizes[row] <= limit
-            keys.append(self._key(row) if is_whole else self._cut_key(row))
+        places = np.array(rows)
+        claimed, keys = self._claimed_keys(places), self._keys(places)
+        if self.encoder.limit is not None:
+            for i in np.flatnonzero(self.sizes[places] > self.encoder.limit).tolist():
+                keys[i] = self._cut_key(keys[i])
         values = [
             _SIZE.pack(self.sizes[row]) + vector.tobytes() + self.notes.get(row, "").encode()
             for row, vector in zip(rows, vectors, strict=True)
@@ -127,20 +127,30 @@ class Job:
     def _find_change(self, row: int, item: Prepared) -> Fault | None:
         if item.content is None:
             return None
-        if content_key(self.encoder.digest, item.content) == self._key(row):
+        if content_key(self.encoder.digest, item.content) == self.keys[row].tobytes():
             return None
         return Fault("it changed while it was being embedded", is_gone=True)
 
-    def _key(self, row: int) -> bytes:
-        key: bytes = self.keys[row].tobytes()
-        return key
+    def _keys(self, rows: NDArray[np.int64]) -> list[bytes]:
+        raw = self.keys[rows].tobytes()
+        n_bytes = self.keys.itemsize * self.keys.shape[1]
+        return [raw[start : start + n_bytes] for start in range(0, len(raw), n_bytes)]
 
-    def _cut_key(self, row: int) -> bytes:
-        return content_key(self.encoder.cut_digest, self._key(row))
+    def _cut_key(self, key: bytes) -> bytes:
+        return content_key(self.encoder.cut_digest, key)
+
+    def _cut_keys(self, rows: NDArray[np.int64]) -> list[bytes]:
+        return list(map(self._cut_key, self._keys(rows)))
 
     def _claimed_keys(self, rows: NDArray[np.int64]) -> list[bytes]:
         """Return the keys by which rows are claimed: whether they are cut is mostly not known."""
-        return [self._cut_key(row) if row in self.long else self._key(row) for row in rows.tolist()]
+        keys = self._keys(rows)
+        if not self.long:
+            return keys
+        return [
+            self._cut_key(key) if row in self.long else key
+            for row, key in zip(rows.tolist(), keys, strict=True)
+        ]
 
     def _fetch(
         self, rows: NDArray[np.int64], keys: list[bytes], limit: int | None
