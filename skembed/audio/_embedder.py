@@ -108,7 +108,7 @@ class AudioEmbedder(PretrainedEmbedder):
         length; the baselines take clips whole, however long. None leaves clips whole.
     hop : float, default=None
         Seconds from the start of a window to that of the next, at most `window`. None: windows
-        follow one another.
+        follow one another. Another window or hop runs the model again on longer clips only.
     normalize : bool, default=False
         Whether vectors have unit length.
     n_components : int, default=None

@@ -21,6 +21,7 @@ from skembed.audio._decoding import DECODERS, UnreadableSound
 from skembed.audio._sounds import Samples, Sound
 from skembed.engine import BackboneEncoder, is_out_of_memory, prepare_in_threads
 from skembed.exceptions import InvalidParameterError
+from skembed.store import digest_of
 
 __all__ = ["AudioEncoder", "Windows", "check_seconds"]
 
@@ -50,11 +51,12 @@ class AudioEncoder(BackboneEncoder):
             device,
             **DECODERS,
             soxr=".".join(soxr.__version__.split(".")[:2]),
-            window=self.windows.length,
-            hop=self.windows.hop,
             # What was kept under another setting is a fault here.
             refuses_poor=self.refuses_poor,
         )
+        # Clips that fit into a window are read whole, whatever its length.
+        self.limit = self.windows.length
+        self.cut_digest = digest_of({"window": self.windows.length, "hop": self.windows.hop})
 
     @property
     def policy(self) -> BatchPolicy:
@@ -73,7 +75,7 @@ class AudioEncoder(BackboneEncoder):
         return prepare_in_threads(self._prepare_one, items, size_of, _MOST_BYTES)
 
     def merge(self, vectors: NDArray[np.float32], costs: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Average the windows of a clip, which are of one length; at unit length if rows are."""
+        """Average the windows of a clip, which are of one length."""
         return super().merge(vectors, np.ones_like(costs))
 
     def _prepare_one(self, item: Sound) -> Prepared | Fault:

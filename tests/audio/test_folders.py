@@ -145,10 +145,7 @@ def test_digests_tell_settings_and_files_apart(folders):
         options = {"dtype": "float32", "sampling_rate": 16_000, **settings}
         return AudioEmbedder(folders(family), **options).fit([]).encoder_.digest
 
-    made = [
-        digest("wavlm", **settings)
-        for settings in ({}, {"pooling": "std"}, {"layer": 1}, {"window": 3.0}, {"hop": 3.0})
-    ]
+    made = [digest("wavlm", **settings) for settings in ({}, {"pooling": "std"}, {"layer": 1})]
     made.append(digest("wav2vec2"))
     assert len(set(made)) == len(made)
     assert digest("wavlm") == made[0]
