@@ -174,9 +174,9 @@ class FunctionEmbedder(BaseEmbedder):
             function = fingerprint(self.function) if version is None else b""
         except UnsupportedModelError as error:
             raise InvalidParameterError(
-                f"function={name_of(self.function)}: vectors are stored under what embeds, and "
-                f"this can't be told of a function like this: {error} Or name what embeds yourself: "
-                "version='model-1, settings-1'."
+                f"function={name_of(self.function)}: set version to a name of all that decides its "
+                "vectors, such as 'text-embedding-3-small'. They are stored under it, as what the "
+                f"function is cannot be found out: {error}"
             ) from None
         self._identity = digest_of({"version": version, "function": function})
 

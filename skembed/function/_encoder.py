@@ -120,9 +120,8 @@ class FunctionEncoder(Encoder):
                 if n_tries > self.max_retries or wait > _LONGEST_WAIT:
                     asked = f", which asks to wait {wait:,.0f} s" if wait > _LONGEST_WAIT else ""
                     raise FunctionError(
-                        f"{name} failed {n_tries} times in a row, the last time with {found}"
-                        f"{asked}. Rows that were embedded before are in the store, if there is "
-                        "one: call again to go on."
+                        f"{name} failed {n_tries} times in a row, at last with {found}{asked}. "
+                        "Rows embedded before are in the store: call again to go on."
                     ) from error
             time.sleep(wait)
         return _as_vectors(output, len(rows), name)
@@ -172,16 +171,17 @@ def learn_width(
             failure = error
             continue
         return encoder.learned if encoder.learned.vector is not None else Learned(width)
+    on = "the first row" if len(tried) == 1 else f"each of the first {len(tried)} rows"
     raise FunctionError(
-        f"{name_of(function)} failed on the first {len(tried)} rows, the last time with "
-        f"{type(failure).__name__}: {failure}"
+        f"{name_of(function)} failed on {on}: {type(failure).__name__}: {failure}"
     ) from failure
 
 
 def name_of(function: Any) -> str:
     """Return what messages call a function."""
     inner = getattr(function, "func", function)  # of a partial
-    return str(getattr(inner, "__qualname__", type(inner).__qualname__))
+    name: str = getattr(inner, "__qualname__", type(inner).__qualname__)
+    return name.rpartition("<locals>.")[2]
 
 
 def _as_vectors(output: Any, n_rows: int, name: str) -> NDArray[np.float32]:
