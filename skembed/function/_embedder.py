@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from numbers import Integral
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NoReturn
 
 import numpy as np
 from sklearn.utils import Tags
@@ -48,16 +48,16 @@ class FunctionEmbedder(BaseEmbedder):
         n_features), real numbers. A row's vector may not depend on the other rows of the list.
         Clones share it. Pickles hold it as pickle does, by the name of the module that defines it:
         for them it can't be a lambda or a function inside another; joblib's workers take those,
-        too. What can't be pickled (a client, a session) has to be made within the function, the
-        first time in each process.
+        too. What can't be pickled (a client, a session) has to be made within it, in each process:
+        by another function under `functools.cache`.
     version : str, default=None
         Names all that decides the vectors: the service, its model, its settings, your own
         preparation. Vectors are stored under it, so change it when any of them changes, and give
         no other function the same one. None is for functions that are all in their code: vectors
         are then stored under the code, the constants and the objects that it uses, which are
         found out at every call. It can't see files that the code reads, nor what a service does;
-        where the function uses what can't be looked into (a client, a session), `version` is asked
-        for.
+        where the function uses what can't be looked into (a client, a session), or changes what it
+        uses when it runs, `version` is asked for.
     n_features : int, default=None
         Number of features. None learns it from the first row. If it is given, `fit` doesn't run
         the function and may see no rows.
@@ -169,16 +169,22 @@ class FunctionEmbedder(BaseEmbedder):
         return super()._check_rows(X)
 
     def _get_ready(self, params: dict[str, Any]) -> None:
-        version = None if self.version is None else str.__str__(self.version)
+        self._identity = self._find_identity()
+
+    def _find_identity(self) -> bytes:
+        if self.version is not None:
+            return digest_of({"version": str.__str__(self.version)})
         try:
-            function = fingerprint(self.function) if version is None else b""
+            return digest_of({"function": fingerprint(self.function)})
         except UnsupportedModelError as error:
-            raise InvalidParameterError(
-                f"function={name_of(self.function)}: set version to a name of all that decides its "
-                "vectors, such as 'text-embedding-3-small'. They are stored under it, as what the "
-                f"function is cannot be found out: {error}"
-            ) from None
-        self._identity = digest_of({"version": version, "function": function})
+            self._ask_for_version(str(error))
+
+    def _ask_for_version(self, reason: str) -> NoReturn:
+        raise InvalidParameterError(
+            f"function={name_of(self.function)}: set version to a name of all that decides its "
+            "vectors, such as 'text-embedding-3-small'. They are stored under it, as what the "
+            f"function is cannot be found out: {reason}"
+        )
 
     def _learn(self, rows: CheckedRows, y: Any) -> None:
         self._learned = self._find_width(rows)
@@ -198,17 +204,20 @@ class FunctionEmbedder(BaseEmbedder):
                 f"n_features=None: how many features {name_of(self.function)} gives is learned "
                 "from the first row, and there is none that can be embedded. Set n_features."
             )
-        return kept_recent(
-            ("function", self._identity),
-            lambda: learn_width(
-                self.function,
-                self._identity,
-                rows.items,
-                resolve_store(self.cache),
-                batch_size=self.batch_size,
-                max_retries=self.max_retries,
-            ),
+        return kept_recent(("function", self._identity), lambda: self._learn_width(rows))
+
+    def _learn_width(self, rows: CheckedRows) -> Learned:
+        learned = learn_width(
+            self.function,
+            self._identity,
+            rows.items,
+            resolve_store(self.cache),
+            batch_size=self.batch_size,
+            max_retries=self.max_retries,
         )
+        if learned.vector is not None and self._find_identity() != self._identity:
+            self._ask_for_version("it changes what it uses when it runs (a counter, a cache).")
+        return learned
 
     def _get_encoder(self) -> FunctionEncoder:
         return FunctionEncoder(

@@ -176,6 +176,16 @@ class TextEmbedder(PretrainedEmbedder):
     (3, 384)
     >>> bool(vectors[0] @ vectors[1] > vectors[0] @ vectors[2])
     True
+
+    Several columns of texts become one, or each has its features beside those of the others:
+
+    >>> import pandas as pd
+    >>> from sklearn.compose import make_column_transformer
+    >>> frame = pd.DataFrame({"title": ["A cat", "A letter"], "body": ["It sleeps.", "It is late."]})
+    >>> embedder.fit_transform(frame["title"] + ". " + frame["body"]).shape
+    (2, 384)
+    >>> make_column_transformer((embedder, "title"), (embedder, "body")).fit_transform(frame).shape
+    (2, 768)
     """
 
     _settings_type = TextSettings
