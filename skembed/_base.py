@@ -488,4 +488,3 @@ class PretrainedEmbedder(BaseEmbedder):
     def dtype_(self) -> str:
         """Number format in which the model runs."""
         return self.encoder_.dtype
-

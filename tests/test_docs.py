@@ -5,8 +5,8 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
-import pytest
 import cloudpickle
+import pytest
 
 PAGES = sorted((Path(__file__).parent.parent / "docs").glob("*.md"))
 

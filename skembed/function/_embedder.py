@@ -196,7 +196,7 @@ class FunctionEmbedder(BaseEmbedder):
     def _find_width(self, rows: CheckedRows) -> Learned:
         if self.n_features is not None:
             return Learned(int(self.n_features))
-        known = self.__dict__.get("_learned")
+        known: Learned | None = self.__dict__.get("_learned")
         if not rows.items:
             if known is not None:
                 return known

@@ -10,7 +10,7 @@ import itertools
 import random
 import socket
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
@@ -233,7 +233,8 @@ def _seconds_to_wait(error: Exception, n_tries: int) -> float | None:
     if not is_temporary:
         return None
     # With jitter, so that workers that were refused together do not come back together.
-    return min(_FIRST_WAIT * 2 ** (n_tries - 1), _LONGEST_BACK_OFF) * _random.uniform(0.5, 1.0)
+    longest: float = min(_FIRST_WAIT * 2 ** (n_tries - 1), _LONGEST_BACK_OFF)
+    return longest * _random.uniform(0.5, 1.0)
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
@@ -255,10 +256,10 @@ def _statuses_of(error: BaseException) -> list[int]:
 
 def _retry_after(error: BaseException) -> float | None:
     """Return the seconds that an error asks to wait, in its `retry_after` or its headers."""
-    found = getattr(error, "retry_after", None)
+    found: Any = getattr(error, "retry_after", None)
     for place in (error, _response_of(error)):
-        headers = getattr(place, "headers", None)
-        if found is None and (isinstance(headers, Mapping) or hasattr(headers, "get")):
+        headers: Any = getattr(place, "headers", None)
+        if found is None and hasattr(headers, "get"):
             found = headers.get("retry-after") or headers.get("Retry-After")
     try:
         return max(float(found), 0.0)

@@ -159,8 +159,7 @@ def try_out(
     except Exception as error:
         more = f" (and on {len(tried) - 1} of other sizes)" if len(tried) > 1 else ""
         raise UnsupportedModelError(
-            f"{name} failed on a {row}, {tried[0]}{more}: "
-            f"{type(error).__name__}: {error}. {advice}"
+            f"{name} failed on a {row}, {tried[0]}{more}: {type(error).__name__}: {error}. {advice}"
         ) from error
     shape = tuple(features.shape)
     if not 2 <= len(shape) <= 4 or shape[0] != 1 or not features.is_floating_point():

@@ -34,7 +34,12 @@ class TextModule(nn.Module):
     """
 
     def __init__(
-        self, core: nn.Module, pooling: str | None, *, n_skipped: int = 0, layers: Sequence[nn.Module] = ()
+        self,
+        core: nn.Module,
+        pooling: str | None,
+        *,
+        n_skipped: int = 0,
+        layers: Sequence[nn.Module] = (),
     ) -> None:
         super().__init__()
         self.core = core

@@ -181,7 +181,7 @@ class TextEmbedder(PretrainedEmbedder):
 
     >>> import pandas as pd
     >>> from sklearn.compose import make_column_transformer
-    >>> frame = pd.DataFrame({"title": ["A cat", "A letter"], "body": ["It sleeps.", "It is late."]})
+    >>> frame = pd.DataFrame({"title": ["A cat", "A letter"], "body": ["It sleeps.", "It came."]})
     >>> embedder.fit_transform(frame["title"] + ". " + frame["body"]).shape
     (2, 384)
     >>> make_column_transformer((embedder, "title"), (embedder, "body")).fit_transform(frame).shape

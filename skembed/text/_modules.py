@@ -136,7 +136,7 @@ def _describe(model: Any, chain: Sequence[Any]) -> TextFolder:
         for i, module in enumerate(chain):
             kind = type(module)
             (root / str(i)).mkdir()
-            config = getattr(module, "get_config_dict", dict)()
+            config: dict[str, Any] = getattr(module, "get_config_dict", dict)()
             name = getattr(module, "config_file_name", "config.json")
             (root / str(i) / name).write_text(json.dumps(config, default=str))
             listed.append(
@@ -295,7 +295,7 @@ class ModuleBackbone(TransformerInMemory):
         is_auto = self._asked_pooling == "auto"
         return digest_of({"parts": self._parts_digest, "is_auto": is_auto})
 
-    def _own_pooling(self, folder: TextFolder) -> str | None:
+    def _own_pooling(self, folder: TextFolder) -> str:
         return "mean"  # where it gives states; see `_width_of_states`
 
     def _width_of_states(self) -> int:

@@ -65,7 +65,7 @@ class TransformerBackbone(Backbone):
         self._transformer = folder.transformer
         self._trusts_code = settings.trust_remote_code
         is_auto = settings.pooling == "auto"
-        self.pooling = self._own_pooling(folder) if is_auto else settings.pooling
+        self.pooling: str | None = self._own_pooling(folder) if is_auto else settings.pooling
         prompt = self._choose_prompt(folder, settings.prompt)
         self._tokenizer = self._load_tokenizer(folder)
         self.max_length = self._choose_max_length(folder, settings.max_length)
@@ -117,7 +117,7 @@ class TransformerBackbone(Backbone):
 
     # What other families do in another way --------------------------------------------------
 
-    def _own_pooling(self, folder: TextFolder) -> str | None:
+    def _own_pooling(self, folder: TextFolder) -> str:
         """Return the pooling that the model's files say, else that of its kind."""
         if folder.pooling is None:
             return "last_token" if _is_causal(self.config) else "mean"
@@ -135,7 +135,7 @@ class TransformerBackbone(Backbone):
 
     def _width_of_states(self) -> int:
         """Return the number of features before the head."""
-        return pooled_width(int(self.config.get_text_config().hidden_size), self.pooling)
+        return pooled_width(int(self.config.get_text_config().hidden_size), str(self.pooling))
 
     def _load_core(self, dtype: torch.dtype | None) -> nn.Module:
         special = self.tokens.before, self.tokens.after

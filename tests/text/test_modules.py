@@ -95,12 +95,13 @@ def test_a_chain_with_code_of_its_own_is_refused_with_what_to_do(chained):
 
 def test_a_model_of_transformers_gives_what_its_folder_gives(folder, network, tokenizer):
     tokenizer = copy.deepcopy(tokenizer)
-    before = tokenizer(["a b", "a"], truncation=True, max_length=3, padding=True)["input_ids"]
+    asked = {"truncation": True, "max_length": 3, "padding": True}
+    before = tokenizer(["a b", "a"], **asked)["input_ids"]
     network.train()
     found = ours(network, tokenizer=tokenizer, max_length=128)
     np.testing.assert_allclose(found, embeddings(folder, ROWS), atol=1e-5, rtol=0)
     assert network.training
-    assert tokenizer(["a b", "a"], truncation=True, max_length=3, padding=True)["input_ids"] == before
+    assert tokenizer(["a b", "a"], **asked)["input_ids"] == before
     again = TextEmbedder(network, tokenizer=tokenizer, pooling="cls", on_truncate="ignore")
     np.testing.assert_allclose(
         again.transform(ROWS), embeddings(folder, ROWS, "cls"), atol=1e-5, rtol=0
