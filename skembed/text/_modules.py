@@ -32,23 +32,26 @@ from skembed.weights import fingerprint, kept_recent
 
 __all__ = ["check_model", "find_module"]
 
-_FUNCTION = "Or embed by its own function: FunctionEmbedder(model.encode)."
+_FUNCTION = 'Or embed by its own function: FunctionEmbedder(model.encode, version="its name").'
 
 
 def check_model(model: Any) -> None:
     """Refuse what is neither a name nor a module, and say what to pass instead."""
     if isinstance(model, (str, Path, nn.Module)) or hasattr(model, "__fspath__"):
         return
-    hint = "a folder, a model's id on the hub, or a torch.nn.Module with its tokenizer"
+    hint = ""
     if isinstance(model, type):
-        hint = f"an instance of {model.__name__}"
+        hint = f" Pass an instance of {model.__name__}."
     elif hasattr(model, "tokenizer") and isinstance(getattr(model, "model", None), nn.Module):
-        hint = "what the pipeline runs: model=pipeline.model, tokenizer=pipeline.tokenizer"
+        hint = " Pass what it runs: model=pipeline.model, tokenizer=pipeline.tokenizer."
     elif callable(getattr(model, "encode", None)):
-        hint = "its function, in an embedder of its own: FunctionEmbedder(model.encode)"
+        hint = f" {_FUNCTION}"
     elif callable(model):
-        hint = "an embedder made for functions: FunctionEmbedder(model)"
-    raise InvalidParameterError(f"model={shown(model)}: expected {hint}.")
+        hint = " For a function there is FunctionEmbedder(model)."
+    raise InvalidParameterError(
+        "The 'model' parameter of TextEmbedder must be a folder, a model's id on the hub, or a "
+        f"torch.nn.Module with its tokenizer. Got {shown(model)} instead.{hint}"
+    )
 
 
 def find_module(model: nn.Module, settings: TextSettings) -> TransformerBackbone:
