@@ -75,14 +75,14 @@ class Encoder(ABC):
     """What the engine knows of a model.
 
     A subclass has a `width` and implements `contents` and `encode`; by default a row is one part
-    that costs 1, and 64 of them are a batch, a list.
+    that costs 1, and 64 of them are a batch, a list. One that has no `digest` gets that of its
+    class's code and its attributes from `BaseEmbedder`.
 
     Attributes
     ----------
     digest : bytes
         Content digest of the weights and of every setting that changes a vector. Two encoders with
-        the same digest give the same vectors. `BaseEmbedder` gives an encoder without one that of
-        its class's code and its attributes.
+        the same digest give the same vectors.
     width : int
         Number of output features.
     model_key : bytes
