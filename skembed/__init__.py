@@ -13,7 +13,10 @@ from skembed.exceptions import InvalidParameterError
 from skembed.store import announce_run
 
 if TYPE_CHECKING:
+    from skembed._base import BaseEmbedder
+    from skembed._encoder import BatchPolicy, Encoder, Fault, Prepared
     from skembed.audio import AudioEmbedder
+    from skembed.function import FunctionEmbedder
     from skembed.image import ImageEmbedder
     from skembed.store import EmbeddingStore
     from skembed.text import TextEmbedder
@@ -23,7 +26,13 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "AudioEmbedder": "skembed.audio",
+    "BaseEmbedder": "skembed._base",
+    "BatchPolicy": "skembed._encoder",
     "EmbeddingStore": "skembed.store",
+    "Encoder": "skembed._encoder",
+    "Fault": "skembed._encoder",
+    "FunctionEmbedder": "skembed.function",
+    "Prepared": "skembed._encoder",
     "ImageEmbedder": "skembed.image",
     "TextEmbedder": "skembed.text",
     "unload_models": "skembed.weights",
@@ -33,9 +42,15 @@ _ROOMS = ("text", "image", "audio")
 
 __all__ = [
     "AudioEmbedder",
+    "BaseEmbedder",
+    "BatchPolicy",
     "EmbeddingStore",
+    "Encoder",
+    "Fault",
+    "FunctionEmbedder",
     "ImageEmbedder",
     "ModelInfo",
+    "Prepared",
     "TextEmbedder",
     "__version__",
     "exceptions",

@@ -27,7 +27,7 @@ from sklearn.utils._param_validation import (
 from torch import nn
 
 from skembed._encoder import Encoder, join_replicas
-from skembed._inputs import CheckedRows
+from skembed._inputs import CheckedRows, column_of, is_missing
 from skembed._parameters import plain, plain_fields, snapshot
 from skembed._report import EmbeddingReport
 from skembed._sklearn import CallbackSupportMixin, fit_task, with_callbacks, with_index
@@ -41,7 +41,7 @@ from skembed.exceptions import (
 )
 from skembed.modules import send_weights_once
 from skembed.store import EmbeddingStore, resolve_store
-from skembed.weights import kept_recent
+from skembed.weights import fingerprint, kept_recent
 
 __all__ = ["BaseEmbedder", "PretrainedEmbedder"]
 
@@ -53,13 +53,50 @@ send_weights_once()
 
 
 class BaseEmbedder(CallbackSupportMixin, TransformerMixin, BaseEstimator):
-    """Base class of embedders.
+    """Base class of embedders, for one of your own.
 
-    A subclass declares its parameters and constraints, among them those that have constraints
-    here, and implements `_check_rows`, `_get_ready` and `_embed`.
+    A subclass declares its parameters and implements `_check_row`, which gives the item that a row
+    is, and `_get_encoder`, which gives the `Encoder` that turns items into vectors. Rows in any
+    container, rows that are bad, duplicates, the store, batches, progress, feature names,
+    `set_output`, clones and pickles are seen to here. `docs/your_own_embedder.md` builds one, and
+    `skembed.testing.check_embedder` checks it.
+
+    The parameters below are there for subclasses that name them in `__init__`; the others have
+    them at their defaults.
+
+    Parameters
+    ----------
+    batch_size : int or "auto", default="auto"
+        Most rows at once. "auto" is as the encoder's `policy` plans.
+    cache : "run", path, EmbeddingStore or None, default="run"
+        Where vectors are kept, so that no row is embedded twice; see `TextEmbedder`.
+    on_error : {"raise", "nan"}, default="raise"
+        Bad rows: an error that names every one, or rows of NaN, a warning and the list in
+        `report_.faults`.
+    verbose : bool, default=False
+        Whether to show a progress bar when the work takes longer than a second.
+
+    Attributes
+    ----------
+    n_features_out_ : int
+        Number of output features.
+    report_ : EmbeddingReport
+        What the last `transform` did: rows, distinct rows, rows encoded, bad rows. Not part of
+        pickles.
+
+    See Also
+    --------
+    FunctionEmbedder : An embedder made of a function.
     """
 
+    batch_size: Any = "auto"
+    cache: Any = "run"
+    on_error: str = "raise"
+    verbose: bool = False
+
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
+        "batch_size": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"})],
+        "cache": [str, os.PathLike, EmbeddingStore, None],
         "on_error": [StrOptions({"raise", "nan"})],
         "verbose": ["verbose"],
     }
@@ -69,21 +106,58 @@ class BaseEmbedder(CallbackSupportMixin, TransformerMixin, BaseEstimator):
     _is_private: ClassVar[tuple[str, ...]] = ("report_",)
     """Attributes left out of pickles: the report of the last call grows with the rows."""
 
-    # What a room implements -----------------------------------------------------------------
+    _is_shared: ClassVar[tuple[str, ...]] = ()
+    """Parameters that clones share, as they share modules: what cannot or need not be copied."""
+
+    _rows_are: ClassVar[tuple[str, str]] = ("rows", "[row, another_row]")
+    """What messages call rows, and a right argument of `transform`."""
+
+    # What an embedder implements ------------------------------------------------------------
+
+    def _check_row(self, value: Any) -> Any:
+        """Return the item that a row is; raise a ValueError that says why it is none."""
+        raise NotImplementedError(f"{type(self).__name__} has to implement _check_row")
+
+    def _get_encoder(self) -> Encoder:
+        """Return what embeds items, for the present parameters."""
+        raise NotImplementedError(f"{type(self).__name__} has to implement _get_encoder")
+
+    # What it may implement ------------------------------------------------------------------
 
     def _check_rows(self, X: Any) -> CheckedRows:
         """Check the container and the rows of X."""
-        raise NotImplementedError
+        what, example = self._rows_are
+        column = column_of(X, what=what, example=example)
+        items, faults = [], dict[int, str]()
+        for row, value in enumerate(column):
+            if is_missing(value):
+                faults[row] = f"missing ({value!r})"
+                continue
+            try:
+                items.append(self._check_row(value))
+            except (TypeError, ValueError) as error:
+                faults[row] = str(error)
+        positions = np.delete(np.arange(len(column), dtype=np.int64), list(faults))
+        return CheckedRows(items, positions, len(column), faults)
 
     def _get_ready(self, params: dict[str, Any]) -> None:
         """Do what comes before rows are looked at, in `fit` and `transform`."""
 
-    def _embed(self, rows: CheckedRows) -> Embedded:
-        """Embed good rows."""
-        raise NotImplementedError
+    def _learn(self, rows: CheckedRows, y: Any) -> None:
+        """Learn from good rows in `fit`."""
 
     def _refuse(self, rows: CheckedRows) -> None:
         """Refuse good rows that the parameters say are to be refused."""
+
+    def _embed(self, rows: CheckedRows) -> Embedded:
+        """Embed good rows."""
+        return embed(
+            _identified(self._get_encoder()),
+            rows.items,
+            store=resolve_store(self.cache),
+            batch_size=None if self.batch_size == "auto" else self.batch_size,
+            progress=type(self).__name__ if self.verbose else None,
+        )
 
     def _make_report(self, report: EmbeddingReport) -> Any:
         """Return the report as the room gives it."""
@@ -164,6 +238,7 @@ class BaseEmbedder(CallbackSupportMixin, TransformerMixin, BaseEstimator):
             self.__dict__.pop("report_", None)
             self._begin()
             rows = self._checked(X)
+            self._learn(rows, y)
         self._has_been_fitted = True
         return rows
 
@@ -197,6 +272,11 @@ class BaseEmbedder(CallbackSupportMixin, TransformerMixin, BaseEstimator):
         wrapped: NDArray[np.float32] = with_index(self, vectors, X)
         return wrapped
 
+    @property
+    def n_features_out_(self) -> int:
+        """Number of output features."""
+        return self._get_encoder().width
+
     def get_feature_names_out(self, input_features: Any = None) -> NDArray[np.object_]:
         """Return the names of the output features: the class in lower case and a number.
 
@@ -215,7 +295,7 @@ class BaseEmbedder(CallbackSupportMixin, TransformerMixin, BaseEstimator):
             If neither `fit` nor `transform` has been called.
         """
         # scikit-learn's HTML view asks for names: showing one must not look for its model.
-        if not self.__dict__.keys() & {"_has_been_fitted", "_present"}:
+        if not self.__dict__.keys() & {"_has_been_fitted", "_present", "report_"}:
             raise NotFittedError(
                 f"This {type(self).__name__} has not seen rows yet; call fit or transform first."
             )
@@ -229,6 +309,7 @@ class BaseEmbedder(CallbackSupportMixin, TransformerMixin, BaseEstimator):
     # Plumbing -------------------------------------------------------------------------------
 
     def _begin(self) -> None:
+        stay_safe_after_fork()
         params = self.get_params(deep=False)
         self._validate_parameters(params)
         self._get_ready(params)
@@ -274,10 +355,14 @@ class BaseEmbedder(CallbackSupportMixin, TransformerMixin, BaseEstimator):
     def __sklearn_clone__(self: Self) -> Self:
         """Return a clone that shares modules: they are copied when they run, and never changed."""
         params = self.get_params(deep=False)
-        modules = {name: each for name, each in params.items() if isinstance(each, nn.Module)}
+        shared = {
+            name: each
+            for name, each in params.items()
+            if isinstance(each, nn.Module) or name in self._is_shared
+        }
         bare = copy.copy(self)
-        bare.__dict__.update(dict.fromkeys(modules))
-        cloned: Self = _clone_parametrized(bare).set_params(**modules)
+        bare.__dict__.update(dict.fromkeys(shared))
+        cloned: Self = _clone_parametrized(bare).set_params(**shared)
         return cloned
 
     def __getstate__(self) -> dict[str, Any]:
@@ -285,15 +370,25 @@ class BaseEmbedder(CallbackSupportMixin, TransformerMixin, BaseEstimator):
         return {name: value for name, value in state.items() if name not in self._is_private}
 
     def __sklearn_is_fitted__(self) -> bool:
-        return "_has_been_fitted" in self.__dict__
+        return True  # nothing is learned
 
     def __sklearn_tags__(self) -> Tags:
         tags: Tags = super().__sklearn_tags__()
+        tags.requires_fit = False
         tags.input_tags.two_d_array = False
         tags.input_tags.one_d_array = True
         tags.input_tags.allow_nan = self.on_error == "nan"
         tags.transformer_tags.preserves_dtype = []
         return tags
+
+
+def _identified(encoder: Encoder) -> Encoder:
+    """Return an encoder; one that has no digest gets that of its content."""
+    if not hasattr(encoder, "digest"):
+        encoder.digest = fingerprint(encoder)
+    if not hasattr(encoder, "model_key"):
+        encoder.model_key = encoder.digest
+    return encoder
 
 
 def _refuse_bool(layer: Any) -> None:
@@ -327,8 +422,6 @@ class PretrainedEmbedder(BaseEmbedder):
         "preprocess": [callable, None],
         "device": [str, list, tuple],
         "dtype": [StrOptions(set(DTYPES) - {"int8"})],
-        "batch_size": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"})],
-        "cache": [str, os.PathLike, EmbeddingStore, None],
         "revision": [str, None],
         "trust_remote_code": ["boolean"],
     }
@@ -348,7 +441,6 @@ class PretrainedEmbedder(BaseEmbedder):
         return self._settings_type(**other)
 
     def _get_ready(self, params: dict[str, Any]) -> None:
-        stay_safe_after_fork()
         devices = resolve_devices(plain(self.device))
         settings = self._settings()
         backbone = self._find_backbone(settings)
@@ -363,14 +455,8 @@ class PretrainedEmbedder(BaseEmbedder):
         if self.__dict__.get("_present") != present:
             self._present = present
 
-    def _embed(self, rows: CheckedRows) -> Embedded:
-        return embed(
-            self._encoder,
-            rows.items,
-            store=resolve_store(self.cache),
-            batch_size=None if self.batch_size == "auto" else self.batch_size,
-            progress=type(self).__name__ if self.verbose else None,
-        )
+    def _get_encoder(self) -> Any:
+        return self._encoder
 
     @property
     def _encoder(self) -> Any:
@@ -402,11 +488,3 @@ class PretrainedEmbedder(BaseEmbedder):
     def dtype_(self) -> str:
         """Number format in which the model runs."""
         return self.encoder_.dtype
-
-    def __sklearn_is_fitted__(self) -> bool:
-        return True  # nothing is learned
-
-    def __sklearn_tags__(self) -> Tags:
-        tags = super().__sklearn_tags__()
-        tags.requires_fit = False
-        return tags

@@ -74,6 +74,10 @@ class BatchPolicy:
 class Encoder(ABC):
     """What the engine knows of a model.
 
+    A subclass has a `width` and implements `contents` and `encode`; by default a row is one part
+    that costs 1, and 64 of them are a batch, a list. One that has no `digest` gets that of its
+    class's code and its attributes from `BaseEmbedder`.
+
     Attributes
     ----------
     digest : bytes
@@ -103,8 +107,8 @@ class Encoder(ABC):
     digest: bytes
     width: int
     model_key: bytes
-    device: str
-    dtype: str
+    device: str = "cpu"
+    dtype: str = "float32"
     limit: int | None = None
     cut_digest: bytes = b""
     uses_store: bool = True
@@ -116,29 +120,29 @@ class Encoder(ABC):
         return self.width
 
     @property
-    @abstractmethod
     def policy(self) -> BatchPolicy:
         """How rows are put into batches; may load the model, which may decide it."""
+        return BatchPolicy(budget=64)
 
     @abstractmethod
     def contents(self, items: Sequence[Any]) -> Iterable[bytes]:
         """Return for each row the bytes that identify its content: same bytes, same vector."""
 
-    @abstractmethod
     def prepare(self, items: Sequence[Any]) -> list[Prepared | Fault]:
         """Do the CPU work of rows (tokenise, decode, resample); called from another thread.
 
         Of rows that would take too much memory at once, only the first: the others are asked for
         once these have run.
         """
+        return [Prepared([item], 1) for item in items]
 
-    @abstractmethod
     def costs(self, parts: Sequence[Any]) -> NDArray[np.int64]:
         """Return what each part costs to run (tokens, pixels, samples); at least 1."""
+        return np.ones(len(parts), dtype=np.int64)
 
-    @abstractmethod
     def collate(self, parts: Sequence[Any]) -> Any:
         """Assemble parts, sorted by falling cost, into one batch on the device."""
+        return list(parts)
 
     @abstractmethod
     def encode(self, batch: Any) -> torch.Tensor:

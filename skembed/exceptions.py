@@ -9,8 +9,9 @@ Every error that a user can meet is a `SkembedError` and also the built-in that 
     ├── InvalidInputError         (TypeError)    the whole input is of the wrong kind
     ├── MissingDependencyError    (ImportError)  an optional library; says how to install it
     ├── ModelNotFoundError        (OSError)      no model by that name; says what was tried
-    └── UnsupportedModelError     (ValueError)   a model that was found but cannot be run here
-        └── UnsafeModelError                     ... because loading it would run foreign code
+    ├── UnsupportedModelError     (ValueError)   a model that was found but cannot be run here
+    │   └── UnsafeModelError                     ... because loading it would run foreign code
+    └── FunctionError             (RuntimeError) a function of yours failed; why is its cause
 
     SkembedWarning                (UserWarning)
     ├── TruncationWarning         rows were cut at the model's limit
@@ -29,6 +30,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 __all__ = [
+    "FunctionError",
     "InvalidInputError",
     "InvalidParameterError",
     "InvalidRowsError",
@@ -106,6 +108,10 @@ class UnsupportedModelError(SkembedError, ValueError):
 
 class UnsafeModelError(UnsupportedModelError):
     """Loading the model would run code that came with it."""
+
+
+class FunctionError(SkembedError, RuntimeError):
+    """A function of the user's failed, or gave no vectors; its own error is the `__cause__`."""
 
 
 class SkembedWarning(UserWarning):

@@ -8,11 +8,12 @@ from typing import Any
 import torch
 from torch import nn
 
+from skembed.acceleration._passes import convert
 from skembed.acceleration._processor import keep_freed_memory
 from skembed.acceleration._speech import accelerate_speech
 from skembed.acceleration._stacks import accelerate_stacks
 from skembed.acceleration._tokens import accelerate_tokens
-from skembed.modules import SpeechModel, TokenTransformer
+from skembed.modules import SpeechModel, TokenModule, TokenTransformer
 
 __all__ = ["accelerate"]
 
@@ -32,7 +33,8 @@ def accelerate(
     ----------
     core : Module
         In float32 on the CPU, in evaluation mode; it may be changed and is the result's own. A
-        `TokenTransformer`, a `SpeechModel`, or a module of stacks (n, ...).
+        `TokenTransformer`, a `SpeechModel`, a module of stacks (n, ...), or a `TokenModule`, which
+        stays as it is.
     probes : iterable of Tensor
         Of a module of stacks, two or more different rows as it may take them, on which every step
         is proven; of several shapes, the first that it does not fail on. The other kinds are proven
@@ -55,6 +57,9 @@ def accelerate(
     with torch.autocast(device.type, enabled=False):
         if isinstance(core, TokenTransformer):
             return accelerate_tokens(core, device=device, dtype=dtype)
+        if isinstance(core, TokenModule):
+            convert(core, dtype)
+            return core.to(device)
         if isinstance(core, SpeechModel):
             return accelerate_speech(core, device=device, dtype=dtype)
         return accelerate_stacks(core, probes, device=device, dtype=dtype, is_foreign=is_foreign)

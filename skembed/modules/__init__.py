@@ -29,7 +29,7 @@ from skembed.modules._speech import SpeechModel
 from skembed.modules._stacks import Stacks
 from skembed.modules._state_dicts import fill, plain_names
 from skembed.modules._states import States, make_states
-from skembed.modules._tokens import TokenTransformer
+from skembed.modules._tokens import TokenModule, TokenTransformer
 from skembed.modules._workers import send_weights_once
 
 __all__ = [
@@ -45,6 +45,7 @@ __all__ = [
     "Stacks",
     "States",
     "TokenBatch",
+    "TokenModule",
     "TokenTransformer",
     "build_empty",
     "build_random",

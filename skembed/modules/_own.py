@@ -144,10 +144,11 @@ def try_out(
     it fails on all, gives no features, or others of the same row: random, or beside other rows.
     """
     run = partial(run_apart, module)
-    tried: list[tuple[int, ...]] = []
+    tried: list[str] = []
 
     def run_one(values: Tensor) -> Tensor:
-        tried.append((1, *values.shape))
+        kind = str(values.dtype).removeprefix("torch.")
+        tried.append(f"a {kind} tensor of shape {(1, *values.shape)}")
         features: Tensor = run(values[None])
         return features
 
@@ -158,8 +159,7 @@ def try_out(
     except Exception as error:
         more = f" (and on {len(tried) - 1} of other sizes)" if len(tried) > 1 else ""
         raise UnsupportedModelError(
-            f"{name} failed on a {row}, a float32 tensor of shape {tried[0]}{more}: "
-            f"{type(error).__name__}: {error}. {advice}"
+            f"{name} failed on a {row}, {tried[0]}{more}: {type(error).__name__}: {error}. {advice}"
         ) from error
     shape = tuple(features.shape)
     if not 2 <= len(shape) <= 4 or shape[0] != 1 or not features.is_floating_point():

@@ -81,6 +81,15 @@ class TokenBatch:
         ids = torch.from_numpy(np.concatenate(sequences))
         return cls(ids, torch.from_numpy(rows.positions()), rows)
 
+    def padded(self, fill: int) -> tuple[Tensor, Tensor]:
+        """Return the ids of each row, (rows, longest), filled up, and which of them are tokens."""
+        lengths = torch.tensor(list(self.rows.lengths), device=self.ids.device)
+        longest = max(self.rows.lengths)
+        is_token = torch.arange(longest, device=self.ids.device) < lengths[:, None]
+        ids = self.ids.new_full(is_token.shape, fill)
+        ids[is_token] = self.ids
+        return ids, is_token
+
     def to(self, device: torch.device) -> TokenBatch:
         """Return the batch on a device."""
         moved = [self.ids, self.positions]

@@ -1,19 +1,23 @@
-"""A transformer over token ids, as it was published.
+"""Models over token ids: a transformer as it was published, a module of the user's.
 
-Knows transformers' models and batches of tokens, not tokenizers nor what becomes of the states.
+Knows modules and batches of tokens, not tokenizers nor what becomes of the states.
 """
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from typing import Any, Literal
 
-import torch
 from torch import Tensor, nn
 
+from skembed.modules._own import Features, OneAtATime
 from skembed.modules._rows import TokenBatch
 
-__all__ = ["TokenTransformer"]
+__all__ = ["TokenModule", "TokenTransformer"]
+
+# What modules call their features, the most finished first.
+_OUTPUT_NAMES = ("sentence_embedding", "text_embeds", "last_hidden_state", "token_embeddings")
 
 
 class TokenTransformer(nn.Module):
@@ -49,10 +53,62 @@ class TokenTransformer(nn.Module):
 
     def forward(self, batch: TokenBatch) -> Tensor:
         """Return the states of all rows end to end, shape (tokens, d)."""
-        lengths = torch.tensor(list(batch.rows.lengths), device=batch.ids.device)
-        longest = max(batch.rows.lengths)
-        is_token = torch.arange(longest, device=batch.ids.device) < lengths[:, None]
-        ids = batch.ids.new_full(is_token.shape, self.pad_token_id)
-        ids[is_token] = batch.ids
+        ids, is_token = batch.padded(self.pad_token_id)
         hidden: Tensor = self.model(input_ids=ids, attention_mask=is_token.long()).last_hidden_state
         return hidden[is_token]
+
+
+class TokenModule(nn.Module):
+    """Maps the tokens of rows to states or vectors by a module of the user's.
+
+    It is called as a tokenizer's output is passed on: with `input_ids` and `attention_mask`, if its
+    `forward` names them, else with the ids and, if it requires two arguments, the mask. Messages
+    call it `name`; `most_finished` is what is taken where it gives vectors and states.
+    """
+
+    layout: Literal["padded", "equal"] = "equal"
+
+    def __init__(
+        self, module: nn.Module, pad_token_id: int, name: str, *, most_finished: bool = True
+    ) -> None:
+        super().__init__()
+        names = _OUTPUT_NAMES if most_finished else _OUTPUT_NAMES[::-1]
+        self.module = OneAtATime(Features(_Called(module), names, name))
+        self.pad_token_id = pad_token_id
+
+    def forward(self, batch: TokenBatch) -> Tensor:
+        """Return states of all rows end to end (tokens, d), or vectors (rows, d)."""
+        ids, is_token = batch.padded(self.pad_token_id)
+        features = self.run(ids, is_token.long())
+        return features if features.ndim == 2 else features[is_token]
+
+    def run(self, ids: Tensor, mask: Tensor) -> Tensor:
+        """Return what the module gives for padded ids."""
+        features: Tensor = self.module({"input_ids": ids, "attention_mask": mask})
+        return features
+
+
+class _Called(nn.Module):
+    """Hands a tokenizer's output to a module, as its `forward` takes it."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+        parameters = inspect.signature(module.forward).parameters
+        kinds = [each.kind for each in parameters.values()]
+        takes_all = inspect.Parameter.VAR_KEYWORD in kinds
+        self.names = {"input_ids", "attention_mask"} & (
+            parameters.keys() | ({"attention_mask"} if takes_all else set())
+        )
+        required = [
+            each
+            for each in parameters.values()
+            if each.default is each.empty and each.kind <= each.POSITIONAL_OR_KEYWORD
+        ]
+        self.n_required = max(len(required), 1)
+
+    def forward(self, tokens: dict[str, Tensor]) -> Any:
+        """Return what the module gives."""
+        if "input_ids" in self.names:
+            return self.module(**{name: tokens[name] for name in tokens if name in self.names})
+        return self.module(*list(tokens.values())[: self.n_required])

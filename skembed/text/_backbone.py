@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -22,16 +23,23 @@ class TextSettings(ModelSettings):
     prompt: str | None = "auto"
     max_length: int | None = None
     in_chunks: bool = False
+    tokenizer: Any = None
 
 
 class TextModule(nn.Module):
     """Maps the tokens of texts to vectors; all that comes after the core is in float32.
 
-    `n_skipped` leading tokens of each text take no part in the pooling; `layers` follow it.
+    `n_skipped` leading tokens of each text take no part in the pooling; `layers` follow it. No
+    pooling: the core gives vectors.
     """
 
     def __init__(
-        self, core: nn.Module, pooling: str, *, n_skipped: int = 0, layers: Sequence[nn.Module] = ()
+        self,
+        core: nn.Module,
+        pooling: str | None,
+        *,
+        n_skipped: int = 0,
+        layers: Sequence[nn.Module] = (),
     ) -> None:
         super().__init__()
         self.core = core
@@ -42,6 +50,9 @@ class TextModule(nn.Module):
     def forward(self, batch: TokenBatch) -> Tensor:
         """Return vectors of shape (texts, width)."""
         hidden = self.core(batch)
-        pooled = pool_rows(hidden, batch.rows, self.pooling, n_skipped=self.n_skipped)
+        if self.pooling is None:
+            pooled = hidden.float()
+        else:
+            pooled = pool_rows(hidden, batch.rows, self.pooling, n_skipped=self.n_skipped)
         vectors: Tensor = self.layers(pooled)
         return vectors

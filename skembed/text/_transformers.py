@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from skembed._backbone import Backbone
+from skembed._backbone import Backbone, Source
 from skembed.engine import resolve_dtype
 from skembed.exceptions import InvalidInputError, InvalidParameterError
 from skembed.modules import TokenBatch, TokenTransformer, pooled_width
@@ -25,7 +25,7 @@ from skembed.text._folder import TextFolder
 from skembed.text._head import check_head, load_head
 from skembed.text._models import MODELS
 from skembed.text._tokens import Ids, Padding, TextTokenizer, load_tokenizer
-from skembed.weights import FolderSource, check_weights, kept_recent, load_pretrained, releases_of
+from skembed.weights import check_weights, kept_recent, load_pretrained, releases_of
 
 __all__ = ["NO_TOKENS", "TransformerBackbone"]
 
@@ -54,9 +54,9 @@ class TransformerBackbone(Backbone):
     """
 
     def __init__(
-        self, source: FolderSource, folder: TextFolder, config: Any, settings: TextSettings
+        self, source: Source, folder: TextFolder, config: Any, settings: TextSettings
     ) -> None:
-        self.source: FolderSource = source
+        self.source = source
         self.name = source.name
         self.config = config
         self.normalizes, self.n_components = folder.normalizes, folder.n_components
@@ -65,7 +65,7 @@ class TransformerBackbone(Backbone):
         self._transformer = folder.transformer
         self._trusts_code = settings.trust_remote_code
         is_auto = settings.pooling == "auto"
-        self.pooling = self._own_pooling(folder) if is_auto else settings.pooling
+        self.pooling: str | None = self._own_pooling(folder) if is_auto else settings.pooling
         prompt = self._choose_prompt(folder, settings.prompt)
         self._tokenizer = self._load_tokenizer(folder)
         self.max_length = self._choose_max_length(folder, settings.max_length)
@@ -109,11 +109,7 @@ class TransformerBackbone(Backbone):
     ) -> TextModule:
         """Load the module, or put it around a core; see `Backbone`."""
         if core is None:
-            core = TokenTransformer(
-                self._load_transformer(dtype).eval(),
-                self._pad_token_id(),
-                (self.tokens.before, self.tokens.after),
-            )
+            core = self._load_core(dtype)
         layers = [*self._load_projection(), *load_head(self._head)]
         module = TextModule(core, self.pooling, n_skipped=self._n_skipped, layers=layers)
         return module.eval()
@@ -138,7 +134,11 @@ class TransformerBackbone(Backbone):
 
     def _width_of_states(self) -> int:
         """Return the number of features before the head."""
-        return pooled_width(int(self.config.get_text_config().hidden_size), self.pooling)
+        return pooled_width(int(self.config.get_text_config().hidden_size), str(self.pooling))
+
+    def _load_core(self, dtype: torch.dtype | None) -> nn.Module:
+        special = self.tokens.before, self.tokens.after
+        return TokenTransformer(self._load_transformer(dtype).eval(), self._pad_token_id(), special)
 
     def _load_transformer(self, dtype: torch.dtype | None) -> Any:
         from transformers import AutoModel, AutoModelForTextEncoding

@@ -1,0 +1,5 @@
+"""Rows through a function of the user's: a client, a session, a lookup."""
+
+from skembed.function._embedder import FunctionEmbedder
+
+__all__ = ["FunctionEmbedder"]

@@ -1,0 +1,234 @@
+"""The estimator for a function."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from numbers import Integral
+from typing import Any, ClassVar, NoReturn
+
+import numpy as np
+from sklearn.utils import Tags
+from sklearn.utils._param_validation import Interval
+
+from skembed._base import BaseEmbedder
+from skembed._inputs import CheckedRows
+from skembed.engine import Embedded
+from skembed.exceptions import InvalidParameterError, UnsupportedModelError
+from skembed.function._encoder import FunctionEncoder, Learned, learn_width, name_of
+from skembed.function._inputs import check_row
+from skembed.store import EmbeddingStore, digest_of, resolve_store
+from skembed.weights import fingerprint, kept_recent
+
+__all__ = ["FunctionEmbedder"]
+
+
+def _refuse_empty(version: str) -> None:
+    if not version.strip():
+        raise InvalidParameterError(
+            f"version={version!r}: expected a name of what embeds, such as 'text-embedding-3-small "
+            "2024-01', or None."
+        )
+
+
+class FunctionEmbedder(BaseEmbedder):
+    """Embed rows by a function of your own: a client of a service, an ONNX session, a lookup.
+
+    The function takes a list of rows and returns a 2-D array with one vector a row. It is called
+    on each distinct row once, in batches, and again where a service was out of reach; vectors are
+    stored as those of any other embedder.
+
+    `fit` checks the parameters and the rows and, to learn how many features there are, runs the
+    function on the first row; `transform` works without it.
+
+    Parameters
+    ----------
+    function : callable
+        From a list of rows to an array, a tensor, a frame or nested lists of shape (n_rows,
+        n_features), real numbers. A row's vector may not depend on the other rows of the list.
+        Clones share it. Pickles hold it as pickle does, by the name of the module that defines it:
+        for them it can't be a lambda or a function inside another; joblib's workers take those,
+        too. What can't be pickled (a client, a session) has to be made within it, in each process:
+        by another function under `functools.cache`.
+    version : str, default=None
+        Names all that decides the vectors: the service, its model, its settings, your own
+        preparation. Vectors are stored under it, so change it when any of them changes, and give
+        no other function the same one. None is for functions that are all in their code: vectors
+        are then stored under the code, the constants and the objects that it uses, which are
+        found out at every call. It can't see files that the code reads, nor what a service does;
+        where the function uses what can't be looked into (a client, a session), or changes what it
+        uses when it runs, `version` is asked for.
+    n_features : int, default=None
+        Number of features. None learns it from the first row. If it is given, `fit` doesn't run
+        the function and may see no rows.
+    max_retries : int, default=5
+        How often a call is made again after a failure that may pass: an error that is, or came of,
+        a `ConnectionError` or `TimeoutError`, that has an HTTP status (408, 409, 425, 429 or 500
+        and more, in its `status_code`, `status`, `code` or those of its `response`), or that asks
+        to be tried again (`retry_after` in seconds, or that header, up to ten minutes). The others
+        wait for about 1, 2, 4, ... seconds, a minute at most.
+    batch_size : int, default=64
+        Most rows in a call of the function.
+    cache : "run", path, EmbeddingStore or None, default="run"
+        Where vectors are kept so that no row is embedded twice. "run": this process, its clones and
+        its joblib workers share them until the process ends. A folder: kept, and shared by all who
+        name it. None: only duplicates within one call are embedded once.
+    on_error : {"raise", "nan"}, default="raise"
+        Rows that are missing or of another kind, on which the function fails, or whose vectors are
+        not finite: an error that names every one, or rows of NaN, a warning and the list in
+        `report_.faults`. Where the function fails on a batch, its rows are tried one by one.
+    verbose : bool, default=False
+        Whether to show a progress bar when the work takes longer than a second.
+
+    Attributes
+    ----------
+    n_features_out_ : int
+        Number of output features.
+    report_ : EmbeddingReport
+        What the last `transform` did: rows, distinct rows, rows embedded, bad rows. Not part of
+        pickles.
+
+    Raises
+    ------
+    FunctionError
+        If the function fails on the first three rows, gives something other than vectors, was
+        refused (HTTP 401, 402, 403, 404) or failed `max_retries + 1` times in a row. Its own error
+        is the `__cause__`. Rows that were embedded before are in the store.
+
+    See Also
+    --------
+    BaseEmbedder : For an embedder with parameters of its own.
+
+    Notes
+    -----
+    A row is a str, bytes, a number, a NumPy array, or a list, tuple or dict of such. Rows of the
+    same content are one row; of a dict the order counts, too. Rows come in a list, 1-D array,
+    Series or one-column frame, or are those of an array of more dimensions; of a frame with several
+    columns pass ``frame.to_dict("records")``.
+
+    Examples
+    --------
+    >>> from skembed import FunctionEmbedder
+    >>> def embed(words):
+    ...     return [[len(word), word.count("a")] for word in words]
+    >>> FunctionEmbedder(embed).fit_transform(["banana", "kiwi", "banana"])
+    array([[6., 3.],
+           [4., 0.],
+           [6., 3.]], dtype=float32)
+    """
+
+    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
+        **BaseEmbedder._parameter_constraints,
+        "function": [callable],
+        "version": [str, None],
+        "n_features": [Interval(Integral, 1, None, closed="left"), None],
+        "max_retries": [Interval(Integral, 0, None, closed="left")],
+        "batch_size": [Interval(Integral, 1, None, closed="left")],
+    }
+    _parameter_checks: ClassVar[dict[str, Callable[[Any], object]]] = {"version": _refuse_empty}
+    _is_private: ClassVar[tuple[str, ...]] = (*BaseEmbedder._is_private, "_identity")
+    _is_shared: ClassVar[tuple[str, ...]] = ("function",)
+    _check_row = staticmethod(check_row)
+
+    def __init__(
+        self,
+        function: Callable[[list[Any]], Any],
+        *,
+        version: str | None = None,
+        n_features: int | None = None,
+        max_retries: int = 5,
+        batch_size: int = 64,
+        cache: str | os.PathLike[str] | EmbeddingStore | None = "run",
+        on_error: str = "raise",
+        verbose: bool = False,
+    ) -> None:
+        self.function = function
+        self.version = version
+        self.n_features = n_features
+        self.max_retries = max_retries
+        self.batch_size = batch_size
+        self.cache = cache
+        self.on_error = on_error
+        self.verbose = verbose
+
+    @property
+    def n_features_out_(self) -> int:
+        """Number of output features."""
+        if self.n_features is not None:
+            return int(self.n_features)
+        if "_learned" not in self.__dict__:
+            raise AttributeError(
+                f"This {type(self).__name__} has seen no rows yet; call fit or transform first."
+            )
+        width: int = self._learned.width
+        return width
+
+    def _check_rows(self, X: Any) -> CheckedRows:
+        if isinstance(X, np.ndarray) and X.ndim > 1 and X.dtype.kind in "biufc":
+            X = list(X)
+        return super()._check_rows(X)
+
+    def _get_ready(self, params: dict[str, Any]) -> None:
+        self._identity = self._find_identity()
+
+    def _find_identity(self) -> bytes:
+        if self.version is not None:
+            return digest_of({"version": str.__str__(self.version)})
+        try:
+            return digest_of({"function": fingerprint(self.function)})
+        except UnsupportedModelError as error:
+            self._ask_for_version(str(error))
+
+    def _ask_for_version(self, reason: str) -> NoReturn:
+        raise InvalidParameterError(
+            f"function={name_of(self.function)}: set version to a name of all that decides its "
+            "vectors, such as 'text-embedding-3-small'. They are stored under it, as what the "
+            f"function is cannot be found out: {reason}"
+        )
+
+    def _learn(self, rows: CheckedRows, y: Any) -> None:
+        self._learned = self._find_width(rows)
+
+    def _embed(self, rows: CheckedRows) -> Embedded:
+        self._learned = self._find_width(rows)
+        return super()._embed(rows)
+
+    def _find_width(self, rows: CheckedRows) -> Learned:
+        if self.n_features is not None:
+            return Learned(int(self.n_features))
+        known: Learned | None = self.__dict__.get("_learned")
+        if not rows.items:
+            if known is not None:
+                return known
+            raise InvalidParameterError(
+                f"n_features=None: how many features {name_of(self.function)} gives is learned "
+                "from the first row, and there is none that can be embedded. Set n_features."
+            )
+        return kept_recent(("function", self._identity), lambda: self._learn_width(rows))
+
+    def _learn_width(self, rows: CheckedRows) -> Learned:
+        learned = learn_width(
+            self.function,
+            self._identity,
+            rows.items,
+            resolve_store(self.cache),
+            batch_size=self.batch_size,
+            max_retries=self.max_retries,
+        )
+        if learned.vector is not None and self._find_identity() != self._identity:
+            self._ask_for_version("it changes what it uses when it runs (a counter, a cache).")
+        return learned
+
+    def _get_encoder(self) -> FunctionEncoder:
+        return FunctionEncoder(
+            self.function,
+            self._identity,
+            self._learned,
+            batch_size=self.batch_size,
+            max_retries=self.max_retries,
+        )
+
+    def __sklearn_tags__(self) -> Tags:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.string = True
+        return tags
