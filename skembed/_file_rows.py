@@ -186,4 +186,4 @@ def _hint_of_bytes(data: bytes) -> str:
         return "; give a path as str or Path, not as bytes"
     if data[:5].lower() == b"data:":
         return "; give a data URL as str, not as bytes"
-    return hint_of_base64(data.decode("ascii")) if data.isascii() else ""
+    return hint_of_base64(data[:1000].decode("latin-1"))

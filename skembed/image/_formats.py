@@ -100,8 +100,10 @@ def scale_transparency(image: Image.Image) -> None:
 
 
 def colours_of_16_bits(image: Image.Image, data: bytes) -> NDArray[np.uint16] | None:
-    """Return the colours of a file, opened and at its first frame; None if they have 8 bits."""
+    """Return the colours of a file that is opened and not loaded; None if they have 8 bits."""
     tiles: Sequence[Any] = getattr(image, "tile", ())
+    if image.tell() and image.format != "TIFF":  # frames are laid over others
+        return None
     raw_mode = _raw_mode(tiles[0]) if len(tiles) else None
     if raw_mode == "LA;16B":
         with _reopened(image, data, "RGBA") as both:
@@ -123,6 +125,7 @@ def _raw_mode(tile: Any) -> str | None:
 def _reopened(image: Image.Image, data: bytes, raw_mode: str) -> Image.Image:
     """Return the file opened again, to be unpacked by another raw mode."""
     other: Any = Image.open(io.BytesIO(data), formats=[str(image.format)])
+    other.seek(image.tell())
     other.tile = [
         tile._replace(args=raw_mode if isinstance(tile.args, str) else (raw_mode, *tile.args[1:]))
         for tile in other.tile

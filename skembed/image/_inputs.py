@@ -209,7 +209,7 @@ def _hint_of(value: Any) -> str:
             return "; if these are pixels, give np.asarray(...) of them"
         return "; give each picture by itself, without a label or a list around it"
     if isinstance(value, Mapping):
-        return "; expected a dict with 'bytes' or 'path'"
+        return "; expected 'bytes' or 'path' in it; of a table choose the column"
     if callable(getattr(value, "open", None)):  # OpenFile of fsspec
         return "; open it and give the file object"
     return ""

@@ -316,8 +316,7 @@ def _read_anew(image: ImageFile.ImageFile, value_range: Range | None) -> Image.I
                 fresh.seek(frame)
             if (fresh.size, fresh.mode) != (image.size, image.mode):  # in draft mode
                 return None
-            colours = None if frame else colours_of_16_bits(fresh, data)
-            return upright_rgb(fresh, value_range, colours)
+            return upright_rgb(fresh, value_range, colours_of_16_bits(fresh, data))
     except UnreadablePicture as error:
         if isinstance(error.__cause__, UnidentifiedImageError):  # of a reader nobody registered
             return None

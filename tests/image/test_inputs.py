@@ -305,7 +305,10 @@ def test_all_bad_rows_are_named_at_once(folder):
         ),
         (RGB.tolist(), "; if these are pixels, give np.asarray(...) of them"),
         ((RGB, 3), "; give each picture by itself, without a label or a list around it"),
-        ({"image": encode(RGB)}, "; expected a dict with 'bytes' or 'path'"),
+        (
+            {"image": encode(RGB)},
+            "; expected 'bytes' or 'path' in it; of a table choose the column",
+        ),
         (
             np.frombuffer(encode(RGB), np.uint8),
             "; of an encoded file give the bytes",
