@@ -122,7 +122,7 @@ def _raw_mode(tile: Any) -> str | None:
     return first if isinstance(first, str) else None
 
 
-def _reopened(image: Image.Image, data: bytes, raw_mode: str) -> Image.Image:
+def _reopened(image: Image.Image, data: bytes, raw_mode: str) -> Any:
     """Return the file opened again, to be unpacked by another raw mode."""
     other: Any = Image.open(io.BytesIO(data), formats=[str(image.format)])
     other.seek(image.tell())
