@@ -66,13 +66,13 @@ def png_of_16_bits(pixels):
     return png_file(width, height, bits=16, colour={2: 4, 3: 2, 4: 6}[n], lines=lines)
 
 
-def tiff_of_16_bits(pixels, order="<", is_packed=False):
+def tiff_of_16_bits(pixels, order="<", is_packed=False, more=()):
     """Return a TIFF file of pixels (height, width, 3 or 4)."""
     height, width, n = pixels.shape
     tags = {256: (width,), 257: (height,), 258: (16,) * n, 262: (2,), 277: (n,), 278: (height,)}
     tags |= {259: (8 if is_packed else 1,)} | ({338: (2,)} if n == 4 else {})
     data = pixels.astype(order + "u2").tobytes()
-    return tiff_file([zlib.compress(data) if is_packed else data], tags, order)
+    return tiff_file([zlib.compress(data) if is_packed else data], tags | dict(more), order)
 
 
 def gif_file(canvas, frames, palette):

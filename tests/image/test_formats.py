@@ -61,6 +61,19 @@ def test_colours_of_16_bits_are_those_of_the_array(write):
     np.testing.assert_allclose(open_row(write(COLOURS)), over_white(colour, alpha), atol=1)
 
 
+def test_colours_of_16_bits_are_turned_upright():
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    pixels = COLOURS[:, :, :3]
+    lines = b"".join(b"\0" + line.astype(">u2").tobytes() for line in pixels)
+    chunks = [(b"eXIf", exif.tobytes()[6:])]
+    png = png_file(5, 6, bits=16, colour=2, lines=lines, chunks=chunks)
+    for data in (png, tiff_of_16_bits(pixels, more={274: (6,)})):
+        for row in (data, Image.open(io.BytesIO(data))):
+            expected = np.rint(np.rot90(pixels, -1) / 257)
+            np.testing.assert_array_equal(open_row(row), expected)
+
+
 def test_gray_and_alpha_of_16_bits_are_laid_over_white():
     pixels = COLOURS[:, :, [0, 3]] & np.array([4095, 65535], np.uint16)
     found = open_row(png_of_16_bits(pixels), value_range=(0, 4095))
