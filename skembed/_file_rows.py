@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
+from urllib.parse import unquote
 
 import numpy as np
 
@@ -19,11 +20,12 @@ from skembed._files import (
     RowFile,
     digest_files,
     digest_of_file,
+    hint_of_base64,
     is_path,
     path_of,
     read_file_object,
 )
-from skembed._inputs import CheckedRows, is_missing, is_tensor
+from skembed._inputs import CheckedRows, is_missing, is_tensor, shown
 
 __all__ = ["FileRoom", "check_rows", "describe_bytes", "holds_array", "is_single_file"]
 
@@ -41,6 +43,11 @@ _KINDS = (
     (rb"%PDF", "a PDF document"),
     (rb"PK\x03\x04.{26}[^/]{1,60}/data\.pkl|\x80[\x02-\x05]", "a pickle, which is never opened"),
     (rb"PK\x03\x04|\x1f\x8b|BZh|7z\xbc\xaf|\xfd7zXZ|Rar!", "an archive; unpack it first"),
+    (rb".{128}DICM", "a DICOM file; read it with pydicom and give its pixel_array"),
+    (rb"\0\x05\x16\x07", "what macOS keeps beside a file ('._name'); leave it out"),
+    (rb"PAR1|ARROW1", "a table in Parquet or Arrow; read it and give the column"),
+    (rb"\xff\x0a|\0\0\0\x0cJXL ", "JPEG XL; convert it first"),
+    (rb"FUJIFILMCCD|.{4}ftypcrx", "a camera's raw file; develop it first"),
     (rb"\x93NUMPY", "a NumPy file; load it and give the array"),
     (rb".{7}\0\{\"", "a safetensors file"),
     (rb"version https://git-lfs", "a Git LFS pointer; fetch the file itself with git lfs pull"),
@@ -51,6 +58,9 @@ _KINDS = (
     (rb"\0{64}", "zeros"),
 )
 _N_BYTES_SEEN = 512
+
+# Of dicts as the Hugging Face library for data sets has them.
+_KEYS = ("bytes", "path")
 
 
 def describe_bytes(data: bytes, *, but: Sequence[str] = ()) -> str | None:
@@ -132,12 +142,14 @@ def holds_array(value: Any) -> bool:
 def _as_file(value: Any) -> str | bytes | None:
     """Return the path or the bytes of a row that is a file, None for another; or raise why not."""
     if isinstance(value, Mapping) and value.get("array") is None:
-        for key in ("bytes", "path"):  # of the Hugging Face library for data sets
-            if value.get(key) is not None:
+        for key in _KEYS:
+            if not is_missing(value.get(key)):
                 return _as_file(value[key])
+        if set(_KEYS) & set(value):
+            raise ValueError(f"missing ({shown(value)})")
     if isinstance(value, (str, os.PathLike)):
         path = path_of(value)
-        return _of_data_url(path) if path.startswith("data:") else path
+        return _of_data_url(path) if path[:5].lower() == "data:" else path
     kind = type(value).__name__
     try:
         if isinstance(value, (bytes, bytearray, memoryview)):
@@ -154,9 +166,9 @@ def _as_file(value: Any) -> str | bytes | None:
 def _of_data_url(url: str) -> bytes:
     head, _, body = url.partition(",")
     try:
-        if not head.endswith(";base64"):
+        if not head.lower().endswith(";base64"):
             raise binascii.Error("not in base64")
-        return base64.b64decode(body, validate=True)
+        return base64.b64decode("".join(unquote(body).split()), validate=True)
     except binascii.Error as error:
         raise ValueError(f"a data URL that cannot be read ({error}): {url[:60]!r}...") from error
 
@@ -165,6 +177,13 @@ def _check_bytes(data: bytes, room: FileRoom[Item]) -> Item | str:
     if not data:
         return "empty bytes, expected an encoded file"
     if reason := room.why_not(data):
-        hint = "; give a path as str or Path, not as bytes" if is_path(data) else ""
-        return f"{len(data):,} bytes: {reason}{hint}"
+        return f"{len(data):,} bytes: {reason}{_hint_of_bytes(data)}"
     return room.of_file(RowFile(data, digest_of_file(data)))
+
+
+def _hint_of_bytes(data: bytes) -> str:
+    if is_path(data):
+        return "; give a path as str or Path, not as bytes"
+    if data[:5].lower() == b"data:":
+        return "; give a data URL as str, not as bytes"
+    return hint_of_base64(data[:1000].decode("latin-1"))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import io
 import os
 import re
 import stat
@@ -26,6 +27,7 @@ __all__ = [
     "RowFile",
     "digest_files",
     "digest_of_file",
+    "hint_of_base64",
     "is_path",
     "is_settled",
     "path_of",
@@ -35,6 +37,7 @@ __all__ = [
     "remembered_digest",
 ]
 
+# Some 350 bytes each, beside its path.
 _N_REMEMBERED = 250_000
 _MOST_BYTES = 1 << 30
 _MOST_OF_A_PATH = 256
@@ -181,6 +184,8 @@ def read_from_start(file: Any) -> Any:
 def read_file_object(file: Any) -> bytes:
     """Return the bytes of a file object, which is left where it was; a ValueError says why not."""
     kind = type(file).__name__
+    if isinstance(file, io.TextIOBase):
+        raise ValueError(f"a {kind} that gives str; open the file with mode 'rb'")
     try:
         is_seekable = hasattr(file, "seekable") and file.seekable()
         data = read_from_start(file) if is_seekable else None
@@ -218,19 +223,33 @@ def _digest(path: str, why_not: WhyNot, what: str, most_bytes: int) -> bytes | s
     except _UnfitError as error:
         return f"{shown}: {error}"
     except FileNotFoundError:
-        hint = "; expand ~ with os.path.expanduser" if path.startswith("~") else ""
-        return f"no such file: {shown}{hint or _hint_of_base64(path)}"
+        return f"no such file: {shown}{_hint_of_missing(path)}"
     except ValueError as error:  # a null byte
         return f"not a path ({error}): {shown}"
     except OSError as error:
         if error.errno == errno.ENAMETOOLONG:
-            return f"too long for a path: {shown}{_hint_of_base64(path)}"
+            return f"too long for a path: {shown}{hint_of_base64(path)}"
         return f"cannot be read ({error.strerror or error}): {shown}"
 
 
-def _hint_of_base64(path: str) -> str:
-    is_base64 = len(path) > 100 and re.fullmatch(r"[A-Za-z0-9+/\s]+=*\s*", path)
-    return "; if it is a file in base64, decode it with base64.b64decode" if is_base64 else ""
+def _hint_of_missing(path: str) -> str:
+    if path.startswith("~"):
+        return "; expand ~ with os.path.expanduser"
+    if hint := hint_of_base64(path):
+        return hint
+    if path != path.strip():
+        return "; it has space at an end, as lines of a file have: use path.strip()"
+    if re.search(r"[*?]", path):
+        return "; expand it with sorted(glob.glob(...))"
+    return "" if os.path.isabs(path) else f" in the working directory {os.getcwd()}"  # noqa: PTH109, PTH117
+
+
+def hint_of_base64(text: str) -> str:
+    """Return what to do about a long text that is base64; nothing about another."""
+    if len(text) <= 100 or not re.fullmatch(r"[A-Za-z0-9+/_\-\s]+=*\s*", text):
+        return ""
+    function = "urlsafe_b64decode" if re.search("[-_]", text) else "b64decode"
+    return f"; if it is a file in base64, decode it with base64.{function}"
 
 
 class _UnfitError(Exception):

@@ -62,6 +62,8 @@ def column_of(X: Any, *, what: str, example: str) -> Sequence[Any]:
         if callable(convert) and len(getattr(X, "shape", (0,))) == 1:
             rows: Sequence[Any] = convert()
             return rows
+    if hasattr(X, "__array__") and getattr(X, "ndim", 0) == 1:  # of h5py, xarray, ...
+        return _column_of_array(np.asarray(X), expected)
     if isinstance(X, Sequence):
         return X
     hint = "a dict has no order of rows" if isinstance(X, Mapping) else "use list(...)"

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skembed.exceptions import InvalidParameterError, SkembedWarning, warn_user
-from skembed.image._rgb import Range, is_within
+from skembed.image._rgb import Range, describe_numbers, is_within, likely_white
 
 __all__ = [
     "check_image_shape",
@@ -120,9 +120,10 @@ def warn_if_nearly_black(arrays: Sequence[NDArray[Any]]) -> None:
             largest[key] = max(largest.get(key, 0), int(np.ma.getdata(pixels).max()))
     for (dtype, white), most in largest.items():
         if 0 < most <= white / _NEARLY_BLACK:
+            likely = likely_white(most)
             warn_user(
-                f"The pixels of all rows of {dtype} are numbers up to {most}, and {white:g} means "
-                f"white: nearly black pictures. If {most} is white, set value_range=(0, {most}); "
+                f"No pixel of all rows of {dtype} is above {most}, and {white:g} means white: "
+                f"nearly black pictures. If {likely} is white, set value_range=(0, {likely}); "
                 f"if not, value_range=(0, {white:g}) says so.",
                 SkembedWarning,
             )
@@ -134,7 +135,4 @@ def _describe(low: float, high: float, dtype: np.dtype[Any], expected: Range) ->
             f"some of its pixels ({dtype}) are NaN, expected numbers from {expected[0]:g} to "
             f"{expected[1]:g}; replace them"
         )
-    return (
-        f"its pixels ({dtype}) are numbers from {low:g} to {high:g}, expected {expected[0]:g} to "
-        f"{expected[1]:g}; set value_range to what means black and white, like value_range=(0, 16)"
-    )
+    return describe_numbers(low, high, str(dtype), expected)

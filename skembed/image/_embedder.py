@@ -102,7 +102,8 @@ class ImageEmbedder(PretrainedEmbedder):
     value_range : tuple of two float, default=None
         The numbers that mean black and white in arrays, and in images and files whose pixels are
         other numbers than 8-bit ones. None goes by the type: 0 to 255 for 8-bit and other integers,
-        0 to 65,535 for unsigned 16-bit ones, 0 to 1 for floats and booleans. Numbers
+        0 to 65,535 for unsigned 16-bit ones, 0 to 1 for floats and booleans. Pictures of 12 bits in
+        16 need (0, 4095), of which a warning tells; TIFF files that say 12 bits do not. Numbers
         beyond are a fault of the row, never scaled by what other rows hold. All are rounded to 8
         bits. (PIL images of mode I hold 16-bit numbers, as Pillow reads them from files.)
     device : str or list of str, default="auto"
@@ -155,12 +156,17 @@ class ImageEmbedder(PretrainedEmbedder):
 
     Notes
     -----
-    Rows are paths, encoded files as bytes or binary file objects, dicts with "bytes" or "path" as
-    Hugging Face's data sets have them, PIL images, NumPy arrays (height, width, channels) or torch
-    tensors (channels, height, width). Files, and PIL images opened from them, are turned upright by
-    their EXIF orientation; a PIL image made in memory is taken as it is. Of animated files the
-    first frame is taken, of an opened PIL image the one it is at. Transparent images are laid over
-    white.
+    Rows are paths, encoded files as bytes, binary file objects or data URLs, dicts with "bytes" or
+    "path" as Hugging Face's data sets have them, PIL images, arrays (height, width, channels) of
+    NumPy, h5py, xarray, ..., or torch tensors (channels, height, width). Files, and PIL images
+    opened from them, are turned upright by their EXIF orientation; a PIL image made in memory
+    (what `convert` returns, for example) is taken as it is. Of animated files and those of several
+    pages the first is taken, of an opened PIL image the one it is at. Transparent images are laid
+    over white.
+
+    Colours are taken for sRGB, as the models' own pipelines do: profiles within files (Adobe RGB,
+    Display P3, CMYK) are not applied. Where they matter, convert with
+    `PIL.ImageCms.profileToProfile` and give the image.
 
     Vectors are equal for any batch size, order and duplication of rows to 1e-5 of their length in
     float32, in bfloat16 to 0.02 in any component of a unit vector.

@@ -6,7 +6,9 @@ told by `_pictures` and `_arrays`.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -197,8 +199,20 @@ def _check_row(
             return f"a {type(value).__name__} that is no array: {error}"
     return (
         "expected a path, an encoded file, a PIL image, an array or a tensor, got "
-        f"{type(value).__name__}: {shown(value)}"
+        f"{type(value).__name__}: {shown(value)}{_hint_of(value)}"
     )
+
+
+def _hint_of(value: Any) -> str:
+    if isinstance(value, (list, tuple)) and value:
+        if isinstance(value[0], (list, tuple, Real)):
+            return "; if these are pixels, give np.asarray(...) of them"
+        return "; give each picture by itself, without a label or a list around it"
+    if isinstance(value, Mapping):
+        return "; expected 'bytes' or 'path' in it; of a table choose the column"
+    if callable(getattr(value, "open", None)):  # OpenFile of fsspec
+        return "; open it and give the file object"
+    return ""
 
 
 def _check_array(
@@ -215,7 +229,9 @@ def _check_array(
         return f"{what}: expected numbers"
     if pixels.ndim == 1:
         if shape is None:
-            return f"{what}: expected (height, width), or set image_shape"
+            hint = "; of an encoded file give the bytes, array.tobytes()"
+            is_of_bytes = pixels.dtype == np.uint8
+            return f"{what}: expected (height, width), or set image_shape{hint * is_of_bytes}"
         if pixels.size != int(np.prod(shape)):
             return f"{what}: expected {int(np.prod(shape)):,} numbers for image_shape={shape}"
         pixels = pixels.reshape(shape)

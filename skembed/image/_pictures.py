@@ -20,11 +20,24 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFile, UnidentifiedImageError
 
-from skembed._file_rows import describe_bytes
 from skembed._files import ChangedRow, RowFile, read_from_start, reading
 from skembed.engine import map_in_threads
-from skembed.exceptions import SkembedWarning
-from skembed.image._rgb import Range, UnreadablePicture, to_8_bits, upright_rgb
+from skembed.exceptions import SkembedWarning, warn_user
+from skembed.image._formats import (
+    FOREIGN_FORMATS,
+    colours_of_16_bits,
+    readable_formats,
+    refuse_misread,
+    scale_transparency,
+    why_unidentified,
+)
+from skembed.image._rgb import (
+    Range,
+    UnreadablePicture,
+    is_maybe_turned,
+    to_8_bits,
+    upright_rgb,
+)
 
 __all__ = [
     "EncodedPicture",
@@ -36,21 +49,15 @@ __all__ = [
     "why_not_an_image",
 ]
 
-# Read by other programs (Ghostscript) or only where the user has set up a reader. IPTC is a wrapper
-# around a file of any format, and has Pillow open an EPS file within.
-FOREIGN_FORMATS = {"EPS", "WMF", "BUFR", "GRIB", "HDF5", "IPTC"}
-
-_HEIC = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"mif1", b"msf1")
-
 _IF_TRUSTED = "If you trust it, raise PIL.Image.MAX_IMAGE_PIXELS."
 
 _PLENTY = 64 << 20
 
-# By how much the grays of a file are apart in 8 bits, by Pillow's raw mode.
-_STEPS = {"L;2": 85, "L;4": 17}
-
-# Tags of TIFF files.
-_BITS_PER_SAMPLE, _PLANES = 258, 284
+_MAYBE_TURNED = (
+    "PIL images made in memory carry an EXIF orientation, and are taken as they are. If that is "
+    "left of files (convert, resize and rotate keep it), apply PIL.ImageOps.exif_transpose to what "
+    "Image.open gives, before anything else: it turns the picture and drops the tag."
+)
 
 
 class Picture(ABC):
@@ -157,7 +164,7 @@ def _digest_of_pixels(size: tuple[int, int], data: bytes) -> bytes:
 def decode(data: bytes, value_range: Range | None = None) -> Image.Image:
     """Decode a file: its first frame, upright, in RGB."""
     with opened(data) as image:
-        return upright_rgb(image, value_range)
+        return upright_rgb(image, value_range, colours_of_16_bits(image, data))
 
 
 def why_not_an_image(data: bytes) -> str | None:
@@ -176,13 +183,13 @@ def opened(data: bytes) -> Iterator[Image.Image]:
         with Image.open(io.BytesIO(data), formats=readable_formats()) as image:
             if reason := too_large(image):
                 raise UnreadablePicture(reason)
-            _refuse_planes(image)
-            _scale_transparency(image)
+            refuse_misread(image)
+            scale_transparency(image)
             yield image
     except (UnreadablePicture, SkembedWarning):
         raise
     except UnidentifiedImageError as error:
-        raise UnreadablePicture(_why_unidentified(data)) from error
+        raise UnreadablePicture(why_unidentified(data)) from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise UnreadablePicture(f"too large: {error} {_IF_TRUSTED}") from error
     except MemoryError as error:
@@ -195,24 +202,6 @@ def opened(data: bytes) -> Iterator[Image.Image]:
         raise UnreadablePicture(f"damaged: {type(error).__name__}: {reason}") from error
 
 
-def _refuse_planes(image: Image.Image) -> None:
-    """Refuse TIFF files of 16 bits plane by plane, of which Pillow makes other pixels."""
-    tags = getattr(image, "tag_v2", {})
-    if tags.get(_PLANES) == 2 and max(tags.get(_BITS_PER_SAMPLE, (8,))) > 8:
-        raise UnreadablePicture("a TIFF file of 16-bit planes, which Pillow misreads; convert it")
-
-
-def _scale_transparency(image: Image.Image) -> None:
-    """Bring the transparent colour of a PNG file to 8 bits, as its pixels will be."""
-    clear, tiles = image.info.get("transparency"), getattr(image, "tile", ())
-    if image.format != "PNG" or not tiles:
-        return
-    if image.mode == "L" and isinstance(clear, int):
-        image.info["transparency"] = clear * _STEPS.get(tiles[0][3], 1)
-    if image.mode == "RGB" and isinstance(clear, tuple) and tiles[0][3] == "RGB;16B":
-        image.info["transparency"] = tuple(value >> 8 for value in clear)
-
-
 def is_short_of_memory() -> bool:
     """Return whether little memory is left, so that a MemoryError tells nothing of the picture.
 
@@ -223,23 +212,6 @@ def is_short_of_memory() -> bool:
     except MemoryError:
         return True
     return False
-
-
-def readable_formats() -> tuple[str, ...]:
-    """Return the formats that Pillow reads by itself, and those that the user has registered."""
-    Image.init()
-    return tuple(name for name in Image.ID if name not in FOREIGN_FORMATS)
-
-
-def _why_unidentified(data: bytes) -> str:
-    for name in sorted(FOREIGN_FORMATS):
-        accepts = Image.OPEN[name][1] if name in Image.OPEN else None
-        if accepts is not None and accepts(data[:16]):
-            return f"{name} files are not read, as other programs would have to; convert it first"
-    if data[4:8] == b"ftyp" and data[8:12] in _HEIC:
-        return "HEIC, for which there is pillow-heif: call its register_heif_opener() first"
-    what = describe_bytes(data, but=["an image"])
-    return "not an image that Pillow reads" + (f", but {what}" if what else "")
 
 
 def too_large(image: Image.Image) -> str | None:
@@ -284,6 +256,8 @@ class LoadedPicture(Picture):
 
 def check_all_loaded(images: list[Image.Image], value_range: Range | None) -> list[Picture | str]:
     """Return images as pictures, or what is wrong with each: they are decoded, several at once."""
+    if any(is_maybe_turned(image) for image in images):
+        warn_user(_MAYBE_TURNED, SkembedWarning)
     check = partial(_check_loaded, value_range=value_range)
     return map_in_threads(check, images, name="skembed-decode")
 
@@ -315,6 +289,7 @@ def _read(image: Image.Image, value_range: Range | None) -> Image.Image:
         rgb = _read_anew(image, value_range)
         if rgb is not None:
             return rgb
+    refuse_misread(image)
     with reading():  # `getexif` is half done for who comes second
         return upright_rgb(image, value_range)
 
@@ -341,7 +316,7 @@ def _read_anew(image: ImageFile.ImageFile, value_range: Range | None) -> Image.I
                 fresh.seek(frame)
             if (fresh.size, fresh.mode) != (image.size, image.mode):  # in draft mode
                 return None
-            return upright_rgb(fresh, value_range)
+            return upright_rgb(fresh, value_range, colours_of_16_bits(fresh, data))
     except UnreadablePicture as error:
         if isinstance(error.__cause__, UnidentifiedImageError):  # of a reader nobody registered
             return None

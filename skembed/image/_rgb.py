@@ -5,16 +5,27 @@ Owns the rules of colour, depth, transparency and orientation. Must not know fil
 
 from __future__ import annotations
 
+import math
 from contextlib import suppress
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFile
+from PIL.GifImagePlugin import GifImageFile
 
 from skembed.exceptions import SkembedWarning, warn_user
 
-__all__ = ["Range", "UnreadablePicture", "is_within", "to_8_bits", "upright_rgb"]
+__all__ = [
+    "Range",
+    "UnreadablePicture",
+    "describe_numbers",
+    "is_maybe_turned",
+    "is_within",
+    "likely_white",
+    "to_8_bits",
+    "upright_rgb",
+]
 
 _ORIENTATION = 0x0112
 _TURNS = {
@@ -32,6 +43,8 @@ _BITS_PER_SAMPLE = 258
 _PHOTOMETRIC, _WHITE_IS_ZERO = 262, 0
 
 _WHITE = (255, 255, 255, 255)
+# Of floats, scikit-learn's digits, and what cameras and scanners give.
+_USUAL_WHITES = (1, 2, 4, 8, 16, 255, 4095, 16383, 65535)
 # Pixels that pass through float64 at once.
 _N_SCALED_AT_ONCE = 1 << 20
 
@@ -65,18 +78,45 @@ def is_within(low: Any, high: Any, expected: Range) -> Any:
     return (low >= expected[0] - slack) & (high <= expected[1] + slack)
 
 
-def upright_rgb(image: Image.Image, value_range: Range | None = None) -> Image.Image:
+def likely_white(most: float) -> int:
+    """Return what means white, as far as the largest of some numbers tells."""
+    return next((white for white in _USUAL_WHITES if most <= white), math.ceil(most))
+
+
+def describe_numbers(low: float, high: float, kind: str, expected: Range) -> str:
+    """Say that pixels are beyond the expected range, and how to say the right one."""
+    advice = "set value_range to what means black and white"
+    if np.isfinite([low, high]).all():
+        black = 0 if low >= 0 else min(math.floor(low), -1)
+        advice += f", like value_range=({black}, {likely_white(high)})"
+    return (
+        f"its pixels ({kind}) are numbers from {low:g} to {high:g}, expected {expected[0]:g} to "
+        f"{expected[1]:g}; {advice}"
+    )
+
+
+def upright_rgb(
+    image: Image.Image,
+    value_range: Range | None = None,
+    colours: NDArray[np.uint16] | None = None,
+) -> Image.Image:
     """Return a copy of an image in 8-bit RGB, turned as its EXIF data say if it was opened.
 
     What Pillow makes of an opened image (`rotate`, `convert`, ...) keeps the tag, and may be
     upright by now. Transparent pixels are laid over white: the colour under them means nothing.
+    `colours` are its pixels where they have 16 bits, of which Pillow keeps 8.
     """
     image.load()
     turn = None
     if isinstance(image, ImageFile.ImageFile):
         with suppress(Exception):  # damaged EXIF data tell no orientation; the pixels are there
             turn = _TURNS.get(image.getexif().get(_ORIENTATION, 1))
-    rgb = _to_rgb(image, value_range)
+    if colours is None:
+        rgb = _to_rgb(image, value_range)
+    else:
+        rgb = _from_colours(colours, image.info.get("transparency"), value_range)
+    if isinstance(image, GifImageFile) and image.tell() == 0 and image.dispose_extent:
+        rgb = _uncover(rgb, image.dispose_extent)
     if turn is not None:
         rgb = rgb.transpose(turn)
     elif rgb is image:
@@ -86,6 +126,18 @@ def upright_rgb(image: Image.Image, value_range: Range | None = None) -> Image.I
     return rgb
 
 
+def is_maybe_turned(image: Image.Image) -> bool:
+    """Return whether an image that was not opened has an orientation, which may be true no more."""
+    data = image.info.get("exif")
+    if data is None or isinstance(image, ImageFile.ImageFile):
+        return False
+    with suppress(Exception):
+        exif = Image.Exif()  # the image's own `getexif` would keep what it finds
+        exif.load(data)
+        return exif.get(_ORIENTATION, 1) in _TURNS
+    return False
+
+
 def _to_rgb(image: Image.Image, value_range: Range | None) -> Image.Image:
     if image.mode == "RGB" and "transparency" not in image.info:
         return image
@@ -93,10 +145,28 @@ def _to_rgb(image: Image.Image, value_range: Range | None) -> Image.Image:
         return _from_numbers(image, value_range).convert("RGB")
     if not image.has_transparency_data:
         return image.convert("RGB")
-    image = image.convert("RGBA")
+    clear = image.info.get("transparency")
+    if image.mode == "RGB" and isinstance(clear, tuple) and max(clear) > 255:  # of a 16-bit file
+        image = image.copy()
+        image.info["transparency"] = tuple(value >> 8 for value in clear)
+    if image.mode == "La":
+        image = image.convert("LA")
+    return _over_white(image.convert("RGBA"))
+
+
+def _over_white(image: Image.Image) -> Image.Image:
     below = Image.new("RGBA", image.size, _WHITE)
     below.alpha_composite(image)
     return below.convert("RGB")
+
+
+def _uncover(rgb: Image.Image, extent: tuple[int, int, int, int]) -> Image.Image:
+    """Return a GIF's first frame with white around it, where browsers show what is below."""
+    if extent == (0, 0, *rgb.size):
+        return rgb
+    canvas = Image.new("RGB", rgb.size, _WHITE[:3])
+    canvas.paste(rgb.crop(extent), extent[:2])
+    return canvas
 
 
 def _from_numbers(image: Image.Image, value_range: Range | None) -> Image.Image:
@@ -105,27 +175,47 @@ def _from_numbers(image: Image.Image, value_range: Range | None) -> Image.Image:
     n_bits = 16
     if image.mode.startswith("I;16"):  # of a TIFF file also 12
         n_bits = min(16, *tags.get(_BITS_PER_SAMPLE, (16,)))
-    expected = value_range or ((0, 1) if image.mode == "F" else (0, 2**n_bits - 1))
-    low, high = (float(pixels.min()), float(pixels.max())) if pixels.size else expected
-    if np.isnan(low):
-        raise UnreadablePicture(f"some of its pixels (mode {image.mode}) are NaN")
-    if not is_within(low, high, expected):
-        raise UnreadablePicture(
-            f"its pixels (mode {image.mode}) are numbers from {low:g} to {high:g}, expected "
-            f"{expected[0]:g} to {expected[1]:g}; set value_range to what means black and white"
-        )
-    if value_range is None and n_bits == 16 and 0 < high < 1 << 13 and image.mode != "F":
-        n_used = int(high).bit_length()
-        warn_user(
-            f"A picture of 16 bits has numbers of {n_used} bits only, and 65535 means white: it is "
-            f"nearly black. If {2**n_used - 1} is white, set value_range=(0, {2**n_used - 1}); if "
-            "not, value_range=(0, 65535) says so.",
-            SkembedWarning,
-        )
-    gray = to_8_bits(pixels, expected)
+    white = 1 if image.mode == "F" else 2**n_bits - 1
+    gray = _scale(pixels, value_range, white, f"mode {image.mode}")
     if tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO:  # Pillow's to 8 bits only
         gray = 255 - gray
     transparent = image.info.get("transparency")
     if isinstance(transparent, int):
         gray = np.where(pixels == transparent, np.uint8(255), gray)
     return Image.fromarray(gray)
+
+
+def _from_colours(pixels: NDArray[np.uint16], clear: Any, value_range: Range | None) -> Image.Image:
+    """Return an RGB image of 16-bit pixels (height, width, 2 to 4), the last of 2 and 4 alpha."""
+    n_colours = 1 if pixels.shape[2] == 2 else 3
+    colours = pixels[:, :, :n_colours]
+    rgb = np.repeat(_scale(colours, value_range, 65535, "16 bits"), 3 // n_colours, axis=2)
+    if n_colours < pixels.shape[2]:
+        alpha = to_8_bits(pixels[:, :, n_colours:], (0, 65535))
+    elif clear is not None:
+        is_clear = (colours == np.asarray(clear)).all(axis=2, keepdims=True)
+        alpha = np.where(is_clear, np.uint8(0), np.uint8(255))
+    else:
+        return Image.fromarray(rgb)
+    return _over_white(Image.fromarray(np.concatenate([rgb, alpha], axis=2)))
+
+
+def _scale(
+    pixels: NDArray[Any], value_range: Range | None, white: int, kind: str
+) -> NDArray[np.uint8]:
+    """Return numbers in 8 bits, or refuse those beyond the range."""
+    expected = value_range or (0, white)
+    low, high = (float(pixels.min()), float(pixels.max())) if pixels.size else expected
+    if np.isnan(low):
+        raise UnreadablePicture(f"some of its pixels ({kind}) are NaN")
+    if not is_within(low, high, expected):
+        raise UnreadablePicture(describe_numbers(low, high, kind, expected))
+    if value_range is None and white == 65535 and 0 < high < 1 << 13:
+        likely = max(255, likely_white(high))
+        warn_user(
+            f"A picture of 16 bits has no number above {likely}, and 65535 means white: it is "
+            f"nearly black. If {likely} is white, set value_range=(0, {likely}); if not, "
+            "value_range=(0, 65535) says so.",
+            SkembedWarning,
+        )
+    return to_8_bits(pixels, expected)

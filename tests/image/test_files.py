@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image, ImageFile
+from sklearn.base import clone
 
 from skembed import ImageEmbedder, _files
 from skembed._files import ChangedRow
@@ -74,6 +75,25 @@ def test_a_file_that_stays_is_read_for_its_digest_once(folder, reads, monkeypatc
     shutil.copyfile(folder / "b.png", folder / "a.png")
     check_images([folder / "a.png", folder / "b.png"])
     assert sorted(reads) == ["a.png", "a.png", "b.png"]
+
+
+def test_files_transformed_again_are_neither_hashed_nor_read(folder, reads, monkeypatch):
+    monkeypatch.setattr(_files, "_now", lambda: 9e9)
+    hashed = []
+    digest_of_file = _files.digest_of_file
+    monkeypatch.setattr(
+        _files, "digest_of_file", lambda data: hashed.append(0) or digest_of_file(data)
+    )
+    paths = [folder / f"{i}.png" for i in range(8)]
+    for i, path in enumerate(paths):
+        path.write_bytes(encode(np.full((4, 4), i, np.uint8)))
+    embedder = ImageEmbedder("squeezenet1_1", weights=None)
+    vectors = embedder.fit_transform(paths)
+    assert len(hashed) == 16  # to find the row, and to encode it
+    reads.clear()
+    np.testing.assert_array_equal(clone(embedder).transform(paths), vectors)
+    assert (len(hashed), reads) == (16, [])
+    assert _files._N_REMEMBERED > 200_000
 
 
 def test_a_file_that_has_changed_lately_is_read_again(folder, reads):

@@ -10,6 +10,7 @@ import warnings
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from urllib.parse import quote
 
 import numpy as np
 import pandas as pd
@@ -72,28 +73,39 @@ def test_every_container_holds_pictures_in_memory():
         np.testing.assert_array_equal(opened(check_images(X))[0], RGB)
 
 
-class Lazy:
-    """An array of another library (h5py, xarray, ...)."""
-
-    ndim = 3
-
-    def __array__(self, dtype=None, copy=None):
-        return RGB
-
-
 def test_a_file_is_read_from_whatever_has_its_bytes(folder):
     data = encode(RGB)
     with zipfile.ZipFile(folder / "a.zip", "w") as archive:
         archive.write(folder / "a.png", "a.png")
     rows = [{"bytes": data, "path": None}, {"bytes": None, "path": str(folder / "a.png")}]
     rows += [zipfile.Path(folder / "a.zip") / "a.png"]
-    rows += ["data:image/png;base64," + base64.b64encode(data).decode()]
-    for X in (*as_containers(rows), pa.array(rows[:2])):
+    text = base64.encodebytes(data).decode()  # in lines
+    rows += [f"data:image/png;base64,{text}", f"DATA:;BASE64,{quote(text.strip())}"]
+    for X in (*as_containers(rows), pa.array(rows[:2]), pl.DataFrame({"photo": rows[:2]})):
         assert set(digests(X)) == set(digests([data]))
-    assert "cannot be read" in check_images([zipfile.Path(folder / "a.zip") / "no.png"]).faults[0]
-    np.testing.assert_array_equal(opened(check_images([Lazy()]))[0], RGB)
+    nowhere = [zipfile.Path(folder / "a.zip") / "no.png", {"bytes": None, "path": float("nan")}]
+    faults = check_images(nowhere).faults
+    assert "cannot be read" in faults[0]
+    assert faults[1] == "missing ({'bytes': None, 'path': nan})"
+
+
+class Lazy:
+    """An array of another library (h5py, xarray, ...)."""
+
+    def __init__(self, array):
+        self.array, self.ndim = array, array.ndim
+
+    def __array__(self, dtype=None, copy=None):
+        return self.array
+
+
+def test_whatever_gives_an_array_is_a_picture_a_stack_or_a_column(folder):
+    for X in ([Lazy(RGB)], Lazy(RGB[None]), Lazy(np.array([str(folder / "a.png")], object))):
+        np.testing.assert_array_equal(opened(check_images(X))[0], RGB)
+    rows = check_images(Lazy(RGB.reshape(1, -1)), image_shape=RGB.shape)
+    np.testing.assert_array_equal(opened(rows)[0], RGB)
     with pytest.raises(InvalidInputError, match="a single image as it seems"):
-        check_images(Lazy())
+        check_images(Lazy(RGB))
 
 
 @pytest.mark.parametrize(
@@ -113,7 +125,13 @@ def test_a_file_is_read_from_whatever_has_its_bytes(folder):
         (b"\x58\1\0\0\0\0\0\0" + b'{"a":{', "a safetensors file"),
         (json.dumps({"a": 1}).encode(), "JSON"),
         (bytes(100), "zeros"),
+        (bytes(128) + b"DICM" + bytes(40), "a DICOM file; read it with pydicom"),
+        (b"\0\5\x16\7\0\2\0\0Mac OS X", "what macOS keeps beside a file ('._name'); leave it out"),
+        (b"PAR1" + bytes(40), "a table in Parquet or Arrow; read it"),
+        (b"\xff\x0a" + bytes(40), "JPEG XL; convert it first"),
         (b"hello", "text"),
+        (base64.b64encode(bytes(99)), "text; if it is a file in base64, decode it with base64.b64"),
+        (b"data:image/png;base64,iVBORw0K", "text; give a data URL as str, not as bytes"),
     ],
 )
 def test_what_is_no_image_is_called_what_it_looks_like(data, kind):
@@ -276,7 +294,26 @@ def test_all_bad_rows_are_named_at_once(folder):
         (Image.open(io.BytesIO(encode(RGB, "JPEG")[:-60])), "a PIL image: damaged: OSError"),
         (Image.new("RGB", (0, 4)), "an image without pixels: 0 x 4"),
     ]
-    cases.append(("iVBORw0KGgo" * 20, "if it is a file in base64, decode it with base64.b64decode"))
+    cases += [
+        ("iVBORw0KGgo" * 20, "if it is a file in base64, decode it with base64.b64decode"),
+        ("iVBO-w0KGgo" * 20, "decode it with base64.urlsafe_b64decode"),
+        ("none.png", f"no such file: 'none.png' in the working directory {Path.cwd()}"),
+        (f"{folder}/a.png\n", "it has space at an end, as lines of a file have: use path.strip()"),
+        (
+            f"{folder}/*.png",
+            "/*.png'; expand it with sorted(glob.glob(...))",
+        ),
+        (RGB.tolist(), "; if these are pixels, give np.asarray(...) of them"),
+        ((RGB, 3), "; give each picture by itself, without a label or a list around it"),
+        (
+            {"image": encode(RGB)},
+            "; expected 'bytes' or 'path' in it; of a table choose the column",
+        ),
+        (
+            np.frombuffer(encode(RGB), np.uint8),
+            "; of an encoded file give the bytes",
+        ),
+    ]
     rows = check_images([RGB, *(value for value, _ in cases), RGB])
     assert rows.positions.tolist() == [0, len(cases) + 1]
     assert list(rows.faults) == list(range(1, len(cases) + 1))

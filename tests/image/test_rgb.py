@@ -1,24 +1,32 @@
 """Colours, depth and transparency: what every kind of pixels becomes in 8-bit RGB."""
 
+import ast
 import io
+import re
 import struct
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from skembed.exceptions import SkembedWarning
 from skembed.image._inputs import check_images
 from skembed.image._rgb import UnreadablePicture, to_8_bits
-from tests.image.pictures import digest_of_row, encode, open_row, opened, png_file, rgb_pixels
+from tests.image.pictures import (
+    digest_of_row,
+    encode,
+    open_row,
+    opened,
+    over_white,
+    png_file,
+    png_of_16_bits,
+    rgb_pixels,
+    tiff_file,
+    tiff_of_16_bits,
+)
 
 RGB = rgb_pixels()
-
-
-def over_white(colour, alpha):
-    """Return what a colour of this opacity looks like over white, in floats."""
-    opacity = np.asarray(alpha, float)[..., None] / 255
-    return np.asarray(colour, float) * opacity + 255 * (1 - opacity)
 
 
 def test_modes_without_transparency_become_what_pillow_makes_of_them():
@@ -177,46 +185,70 @@ def test_a_transparent_gray_of_few_bits_is_laid_over_white(bits, line):
 
 
 def test_white_of_a_12_bit_tiff_is_white():
-    entries = [(256, 2), (257, 1), (258, 12), (259, 1), (262, 1), (273, 8), (277, 1), (278, 1)]
-    tags = b"".join(struct.pack("<HHII", tag, 3, 1, value) for tag, value in [*entries, (279, 3)])
-    header = struct.pack("<2sHI", b"II", 42, 12)
     samples = bytes([0xFF, 0xF8, 0x00, 0x00])  # 4095 and 2048, and one byte to fill up
-    data = header + samples + struct.pack("<H", 9) + tags + bytes(4)
+    tags = {256: (2,), 257: (1,), 258: (12,), 259: (1,), 262: (1,), 277: (1,), 278: (1,)}
+    data = tiff_file([samples], tags)
     assert Image.open(io.BytesIO(data)).mode == "I;16"
     for row in (data, Image.open(io.BytesIO(data))):
         assert open_row(row)[0, :, 0].tolist() == [255, 128]
 
 
-def test_a_transparent_16_bit_colour_is_laid_over_white():
-    clear, other = (0x8000, 0x1234, 0), (0x8000, 0x4321, 0xFFFF)
-    chunks = [(b"tRNS", struct.pack(">3H", *clear))]
-    lines = b"\0" + struct.pack(">6H", *clear, *other)
-    data = png_file(2, 1, bits=16, colour=2, lines=lines, chunks=chunks)
-    for row in (data, Image.open(io.BytesIO(data))):
-        assert open_row(row)[0].tolist() == [[255, 255, 255], [0x80, 0x43, 255]]
+def test_premultiplied_gray_is_laid_over_white():
+    image = Image.frombytes("La", (3, 1), bytes([100, 200, 50, 128, 0, 0]))
+    expected = over_white([[[127.5] * 3, [99.6] * 3, [0] * 3]], [[200, 128, 0]])
+    np.testing.assert_allclose(open_row(image), expected, atol=1)
 
 
-def test_16_bit_planes_are_refused_not_misread():
-    # What tifffile writes of (3, height, width): planar configuration 2.
-    entries = [(256, 2), (257, 1), (259, 1), (262, 2), (277, 3), (278, 1), (284, 2)]
-    tags = sorted([(tag, 3, 1, value) for tag, value in entries])
-    planes = struct.pack("<6H", 0, 65535, 100, 200, 300, 400)
-    more = struct.pack("<3H", 16, 16, 16) + struct.pack("<3I", 8, 12, 16)
-    more += struct.pack("<3I", 4, 4, 4)
-    at = 8 + len(planes)
-    tags += [(258, 3, 3, at), (273, 4, 3, at + 6), (279, 4, 3, at + 18)]
-    directory = b"".join(struct.pack("<HHII", *tag) for tag in sorted(tags))
-    data = struct.pack("<2sHI", b"II", 42, at + len(more)) + planes + more
-    data += struct.pack("<H", len(tags)) + directory + bytes(4)
-    assert "16-bit planes, which Pillow misreads" in check_images([data]).faults[0]
+TWELVE = np.arange(4096, dtype=np.uint16).reshape(64, 64)
 
 
-def test_files_of_16_bits_that_are_nearly_black_are_told():
-    gray = np.arange(4096, dtype=np.uint16).reshape(64, 64)
-    for item in check_images([encode(gray)]).items:
-        with pytest.warns(
-            SkembedWarning, match=r"numbers of 12 bits only.*value_range=\(0, 4095\)"
-        ):
-            item.open()
-    expected = np.rint(gray / 4095 * 255)
-    np.testing.assert_array_equal(open_row(encode(gray), value_range=(0, 4095))[:, :, 0], expected)
+@pytest.mark.parametrize(
+    "X",
+    [
+        [TWELVE],
+        TWELVE[None],
+        torch.from_numpy(TWELVE[None, None].astype(np.int32)).to(torch.uint16),
+        [encode(TWELVE)],
+        [encode(TWELVE, "TIFF")],
+        [Image.fromarray(TWELVE)],
+        [Image.fromarray(TWELVE.astype(np.int32))],
+        [Image.open(io.BytesIO(encode(TWELVE)))],
+        [png_of_16_bits(np.stack([TWELVE] * 3, axis=2))],
+        [tiff_of_16_bits(np.stack([TWELVE] * 3, axis=2))],
+    ],
+    ids=["list", "stack", "tensor", "png", "tiff", "I;16", "I", "opened", "RGB png", "RGB tiff"],
+)
+def test_twelve_bits_in_sixteen_are_told_and_the_advice_works(X):
+    with pytest.warns(SkembedWarning, match="nearly black") as caught:
+        check_images(X).items[0].open()
+    advised = [
+        ast.literal_eval(text)
+        for text in re.findall(r"value_range=(\(.*?\))", str(caught[0].message))
+    ]
+    assert advised == [(0, 4095), (0, 65535)]
+    for value_range in advised:
+        found = opened(check_images(X, value_range=value_range))[0][:, :, 0]
+        np.testing.assert_array_equal(found, np.rint(TWELVE / value_range[1] * 255))
+
+
+@pytest.mark.parametrize(
+    ("numbers", "advised"),
+    [
+        ([0, 16.0], (0, 16)),
+        ([3.0, 15], (0, 16)),
+        ([0, 254.0], (0, 255)),
+        ([-1.0, 1], (-1, 1)),
+        ([-0.3, 0.9], (-1, 1)),
+        ([0, 4090], (0, 4095)),
+        ([-1024, 3071], (-1024, 4095)),
+        ([0, 70000], (0, 70000)),
+        ([0, 1.0000123], (0, 2)),
+        ([0, np.inf], None),
+    ],
+)
+def test_the_advice_for_numbers_beyond_the_range_works(numbers, advised):
+    for row in (np.array([numbers]), Image.fromarray(np.array([numbers], np.float32))):
+        found = re.findall(r"like value_range=(\(.*?\))", check_images([row]).faults[0])
+        assert [ast.literal_eval(text) for text in found] == ([advised] if advised else [])
+        if advised:
+            opened(check_images([row], value_range=advised))
