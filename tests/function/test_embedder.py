@@ -256,6 +256,7 @@ def wrapped(inner):
         (busy(retry_after=3), True),
         (http_error(529), True),
         (busy(status_code=400), False),
+        (http_error(404), False),
         (http_error(422), False),
         (ValueError("too long"), False),
         (FileNotFoundError("no file"), False),
@@ -311,7 +312,7 @@ def test_what_was_embedded_before_a_service_went_down_is_kept():
     assert answers.n_asked == len(ROWS)
 
 
-@pytest.mark.parametrize("status", [401, 403, 404])
+@pytest.mark.parametrize("status", [401, 402, 403])
 def test_who_is_refused_asks_once(status, waits):
     service = Service(lambda rows: (_ for _ in ()).throw(busy(status_code=status)))
     with pytest.raises(FunctionError, match=r"Service\.embed was refused: RuntimeError"):
