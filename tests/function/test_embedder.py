@@ -4,10 +4,10 @@ import functools
 import itertools
 import pickle
 import threading
-import time
 import urllib.error
 from email.message import Message
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -81,7 +81,7 @@ class Service:
 def waits(monkeypatch):
     """Let no test wait; return how long it would have."""
     waits = []
-    monkeypatch.setattr(_encoder.time, "sleep", waits.append)
+    monkeypatch.setattr(_encoder, "time", SimpleNamespace(sleep=waits.append))
     return waits
 
 
@@ -379,6 +379,6 @@ def test_an_interrupt_ends_a_wait(monkeypatch):
     def interrupt(seconds):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(time, "sleep", interrupt)
+    monkeypatch.setattr(_encoder.time, "sleep", interrupt)
     with pytest.raises(KeyboardInterrupt):
         Service(lambda rows: (_ for _ in ()).throw(TimeoutError())).embedder().fit(ROWS)
