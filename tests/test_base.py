@@ -9,9 +9,10 @@ import torch
 from sklearn.base import BaseEstimator, clone
 
 import skembed
+from skembed import BaseEmbedder, Encoder
 from skembed._base import PretrainedEmbedder
 from skembed._inputs import CheckedRows
-from skembed.exceptions import InvalidParameterError
+from skembed.exceptions import InvalidInputError, InvalidParameterError, InvalidRowsError
 from tests.engine.letters import LetterEncoder, letter_counts
 
 
@@ -119,3 +120,64 @@ def test_models_are_listed_with_what_a_user_wants_to_know(kind):
 def test_unknown_kinds_of_models_are_refused_with_those_that_there_are():
     with pytest.raises(InvalidParameterError, match="'text', 'image', 'audio'"):
         skembed.list_models("video")
+
+
+class LetterOccurrences(Encoder):
+    """Counts one letter, some times over."""
+
+    width = 1
+
+    def __init__(self, letter, times):
+        self.letter, self.times = letter, times
+
+    def contents(self, items):
+        return map(str.encode, items)
+
+    def encode(self, batch):
+        counts = [[text.count(self.letter) * self.times] for text in batch]
+        return torch.tensor(counts, dtype=torch.float32)
+
+
+class OwnEmbedder(BaseEmbedder):
+    """As short as one can be: it names no parameter of its base."""
+
+    def __init__(self, letter="a", times=1):
+        self.letter = letter
+        self.times = times
+
+    def _check_row(self, value):
+        if not isinstance(value, str):
+            raise ValueError(f"expected a str, got {value!r}")
+        return value
+
+    def _get_encoder(self):
+        return LetterOccurrences(self.letter, self.times)
+
+
+def test_an_encoder_without_a_digest_stands_for_its_attributes_and_code():
+    def encoded(embedder):
+        vectors = embedder.fit_transform(["abab", "a"])
+        return vectors[:, 0].tolist(), embedder.report_.n_encoded
+
+    assert encoded(OwnEmbedder()) == ([2, 1], 2)
+    assert encoded(OwnEmbedder(times=3)) == ([6, 3], 2)
+    assert encoded(OwnEmbedder(letter="b")) == ([2, 0], 2)
+    assert encoded(OwnEmbedder()) == ([2, 1], 0)
+
+    class Negative(LetterOccurrences):
+        def encode(self, batch):
+            return -super().encode(batch)
+
+    class NegativeEmbedder(OwnEmbedder):
+        def _get_encoder(self):
+            return Negative(self.letter, self.times)
+
+    assert encoded(NegativeEmbedder()) == ([-2, -1], 2)
+
+
+def test_rows_of_ones_own_embedder_are_checked_one_by_one():
+    with pytest.raises(InvalidRowsError, match=r"2 of 3 rows.*\n  row 1: missing.*\n  row 2: exp"):
+        OwnEmbedder().fit(["a", None, 3])
+    with pytest.raises(InvalidInputError, match=r"of rows, like \[row, another_row\]"):
+        OwnEmbedder().fit("a text")
+    assert OwnEmbedder().fit([]).get_feature_names_out().tolist() == ["ownembedder0"]

@@ -92,7 +92,7 @@ class FunctionEmbedder(BaseEmbedder):
     ------
     FunctionError
         If the function fails on the first three rows, gives something other than vectors, was
-        refused (HTTP 401, 402, 403, 404) or failed `max_retries + 1` times in a row. Its own error
+        refused (HTTP 401, 402, 403) or failed `max_retries + 1` times in a row. Its own error
         is the `__cause__`. Rows that were embedded before are in the store.
 
     See Also

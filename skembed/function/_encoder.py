@@ -39,7 +39,6 @@ _REFUSED_STATUSES = {
     HTTPStatus.UNAUTHORIZED,
     HTTPStatus.PAYMENT_REQUIRED,
     HTTPStatus.FORBIDDEN,
-    HTTPStatus.NOT_FOUND,
 }
 _STATUS_NAMES = ("status_code", "status", "code")
 
@@ -244,7 +243,7 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
     while found is not None and all(found is not each for each in seen):
         yield found
         seen.append(found)
-        found = found.__cause__ or found.__context__
+        found = found.__cause__ or (None if found.__suppress_context__ else found.__context__)
 
 
 def _statuses_of(error: BaseException) -> list[int]:
