@@ -145,7 +145,8 @@ class AudioEmbedder(PretrainedEmbedder):
     on_quality : {"raise", "warn", "ignore"}, default="raise"
         Clips that are silent (within 80 dB below full scale), clipped (5% of the samples stuck at
         full scale) or truncated (shorter than the file says): bad rows, handled as `on_error` says;
-        or embedded, with a warning that names them, or without; `report_.quality` lists them.
+        or embedded, with a warning (once per process and model), or without; `report_.quality`
+        lists them after each call.
     revision : str, default=None
         Branch, tag or commit of a model on the hub.
     trust_remote_code : bool, default=False
@@ -280,14 +281,17 @@ class AudioEmbedder(PretrainedEmbedder):
     def _make_report(self, report: EmbeddingReport) -> AudioReport:
         return AudioReport(**vars(report), sampling_rate=self._encoder.rate)
 
-    def _warn_of(self, report: AudioReport) -> None:
+    def _warn_of(self, report: AudioReport, rows: CheckedRows) -> None:
         poor = report.notes
-        if poor and self.on_quality == "warn":
+        # What was only found was told when it was encoded.
+        if poor and self.on_quality == "warn" and report.n_encoded:
             warn_user(
                 f"{len(poor):,} of {report.n_rows:,} clips are of poor quality:"
-                f"{describe_rows(poor)}\nThey are embedded. Drop them, or set "
+                f"{describe_rows(poor, rows.labels)}\nThey are embedded; report_.quality lists "
+                "them after each call, this warning comes once for a model. Drop them, or set "
                 "on_quality='raise' or 'ignore'.",
                 QualityWarning,
+                once=self._encoder.backbone.name,
             )
 
     def __sklearn_tags__(self) -> Tags:
