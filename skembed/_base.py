@@ -26,7 +26,14 @@ from torch import nn
 
 from skembed._encoder import Encoder, join_replicas
 from skembed._inputs import CheckedRows, labels_of
-from skembed._parameters import fault_of, plain, plain_fields, snapshot
+from skembed._parameters import (
+    fault_of,
+    is_relative,
+    place_of,
+    plain,
+    plain_fields,
+    snapshot,
+)
 from skembed._report import EmbeddingReport
 from skembed._sklearn import (
     CallbackSupportMixin,
@@ -72,6 +79,9 @@ class BaseEmbedder(CallbackSupportMixin, TransformerMixin, BaseEstimator):
 
     _is_private: ClassVar[tuple[str, ...]] = ("report_",)
     """Attributes left out of pickles: the report of the last call grows with the rows."""
+
+    _are_places: ClassVar[tuple[str, ...]] = ("model", "weights", "cache")
+    """Parameters that may be paths, which are found again if an embedder is loaded elsewhere."""
 
     # What a room implements -----------------------------------------------------------------
 
@@ -306,7 +316,20 @@ class BaseEmbedder(CallbackSupportMixin, TransformerMixin, BaseEstimator):
 
     def __getstate__(self) -> dict[str, Any]:
         state: Any = super().__getstate__()
-        return {name: value for name, value in state.items() if name not in self._is_private}
+        kept = {name: value for name, value in state.items() if name not in self._is_private}
+        paths = [kept[name] for name in self._are_places if is_relative(kept.get(name))]
+        if any(map(os.path.exists, paths)):
+            kept["_saved_in"] = str(Path.cwd())
+        return kept
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        state = dict(state)
+        saved_in = state.pop("_saved_in", None)
+        if saved_in is not None:  # a relative path means what it meant there, unless it is here
+            for name in self._are_places:
+                if is_relative(path := state.get(name)):
+                    state[name] = place_of(path, saved_in)
+        super().__setstate__(state)
 
     def __sklearn_is_fitted__(self) -> bool:
         return "_has_been_fitted" in self.__dict__

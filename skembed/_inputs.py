@@ -92,8 +92,8 @@ def _describe_columns(X: Any, n_columns: int) -> str:
     names = list(getattr(X, "column_names", X.columns))  # Arrow's columns are arrays
     listed = ", ".join(map(shown, names[:5])) + ", ..." * (n_columns > 5)
     return (
-        f"of {n_columns} columns ({listed}). Choose one, for example X[{shown(names[0])}], or embed "
-        'each by itself with ColumnTransformer([("name", embedder, "column"), ...])'
+        f"of {n_columns} columns ({listed}). Choose one, for example X[{shown(names[0])}], or use "
+        'ColumnTransformer([("name", embedder, "column"), ...]) for several'
     )
 
 
@@ -118,7 +118,7 @@ def _describe_other(X: Any) -> str:
 def _n_columns(X: Any) -> int | None:
     """Return the number of columns of a frame, or None if X is not a frame."""
     shape = getattr(X, "shape", None)
-    if hasattr(X, "columns") and isinstance(shape, tuple) and len(shape) == 2:
+    if isinstance(shape, tuple) and len(shape) == 2 and hasattr(X, "columns"):
         return int(shape[1])
     return None
 

@@ -21,7 +21,7 @@ from skembed._inputs import shown
 from skembed.exceptions import did_you_mean
 from skembed.store import EmbeddingStore
 
-__all__ = ["fault_of", "plain", "plain_fields", "snapshot"]
+__all__ = ["fault_of", "is_relative", "place_of", "plain", "plain_fields", "snapshot"]
 
 _COMPARABLE = (str, bool, int, float, os.PathLike, EmbeddingStore)
 
@@ -68,6 +68,23 @@ def _comparable(value: Any) -> Any:
         return type(value), tuple(map(_comparable, value))
     # A model's repr is that of any other of the same architecture.
     return type(value), id(value)
+
+
+def is_relative(value: Any) -> bool:
+    """Return whether a parameter may be a relative path."""
+    if not isinstance(value, (str, os.PathLike)):
+        return False
+    path = os.fsdecode(value)
+    # "~" is another folder for another user, as it should be.
+    return bool(path) and path[0] != "~" and not os.path.isabs(path)  # noqa: PTH117
+
+
+def place_of(path: str | os.PathLike[str], saved_in: str) -> str | os.PathLike[str]:
+    """Return a relative path, made absolute if it is there where it was saved, and not here."""
+    there = Path(saved_in) / path
+    if os.path.exists(path) or not os.path.exists(there):  # noqa: PTH110  (never raises)
+        return path
+    return str(there) if isinstance(path, str) else there
 
 
 _SPELLED = {

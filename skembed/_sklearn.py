@@ -20,7 +20,14 @@ try:
 except ImportError:  # scikit-learn before 1.9
     _callback = None
 
-__all__ = ["CallbackSupportMixin", "abridged", "fit_task", "show_abridged", "with_callbacks", "with_index"]
+__all__ = [
+    "CallbackSupportMixin",
+    "abridged",
+    "fit_task",
+    "show_abridged",
+    "with_callbacks",
+    "with_index",
+]
 
 _KEEPS_INDEX = tuple(map(int, sklearn.__version__.split(".")[:2])) >= (1, 7)
 

@@ -171,10 +171,18 @@ def _label_of(row: int, labels: Sequence[Any] | None) -> str:
 
 
 def did_you_mean(value: Any, options: Iterable[str], *, n: int = 1) -> str:
-    """Return the question whether a close option was meant, with a space before it, or ""."""
-    known = {each.lower(): each for each in sorted(options, reverse=True)}
-    found = difflib.get_close_matches(str(value).lower(), known, n=n, cutoff=0.6)
-    close = [known[each] for each in found if known[each] != value]
+    """Return the question whether a close option was meant, with a space before it, or "".
+
+    Of a mapping, the keys are compared and the values are named.
+    """
+    said = str(value).lower()
+    names = options if isinstance(options, Mapping) else dict(zip(options, options, strict=True))
+    known = {key.lower(): names[key] for key in sorted(names)}
+    n = 1 if said in known else n
+    found = difflib.get_close_matches(said, known, n=n, cutoff=0.6)
+    if len(said) > 2:
+        found += [key for key in known if said in key]
+    close = list(dict.fromkeys(known[key] for key in found if known[key] != value))[:n]
     return f" Did you mean {' or '.join(map(repr, close))}?" if close else ""
 
 
@@ -186,7 +194,7 @@ _of_thread = threading.local()
 _told: set[str] = set()
 # Says whether another process of this run has told something, and notes that this one has. Set by
 # the store, which knows the run.
-_is_told_in_run: Callable[[str], bool] = lambda key: False
+_is_told_in_run: Callable[[str], bool] | None = None
 
 
 def warn_user(message: str, category: type[SkembedWarning], once: str = "") -> None:
@@ -205,7 +213,7 @@ def warn_user(message: str, category: type[SkembedWarning], once: str = "") -> N
         return
     if action != "error":
         key = f"{category.__name__} {once or message}"
-        if (once and key in _told) or _is_told_in_run(key):
+        if (once and key in _told) or (_is_told_in_run is not None and _is_told_in_run(key)):
             return
         _told.add(key)
     warnings.warn(message, category, stacklevel=_level_of_user())
@@ -222,9 +230,9 @@ def _action_for(message: str, category: type[Warning]) -> str:
     # From Python 3.14 on they may be those of a context.
     filters = getattr(warnings, "_get_filters", lambda: warnings.filters)()
     for action, pattern, kind, module, _ in filters:
-        if module is None and issubclass(category, kind):
-            if pattern is None or re.match(pattern, message):
-                return str(action)
+        is_of_kind = module is None and issubclass(category, kind)
+        if is_of_kind and (pattern is None or re.match(pattern, message)):
+            return str(action)
     return "default"
 
 

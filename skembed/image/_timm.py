@@ -6,7 +6,6 @@ optional.
 
 from __future__ import annotations
 
-import difflib
 import os
 import sys
 from collections.abc import Mapping
@@ -23,6 +22,7 @@ from skembed.exceptions import (
     InvalidParameterError,
     UnsafeModelError,
     UnsupportedModelError,
+    did_you_mean,
 )
 from skembed.image._backbone import (
     ImageBackbone,
@@ -279,10 +279,10 @@ def _find_named(name: str, settings: ImageSettings) -> Source:
 def _architecture_of(name: str) -> str:
     timm, architecture = _timm(), name.partition(".")[0]
     if not timm.is_model(architecture):
-        close = difflib.get_close_matches(architecture, timm.list_models(), n=5)
+        close = did_you_mean(architecture, timm.list_models(), n=3)
         raise InvalidParameterError(
-            f"model='timm:{name}': timm {timm.__version__} has no model {architecture!r}. Close to "
-            f"it: {', '.join(map(repr, close)) or 'none'}. timm.list_models() lists them."
+            f"model='timm:{name}': timm {timm.__version__} has no model {architecture!r}.{close} "
+            "timm.list_models() lists them."
         )
     return architecture
 
