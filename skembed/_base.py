@@ -289,7 +289,7 @@ class BaseEmbedder(CallbackSupportMixin, TransformerMixin, BaseEstimator):
                 if check is not None and value is not None:
                     check(value)
             except ValueError as error:
-                faults.append(str(error))
+                faults.append(f"{error!s:.1000}")  # its value may be a million numbers
         if faults:
             raise InvalidParameterError("\n".join(faults))
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from enum import Enum
 from numbers import Integral, Real
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 from sklearn.utils._param_validation import Interval, StrOptions, make_constraint
@@ -70,7 +70,7 @@ def _comparable(value: Any) -> Any:
     return type(value), id(value)
 
 
-def is_relative(value: Any) -> bool:
+def is_relative(value: Any) -> TypeGuard[str | os.PathLike[str]]:
     """Return whether a parameter may be a relative path."""
     if not isinstance(value, (str, os.PathLike)):
         return False

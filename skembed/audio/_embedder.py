@@ -138,7 +138,7 @@ class AudioEmbedder(PretrainedEmbedder):
         a folder is shared by clones and threads, but arrives empty in other processes. Vectors are
         found by the content of the clip, not by its path.
     on_error : {"raise", "nan"}, default="raise"
-        Rows that are missing, no sound, empty, damaged, not finite, without a rate, shorter than
+        Rows that are missing, not sound, empty, damaged, not finite, without a rate, shorter than
         the model takes, or that change or vanish meanwhile: an error that names every one, or rows
         of NaN, a warning and the list in `report_.faults`. All that headers tell is told at once,
         before anything is encoded; what only decoding shows comes after the good rows are stored.
@@ -157,7 +157,7 @@ class AudioEmbedder(PretrainedEmbedder):
     Attributes
     ----------
     encoder_ : AudioEncoder
-        What embeds, for the present parameters; there once `fit` or `transform` has been called.
+        The encoder for the present parameters, available once `fit` or `transform` has been called.
     n_features_out_ : int
         Number of output features.
     device_, dtype_ : str

@@ -292,12 +292,12 @@ def _config_of(name: str) -> tuple[dict[str, Any], str | None]:
     timm, architecture = _timm(), _architecture_of(name)
     try:
         found = timm.models.get_pretrained_cfg(name)
-    except RuntimeError as error:  # its word for an unknown tag
+    except RuntimeError:  # its word for an unknown tag
         tags = timm.list_pretrained(f"{architecture}.*")
         raise InvalidParameterError(
             f"model='timm:{name}': timm {timm.__version__} has no weights of this tag; "
             f"it has {', '.join(map(repr, tags)) or 'none of this architecture'}."
-        ) from error
+        ) from None
     config = {} if found is None else dict(found.to_dict())
     return config, getattr(found, "hf_hub_id", None)
 

@@ -138,7 +138,7 @@ class TextEmbedder(PretrainedEmbedder):
     Attributes
     ----------
     encoder_ : TextEncoder
-        What embeds, for the present parameters; there once `fit` or `transform` has been called.
+        The encoder for the present parameters, available once `fit` or `transform` has been called.
     n_features_out_ : int
         Number of output features.
     device_, dtype_ : str

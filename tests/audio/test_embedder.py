@@ -339,7 +339,9 @@ class Pooled(TinyNetwork):
 
 
 def test_frames_that_no_one_can_tell_from_features_are_refused():
-    with pytest.raises(UnsupportedModelError, match=r"shape \(1, 6, 5\) .* no one can tell frames"):
+    with pytest.raises(
+        UnsupportedModelError, match=r"shape \(1, 6, 5\) .* frames and features cannot be told"
+    ):
         tiny(model=Pooled()).fit(CLIPS)
 
 

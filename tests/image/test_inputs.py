@@ -291,7 +291,7 @@ def test_rows_that_do_not_fit_the_shape_are_named():
         "array of shape (63,), float64: expected 64 numbers for image_shape=(8, 8)"
         in rows.faults[0]
     )
-    assert "a list that is no array" in rows.faults[1]
+    assert "a list that is not an array" in rows.faults[1]
     assert "expected numbers" in rows.faults[2]
 
 

@@ -190,7 +190,7 @@ def test_a_module_of_foreign_code_is_refused(minilm, tmp_path):
     modules = json.loads((folder / "modules.json").read_text())
     modules[0]["type"] = "custom_st.Transformer"
     (folder / "modules.json").write_text(json.dumps(modules))
-    with pytest.raises(UnsafeModelError, match=r"custom_st\.Transformer, which is code of its own"):
+    with pytest.raises(UnsafeModelError, match=r"custom_st\.Transformer, which is custom code"):
         ours(folder)
 
 
