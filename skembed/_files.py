@@ -218,8 +218,12 @@ def _digest(path: str, why_not: WhyNot, what: str, most_bytes: int) -> bytes | s
     except _UnfitError as error:
         return f"{shown}: {error}"
     except FileNotFoundError:
-        hint = "; expand ~ with os.path.expanduser" if path.startswith("~") else ""
-        return f"no such file: {shown}{hint or _hint_of_base64(path)}"
+        hint = _hint_of_base64(path)
+        if path.startswith("~"):
+            hint = "; expand ~ with os.path.expanduser"
+        elif not hint and not os.path.isabs(path):  # noqa: PTH117
+            hint = f"; the working directory is {os.getcwd()}"  # noqa: PTH109
+        return f"no such file: {shown}{hint}"
     except ValueError as error:  # a null byte
         return f"not a path ({error}): {shown}"
     except OSError as error:

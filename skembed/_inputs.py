@@ -26,6 +26,7 @@ __all__ = [
     "is_tensor",
     "labels_of",
     "shown",
+    "with_article",
 ]
 
 
@@ -99,20 +100,25 @@ def _describe_columns(X: Any, n_columns: int) -> str:
 
 def _describe_other(X: Any) -> str:
     """Say what was given that is no collection of rows, and what to give instead."""
-    kind = type(X).__name__
     if X is None or isinstance(X, type):
         return repr(X)
+    kind = with_article(type(X).__name__)
     if isinstance(X, Mapping):
-        return f"a {kind}. If its values are the rows, use list(X.values())"
+        return f"{kind}. If its values are the rows, use list(X.values())"
     if isinstance(X, (set, frozenset)):
-        return f"a {kind}, which has no order. Use sorted(X)"
+        return f"{kind}, which has no order. Use sorted(X)"
     if callable(getattr(X, "collect", None)):  # a lazy frame of polars
-        return f"a {kind}. Use X.collect()"
+        return f"{kind}. Use X.collect()"
     if hasattr(X, "toarray"):
-        return f"a sparse {kind}: rows come here as they are, before they are vectorized"
+        return f"{kind}, a sparse matrix. Give the rows as they were before they became numbers"
     if isinstance(X, os.PathLike) or callable(getattr(X, "read", None)):
-        return f"a {kind}. Read the file and put its contents in a list"
-    return f"a {kind}. Use list(X)" if isinstance(X, Iterable) else f"a {kind}"
+        return f"{kind}. Read the file and put its contents in a list"
+    return f"{kind}. Use list(X)" if isinstance(X, Iterable) else kind
+
+
+def with_article(kind: str) -> str:
+    """Return the name of a class with "a" or "an" before it."""
+    return f"a{'n' * (kind[0].lower() in 'aeiou')} {kind}"
 
 
 def _n_columns(X: Any) -> int | None:
@@ -179,7 +185,7 @@ def array_of(X: Any, *, what: str) -> NDArray[Any] | None:
     if isinstance(X, np.ndarray):
         if X.dtype.kind == "S":
             raise InvalidInputError(
-                f"Expected encoded {what} in a list or an object array: NumPy's bytes type drops "
+                f"Expected encoded {what} in a list or object array: NumPy's bytes type drops "
                 "zero bytes at the end."
             )
         return X if isinstance(X, np.ma.MaskedArray) else np.asarray(X)  # not np.matrix

@@ -17,7 +17,7 @@ import numpy as np
 from sklearn.utils._param_validation import Interval, StrOptions, make_constraint
 from torch import nn
 
-from skembed._inputs import shown
+from skembed._inputs import shown, with_article
 from skembed.exceptions import did_you_mean
 from skembed.store import EmbeddingStore
 
@@ -97,6 +97,7 @@ _SPELLED = {
     EmbeddingStore: "an EmbeddingStore",
     Integral: "an int",
     Real: "a number",
+    Enum: "a member of torchvision's enums",
     None: "None",
 }
 
@@ -122,8 +123,7 @@ def fault_of(owner: str, name: str, value: Any, constraints: list[Any]) -> str |
 
 def _spell(constraint: Any) -> str:
     if isinstance(constraint, type) and constraint not in _SPELLED:
-        article = "an" if constraint.__name__[0].lower() in "aeiou" else "a"
-        return f"{article} {constraint.__name__}"
+        return with_article(constraint.__name__)
     return _SPELLED.get(constraint) or str(make_constraint(constraint))
 
 

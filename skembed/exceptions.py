@@ -192,8 +192,7 @@ _LAUNCHERS = ("concurrent", "multiprocessing", "runpy", "threading")
 
 _of_thread = threading.local()
 _told: set[str] = set()
-# Says whether another process of this run has told something, and notes that this one has. Set by
-# the store, which knows the run.
+# Says whether another worker of this run has told something. Set by the store, which knows the run.
 _is_told_in_run: Callable[[str], bool] | None = None
 
 
@@ -201,7 +200,7 @@ def warn_user(message: str, category: type[SkembedWarning], once: str = "") -> N
     """Issue a warning that points at the user's own line, past the frames of libraries.
 
     Warnings of one category with the same `once` come once in a process. A worker leaves out what
-    another process of the run has told. What is an error is raised each time.
+    another worker of the run has told. What is an error is raised each time.
     """
     send: Callable[[str, type[SkembedWarning], str], object] | None
     send = getattr(_of_thread, "send", None)
@@ -215,7 +214,8 @@ def warn_user(message: str, category: type[SkembedWarning], once: str = "") -> N
         key = f"{category.__name__} {once or message}"
         if (once and key in _told) or (_is_told_in_run is not None and _is_told_in_run(key)):
             return
-        _told.add(key)
+        if once:
+            _told.add(key)
     warnings.warn(message, category, stacklevel=_level_of_user())
 
 

@@ -153,7 +153,7 @@ class TestRows:
         ("X", "message"),
         [
             (None, r"got None\."),
-            (scipy.sparse.csr_array(np.eye(2)), "a sparse csr_array: rows come here as they are"),
+            (scipy.sparse.csr_array(np.eye(2)), "a csr_array, a sparse matrix. Give the rows as"),
             (pl.LazyFrame({"a": ["x"]}), r"a LazyFrame. Use X.collect\(\)"),
             ((x for x in "ab"), r"a generator. Use list\(X\)"),
             ({"a", "b"}, r"a set, which has no order. Use sorted\(X\)"),

@@ -87,7 +87,7 @@ def _find_weights(weights: Any, name: str, url: str | None) -> Source:
     own = f"no weights of {name} are published" if url is None else "'auto' is its own weights"
     raise InvalidParameterError(
         f"weights={str(weights)!r}: expected a file with a state dict of {name}; {own}, None is "
-        "random weights."
+        f"random weights. The working directory is {Path.cwd()}."
     )
 
 

@@ -125,6 +125,7 @@ def warn_if_nearly_black(arrays: Sequence[NDArray[Any]]) -> None:
                 f"white: nearly black pictures. If {most} is white, set value_range=(0, {most}); "
                 f"if not, value_range=(0, {white:g}) says so.",
                 SkembedWarning,
+                once=f"nearly black {dtype}",
             )
 
 

@@ -121,6 +121,7 @@ def _from_numbers(image: Image.Image, value_range: Range | None) -> Image.Image:
             f"nearly black. If {2**n_used - 1} is white, set value_range=(0, {2**n_used - 1}); if "
             "not, value_range=(0, 65535) says so.",
             SkembedWarning,
+            once="nearly black picture",
         )
     gray = to_8_bits(pixels, expected)
     if tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO:  # Pillow's to 8 bits only

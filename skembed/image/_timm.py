@@ -271,7 +271,7 @@ def _find_named(name: str, settings: ImageSettings) -> Source:
     if not path.is_file():
         raise InvalidParameterError(
             f"weights={str(weights)!r} is not a file. Weights of timm's models are 'auto', a file "
-            "with a state dict, or None for random ones."
+            f"with a state dict, or None for random ones. The working directory is {Path.cwd()}."
         )
     return FileSource(title, path)
 

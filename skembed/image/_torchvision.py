@@ -261,7 +261,7 @@ def _find_weights(name: str, weights: str | Path | None) -> tuple[Path | None, A
     listed = ", ".join(repr(each) for each in ("auto", *known.__members__))
     raise InvalidParameterError(
         f"weights={str(weights)!r} is neither a file nor weights of {name}. torchvision has "
-        f"{listed}; None is random weights."
+        f"{listed}; None is random weights. The working directory is {Path.cwd()}."
     )
 
 

@@ -65,15 +65,17 @@ def create_run_folder(path: Path) -> None:
 
 
 def _is_told(key: str) -> bool:
-    """Return, in a worker, whether the run has told this; note in its folder that it has now.
+    """Return whether another worker of the run has told this; note in its folder that one has.
 
-    The owner is where the user looks: it tells whatever its workers have told.
+    The owner is where the user looks: it tells again what its workers have told.
     """
+    if _owned is not None and _owned[0] == os.getpid():
+        return False
     name = f"told-{hashlib.blake2b(key.encode(), digest_size=8).hexdigest()}"
     try:
         (run_folder() / name).touch(exist_ok=False)
     except FileExistsError:
-        return _owned is None or _owned[0] != os.getpid()
+        return True
     except OSError:  # no vector is kept in this run, and so no folder
         return False
     return False

