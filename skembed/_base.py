@@ -106,6 +106,13 @@ class BaseEmbedder(CallbackSupportMixin, TransformerMixin, BaseEstimator):
     def _warn_of(self, report: Any, rows: CheckedRows) -> None:
         """Warn of what was done to rows."""
 
+    def _is_news(self, report: EmbeddingReport) -> bool:
+        """Return whether rows were encoded now, or in this run, where a worker may have done it.
+
+        What an earlier run has stored was told then.
+        """
+        return report.n_encoded > 0 or self.cache == "run"
+
     # The estimator --------------------------------------------------------------------------
 
     def fit(self: Self, X: Any, y: Any = None) -> Self:

@@ -64,6 +64,10 @@ class TestWarnings:
         assert recorded(lambda: embedder.transform([LONG])) == []
         assert embedder.report_.truncated.tolist() == [0]
 
+    def test_rows_that_a_worker_of_this_run_encoded_are_told_where_the_user_looks(self, folder):
+        TextEmbedder(folder, on_truncate="ignore").transform([LONG])  # as a worker does, elsewhere
+        assert recorded(lambda: TextEmbedder(folder).transform([LONG])) == [TruncationWarning]
+
     def test_a_warning_that_is_an_error_is_raised_each_time(self, folder):
         embedder = TextEmbedder(folder, cache=None)
         assert recorded(lambda: embedder.transform([LONG])) == [TruncationWarning]

@@ -283,8 +283,7 @@ class AudioEmbedder(PretrainedEmbedder):
 
     def _warn_of(self, report: AudioReport, rows: CheckedRows) -> None:
         poor = report.notes
-        # What was only found was told when it was encoded.
-        if poor and self.on_quality == "warn" and report.n_encoded:
+        if poor and self.on_quality == "warn" and self._is_news(report):
             warn_user(
                 f"{len(poor):,} of {report.n_rows:,} clips are of poor quality:"
                 f"{describe_rows(poor, rows.labels)}\nThey are embedded; report_.quality lists "

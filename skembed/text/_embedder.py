@@ -251,8 +251,7 @@ class TextEmbedder(PretrainedEmbedder):
 
     def _warn_of(self, report: TextReport, rows: CheckedRows) -> None:
         cut, limit = report.truncated, report.max_length
-        # What was only found was told when it was encoded.
-        if self.on_truncate == "warn" and limit is not None and len(cut) and report.n_encoded:
+        if self.on_truncate == "warn" and limit and len(cut) and self._is_news(report):
             # Never "100%": something of each row was read.
             share = min(0.99, 1 - limit * len(cut) / report.row_sizes[cut].sum())
             name = self._encoder.backbone.name
