@@ -111,8 +111,8 @@ def fault_of(owner: str, name: str, value: Any, constraints: list[Any]) -> str |
     )
     expected = [repr(option) for option in options]
     for each in constraints:
-        if isinstance(each, Interval) and each.right is None:
-            expected.append(f"{_SPELLED[each.type]} of at least {each.left}")
+        if isinstance(each, Interval) and (each.right, each.closed) == (None, "left"):
+            expected.append(f"{_spell(each.type)} of at least {each.left}")
         elif not isinstance(each, StrOptions):
             expected.append(_spell(each))
     listed = " or ".join(filter(None, [", ".join(expected[:-1]), expected[-1]]))

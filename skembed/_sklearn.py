@@ -109,8 +109,13 @@ def show_abridged(show: Callable[..., str]) -> Callable[..., str]:
 
 
 def _abridge(value: Any) -> Any:
-    if hasattr(value, "named_modules") and not isinstance(value, type):
+    if isinstance(value, type) or hasattr(value, "get_params"):
+        return value
+    if hasattr(value, "named_modules"):  # whose repr may take long
         return _Abridged(f"{type(value).__name__}(...)")
-    if isinstance(value, (str, os.PathLike)) and len(shown := repr(value)) > _MOST_SHOWN:
+    shown = repr(value)
+    if len(shown) <= _MOST_SHOWN or isinstance(value, (list, tuple, dict)) or shown[0] == "<":
+        return value
+    if isinstance(value, (str, os.PathLike)):
         return _Abridged(f"{shown[:20]}...{shown[23 - _MOST_SHOWN :]}")
-    return value
+    return _Abridged(f"{type(value).__name__}(...)")

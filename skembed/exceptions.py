@@ -170,19 +170,19 @@ def _label_of(row: int, labels: Sequence[Any] | None) -> str:
     return f" (index {getattr(label, 'item', lambda: label)()!r:.60})"
 
 
-def did_you_mean(value: Any, options: Iterable[str], *, n: int = 1) -> str:
+def did_you_mean(
+    value: Any, options: Iterable[str], *, n: int = 1, meaning: Mapping[str, str] | None = None
+) -> str:
     """Return the question whether a close option was meant, with a space before it, or "".
 
-    Of a mapping, the keys are compared and the values are named.
+    `meaning` gives what to name for an option.
     """
     said = str(value).lower()
-    names = options if isinstance(options, Mapping) else dict(zip(options, options, strict=True))
-    known = {key.lower(): names[key] for key in sorted(names)}
-    n = 1 if said in known else n
-    found = difflib.get_close_matches(said, known, n=n, cutoff=0.6)
-    if len(said) > 2:
-        found += [key for key in known if said in key]
-    close = list(dict.fromkeys(known[key] for key in found if known[key] != value))[:n]
+    known = {option.lower(): (meaning or {}).get(option, option) for option in sorted(options)}
+    found = difflib.get_close_matches(said, known, n=1 if said in known else n, cutoff=0.6)
+    if len(said) > 2 and said not in known:
+        found += [option for option in known if said in option]
+    close = list(dict.fromkeys(known[option] for option in found if known[option] != value))[:n]
     return f" Did you mean {' or '.join(map(repr, close))}?" if close else ""
 
 

@@ -72,7 +72,7 @@ def resolve_device(device: str) -> torch.device:
     try:
         resolved = torch.device(device)
     except (RuntimeError, TypeError):
-        close = did_you_mean(device.partition(":")[0], _OTHER_NAMES)
+        close = did_you_mean(device.partition(":")[0], _OTHER_NAMES, meaning=_OTHER_NAMES)
         raise InvalidParameterError(
             f"device={device!r} is not a device that torch knows.{close} Use 'auto', 'cpu', "
             "'cuda', 'cuda:1' or 'mps'."

@@ -224,7 +224,7 @@ def _check_name(name: str) -> None:
     known = [each for each, row in MODELS.items() if row.is_torchvision]
     if name in known:
         return
-    close = did_you_mean(name, list(MODELS), n=3)
+    close = did_you_mean(name, MODELS, n=3)
     raise InvalidParameterError(
         f"model={name!r} is neither a folder nor a classification model of torchvision.{close} "
         "Models of the hub have an owner ('facebook/dinov2-small'), timm's begin with 'timm:'."

@@ -189,4 +189,5 @@ def _suggest(name: str, models: set[str]) -> str:
         return ""
     if "/" in name:
         return did_you_mean(name, models, n=3)
-    return did_you_mean(name, {model.rpartition("/")[2]: model for model in models}, n=3)
+    full = {model.rpartition("/")[2]: model for model in models}
+    return did_you_mean(name, full, n=3, meaning=full)

@@ -11,7 +11,11 @@ from sentence_transformers.base.modules import Dense, Normalize, Transformer
 from sentence_transformers.sentence_transformer.modules import LayerNorm, Pooling
 
 from skembed import TextEmbedder
-from skembed.exceptions import UnsafeModelError, UnsupportedModelError
+from skembed.exceptions import (
+    InvalidParameterError,
+    UnsafeModelError,
+    UnsupportedModelError,
+)
 from skembed.weights import resolve_model
 from tests.text.checkpoints import TEXTS, write_checkpoint
 
@@ -122,6 +126,8 @@ def test_a_default_prompt_is_used_and_can_be_changed(built):
     expected = {name: reference(folder, prompt_name=name) for name in prompts}
     for prompt, name in [("auto", "query"), ("passage", "passage"), ("text: ", "passage")]:
         np.testing.assert_allclose(ours(folder, prompt=prompt), expected[name], atol=1e-5, rtol=0)
+    with pytest.raises(InvalidParameterError, match=r"'passage', 'query'.*Did you mean 'query'\?"):
+        ours(folder, prompt="qury")
     plain = ours(folder, prompt=None)
     np.testing.assert_allclose(plain, reference(folder, prompt=""), atol=1e-5, rtol=0)
     assert abs(plain - expected["query"]).max() > 1e-2
