@@ -5,11 +5,12 @@ Public names are loaded when they are first used: `import skembed` imports no to
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from skembed._models import ModelInfo
-from skembed.exceptions import InvalidParameterError
+from skembed.exceptions import InvalidParameterError, did_you_mean
 from skembed.store import announce_run
 
 if TYPE_CHECKING:
@@ -69,7 +70,15 @@ def __getattr__(name: str) -> Any:
     elif name in _MODULES:
         value = import_module(f"skembed.{name}")
     else:
-        raise AttributeError(f"module 'skembed' has no attribute {name!r}")
+        listed = ", ".join(each for each in __all__ if each[0] != "_")
+        message = (
+            f"module 'skembed' has no attribute {name!r}.{did_you_mean(name, __all__)} It has "
+            f"{listed}."
+        )
+        # `from skembed import x` asks first, and would replace an AttributeError by its own.
+        if name[0] != "_" and sys._getframe(1).f_code.co_name == "_handle_fromlist":
+            raise ImportError(message)
+        raise AttributeError(message)
     globals()[name] = value
     return value
 
@@ -97,6 +106,7 @@ def list_models(kind: str | None = None) -> list[ModelInfo]:
     if kind is not None and kind not in _ROOMS:
         raise InvalidParameterError(
             f"kind={kind!r}: expected one of {', '.join(map(repr, _ROOMS))}, or None."
+            f"{did_you_mean(kind, _ROOMS)}"
         )
     rooms = _ROOMS if kind is None else (kind,)
     tables = [import_module(f"skembed.{room}._models").MODELS for room in rooms]

@@ -7,11 +7,13 @@ up for the present parameters at every call. Estimators hold no weights.
 from __future__ import annotations
 
 import copy
+import inspect
 import os
 import time
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import fields, replace
 from numbers import Integral
+from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 import numpy as np
@@ -19,23 +21,34 @@ from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, TransformerMixin, _clone_parametrized
 from sklearn.exceptions import NotFittedError
 from sklearn.utils import Tags
-from sklearn.utils._param_validation import (
-    Interval,
-    StrOptions,
-    validate_parameter_constraints,
-)
+from sklearn.utils._param_validation import Interval, StrOptions
 from torch import nn
 
 from skembed._encoder import Encoder, join_replicas
-from skembed._inputs import CheckedRows, column_of, is_missing
-from skembed._parameters import plain, plain_fields, snapshot
+from skembed._inputs import CheckedRows, column_of, is_missing, labels_of
+from skembed._parameters import (
+    fault_of,
+    is_relative,
+    place_of,
+    plain,
+    plain_fields,
+    snapshot,
+)
 from skembed._report import EmbeddingReport
-from skembed._sklearn import CallbackSupportMixin, fit_task, with_callbacks, with_index
+from skembed._sklearn import (
+    CallbackSupportMixin,
+    abridged,
+    fit_task,
+    show_abridged,
+    with_callbacks,
+    with_index,
+)
 from skembed.engine import DTYPES, Embedded, embed, resolve_devices, stay_safe_after_fork
 from skembed.exceptions import (
     InvalidParameterError,
     InvalidRowsError,
     InvalidRowsWarning,
+    SkembedError,
     describe_rows,
     warn_user,
 )
@@ -46,8 +59,6 @@ from skembed.weights import fingerprint, kept_recent
 __all__ = ["BaseEmbedder", "PretrainedEmbedder"]
 
 Self = TypeVar("Self", bound="BaseEmbedder")
-
-_MOST_SHOWN = 1000
 
 send_weights_once()
 
@@ -109,6 +120,9 @@ class BaseEmbedder(CallbackSupportMixin, TransformerMixin, BaseEstimator):
     _is_shared: ClassVar[tuple[str, ...]] = ()
     """Parameters that clones share, as they share modules: what cannot or need not be copied."""
 
+    _are_places: ClassVar[tuple[str, ...]] = ("model", "weights", "cache")
+    """Parameters that may be paths, which are found again if an embedder is loaded elsewhere."""
+
     _rows_are: ClassVar[tuple[str, str]] = ("rows", "[row, another_row]")
     """What messages call rows, and a right argument of `transform`."""
 
@@ -163,8 +177,15 @@ class BaseEmbedder(CallbackSupportMixin, TransformerMixin, BaseEstimator):
         """Return the report as the room gives it."""
         return report
 
-    def _warn_of(self, report: Any) -> None:
+    def _warn_of(self, report: Any, rows: CheckedRows) -> None:
         """Warn of what was done to rows."""
+
+    def _is_news(self, report: EmbeddingReport) -> bool:
+        """Return whether rows were encoded now, or in this run, where a worker may have done it.
+
+        What an earlier run has stored was told then.
+        """
+        return report.n_encoded > 0 or self.cache == "run"
 
     # The estimator --------------------------------------------------------------------------
 
@@ -267,8 +288,8 @@ class BaseEmbedder(CallbackSupportMixin, TransformerMixin, BaseEstimator):
             notes=notes,
         )
         self.report_ = self._make_report(report)
-        self._warn_of(self.report_)
-        self._refuse_or_warn(faults, rows.n_rows)
+        self._warn_of(self.report_, rows)
+        self._refuse_or_warn(faults, rows)
         wrapped: NDArray[np.float32] = with_index(self, vectors, X)
         return wrapped
 
@@ -312,24 +333,32 @@ class BaseEmbedder(CallbackSupportMixin, TransformerMixin, BaseEstimator):
         stay_safe_after_fork()
         params = self.get_params(deep=False)
         self._validate_parameters(params)
-        self._get_ready(params)
+        try:
+            self._get_ready(params)
+        except SkembedError as error:
+            # It says all: a page of the library's own frames would only hide it.
+            raise error.with_traceback(None) from error.__cause__
 
     def _checked(self, X: Any) -> CheckedRows:
-        rows = self._check_rows(X)
+        rows = replace(self._check_rows(X), labels=labels_of(X))
         if self.on_error == "raise":
-            self._refuse_or_warn(rows.faults, rows.n_rows)
+            self._refuse_or_warn(rows.faults, rows)
         return rows
 
-    def _refuse_or_warn(self, faults: dict[int, str], n_rows: int) -> None:
+    def _refuse_or_warn(self, faults: dict[int, str], rows: CheckedRows) -> None:
         if not faults:
             return
-        found = f"{len(faults):,} of {n_rows:,} rows cannot be embedded:{describe_rows(faults)}"
+        found = (
+            f"{len(faults):,} of {rows.n_rows:,} rows cannot be embedded:"
+            f"{describe_rows(faults, rows.labels)}"
+        )
         if self.on_error == "raise":
             raise InvalidRowsError(
                 f"{found}\nFix or drop them (all are in this error's `faults`), or set "
                 "on_error='nan' for rows of NaN.",
                 faults,
             )
+        # In each call: other rows, or the same ones again, must not become NaN in silence.
         warn_user(f"{found}\nTheir vectors are NaN.", InvalidRowsWarning)
 
     def _validate_parameters(self, params: dict[str, Any]) -> None:
@@ -339,16 +368,16 @@ class BaseEmbedder(CallbackSupportMixin, TransformerMixin, BaseEstimator):
             constraints = self._parameter_constraints.get(name)
             if constraints is None:
                 continue
+            fault = fault_of(type(self).__name__, name, value, constraints)
+            if fault is not None:
+                faults.append(fault)
+                continue
+            check = self._parameter_checks.get(name)
             try:
-                validate_parameter_constraints(
-                    {name: constraints}, {name: value}, type(self).__name__
-                )
-                check = self._parameter_checks.get(name)
                 if check is not None and value is not None:
                     check(value)
             except ValueError as error:
-                text = str(error)  # with the value's repr, which may be that of a million numbers
-                faults.append(text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]}...")
+                faults.append(f"{error!s:.1000}")  # its value may be a million numbers
         if faults:
             raise InvalidParameterError("\n".join(faults))
 
@@ -365,9 +394,34 @@ class BaseEmbedder(CallbackSupportMixin, TransformerMixin, BaseEstimator):
         cloned: Self = _clone_parametrized(bare).set_params(**shared)
         return cloned
 
+    @show_abridged
+    def __repr__(self, N_CHAR_MAX: int = 700) -> str:
+        return repr(abridged(self))
+
+    def _get_params_html(self, *args: Any, **options: Any) -> Any:
+        return abridged(self)._get_params_html(*args, **options)
+
+    def _get_doc_link(self) -> str:
+        """Return where the HTML view links to: the file with the class and its documentation."""
+        is_ours = type(self).__module__.startswith("skembed.")
+        return Path(inspect.getfile(type(self))).as_uri() if is_ours else ""
+
     def __getstate__(self) -> dict[str, Any]:
         state: Any = super().__getstate__()
-        return {name: value for name, value in state.items() if name not in self._is_private}
+        kept = {name: value for name, value in state.items() if name not in self._is_private}
+        paths = [kept[name] for name in self._are_places if is_relative(kept.get(name))]
+        if any(map(os.path.exists, paths)):
+            kept["_saved_in"] = str(Path.cwd())
+        return kept
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        state = dict(state)
+        saved_in = state.pop("_saved_in", None)
+        if saved_in is not None:  # a relative path means what it meant there, unless it is here
+            for name in self._are_places:
+                if is_relative(path := state.get(name)):
+                    state[name] = place_of(path, saved_in)
+        super().__setstate__(state)
 
     def __sklearn_is_fitted__(self) -> bool:
         return True  # nothing is learned

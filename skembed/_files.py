@@ -241,7 +241,7 @@ def _hint_of_missing(path: str) -> str:
         return "; it has space at an end, as lines of a file have: use path.strip()"
     if re.search(r"[*?]", path):
         return "; expand it with sorted(glob.glob(...))"
-    return "" if os.path.isabs(path) else f" in the working directory {os.getcwd()}"  # noqa: PTH109, PTH117
+    return "" if os.path.isabs(path) else f"; the working directory is {os.getcwd()}"  # noqa: PTH109, PTH117
 
 
 def hint_of_base64(text: str) -> str:

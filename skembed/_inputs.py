@@ -5,8 +5,9 @@ Knows containers, not what a row is.
 
 from __future__ import annotations
 
+import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,7 +24,9 @@ __all__ = [
     "column_of",
     "is_missing",
     "is_tensor",
+    "labels_of",
     "shown",
+    "with_article",
 ]
 
 
@@ -35,6 +38,14 @@ class CheckedRows:
     positions: NDArray[np.int64]
     n_rows: int
     faults: dict[int, str] = field(default_factory=dict)
+    labels: Sequence[Any] | None = None  # the index of a Series or frame, for messages
+
+
+def labels_of(X: Any) -> Sequence[Any] | None:
+    """Return the index of a Series or frame of pandas, unless it only counts the rows."""
+    index = X.index if hasattr(X, "iloc") else None
+    is_count = getattr(index, "start", None) == 0 and getattr(index, "step", None) == 1
+    return None if is_count else index
 
 
 def column_of(X: Any, *, what: str, example: str) -> Sequence[Any]:
@@ -53,8 +64,7 @@ def column_of(X: Any, *, what: str, example: str) -> Sequence[Any]:
     if n_columns is not None:
         if n_columns != 1:
             raise InvalidInputError(
-                f"{expected}; got a {type(X).__name__} of {n_columns} columns. Choose one, for "
-                'example with ColumnTransformer([("name", embedder, "column")]).'
+                f"{expected}; got a {type(X).__name__} {_describe_columns(X, n_columns)}."
             )
         X = _first_column(X)
     for method in ("to_pylist", "to_list", "tolist"):  # Arrow, polars and pandas, other arrays
@@ -66,23 +76,57 @@ def column_of(X: Any, *, what: str, example: str) -> Sequence[Any]:
         return _column_of_array(np.asarray(X), expected)
     if isinstance(X, Sequence):
         return X
-    hint = "a dict has no order of rows" if isinstance(X, Mapping) else "use list(...)"
-    raise InvalidInputError(f"{expected}; got {type(X).__name__}: {hint}.")
+    raise InvalidInputError(f"{expected}; got {_describe_other(X)}.")
 
 
 def _column_of_array(X: NDArray[Any], expected: str) -> Sequence[Any]:
     if X.ndim == 2 and X.shape[1] == 1:
         X = X[:, 0]
     if X.ndim != 1:
-        raise InvalidInputError(f"{expected}; got an array of shape {X.shape}.")
+        hint = " Choose one column, for example X[:, 0]." if X.ndim == 2 else ""
+        raise InvalidInputError(f"{expected}; got an array of shape {X.shape}.{hint}")
     rows: Sequence[Any] = X.tolist()
     return rows
+
+
+def _describe_columns(X: Any, n_columns: int) -> str:
+    if not n_columns:
+        return "without columns"
+    names = list(getattr(X, "column_names", X.columns))  # Arrow's columns are arrays
+    listed = ", ".join(map(shown, names[:5])) + ", ..." * (n_columns > 5)
+    return (
+        f"of {n_columns} columns ({listed}). Choose one, for example X[{shown(names[0])}], or use "
+        'ColumnTransformer([("name", embedder, "column"), ...]) for several'
+    )
+
+
+def _describe_other(X: Any) -> str:
+    """Say what was given that is no collection of rows, and what to give instead."""
+    if X is None or isinstance(X, type):
+        return repr(X)
+    kind = with_article(type(X).__name__)
+    if isinstance(X, Mapping):
+        return f"{kind}. If its values are the rows, use list(X.values())"
+    if isinstance(X, (set, frozenset)):
+        return f"{kind}, which has no order. Use sorted(X)"
+    if callable(getattr(X, "collect", None)):  # a lazy frame of polars
+        return f"{kind}. Use X.collect()"
+    if hasattr(X, "toarray"):
+        return f"{kind}, a sparse matrix. Give the rows as they were before they became numbers"
+    if isinstance(X, os.PathLike) or callable(getattr(X, "read", None)):
+        return f"{kind}. Read the file and put its contents in a list"
+    return f"{kind}. Use list(X)" if isinstance(X, Iterable) else kind
+
+
+def with_article(kind: str) -> str:
+    """Return the name of a class with "a" or "an" before it."""
+    return f"a{'n' * (kind[0].lower() in 'aeiou')} {kind}"
 
 
 def _n_columns(X: Any) -> int | None:
     """Return the number of columns of a frame, or None if X is not a frame."""
     shape = getattr(X, "shape", None)
-    if hasattr(X, "columns") and isinstance(shape, tuple) and len(shape) == 2:
+    if isinstance(shape, tuple) and len(shape) == 2 and hasattr(X, "columns"):
         return int(shape[1])
     return None
 
@@ -129,7 +173,7 @@ def as_numpy(tensor: Any) -> NDArray[Any]:
         raise TypeError(
             f"a tensor that cannot become an array (layout {tensor.layout}, device "
             f"{tensor.device}, {tensor.dtype}): {error}"
-        ) from error
+        ) from None
     return array
 
 
@@ -139,12 +183,12 @@ def array_of(X: Any, *, what: str) -> NDArray[Any] | None:
         try:
             return as_numpy(X)
         except TypeError as error:
-            raise InvalidInputError(f"Expected {what}, got {error}.") from error
+            raise InvalidInputError(f"Expected {what}, got {error}.") from None
     if isinstance(X, np.ndarray):
         if X.dtype.kind == "S":
             raise InvalidInputError(
-                f"Expected encoded {what} in a list or object array; an array of NumPy's bytes "
-                "type drops zero bytes at their ends."
+                f"Expected encoded {what} in a list or object array: NumPy's bytes type drops "
+                "zero bytes at the end."
             )
         return X if isinstance(X, np.ma.MaskedArray) else np.asarray(X)  # not np.matrix
     if hasattr(X, "toarray"):

@@ -7,16 +7,21 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from collections.abc import Mapping
 from enum import Enum
 from numbers import Integral, Real
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
+from sklearn.utils._param_validation import Interval, StrOptions, make_constraint
+from torch import nn
 
+from skembed._inputs import shown, with_article
+from skembed.exceptions import did_you_mean
 from skembed.store import EmbeddingStore
 
-__all__ = ["plain", "plain_fields", "snapshot"]
+__all__ = ["fault_of", "is_relative", "place_of", "plain", "plain_fields", "snapshot"]
 
 _COMPARABLE = (str, bool, int, float, os.PathLike, EmbeddingStore)
 
@@ -63,3 +68,89 @@ def _comparable(value: Any) -> Any:
         return type(value), tuple(map(_comparable, value))
     # A model's repr is that of any other of the same architecture.
     return type(value), id(value)
+
+
+def is_relative(value: Any) -> TypeGuard[str | os.PathLike[str]]:
+    """Return whether a parameter may be a relative path."""
+    if not isinstance(value, (str, os.PathLike)):
+        return False
+    path = os.fsdecode(value)
+    # "~" is another folder for another user, as it should be.
+    return bool(path) and path[0] != "~" and not os.path.isabs(path)  # noqa: PTH117
+
+
+def place_of(path: str | os.PathLike[str], saved_in: str) -> str | os.PathLike[str]:
+    """Return a relative path, made absolute if it is there where it was saved, and not here."""
+    there = Path(saved_in) / path
+    if os.path.exists(path) or not os.path.exists(there):  # noqa: PTH110  (never raises)
+        return path
+    return str(there) if isinstance(path, str) else there
+
+
+_SPELLED = {
+    "boolean": "True or False",
+    "verbose": "True or False",
+    callable: "a callable",
+    str: "a str",
+    os.PathLike: "a path",
+    nn.Module: "a torch.nn.Module",
+    EmbeddingStore: "an EmbeddingStore",
+    Integral: "an int",
+    Real: "a number",
+    Enum: "a member of torchvision's enums",
+    None: "None",
+}
+
+
+def fault_of(owner: str, name: str, value: Any, constraints: list[Any]) -> str | None:
+    """Say what is wrong with a parameter's value, and what was meant; None if nothing is."""
+    if any(make_constraint(each).is_satisfied_by(value) for each in constraints):
+        return None
+    options = sorted(
+        option for each in constraints if isinstance(each, StrOptions) for option in each.options
+    )
+    expected = [repr(option) for option in options]
+    for each in constraints:
+        if isinstance(each, Interval) and (each.right, each.closed) == (None, "left"):
+            expected.append(f"{_spell(each.type)} of at least {each.left}")
+        elif not isinstance(each, StrOptions):
+            expected.append(_spell(each))
+    listed = " or ".join(filter(None, [", ".join(expected[:-1]), expected[-1]]))
+    close = did_you_mean(value, options) if isinstance(value, str) else ""
+    hint = _hint_of_model(value, owner) if name == "model" else ""
+    return f"{owner}({name}={_brief(value)}): expected {listed}.{close}{hint}"
+
+
+def _spell(constraint: Any) -> str:
+    if isinstance(constraint, type) and constraint not in _SPELLED:
+        return with_article(constraint.__name__)
+    return _SPELLED.get(constraint) or str(make_constraint(constraint))
+
+
+def _brief(value: Any) -> str:
+    """Return the repr of a plain value, and no more than the name of any other's class."""
+    if isinstance(value, type):
+        return f"<class {value.__name__}>"
+    if isinstance(value, (str, bytes, int, float, list, tuple, type(None))):
+        return shown(value)
+    return f"<{type(value).__name__}>"
+
+
+def _hint_of_model(value: Any, owner: str) -> str:
+    """Say what to give in place of an object that is not taken for a model."""
+    kind, library = type(value).__name__, type(value).__module__.partition(".")[0]
+    if isinstance(value, type):
+        return " This is a class: give an object of it, or a model's name."
+    if isinstance(value, Enum):
+        return " Give the model's name, and these weights as `weights`."
+    if hasattr(value, "get_params"):
+        return f" This is an estimator: use it in place of {owner}."
+    if library in ("transformers", "tokenizers") and not isinstance(value, nn.Module):
+        return f" Give the model's name or folder: its {kind} is loaded with it."
+    if hasattr(value, "save_pretrained"):
+        return " Save it with save_pretrained(folder), its tokenizer too, and give the folder."
+    if isinstance(value, Mapping):
+        return " If these are weights, save the whole model and give its folder."
+    if value is None or isinstance(value, (int, float, bytes, list, tuple)):
+        return ""
+    return " To embed with a function or another library's model, use FunctionEmbedder."

@@ -1,12 +1,18 @@
-"""What differs between releases of scikit-learn: callbacks (1.9), the index of a Series (1.7)."""
+"""What differs between releases of scikit-learn, and how estimators are shown.
+
+Callbacks (1.9), the index of a Series (1.7).
+"""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import sklearn
+from sklearn.base import BaseEstimator
+from sklearn.utils._pprint import _EstimatorPrettyPrinter as _Printer
 from sklearn.utils._set_output import _get_output_config
 
 try:
@@ -14,7 +20,14 @@ try:
 except ImportError:  # scikit-learn before 1.9
     _callback = None
 
-__all__ = ["CallbackSupportMixin", "fit_task", "with_callbacks", "with_index"]
+__all__ = [
+    "CallbackSupportMixin",
+    "abridged",
+    "fit_task",
+    "show_abridged",
+    "with_callbacks",
+    "with_index",
+]
 
 _KEEPS_INDEX = tuple(map(int, sklearn.__version__.split(".")[:2])) >= (1, 7)
 
@@ -60,3 +73,49 @@ def with_index(estimator: Any, vectors: Any, X: Any) -> Any:
     import pandas as pd
 
     return pd.DataFrame(vectors, index=X.index) if isinstance(X, pd.Series) else vectors
+
+
+_MOST_SHOWN = 60
+
+
+class _Abridged:
+    """A value of which little is shown."""
+
+    def __init__(self, shown: str) -> None:
+        self._shown = shown
+
+    def __repr__(self) -> str:
+        return self._shown
+
+
+def abridged(estimator: Any) -> Any:
+    """Return a stand-in that shows as the estimator, but for modules and long paths."""
+    kind = type(estimator)
+    kept = {"__init__": kind.__init__, "__doc__": kind.__doc__, "__module__": kind.__module__}
+    stand_in: Any = object.__new__(type(kind.__name__, (BaseEstimator,), kept))
+    for name, value in estimator.get_params(deep=False).items():
+        setattr(stand_in, name, _abridge(value))
+    return stand_in
+
+
+def show_abridged(show: Callable[..., str]) -> Callable[..., str]:
+    """Let an estimator whose `__repr__` this is be abridged inside of pipelines, too."""
+
+    def write(printer: Any, estimator: Any, *rest: Any) -> None:
+        _Printer._pprint_estimator(printer, abridged(estimator), *rest)
+
+    _Printer._dispatch[show] = write
+    return show
+
+
+def _abridge(value: Any) -> Any:
+    if isinstance(value, type) or hasattr(value, "get_params"):
+        return value
+    if hasattr(value, "named_modules"):  # whose repr may take long
+        return _Abridged(f"{type(value).__name__}(...)")
+    shown = repr(value)
+    if len(shown) <= _MOST_SHOWN or isinstance(value, (list, tuple, dict)) or shown[0] == "<":
+        return value
+    if isinstance(value, (str, os.PathLike)):
+        return _Abridged(f"{shown[:20]}...{shown[23 - _MOST_SHOWN :]}")
+    return _Abridged(f"{type(value).__name__}(...)")

@@ -23,11 +23,15 @@ Every error that a user can meet is a `SkembedError` and also the built-in that 
 
 from __future__ import annotations
 
+import difflib
+import re
 import sys
 import threading
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from types import FrameType
+from typing import Any
 
 __all__ = [
     "FunctionError",
@@ -47,11 +51,15 @@ __all__ = [
     "UnsafeModelError",
     "UnsupportedModelError",
     "describe_rows",
+    "did_you_mean",
+    "name_rows",
+    "once_in_run",
     "warn_user",
     "warnings_sent_to",
 ]
 
 _N_NAMED = 10
+_N_NAMED_TOGETHER = 5
 
 
 class SkembedError(Exception):
@@ -138,35 +146,119 @@ class MemoryWarning(SkembedWarning):
     """The device ran out of memory; smaller batches were used."""
 
 
-def describe_rows(faults: Mapping[int, str]) -> str:
-    """Describe bad rows for a message: the first few by number and reason, then a count."""
-    shown = [f"row {row}: {reason}" for row, reason in sorted(faults.items())[:_N_NAMED]]
-    if len(faults) > _N_NAMED:
-        shown.append(f"... and {len(faults) - _N_NAMED} more")
-    return "\n  ".join(["", *shown])
+def describe_rows(faults: Mapping[int, str], labels: Sequence[Any] | None = None) -> str:
+    """Describe bad rows for a message: the first reasons and rows, then a count.
+
+    `labels` are the names that rows have in the user's index, if it has any of its own.
+    """
+    by_reason: dict[str, list[int]] = {}
+    for row, reason in sorted(faults.items()):
+        by_reason.setdefault(reason, []).append(row)
+    lines = [f"{name_rows(rows, labels)}: {why}" for why, rows in by_reason.items()]
+    if len(lines) > _N_NAMED:
+        n_left = len(faults) - sum(map(len, list(by_reason.values())[:_N_NAMED]))
+        lines[_N_NAMED:] = [f"... and {n_left:,} more"]
+    return "\n  ".join(["", *lines])
+
+
+def name_rows(rows: Sequence[int], labels: Sequence[Any] | None = None) -> str:
+    """Name rows by position and, where there are such, by label: the first few and a count."""
+    named = [f"{row}{_label_of(row, labels)}" for row in rows[:_N_NAMED_TOGETHER]]
+    n_left = len(rows) - len(named)
+    more = f" and {n_left:,} more" if n_left else ""
+    return f"row{'s' * (len(rows) > 1)} {', '.join(named)}{more}"
+
+
+def _label_of(row: int, labels: Sequence[Any] | None) -> str:
+    if labels is None:
+        return ""
+    label = labels[row]
+    return f" (index {getattr(label, 'item', lambda: label)()!r:.60})"
+
+
+def did_you_mean(
+    value: Any, options: Iterable[str], *, n: int = 1, meaning: Mapping[str, str] | None = None
+) -> str:
+    """Return the question whether a close option was meant, with a space before it, or "".
+
+    `meaning` gives what to name for an option.
+    """
+    said = str(value).lower()
+    known = {option.lower(): (meaning or {}).get(option, option) for option in sorted(options)}
+    found = difflib.get_close_matches(said, known, n=1 if said in known else n, cutoff=0.6)
+    if len(said) > 2 and said not in known:
+        found += [option for option in known if said in option]
+    close = list(dict.fromkeys(known[option] for option in found if known[option] != value))[:n]
+    return f" Did you mean {' or '.join(map(repr, close))}?" if close else ""
 
 
 _LIBRARY_ROOTS = ("skembed", "sklearn", "joblib")
+# What stands below the user's frames in a worker, where none of them is.
+_LAUNCHERS = ("concurrent", "multiprocessing", "runpy", "threading")
 
 _of_thread = threading.local()
+_told: set[str] = set()
+# Says whether another worker of this run has told something. Set by the store, which knows the run.
+_is_told_in_run: Callable[[str], bool] | None = None
 
 
-def warn_user(message: str, category: type[SkembedWarning]) -> None:
-    """Issue a warning that points at the user's own line, past the frames of libraries."""
-    send: Callable[[str, type[SkembedWarning]], object] | None
+def warn_user(message: str, category: type[SkembedWarning], once: str = "") -> None:
+    """Issue a warning that points at the user's own line, past the frames of libraries.
+
+    Warnings of one category with the same `once` come once in a process. A worker leaves out what
+    another worker of the run has told. What is an error is raised each time.
+    """
+    send: Callable[[str, type[SkembedWarning], str], object] | None
     send = getattr(_of_thread, "send", None)
     if send is not None:
-        send(message, category)
+        send(message, category, once)
         return
-    level, frame = 1, sys._getframe(0)
-    while frame.f_back is not None and _is_library(frame.f_globals.get("__name__", "")):
+    action = _action_for(message, category)
+    if action == "ignore":
+        return
+    if action != "error":
+        key = f"{category.__name__} {once or message}"
+        if (once and key in _told) or (_is_told_in_run is not None and _is_told_in_run(key)):
+            return
+        if once:
+            _told.add(key)
+    warnings.warn(message, category, stacklevel=_level_of_user())
+
+
+def once_in_run(is_told: Callable[[str], bool]) -> None:
+    """Let `is_told` say of a warning whether another process of this run has issued it."""
+    global _is_told_in_run
+    _is_told_in_run = is_told
+
+
+def _action_for(message: str, category: type[Warning]) -> str:
+    """Return what the present filters do with a warning."""
+    # From Python 3.14 on they may be those of a context.
+    filters = getattr(warnings, "_get_filters", lambda: warnings.filters)()
+    for action, pattern, kind, module, _ in filters:
+        is_of_kind = module is None and issubclass(category, kind)
+        if is_of_kind and (pattern is None or re.match(pattern, message)):
+            return str(action)
+    return "default"
+
+
+def _level_of_user() -> int:
+    """Return the `stacklevel`, for the caller, of the innermost frame that is no library's."""
+    level, frame = 1, sys._getframe(1)
+    while frame.f_back is not None and _is_of(frame, _LIBRARY_ROOTS):
         frame = frame.f_back
         level += 1
-    warnings.warn(message, category, stacklevel=level)
+    return 2 if _is_of(frame, _LAUNCHERS) else level
+
+
+def _is_of(frame: FrameType, roots: tuple[str, ...]) -> bool:
+    return frame.f_globals.get("__name__", "").split(".", 1)[0] in roots
 
 
 @contextmanager
-def warnings_sent_to(send: Callable[[str, type[SkembedWarning]], object]) -> Iterator[None]:
+def warnings_sent_to(
+    send: Callable[[str, type[SkembedWarning], str], object],
+) -> Iterator[None]:
     """Hand this thread's `warn_user` calls to `send`, to be made again in the user's thread.
 
     In a thread of the library's own no frame leads to the user's line, and a warning that is an
@@ -177,7 +269,3 @@ def warnings_sent_to(send: Callable[[str, type[SkembedWarning]], object]) -> Ite
         yield
     finally:
         del _of_thread.send
-
-
-def _is_library(module: str) -> bool:
-    return module.split(".", 1)[0] in _LIBRARY_ROOTS

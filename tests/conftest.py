@@ -29,3 +29,11 @@ def pytest_unconfigure(config):
     import shutil
 
     shutil.rmtree(os.environ["SKEMBED_HOME"], ignore_errors=True)
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_told_yet(monkeypatch):
+    """Let each test see the warnings that come once in a process."""
+    from skembed import exceptions
+
+    monkeypatch.setattr(exceptions, "_told", set())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 from pathlib import Path
 from typing import Any
@@ -17,13 +16,14 @@ from skembed.audio._modules import find_module
 from skembed.audio._spectra import BASELINES, BaselineBackbone
 from skembed.audio._torchaudio import TorchaudioBackbone, bundle_names, bundle_url
 from skembed.audio._transformers import TransformersBackbone
-from skembed.exceptions import InvalidParameterError
+from skembed.exceptions import InvalidParameterError, did_you_mean
 from skembed.weights import (
     FileSource,
     RandomSource,
     find_checkpoint,
     has_processor,
     kept_recent,
+    looks_like_a_file,
     resolve_model,
 )
 
@@ -68,10 +68,10 @@ def _find_family(settings: AudioSettings) -> tuple[Any, Source]:
             return DeepSpeechBackbone, _find_weights(settings.weights, name, None)
         if name in bundle_names():
             return TorchaudioBackbone, _find_weights(settings.weights, name, bundle_url(name))
-        if not (_is_place(name) or Path(name).is_dir()):
+        if not _is_place(name):
             _refuse_name(name)
     place: Any = settings.model
-    found = resolve_model(place, revision=settings.revision, is_whole=_is_whole)
+    found = resolve_model(place, revision=settings.revision, is_whole=_is_whole, known=MODELS)
     return TransformersBackbone, found
 
 
@@ -87,7 +87,7 @@ def _find_weights(weights: Any, name: str, url: str | None) -> Source:
     own = f"no weights of {name} are published" if url is None else "'auto' is its own weights"
     raise InvalidParameterError(
         f"weights={str(weights)!r}: expected a file with a state dict of {name}; {own}, None is "
-        "random weights."
+        f"random weights. The working directory is {Path.cwd()}."
     )
 
 
@@ -96,15 +96,14 @@ def _is_whole(folder: Path) -> bool:
 
 
 def _is_place(name: str) -> bool:
-    return "/" in name or os.sep in name or name in (".", "..", "~")
+    if "/" in name or os.sep in name or name in (".", "..", "~"):
+        return True
+    return Path(name).exists() or looks_like_a_file(name)
 
 
 def _refuse_name(name: str) -> None:
-    known = {each.lower(): each for each in sorted({*MODELS, *bundle_names()})}
-    found = difflib.get_close_matches(name.lower(), known, n=5, cutoff=0.5)
-    close = [known[each] for each in found]
-    hint = f"Close to it: {', '.join(map(repr, close))}" if close else "See skembed.list_models"
+    close = did_you_mean(name, {*MODELS, *bundle_names()}, n=3) or " See skembed.list_models."
     raise InvalidParameterError(
-        f"model={name!r} is neither a folder nor a speech model of torchaudio. {hint}. "
-        "Models of the hub have an owner ('facebook/wav2vec2-base')."
+        f"model={name!r} is neither a folder nor a speech model of torchaudio.{close} Models of "
+        "the hub have an owner ('facebook/wav2vec2-base')."
     )

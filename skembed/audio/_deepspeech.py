@@ -106,9 +106,9 @@ def _sizes_of(source: Source) -> dict[str, int]:
     try:
         n_hidden, n_feature = state["fc1.fc.weight"].shape
         n_class = len(state["out.weight"])
-    except (KeyError, ValueError) as error:
+    except (KeyError, ValueError):
         raise UnsupportedModelError(
             f"{source.path} holds no state dict of torchaudio.models.DeepSpeech: expected "
             f"'fc1.fc.weight' and 'out.weight', got {', '.join(list(state)[:5])}."
-        ) from error
+        ) from None
     return {"n_feature": int(n_feature), "n_hidden": int(n_hidden), "n_class": int(n_class)}

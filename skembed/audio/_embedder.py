@@ -138,14 +138,15 @@ class AudioEmbedder(PretrainedEmbedder):
         a folder is shared by clones and threads, but arrives empty in other processes. Vectors are
         found by the content of the clip, not by its path.
     on_error : {"raise", "nan"}, default="raise"
-        Rows that are missing, no sound, empty, damaged, not finite, without a rate, shorter than
+        Rows that are missing, not sound, empty, damaged, not finite, without a rate, shorter than
         the model takes, or that change or vanish meanwhile: an error that names every one, or rows
         of NaN, a warning and the list in `report_.faults`. All that headers tell is told at once,
         before anything is encoded; what only decoding shows comes after the good rows are stored.
     on_quality : {"raise", "warn", "ignore"}, default="raise"
         Clips that are silent (within 80 dB below full scale), clipped (5% of the samples stuck at
         full scale) or truncated (shorter than the file says): bad rows, handled as `on_error` says;
-        or embedded, with a warning that names them, or without; `report_.quality` lists them.
+        or embedded, with a warning (once per process and model), or without; `report_.quality`
+        lists them after each call.
     revision : str, default=None
         Branch, tag or commit of a model on the hub.
     trust_remote_code : bool, default=False
@@ -156,7 +157,7 @@ class AudioEmbedder(PretrainedEmbedder):
     Attributes
     ----------
     encoder_ : AudioEncoder
-        What embeds, for the present parameters; there once `fit` or `transform` has been called.
+        The encoder for the present parameters, available once `fit` or `transform` has been called.
     n_features_out_ : int
         Number of output features.
     device_, dtype_ : str
@@ -280,14 +281,16 @@ class AudioEmbedder(PretrainedEmbedder):
     def _make_report(self, report: EmbeddingReport) -> AudioReport:
         return AudioReport(**vars(report), sampling_rate=self._encoder.rate)
 
-    def _warn_of(self, report: AudioReport) -> None:
+    def _warn_of(self, report: AudioReport, rows: CheckedRows) -> None:
         poor = report.notes
-        if poor and self.on_quality == "warn":
+        if poor and self.on_quality == "warn" and self._is_news(report):
             warn_user(
                 f"{len(poor):,} of {report.n_rows:,} clips are of poor quality:"
-                f"{describe_rows(poor)}\nThey are embedded. Drop them, or set "
+                f"{describe_rows(poor, rows.labels)}\nThey are embedded; report_.quality lists "
+                "them after each call, this warning comes once for a model. Drop them, or set "
                 "on_quality='raise' or 'ignore'.",
                 QualityWarning,
+                once=self._encoder.backbone.name,
             )
 
     def __sklearn_tags__(self) -> Tags:

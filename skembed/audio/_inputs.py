@@ -207,7 +207,7 @@ def _check_waveform(value: Any, rate: Any, *, has_own: bool = False) -> Sound | 
     try:
         waveform = as_numpy(value) if is_tensor(value) else np.asanyarray(value)
     except Exception as error:  # of a closed file of h5py's, ...
-        return f"a waveform that is no array: {error or type(error).__name__}"
+        return f"a waveform that is not an array: {error or type(error).__name__}"
     if waveform.dtype.kind not in "biufc":
         what = f"an array of shape {waveform.shape}, {waveform.dtype}"
         return f"{what}: expected numbers, the samples of a waveform"

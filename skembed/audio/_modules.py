@@ -132,8 +132,8 @@ class ModuleBackbone(AudioBackbone):
                 return grows[0]
         raise UnsupportedModelError(
             f"{self.name} gives features of shape {shape} for one clip, and of no other shape for "
-            "a longer or shorter one: no one can tell frames from features. Wrap it in a module "
-            "whose forward averages over frames and returns (n, features)."
+            "a longer or shorter one: frames and features cannot be told apart. Wrap it in a "
+            "module whose forward averages over frames and returns (n, features)."
         )
 
 

@@ -52,7 +52,7 @@ def to_float(array: NDArray[Any]) -> NDArray[np.float32]:
 
 def _advice(dtype: np.dtype[Any]) -> str:
     if dtype.kind == "c":
-        return "complex numbers are no samples of a sound; give the waveform, not a spectrum"
+        return "complex numbers are not samples of a sound; give the waveform, not a spectrum"
     if dtype.kind in "iu":
         return (
             "their full scale is unknown; if they are 16-bit PCM, use .astype('int16'), else "

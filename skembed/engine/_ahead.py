@@ -8,9 +8,9 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Generator, Iterator
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
-from skembed.exceptions import SkembedWarning, warn_user, warnings_sent_to
+from skembed.exceptions import warn_user, warnings_sent_to
 
 __all__ = ["TakenInTurn", "run_ahead"]
 
@@ -29,8 +29,8 @@ class _End:
 class _Warning:
     """A warning of a thread, to be issued by the consumer."""
 
-    def __init__(self, message: str, category: type[SkembedWarning]) -> None:
-        self.message, self.category = message, category
+    def __init__(self, *said: Any) -> None:
+        self.said = said
 
 
 class TakenInTurn(Generic[T]):
@@ -91,7 +91,7 @@ def run_ahead(*sources: Iterator[T], depth: int = 2, name: str = "skembed-prepar
         while n_running:
             item = ready.get()
             if isinstance(item, _Warning):
-                warn_user(item.message, item.category)
+                warn_user(*item.said)
             elif not isinstance(item, _End):
                 yield item
             elif item.error is not None:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from skembed.acceleration import has_int8, is_bfloat16_faster_on_cpu
-from skembed.exceptions import InvalidParameterError, SkembedError
+from skembed.exceptions import InvalidParameterError, SkembedError, did_you_mean
 from skembed.weights import is_out_of_memory
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ __all__ = [
 DTYPES = ("auto", "float32", "bfloat16", "float16", "int8")
 
 _KINDS = ("cpu", "cuda", "mps")
+_OTHER_NAMES = {"cpu": "cpu", "gpu": "cuda", "nvidia": "cuda", "apple": "mps", "metal": "mps"}
 
 # What torch's errors of a device, its libraries or a number format hold.
 _OF_DEVICES = (
@@ -70,11 +71,12 @@ def resolve_device(device: str) -> torch.device:
         return torch.device("cpu")
     try:
         resolved = torch.device(device)
-    except (RuntimeError, TypeError) as error:
+    except (RuntimeError, TypeError):
+        close = did_you_mean(device.partition(":")[0], _OTHER_NAMES, meaning=_OTHER_NAMES)
         raise InvalidParameterError(
-            f"device={device!r} is not a device that torch knows: use 'auto', 'cpu', 'cuda', "
-            "'cuda:1' or 'mps'."
-        ) from error
+            f"device={device!r} is not a device that torch knows.{close} Use 'auto', 'cpu', "
+            "'cuda', 'cuda:1' or 'mps'."
+        ) from None
     if resolved.type not in _KINDS:
         raise InvalidParameterError(
             f"device={device!r}: skembed runs on 'cpu', 'cuda' and 'mps' devices."

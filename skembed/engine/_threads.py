@@ -45,16 +45,16 @@ def map_in_threads(function: Callable[[T], R], items: Sequence[T], *, name: str)
     n_threads = min(len(items), torch.get_num_threads())
     if n_threads < 2:
         return [function(item) for item in items]
-    said: dict[tuple[str, type[SkembedWarning]], None] = {}
+    said: dict[tuple[str, type[SkembedWarning], str], None] = {}
 
     def call(item: T) -> R:
-        with warnings_sent_to(lambda message, category: said.setdefault((message, category))):
+        with warnings_sent_to(lambda *warning: said.setdefault(warning)):
             return function(item)
 
     with ThreadPoolExecutor(n_threads, name, stay_safe_after_fork) as pool:
         found = list(pool.map(call, items))
-    for message, category in said:  # each once, in the thread that leads to the user's line
-        warn_user(message, category)
+    for warning in said:  # each once, in the thread that leads to the user's line
+        warn_user(*warning)
     return found
 
 

@@ -126,6 +126,7 @@ def warn_if_nearly_black(arrays: Sequence[NDArray[Any]]) -> None:
                 f"nearly black pictures. If {likely} is white, set value_range=(0, {likely}); "
                 f"if not, value_range=(0, {white:g}) says so.",
                 SkembedWarning,
+                once=f"nearly black {dtype}",
             )
 
 

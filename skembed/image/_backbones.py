@@ -15,7 +15,13 @@ from skembed.image._preprocess import find_preprocess
 from skembed.image._timm import find_timm, is_timm_folder
 from skembed.image._torchvision import find_torchvision
 from skembed.image._transformers import find_transformers
-from skembed.weights import FolderSource, has_processor, read_modules, resolve_model
+from skembed.weights import (
+    FolderSource,
+    has_processor,
+    looks_like_a_file,
+    read_modules,
+    resolve_model,
+)
 
 __all__ = ["find_backbone"]
 
@@ -39,7 +45,7 @@ def find_backbone(settings: ImageSettings) -> ImageBackbone:
             return find_timm(rest, settings, preprocess)
         if not _is_place(model):
             return find_torchvision(model, settings, preprocess)
-    source = resolve_model(model, revision=settings.revision, is_whole=_is_whole)
+    source = resolve_model(model, revision=settings.revision, is_whole=_is_whole, known=MODELS)
     if is_timm_folder(source.folder):
         return find_timm(source, settings, preprocess)
     if (source.folder / "modules.json").is_file():
@@ -76,4 +82,6 @@ def _is_place(name: str) -> bool:
     row = MODELS.get(name)
     if row is not None and row.is_torchvision:
         return False
-    return "/" in name or os.sep in name or name in (".", "..", "~") or Path(name).is_dir()
+    if "/" in name or os.sep in name or name in (".", "..", "~"):
+        return True
+    return Path(name).exists() or looks_like_a_file(name)

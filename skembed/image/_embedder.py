@@ -123,8 +123,8 @@ class ImageEmbedder(PretrainedEmbedder):
         a folder is shared by clones and threads, but arrives empty in other processes. Vectors are
         found by the content of the image, not by its path.
     on_error : {"raise", "nan"}, default="raise"
-        What happens with rows that are missing, no images, damaged, empty or too large (more pixels
-        than `PIL.Image.MAX_IMAGE_PIXELS`), that change or vanish meanwhile, or on which alone
+        What happens with rows that are missing, not images, damaged, empty or too large (over
+        `PIL.Image.MAX_IMAGE_PIXELS` pixels), that change or vanish meanwhile, or on which alone
         `preprocess` or your own module fails. "raise": an error names every one. "nan": rows of
         NaN, a warning, and the list in `report_.faults`; drop these rows or use `SimpleImputer`,
         since most estimators refuse NaN. Faults that headers show are reported before anything is
@@ -139,7 +139,7 @@ class ImageEmbedder(PretrainedEmbedder):
     Attributes
     ----------
     encoder_ : ImageEncoder
-        What embeds, for the present parameters; there once `fit` or `transform` has been called.
+        The encoder for the present parameters, available once `fit` or `transform` has been called.
     n_features_out_ : int
         Number of output features.
     device_, dtype_ : str

@@ -181,8 +181,8 @@ def measure(
         is_last = larger[3] == shape[3] and larger[1:3] != shape[1:3]
     if is_first == is_last and set(shape[1:]) != {1}:
         raise InvalidParameterError(
-            f"{name} gives features of shape {shape}, of which no one can tell where channels and "
-            "places are. Choose a layer around it."
+            f"{name} gives features of shape {shape}, in which "
+            "channels and positions cannot be told apart. Choose a layer around it."
         )
     shape = (shape[0], shape[3], *shape[1:3]) if is_last else shape
     return shape, is_last

@@ -196,7 +196,7 @@ def _check_row(
         try:
             return _check_array(np.asarray(value), shape, value_range)
         except ValueError as error:  # of ragged lists
-            return f"a {type(value).__name__} that is no array: {error}"
+            return f"a {type(value).__name__} that is not an array: {error}"
     return (
         "expected a path, an encoded file, a PIL image, an array or a tensor, got "
         f"{type(value).__name__}: {shown(value)}{_hint_of(value)}"

@@ -257,7 +257,7 @@ class LoadedPicture(Picture):
 def check_all_loaded(images: list[Image.Image], value_range: Range | None) -> list[Picture | str]:
     """Return images as pictures, or what is wrong with each: they are decoded, several at once."""
     if any(is_maybe_turned(image) for image in images):
-        warn_user(_MAYBE_TURNED, SkembedWarning)
+        warn_user(_MAYBE_TURNED, SkembedWarning, once="maybe turned")
     check = partial(_check_loaded, value_range=value_range)
     return map_in_threads(check, images, name="skembed-decode")
 

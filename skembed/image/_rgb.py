@@ -217,5 +217,6 @@ def _scale(
             f"nearly black. If {likely} is white, set value_range=(0, {likely}); if not, "
             "value_range=(0, 65535) says so.",
             SkembedWarning,
+            once=f"nearly black below {likely}",
         )
     return to_8_bits(pixels, expected)

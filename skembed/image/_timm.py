@@ -6,7 +6,6 @@ optional.
 
 from __future__ import annotations
 
-import difflib
 import os
 import sys
 from collections.abc import Mapping
@@ -23,6 +22,7 @@ from skembed.exceptions import (
     InvalidParameterError,
     UnsafeModelError,
     UnsupportedModelError,
+    did_you_mean,
 )
 from skembed.image._backbone import (
     ImageBackbone,
@@ -271,7 +271,7 @@ def _find_named(name: str, settings: ImageSettings) -> Source:
     if not path.is_file():
         raise InvalidParameterError(
             f"weights={str(weights)!r} is not a file. Weights of timm's models are 'auto', a file "
-            "with a state dict, or None for random ones."
+            f"with a state dict, or None for random ones. The working directory is {Path.cwd()}."
         )
     return FileSource(title, path)
 
@@ -279,10 +279,10 @@ def _find_named(name: str, settings: ImageSettings) -> Source:
 def _architecture_of(name: str) -> str:
     timm, architecture = _timm(), name.partition(".")[0]
     if not timm.is_model(architecture):
-        close = difflib.get_close_matches(architecture, timm.list_models(), n=5)
+        close = did_you_mean(architecture, timm.list_models(), n=3)
         raise InvalidParameterError(
-            f"model='timm:{name}': timm {timm.__version__} has no model {architecture!r}. Close to "
-            f"it: {', '.join(map(repr, close)) or 'none'}. timm.list_models() lists them."
+            f"model='timm:{name}': timm {timm.__version__} has no model {architecture!r}.{close} "
+            "timm.list_models() lists them."
         )
     return architecture
 
@@ -292,12 +292,12 @@ def _config_of(name: str) -> tuple[dict[str, Any], str | None]:
     timm, architecture = _timm(), _architecture_of(name)
     try:
         found = timm.models.get_pretrained_cfg(name)
-    except RuntimeError as error:  # its word for an unknown tag
+    except RuntimeError:  # its word for an unknown tag
         tags = timm.list_pretrained(f"{architecture}.*")
         raise InvalidParameterError(
             f"model='timm:{name}': timm {timm.__version__} has no weights of this tag; "
             f"it has {', '.join(map(repr, tags)) or 'none of this architecture'}."
-        ) from error
+        ) from None
     config = {} if found is None else dict(found.to_dict())
     return config, getattr(found, "hf_hub_id", None)
 

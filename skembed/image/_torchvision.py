@@ -5,7 +5,6 @@ Knows torchvision's architectures and presets; must not know rows, keys nor devi
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from skembed.exceptions import InvalidParameterError
+from skembed.exceptions import InvalidParameterError, did_you_mean
 from skembed.image._backbone import (
     ImageBackbone,
     ImageSettings,
@@ -225,12 +224,10 @@ def _check_name(name: str) -> None:
     known = [each for each, row in MODELS.items() if row.is_torchvision]
     if name in known:
         return
-    close = difflib.get_close_matches(name, MODELS, n=5, cutoff=0.5)
-    hint = f"Close to it: {', '.join(map(repr, close))}. " if close else ""
+    close = did_you_mean(name, MODELS, n=3)
     raise InvalidParameterError(
-        f"model={name!r} is no folder, and torchvision has no classification model of this name. "
-        f"{hint}Models of the hub have an owner ('facebook/dinov2-small'), timm's begin with "
-        "'timm:'."
+        f"model={name!r} is neither a folder nor a classification model of torchvision.{close} "
+        "Models of the hub have an owner ('facebook/dinov2-small'), timm's begin with 'timm:'."
     )
 
 
@@ -264,7 +261,7 @@ def _find_weights(name: str, weights: str | Path | None) -> tuple[Path | None, A
     listed = ", ".join(repr(each) for each in ("auto", *known.__members__))
     raise InvalidParameterError(
         f"weights={str(weights)!r} is neither a file nor weights of {name}. torchvision has "
-        f"{listed}; None is random weights."
+        f"{listed}; None is random weights. The working directory is {Path.cwd()}."
     )
 
 

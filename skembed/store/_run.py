@@ -10,6 +10,7 @@ a folder in which no live process holds a lock is dead.
 from __future__ import annotations
 
 import atexit
+import hashlib
 import os
 import secrets
 import shutil
@@ -19,6 +20,8 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+
+from skembed.exceptions import once_in_run
 
 __all__ = ["VARIABLE", "announce_run", "create_run_folder", "run_folder", "run_limit", "sweep_runs"]
 
@@ -59,6 +62,26 @@ def create_run_folder(path: Path) -> None:
         raise PermissionError(f"{path} is not a folder of this user")
     if hasattr(os, "geteuid") and stat.S_IMODE(status.st_mode) & 0o077:
         raise PermissionError(f"{path} is open to other users")
+
+
+def _is_told(key: str) -> bool:
+    """Return whether another worker of the run has told this; note in its folder that one has.
+
+    The owner is where the user looks: it tells again what its workers have told.
+    """
+    if _owned is not None and _owned[0] == os.getpid():
+        return False
+    name = f"told-{hashlib.blake2b(key.encode(), digest_size=8).hexdigest()}"
+    try:
+        (run_folder() / name).touch(exist_ok=False)
+    except FileExistsError:
+        return True
+    except OSError:  # no vector is kept in this run, and so no folder
+        return False
+    return False
+
+
+once_in_run(_is_told)
 
 
 def run_limit(path: Path) -> int:

@@ -11,6 +11,7 @@ from skembed.exceptions import InvalidParameterError
 from skembed.text._backbone import TextSettings
 from skembed.text._folder import read_folder
 from skembed.text._modules import find_module
+from skembed.text._models import MODELS
 from skembed.text._towers import TOWERS, TowerBackbone
 from skembed.text._transformers import TransformerBackbone
 from skembed.weights import (
@@ -47,7 +48,7 @@ def find_backbone(settings: TextSettings) -> TransformerBackbone:
 
 def _find_family(settings: TextSettings) -> tuple[Callable[..., TransformerBackbone], Any]:
     """Return what makes a backbone, and what it is read from."""
-    return _read_folder, resolve_model(settings.model, revision=settings.revision)
+    return _read_folder, resolve_model(settings.model, revision=settings.revision, known=MODELS)
 
 
 def _read_folder(source: FolderSource, settings: TextSettings) -> TransformerBackbone:

@@ -18,7 +18,13 @@ from skembed._base import PretrainedEmbedder
 from skembed._inputs import CheckedRows
 from skembed._report import EmbeddingReport
 from skembed.engine import DTYPES, measure_sizes
-from skembed.exceptions import TruncatedRowsError, TruncationWarning, describe_rows, warn_user
+from skembed.exceptions import (
+    TruncatedRowsError,
+    TruncationWarning,
+    describe_rows,
+    name_rows,
+    warn_user,
+)
 from skembed.store import EmbeddingStore, resolve_store
 from skembed.text._backbone import POOLINGS, TextSettings
 from skembed.text._backbones import find_backbone
@@ -107,10 +113,11 @@ class TextEmbedder(PretrainedEmbedder):
         Leading features to keep, renormalised if `normalize`: for models trained so that they are
         the most telling (Matryoshka) [2]_. None keeps all.
     on_truncate : {"warn", "ignore", "raise", "mean_of_chunks"}, default="warn"
-        What happens to rows with more than `max_length` tokens. The first three cut them, with a
-        `TruncationWarning`, in silence, or not at all (`TruncatedRowsError` before anything is
-        encoded). "mean_of_chunks" embeds such a row in chunks of `max_length` tokens and takes
-        their mean, weighted by tokens.
+        What happens to rows with more than `max_length` tokens. "warn" cuts them, with a
+        `TruncationWarning` that comes once per process, model and limit; "ignore" cuts them in
+        silence; "raise" is a `TruncatedRowsError` before anything is encoded. "mean_of_chunks"
+        embeds such a row in chunks of `max_length` tokens and takes their mean, weighted by tokens.
+        `report_.truncated` lists them after each call.
     device : str or list of str, default="auto"
         "auto" is the first CUDA GPU, else Apple's GPU, else the CPU. Or torch's name of a device
         ("cuda:1"). Or a list of names (["cuda:0", "cuda:1"]), all of one kind: each GPU holds a
@@ -130,8 +137,8 @@ class TextEmbedder(PretrainedEmbedder):
         name it. None: only duplicates within one call are encoded once. An `EmbeddingStore` without
         a folder is shared by clones and threads, but arrives empty in other processes.
     on_error : {"raise", "nan"}, default="raise"
-        Rows that are missing or not texts: an error that names every one, or rows of NaN, a warning
-        and the list in `report_.faults`.
+        Rows that are missing or not texts: an error that names every one, or rows of NaN, the list
+        in `report_.faults` and a warning in each call that meets such rows.
     revision : str, default=None
         Branch, tag or commit of a model on the hub.
     trust_remote_code : bool, default=False
@@ -142,7 +149,7 @@ class TextEmbedder(PretrainedEmbedder):
     Attributes
     ----------
     encoder_ : TextEncoder
-        What embeds, for the present parameters; there once `fit` or `transform` has been called.
+        The encoder for the present parameters, available once `fit` or `transform` has been called.
     n_features_out_ : int
         Number of output features.
     device_, dtype_ : str
@@ -268,27 +275,28 @@ class TextEmbedder(PretrainedEmbedder):
             faults = {int(rows.positions[i]): f"{sizes[i]:,} tokens" for i in cut}
             raise TruncatedRowsError(
                 f"{len(faults):,} of {rows.n_rows:,} rows are longer than the {limit:,} tokens "
-                f"that {encoder.backbone.name} reads:{describe_rows(faults)}\nShorten them, or set "
-                "on_truncate='mean_of_chunks' to embed them in pieces, or 'warn' to cut them.",
+                f"that {encoder.backbone.name} reads:{describe_rows(faults, rows.labels)}\nShorten "
+                "them, or set on_truncate='mean_of_chunks' to embed them in pieces, or 'warn' to "
+                "cut them.",
                 faults,
             )
 
     def _make_report(self, report: EmbeddingReport) -> TextReport:
         return TextReport(**vars(report), max_length=self._encoder.limit)
 
-    def _warn_of(self, report: TextReport) -> None:
+    def _warn_of(self, report: TextReport, rows: CheckedRows) -> None:
         cut, limit = report.truncated, report.max_length
-        if self.on_truncate == "warn" and limit is not None and len(cut):
+        if self.on_truncate == "warn" and limit and len(cut) and self._is_news(report):
             # Never "100%": something of each row was read.
             share = min(0.99, 1 - limit * len(cut) / report.row_sizes[cut].sum())
-            shown = ", ".join(map(str, cut[:5].tolist()))
-            more = ", ..." if len(cut) > 5 else ""
+            name = self._encoder.backbone.name
             warn_user(
                 f"{len(cut):,} of {report.n_rows:,} rows were cut at {limit:,} tokens, which "
-                f"dropped {share:.0%} of their text (rows {shown}{more}; all in "
-                "report_.truncated). To read it all, set on_truncate='mean_of_chunks'; to cut in "
-                "silence, 'ignore'.",
+                f"dropped {share:.0%} of their text ({name_rows(cut.tolist(), rows.labels)}; all "
+                "are in report_.truncated). To read it all, set on_truncate='mean_of_chunks'; to "
+                f"cut in silence, 'ignore'. (Said once for {name} at this length.)",
                 TruncationWarning,
+                once=f"{name} {limit}",
             )
 
     def __sklearn_tags__(self) -> Tags:

@@ -88,9 +88,8 @@ def read_folder(folder: Path) -> TextFolder:
         return _read_modules(folder)
     except (AttributeError, KeyError, TypeError) as error:
         raise UnsupportedModelError(
-            f"A JSON file in {folder} is damaged, its values are of another kind than expected: "
-            f"{type(error).__name__}: {error}"
-        ) from error
+            f"A JSON file in {folder} has unexpected values: {type(error).__name__}: {error}"
+        ) from None
 
 
 def _read_modules(folder: Path) -> TextFolder:
@@ -98,7 +97,7 @@ def _read_modules(folder: Path) -> TextFolder:
     for kind, place in read_modules(folder):
         if not kind.startswith("sentence_transformers."):
             raise UnsafeModelError(
-                f"{folder} lists the module {kind}, which is code of its own and not part of "
+                f"{folder} lists the module {kind}, which is custom code and not part of "
                 "sentence-transformers. skembed does not run it; use a model without it."
             )
         kinds.append(kind.rsplit(".", 1)[-1])

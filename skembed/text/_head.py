@@ -79,7 +79,7 @@ def load_layer(layer: nn.Module, folder: Path, name: str) -> nn.Module:
     for key in layer.state_dict():
         named = [value for each, value in state.items() if each.endswith(f".{name}.{key}")]
         if not named:
-            raise UnsupportedModelError(f"The weights in {folder} are not whole: no {name}.{key}.")
+            raise UnsupportedModelError(f"The weights in {folder} are incomplete: no {name}.{key}.")
         found[key] = named[0]
     layer.load_state_dict(found)
     return layer.eval()

@@ -53,10 +53,10 @@ def load_tokenizer(folder: Path, lower_case: bool, trust_remote_code: bool) -> A
                 import_optional(name, extra="sentencepiece", purpose=f"The tokenizer in {folder}")
         raise UnsupportedModelError(
             f"The tokenizer in {folder} cannot be read: {type(error).__name__}: {error}"
-        ) from error
+        ) from None
     if not has_vocabulary or len(words) < 2:
         raise UnsupportedModelError(
-            f"{folder} has no tokenizer, or one that knows no words. Save the model's tokenizer "
+            f"{folder} has no tokenizer, or an empty one. Save the model's tokenizer "
             "there (`tokenizer.save_pretrained(folder)`)."
         )
     if any(token_types):

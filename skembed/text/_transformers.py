@@ -17,7 +17,7 @@ from torch import nn
 
 from skembed._backbone import Backbone, Source
 from skembed.engine import resolve_dtype
-from skembed.exceptions import InvalidInputError, InvalidParameterError
+from skembed.exceptions import InvalidInputError, InvalidParameterError, did_you_mean
 from skembed.modules import TokenBatch, TokenTransformer, pooled_width
 from skembed.store import digest_of
 from skembed.text._backbone import POOLINGS, TextModule, TextSettings
@@ -197,8 +197,9 @@ class TransformerBackbone(Backbone):
         if re.fullmatch(r"[\w.-]+", prompt) and prompt not in prompts:
             known = ", ".join(map(repr, prompts)) or "it has none"
             raise InvalidParameterError(
-                f"prompt={prompt!r} reads like a name, but {self.name} has no prompt of that name "
-                f"({known}). For a text of one word, add a space or a colon."
+                f"prompt={prompt!r} looks like a name, but {self.name} has no prompt of that name "
+                f"({known}).{did_you_mean(prompt, prompts)} If it is the text itself, end it with "
+                "a space or a colon."
             )
         return prompts.get(prompt, prompt)
 

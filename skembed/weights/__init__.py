@@ -11,6 +11,7 @@ from skembed.weights._checkpoints import find_checkpoint
 from skembed.weights._digest import file_sha256, folder_digest
 from skembed.weights._files import read_json, read_modules
 from skembed.weights._fingerprint import fingerprint
+from skembed.weights._foreign import looks_like_a_file
 from skembed.weights._load import check_weights, load_state
 from skembed.weights._memory import is_out_of_memory
 from skembed.weights._models import free_memory, kept_recent, shared_model, unload_models
@@ -45,6 +46,7 @@ __all__ = [
     "load_pretrained",
     "load_processor",
     "load_state",
+    "looks_like_a_file",
     "quiet_transformers",
     "read_json",
     "read_modules",

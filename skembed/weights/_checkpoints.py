@@ -66,7 +66,7 @@ def find_checkpoint(url: str) -> Path:
             _download(url, path, prefix)
         except (OSError, ValueError, HTTPException) as error:  # of the network, the disk, _check
             message += f"{type(error).__name__}: {error}"
-            raise ModelNotFoundError(message + advice) from error
+            raise ModelNotFoundError(message + advice) from None
         return path
 
 

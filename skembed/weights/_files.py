@@ -138,9 +138,9 @@ def read_modules(folder: Path) -> list[tuple[str, Path]]:
         modules = [(row["type"], row.get("path", "")) for row in rows]
         are_texts = all(isinstance(each, str) for row in modules for each in row)
         if not are_texts or not isinstance(rows, list):
-            raise TypeError("it is no list of modules, each with a type and a path that are texts")
+            raise TypeError("it is not a list of modules, each with a type and a path")
     for _, place in modules:
-        fault = "from where skembed takes no files"
+        fault = "where skembed reads no files"
         if not _is_inside(place):
             fault = "which leads out of the folder"
         elif all(map(_is_ours_folder, _parts(place))):
@@ -157,7 +157,7 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise UnsupportedModelError(f"{path} cannot be read as JSON: {error}") from error
+        raise UnsupportedModelError(f"{path} cannot be read as JSON: {error}") from None
 
 
 def _is_ours_folder(name: str) -> bool:
@@ -200,9 +200,7 @@ def _naming_damage(path: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise UnsupportedModelError(
-            f"{path} is damaged: {type(error).__name__}: {error}"
-        ) from error
+        raise UnsupportedModelError(f"{path} is damaged: {type(error).__name__}: {error}") from None
 
 
 def _read_index(index: Path) -> list[Path]:
@@ -236,4 +234,4 @@ def check_header(path: Path) -> None:
         except (SafetensorError, OSError) as error:
             raise UnsupportedModelError(
                 f"{path} is damaged: {error}. Download the model again."
-            ) from error
+            ) from None

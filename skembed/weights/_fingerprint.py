@@ -140,7 +140,7 @@ class _Pickler(cloudpickle.Pickler):
             return _name_in_library(obj)
         if isinstance(obj, types.ModuleType):
             if _release_of(obj.__name__) is None:
-                raise _Fault("is a module of one's own: refer to what is needed of it")
+                raise _Fault("is a module of your own code: import what you need from it instead")
             return f"module {obj.__name__} {_release_of(obj.__name__)}"
         if isinstance(obj, logging.Logger):  # it tells, and decides nothing
             return "logger"

@@ -18,7 +18,15 @@ from typing import Any
 from skembed.exceptions import SkembedWarning, UnsupportedModelError, warn_user
 from skembed.weights._files import missing_part, wanted_files
 
-__all__ = ["Outcome", "complete_cached", "download", "find_cached", "is_offline", "why_not_an_id"]
+__all__ = [
+    "Outcome",
+    "cached_models",
+    "complete_cached",
+    "download",
+    "find_cached",
+    "is_offline",
+    "why_not_an_id",
+]
 
 # Weights are judged by `missing_part`: caches rarely hold every file of a repository.
 _ESSENTIAL = [
@@ -57,6 +65,14 @@ def is_offline() -> bool:
     from huggingface_hub import constants
 
     return bool(constants.HF_HUB_OFFLINE)
+
+
+def cached_models() -> list[str]:
+    """Return the ids of the models in the hub's local cache, for suggestions."""
+    from huggingface_hub import constants
+
+    folders = Path(constants.HF_HUB_CACHE).glob("models--*--*")
+    return [each.name.removeprefix("models--").replace("--", "/") for each in folders]
 
 
 def why_not_an_id(name: str) -> str | None:

@@ -44,7 +44,7 @@ def load_state(path: str | Path) -> dict[str, torch.Tensor]:
     """
     path = Path(path)
     if not path.is_file():
-        raise ModelNotFoundError(f"No weight file {path}.")
+        raise ModelNotFoundError(f"There is no weight file {path}.")
     if path.suffix not in KINDS:
         kinds = ", ".join(sorted(KINDS))
         raise UnsupportedModelError(f"{path} is not a weight file: expected one of {kinds}.")
@@ -99,14 +99,14 @@ def _load_pickle(path: Path) -> Any:
             return torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
     except pickle.UnpicklingError as error:
         if "truncated" in str(error):
-            raise _damage(path, "it ends too early") from error
+            raise _damage(path, "it ends too early") from None
         named = re.findall(r"GLOBAL (\S+)", str(error)) or (_unsafe_globals(path) if is_zip else [])
         reason = f"it names {', '.join(named)}" if named else _reason(error)
-        raise _refusal(path, reason) from error
+        raise _refusal(path, reason) from None
     except Exception as error:  # many kinds, on bytes that are no pickle, or one cut short
         if is_out_of_memory(error):
             raise
-        raise _damage(path, _reason(error)) from error
+        raise _damage(path, _reason(error)) from None
 
 
 def _unsafe_globals(path: Path) -> list[str]:

@@ -58,7 +58,7 @@ def load_config(folder: Path, *, trust_remote_code: bool) -> Any:
     except Exception as error:
         if "trust_remote_code" in str(error):
             raise UnsafeModelError(
-                f"The model in {folder} comes with Python code of its own. If you have read it and "
+                f"The model in {folder} comes with its own Python code. If you have read it and "
                 "trust it, set trust_remote_code=True."
             ) from error
         raise UnsupportedModelError(
@@ -106,7 +106,7 @@ def load_processor(
     except Exception as error:
         if "trust_remote_code" in str(error):
             raise UnsafeModelError(
-                f"The {what} in {folder} is Python code of its own, which skembed does not run. If "
+                f"The {what} in {folder} is custom Python code, which skembed does not run. If "
                 "you have read that code and trust it, set trust_remote_code=True."
             ) from error
         kind = "" if isinstance(error, UnsupportedModelError) else f"{type(error).__name__}: "

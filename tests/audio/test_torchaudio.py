@@ -178,7 +178,7 @@ def test_every_bundle_of_speech_models_is_known_with_its_width():
 
 
 def test_an_unknown_name_is_told_the_close_ones():
-    with pytest.raises(InvalidParameterError, match=r"Close to it: .*'WAV2VEC2_BASE'"):
+    with pytest.raises(InvalidParameterError, match=r"Did you mean .*'WAV2VEC2_BASE'"):
         AudioEmbedder("wav2vec2_base").fit([])
     with pytest.raises(InvalidParameterError, match=r"See skembed.list_models"):
         AudioEmbedder("zzz").fit([])

@@ -255,7 +255,7 @@ class TestParameters:
         with pytest.raises(InvalidParameterError, match=r"model") as caught:
             embedder.fit(ARRAYS)
         for name in ("model", "pooling", "batch_size", "preprocess", "layer"):
-            assert f"The '{name}' parameter" in str(caught.value)
+            assert f"ImageEmbedder({name}=" in str(caught.value)
         for given in ("image_shape=(8,)", "value_range=(3, 1)"):
             assert f"{given}: expected" in str(caught.value)
 
@@ -278,7 +278,7 @@ class TestParameters:
 
     def test_a_value_of_many_numbers_is_not_told_whole(self):
         weights = {"weight": np.arange(100_000).tolist()}
-        with pytest.raises(InvalidParameterError, match=r"The 'weights' parameter") as caught:
+        with pytest.raises(InvalidParameterError, match=r"weights=<dict>\): expected") as caught:
             ImageEmbedder(weights=weights).fit([])
         assert len(str(caught.value)) < 2000
 

@@ -172,7 +172,9 @@ def test_a_processor_that_is_code_of_a_repository_runs_when_the_user_says_so(
     (folder / "preprocessor_config.json").write_text(json.dumps(settings))
     (folder / "own.py").write_text(PROCESSOR)
     embedder = ImageEmbedder("org/vit", dtype="float32", cache=None)
-    with pytest.raises(UnsafeModelError, match=r"processor .* code of its own, which skembed does"):
+    with pytest.raises(
+        UnsafeModelError, match=r"processor .* custom Python code, which skembed does"
+    ):
         embedder.transform(images)
     found = embedder.set_params(trust_remote_code=True).transform(images)
     np.testing.assert_allclose(found, states[:, 0], atol=1e-5)

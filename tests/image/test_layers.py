@@ -151,7 +151,11 @@ def test_as_many_channels_as_places_are_told_apart_by_a_larger_picture():
 @pytest.mark.parametrize(
     ("name", "layer", "message"),
     [
-        ("maxvit_t", "blocks.1.layers.0.layers.window_attention.attn_layer", "no one can tell"),
+        (
+            "maxvit_t",
+            "blocks.1.layers.0.layers.window_attention.attn_layer",
+            "cannot be told apart",
+        ),
         ("vit_b_32", "encoder.layers.encoder_layer_5.self_attention", "gives a tuple"),
         ("resnet18", "fc", "is or ends with the classifier of resnet18"),
         ("squeezenet1_1", "classifier", "the classifier of squeezenet1_1"),

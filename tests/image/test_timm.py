@@ -293,7 +293,7 @@ def test_a_model_of_grey_pictures_is_refused(tmp_path):
     ("name", "settings", "message"),
     [
         ("resnet18.nope", {}, r"no weights of this tag; it has '.*resnet18\.a1_in1k'"),
-        ("resnet81", {}, r"no model 'resnet81'. Close to it: 'resnet"),
+        ("resnet81", {}, r"no model 'resnet81'. Did you mean 'resnet"),
         ("test_resnet", {"layer": -1}, "numbers are for models of transformers"),
         ("test_resnet", {"layer": "layr2"}, "Close to it: 'layer2'"),
         ("test_resnet", {"pooling": "cls"}, "gives a feature map"),

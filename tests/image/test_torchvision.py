@@ -172,7 +172,7 @@ def test_a_classifier_of_other_classes_and_names_of_parallel_training_do(tmp_pat
 @pytest.mark.parametrize(
     ("params", "message"),
     [
-        ({"model": "resnet5O"}, "Close to it: 'resnet50'"),
+        ({"model": "resnet5O"}, "Did you mean 'resnet50'"),
         ({"weights": "IMAGENET1K_V9"}, "torchvision has 'auto', 'IMAGENET1K_V1'"),
         ({"weights": "no/such.pth"}, "neither a file nor weights of resnet18"),
         ({"layer": "layer9"}, "layer='layer9'"),

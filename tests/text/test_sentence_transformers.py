@@ -11,7 +11,11 @@ from sentence_transformers.base.modules import Dense, Normalize, Transformer
 from sentence_transformers.sentence_transformer.modules import LayerNorm, Pooling
 
 from skembed import TextEmbedder
-from skembed.exceptions import UnsafeModelError, UnsupportedModelError
+from skembed.exceptions import (
+    InvalidParameterError,
+    UnsafeModelError,
+    UnsupportedModelError,
+)
 from skembed.weights import resolve_model
 from tests.text.checkpoints import TEXTS, write_checkpoint
 
@@ -122,6 +126,8 @@ def test_a_default_prompt_is_used_and_can_be_changed(built):
     expected = {name: reference(folder, prompt_name=name) for name in prompts}
     for prompt, name in [("auto", "query"), ("passage", "passage"), ("text: ", "passage")]:
         np.testing.assert_allclose(ours(folder, prompt=prompt), expected[name], atol=1e-5, rtol=0)
+    with pytest.raises(InvalidParameterError, match=r"'passage', 'query'.*Did you mean 'query'\?"):
+        ours(folder, prompt="qury")
     plain = ours(folder, prompt=None)
     np.testing.assert_allclose(plain, reference(folder, prompt=""), atol=1e-5, rtol=0)
     assert abs(plain - expected["query"]).max() > 1e-2
@@ -190,7 +196,7 @@ def test_a_module_of_foreign_code_is_refused(minilm, tmp_path):
     modules = json.loads((folder / "modules.json").read_text())
     modules[0]["type"] = "custom_st.Transformer"
     (folder / "modules.json").write_text(json.dumps(modules))
-    with pytest.raises(UnsafeModelError, match=r"custom_st\.Transformer, which is code of its own"):
+    with pytest.raises(UnsafeModelError, match=r"custom_st\.Transformer, which is custom code"):
         ours(folder)
 
 

@@ -181,7 +181,7 @@ def test_a_missing_projection_is_refused(tmp_path):
     state = load_file(folder / "model.safetensors")
     del state["text_projection.weight"]
     save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(UnsupportedModelError, match=r"not whole: no text_projection\.weight"):
+    with pytest.raises(UnsupportedModelError, match=r"incomplete: no text_projection\.weight"):
         embedder(folder).transform(["a"])
 
 

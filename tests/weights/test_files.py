@@ -183,7 +183,7 @@ def test_a_module_may_not_lie_where_the_digest_does_not_look(tmp_path, write_mod
     digest = folder_digest(tmp_path)
     write_model(tmp_path.joinpath(*path.split("\\")))
     assert folder_digest(tmp_path) == digest
-    with pytest.raises(UnsupportedModelError, match=r"takes no files.*Rename the module's folder"):
+    with pytest.raises(UnsupportedModelError, match=r"reads no files.*Rename the module's folder"):
         read_modules(tmp_path)
 
 

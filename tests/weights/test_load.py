@@ -122,5 +122,5 @@ def test_other_formats_and_absent_files_are_told_apart(tmp_path):
     (tmp_path / "a.h5").write_text("")
     with pytest.raises(UnsupportedModelError, match=r"expected one of \.bin"):
         load_state(tmp_path / "a.h5")
-    with pytest.raises(ModelNotFoundError, match="No weight file"):
+    with pytest.raises(ModelNotFoundError, match="There is no weight file"):
         load_state(tmp_path / "a.pt")

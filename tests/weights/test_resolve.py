@@ -80,7 +80,7 @@ def test_what_looks_like_a_path_is_never_asked_of_the_hub(name, tmp_path, monkey
 def test_a_file_is_not_a_folder(tmp_path):
     path = tmp_path / "model.safetensors"
     path.write_text("")
-    with pytest.raises(ModelNotFoundError, match="a file, not a folder"):
+    with pytest.raises(ModelNotFoundError, match="is a file of weights without their model"):
         resolve_model(path)
 
 
