@@ -29,3 +29,11 @@ def pytest_unconfigure(config):
     import shutil
 
     shutil.rmtree(os.environ["SKEMBED_HOME"], ignore_errors=True)
+
+
+def pytest_collection_finish(session):
+    import gc
+
+    # What is imported stays: collections, of which models ask for many, needn't look at it again.
+    gc.collect()
+    gc.freeze()
