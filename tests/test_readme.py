@@ -77,7 +77,8 @@ def check_names(tree, namespace):
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_the_files_that_a_page_names_are_there(page):
     text = page.read_text(encoding="utf-8")
-    named = re.findall(r"\]\(([^)#]+)[^)]*\)", text) + re.findall(r"`((?:examples|tests)/\S*?)`", text)
+    named = re.findall(r"\]\(([^)#]+)[^)]*\)|`((?:examples|tests|benchmarks)/\w*\S*?)`", text)
+    named = [link or path for link, path in named]
     missing = [each for each in named if "://" not in each and not (page.parent / each).exists()]
     assert not missing, missing
 
