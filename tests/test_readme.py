@@ -5,6 +5,7 @@ import builtins
 import inspect
 import re
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 
@@ -14,7 +15,10 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
-# A comment in front of a snippet says that it needs what the tests do not have, such as a hub.
+IMPORTS = (ast.Import, ast.ImportFrom)
+
+# A comment in front of a snippet says that it needs what the tests do not have, such as a hub;
+# it is then looked at, not run, as is one that begins with an import of what is not installed.
 SNIPPET = re.compile(r"(<!-- needs [^>]* -->\n)?^```python\n(.*?)^```", re.DOTALL | re.MULTILINE)
 
 
@@ -22,7 +26,14 @@ def snippets(page):
     """Yield (code, whether it can run here); errors show the line of the page."""
     text = page.read_text(encoding="utf-8")
     for found in SNIPPET.finditer(text):
-        yield "\n" * text[: found.start(2)].count("\n") + found[2], found[1] is None
+        code = "\n" * text[: found.start(2)].count("\n") + found[2]
+        imports = [each for each in ast.parse(code).body if isinstance(each, IMPORTS)]
+        yield code, found[1] is None and all(map(is_installed, imports))
+
+
+def is_installed(statement):
+    names = [getattr(statement, "module", None) or each.name for each in statement.names]
+    return all(find_spec(name.partition(".")[0]) for name in names)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
@@ -54,10 +65,15 @@ def check_prints(code, out):
 def check_names(tree, namespace):
     """Import what code imports; assert that its names are known and its calls have such options."""
     known = vars(builtins) | namespace
+    for statement in ast.walk(tree):
+        if not isinstance(statement, IMPORTS):
+            continue
+        if is_installed(statement):
+            exec(compile(ast.Module([statement], []), "imports", "exec"), known)
+        else:
+            known |= {each.asname or each.name: None for each in statement.names}
     for node in ast.walk(tree):
-        if isinstance(node, (ast.Import, ast.ImportFrom)):
-            exec(compile(ast.Module([node], []), "imports", "exec"), known)
-        elif isinstance(node, ast.arg):
+        if isinstance(node, ast.arg):
             known[node.arg] = None
         elif isinstance(node, (ast.FunctionDef, ast.ClassDef)):
             known[node.name] = None
