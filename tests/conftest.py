@@ -37,3 +37,11 @@ def nothing_is_told_yet(monkeypatch):
     from skembed import exceptions
 
     monkeypatch.setattr(exceptions, "_told", set())
+
+
+def pytest_collection_finish(session):
+    import gc
+
+    # What is imported stays: collections, of which models ask for many, needn't look at it again.
+    gc.collect()
+    gc.freeze()

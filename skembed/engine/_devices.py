@@ -37,7 +37,7 @@ _OF_DEVICES = (
 
 
 def is_of_a_row(error: Exception) -> bool:
-    """Return whether an error of a model may come of what it was given.
+    """Return whether a model's error may come from what it was given.
 
     Not of the machine, nor of what skembed itself found wrong.
     """

@@ -47,7 +47,7 @@ class LocalClaims:
         return taken
 
     def drop(self, keys: Iterable[bytes]) -> None:
-        """Give claims back and wake who waits for them."""
+        """Give claims back and wake whoever waits for them."""
         with self._changed:
             for key in keys:
                 self._holders.pop(key, None)

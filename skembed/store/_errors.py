@@ -58,7 +58,7 @@ def describe_failure(path: Path | None, error: Exception) -> str:
     elif isinstance(error, (FileExistsError, NotADirectoryError)):
         what, remedy = "is not a folder", "Name another folder, or move what is there."
     elif isinstance(error, PermissionError) or "ermission" in reason or "ead-only" in reason:
-        what, remedy = "may not be used by this user", "Name a folder that you may write."
+        what, remedy = "may not be used by this user", "Name a folder that you can write to."
     else:
         what, remedy = "cannot be used", "Name a folder on a local disk."
     return (

@@ -60,7 +60,7 @@ class Folder:
     def check(self, *, is_write: bool) -> None:
         """Raise `StaleError` if the folder was taken away or this object closed.
 
-        Who writes shows that it lives, again if it had resigned or is a forked child.
+        A writer shows that it is alive, again if it had resigned or is a forked child.
         """
         if self._is_closed:
             raise StaleError(f"{self.path} was closed")

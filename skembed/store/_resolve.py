@@ -83,7 +83,7 @@ def _run_store() -> _RunStore:
 
 
 def keep_in_run(name: str, data: memoryview) -> Path | None:
-    """Return a file of this run's folder with these bytes, written once; None if none can be.
+    """Return a file in this run's folder with these bytes, written once; None if it can't be.
 
     It stays for as long as a process of the run lives.
     """

@@ -32,7 +32,7 @@ _MEMORY_TIER_BYTES = 128 << 20
 
 @dataclass(frozen=True, repr=False)
 class StoreInfo:
-    """What a store holds and what it did.
+    """What a store holds and has done.
 
     Parameters
     ----------
@@ -45,7 +45,7 @@ class StoreInfo:
     n_hits, n_misses : int
         Rows found and not found by this object since it was made, in this process.
     n_evicted, n_damaged : int
-        Vectors that it dropped for the bound, and that it found damaged.
+        Vectors dropped to keep within the bound, and vectors found damaged.
     """
 
     path: Path | None
@@ -69,7 +69,7 @@ class StoreInfo:
 class EmbeddingStore:
     """Vectors by content, kept in memory and, if asked, in a folder.
 
-    Give one to an embedder's `cache` to bound a folder, to share a store in memory between
+    Pass one as an embedder's `cache` to bound a folder, to share a store in memory between
     estimators, or to look at what it holds. Clones share it; a pickle carries only path and bound.
 
     The folder is an LMDB database on a local file system that any number of processes may use at
@@ -79,11 +79,11 @@ class EmbeddingStore:
     Parameters
     ----------
     path : str or path-like, default=None
-        The folder, created at first use with what leads to it; ``~`` is the user's home. None keeps
+        The folder, created with its parents at first use; ``~`` is the user's home. None keeps
         vectors in the memory of this process only.
     max_bytes : int, default=None
-        Keep at most so many bytes of vectors, and drop the least recently used beyond. The folder
-        itself is two to three times as large. None is no bound for a folder, and 1 GiB in memory.
+        Keep at most this many bytes of vectors: the least recently used make room. The folder
+        itself takes two to three times as much. None is no bound for a folder, and 1 GiB in memory.
 
     Raises
     ------
@@ -205,7 +205,7 @@ class EmbeddingStore:
         self._tell()
 
     def info(self) -> StoreInfo:
-        """Return what the store holds and what it did."""
+        """Return what the store holds and has done."""
         count = self._on_disk(lambda folder: folder.vectors.count())
         n_entries, n_bytes = count or (len(self._memory), self._memory.n_bytes)
         self._tell()

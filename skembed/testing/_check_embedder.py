@@ -84,9 +84,9 @@ def check_embedder(
     ----------
     embedder : estimator
         An unfitted transformer. It is not changed: every check works on clones. Fitting it twice
-        has to give the same, so set its `random_state` if it has one.
+        has to give the same result: set its `random_state` if it has one.
     rows : list, tuple, 1-D object array, frame or 2-D array
-        Distinct rows of the kind that it embeds, at least 4, better 6 to 12, of unlike lengths.
+        Distinct rows of the kind that it embeds, at least 4, better 6 to 12, of different lengths.
     y : sequence of length n_rows, default=None
         Targets for `fit`; not handed over if None.
     atol, rtol : float, default=1e-5, 0.0
@@ -98,7 +98,7 @@ def check_embedder(
     skip : collection of str, default=()
         Names of checks to leave out.
     time_limit : float, default=60.0
-        Seconds after which a thread or a process counts as hung, and twenty times those that the
+        Seconds after which a thread or a process counts as hung, on top of twenty times what the
         rows take.
 
     Returns
@@ -111,7 +111,7 @@ def check_embedder(
     EmbedderCheckError
         If any check failed; it names all of them, with what was expected and what came.
     InvalidInputError, InvalidParameterError
-        If `rows` are no collection or too few, or `y` or `skip` do not fit.
+        If `rows` is not a collection or too short, or `y` or `skip` does not fit.
 
     See Also
     --------
@@ -148,7 +148,7 @@ def check_embedder(
 def embedder_checks(
     embedder: Any, rows: Any, *, skip: Collection[str] = (), **options: Any
 ) -> list[tuple[str, Callable[[], None]]]:
-    """Return the checks of `check_embedder` one by one, for a test each.
+    """Return the checks of `check_embedder` one by one, to make a test of each.
 
     Parameters
     ----------

@@ -1,8 +1,5 @@
 """DeepSpeech against torchaudio's own forward pass, watched at its hidden layers."""
 
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 import torch
@@ -170,21 +167,6 @@ def test_random_weights_are_always_the_same_and_leave_the_random_state_alone():
     assert torch.equal(torch.get_rng_state(), state)
     assert first.shape == (2, 2048)
     assert np.abs(first[0] - first[1]).mean() > 0.02 * np.abs(first).mean()
-
-
-def test_random_weights_are_the_same_in_another_process(tmp_path):
-    np.save(tmp_path / "row.npy", ROWS[3])
-    script = f"""
-import numpy as np, torch
-from skembed import AudioEmbedder
-torch.manual_seed(5)
-row = np.load({str(tmp_path / "row.npy")!r})
-embedder = AudioEmbedder("deepspeech", weights=None, **{OPTIONS!r})
-np.save({str(tmp_path / "vector.npy")!r}, embedder.fit_transform([row]))
-"""
-    subprocess.run([sys.executable, "-c", script], check=True, timeout=120)
-    expected = embed(ROWS[3:], weights=None)
-    np.testing.assert_array_equal(np.load(tmp_path / "vector.npy"), expected)
 
 
 @pytest.mark.parametrize(

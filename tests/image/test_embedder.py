@@ -237,7 +237,7 @@ class TestEstimator:
             return to_pixels(image)
 
         embedder.set_params(verbose=True, preprocess=slow, cache=None)
-        embedder.transform(pictures(200, seed=5))
+        embedder.transform(pictures(100, seed=5))
         assert "ImageEmbedder" in capsys.readouterr().err
 
 

@@ -171,7 +171,7 @@ def test_a_layer_that_gives_no_vector_is_refused(name, layer, message):
 
 
 @pytest.mark.parametrize("layer", [None, "encoder.layers.encoder_layer_1", "conv_proj"])
-def test_means_leave_out_the_class_token_only_where_there_is_one(layer):
+def test_means_leave_out_the_class_token_only_where_there_is_one(layer, small_vits):
     pixels = rand(1, 3, 224, 224)
     module = built("vit_b_32")
     features = watched(module, layer or "encoder", pixels)
@@ -185,7 +185,7 @@ def test_means_leave_out_the_class_token_only_where_there_is_one(layer):
     ("name", "layer"),
     [("resnet18", None), ("resnet18", "layer3"), ("swin_t", "features.3"), ("vit_b_32", "encoder")],
 )
-def test_what_is_loaded_can_be_traced(name, layer):
+def test_what_is_loaded_can_be_traced(name, layer, small_vits):
     module = make(name, layer=layer).load().core
     pixels = rand(1, 3, 224, 224)
     with torch.inference_mode():

@@ -67,7 +67,7 @@ def test_weights_for_larger_pictures_make_a_model_of_larger_pictures(published):
     assert small.digest != large.digest
 
 
-def test_a_file_is_known_by_its_content_and_brings_its_preset(monkeypatch, tmp_path):
+def test_a_file_is_known_by_its_content_and_brings_its_preset(small_vits, monkeypatch, tmp_path):
     module = write(tmp_path / "renamed.pth", "vit_b_16", image_size=384)
     path = tmp_path / "renamed.pth"
     with pytest.raises(UnsupportedModelError, match=r"encoder\.pos_embedding has shape"):

@@ -133,15 +133,15 @@ def test_threads_go_on_with_a_store_that_another_thread_closes(tmp_path):
 
 @needs_proc
 def test_few_of_many_stores_named_by_folders_stay_open(tmp_path):
-    keys, values = make(30)
+    keys, values = make(18)
     counts = []
-    for row in range(30):
+    for row in range(18):
         store = resolve_store(tmp_path / str(row))
         store.put_many(keys[row : row + 1], values[row : row + 1])
         store.claim([b"new"])
         counts.append(n_open())
     assert max(counts[10:]) == min(counts[10:])
-    for row in range(30):
+    for row in range(18):
         assert resolve_store(tmp_path / str(row)).get_many(keys) == [
             value if row == at else None for at, value in enumerate(values)
         ]

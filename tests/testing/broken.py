@@ -260,7 +260,7 @@ class KeepsStateInItsProcess(CentredEmbedder):
         return self.count(X) - self.means[self.alphabet]
 
 
-@caught_by("check_fork", time_limit=5.0)
+@caught_by("check_fork", time_limit=2.0)
 class HangsInForkedProcess(Letters):
     # The pool's thread does not exist in a forked process, yet the pool believes that it does.
     pool: ClassVar[ThreadPoolExecutor] = ThreadPoolExecutor(1)

@@ -435,22 +435,41 @@ def hook(module, inputs, output):
     return output"""
 
 
-def run_script(folder, seed, before="", layers=LAYERS, arguments=()):
+def write_script(folder, before="", layers=LAYERS):
     folder.mkdir()
     (folder / "script.py").write_text(before + SCRIPT)
     (folder / "layers.py").write_text(layers)
+
+
+def run(arguments, seed):
+    """Run Python in a process of its own; return the words of each line that it prints."""
     root = str(Path(__file__).parents[2])
     environment = {**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": root}
-    command = [sys.executable, str(folder / "script.py"), *arguments]
+    command = [sys.executable, *arguments]
     out = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert out.returncode == 0, out.stderr
-    return out.stdout.split()
+    return [line.split() for line in out.stdout.splitlines()]
+
+
+# In one process, which takes seconds to start, each script with a `layers` of its own.
+RUN_EACH = """
+import runpy, sys
+for folder in sys.argv[1:]:
+    sys.path.insert(0, folder)
+    sys.modules.pop("layers", None)
+    sys.argv[1:] = []
+    runpy.run_path(folder + "/script.py", run_name="__main__")
+"""
 
 
 def test_other_processes_and_folders_agree_and_an_edited_import_does_not(tmp_path):
-    first = run_script(tmp_path / "a", "1", arguments=["spawn"])
-    assert run_script(tmp_path / "b", "2", before="\n# Moved down.\n") == first
-    net, transform = run_script(tmp_path / "c", "3", layers=LAYERS.replace("K = 1", "K = 2"))
-    assert (net, transform != first[1]) == (first[0], True)
-    net, transform = run_script(tmp_path / "d", "4", layers=LAYERS + " + 1")
-    assert (net != first[0], transform) == (True, first[1])
+    write_script(tmp_path / "a")
+    [first] = run([str(tmp_path / "a" / "script.py"), "spawn"], "1")
+    write_script(tmp_path / "b", before="\n# Moved down.\n")
+    write_script(tmp_path / "c", layers=LAYERS.replace("K = 1", "K = 2"))
+    write_script(tmp_path / "d", layers=LAYERS + " + 1")
+    folders = [str(tmp_path / name) for name in "bcd"]
+    moved, other_constant, other_hook = run(["-c", RUN_EACH, *folders], "2")
+    assert moved == first
+    assert (other_constant[0], other_constant[1] != first[1]) == (first[0], True)
+    assert (other_hook[0] != first[0], other_hook[1]) == (True, first[1])
