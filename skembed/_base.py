@@ -22,12 +22,13 @@ from sklearn.base import BaseEstimator, TransformerMixin, _clone_parametrized
 from sklearn.exceptions import NotFittedError
 from sklearn.utils import Tags
 from sklearn.utils._param_validation import Interval, StrOptions
-from torch import nn
 
 from skembed._encoder import Encoder, join_replicas
 from skembed._inputs import CheckedRows, column_of, is_missing, labels_of
 from skembed._parameters import (
+    OfModules,
     fault_of,
+    is_module,
     is_relative,
     place_of,
     plain,
@@ -387,7 +388,7 @@ class BaseEmbedder(CallbackSupportMixin, TransformerMixin, BaseEstimator):
         shared = {
             name: each
             for name, each in params.items()
-            if isinstance(each, nn.Module) or name in self._is_shared
+            if is_module(each) or name in self._is_shared
         }
         bare = copy.copy(self)
         bare.__dict__.update(dict.fromkeys(shared))
@@ -468,7 +469,7 @@ class PretrainedEmbedder(BaseEmbedder):
 
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         **BaseEmbedder._parameter_constraints,
-        "model": [str, os.PathLike, nn.Module],
+        "model": [str, os.PathLike, OfModules()],
         "weights": [str, os.PathLike, None],
         "layer": [str, Integral, None],
         "normalize": ["boolean"],

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import sys
 from collections.abc import Mapping
 from enum import Enum
 from numbers import Integral, Real
@@ -14,14 +15,22 @@ from pathlib import Path
 from typing import Any, TypeGuard
 
 import numpy as np
-from sklearn.utils._param_validation import Interval, StrOptions, make_constraint
-from torch import nn
+from sklearn.utils._param_validation import HasMethods, Interval, StrOptions, make_constraint
 
 from skembed._inputs import shown, with_article
 from skembed.exceptions import did_you_mean
 from skembed.store import EmbeddingStore
 
-__all__ = ["fault_of", "is_relative", "place_of", "plain", "plain_fields", "snapshot"]
+__all__ = [
+    "OfModules",
+    "fault_of",
+    "is_module",
+    "is_relative",
+    "place_of",
+    "plain",
+    "plain_fields",
+    "snapshot",
+]
 
 _COMPARABLE = (str, bool, int, float, os.PathLike, EmbeddingStore)
 
@@ -70,6 +79,26 @@ def _comparable(value: Any) -> Any:
     return type(value), id(value)
 
 
+def is_module(value: Any) -> bool:
+    """Return whether a value is a torch module, of which there are none where torch is not."""
+    module = getattr(sys.modules.get("torch.nn"), "Module", None)
+    return module is not None and isinstance(value, module)
+
+
+class OfModules(HasMethods):
+    """The constraint that a parameter is a torch module; torch is not imported for it."""
+
+    def __init__(self) -> None:
+        super().__init__("forward")
+
+    def is_satisfied_by(self, value: Any) -> bool:
+        """Return whether a value is a torch module."""
+        return is_module(value)
+
+    def __str__(self) -> str:
+        return "a torch.nn.Module"
+
+
 def is_relative(value: Any) -> TypeGuard[str | os.PathLike[str]]:
     """Return whether a parameter may be a relative path."""
     if not isinstance(value, (str, os.PathLike)):
@@ -93,7 +122,6 @@ _SPELLED = {
     callable: "a callable",
     str: "a str",
     os.PathLike: "a path",
-    nn.Module: "a torch.nn.Module",
     EmbeddingStore: "an EmbeddingStore",
     Integral: "an int",
     Real: "a number",
@@ -141,11 +169,13 @@ def _hint_of_model(value: Any, owner: str) -> str:
     kind, library = type(value).__name__, type(value).__module__.partition(".")[0]
     if isinstance(value, type):
         return " This is a class: give an object of it, or a model's name."
+    if hasattr(value, "tokenizer") and is_module(getattr(value, "model", None)):
+        return " Give what it runs: model=pipeline.model, tokenizer=pipeline.tokenizer."
     if isinstance(value, Enum):
         return " Give the model's name, and these weights as `weights`."
     if hasattr(value, "get_params"):
         return f" This is an estimator: use it in place of {owner}."
-    if library in ("transformers", "tokenizers") and not isinstance(value, nn.Module):
+    if library in ("transformers", "tokenizers") and not is_module(value):
         return f" Give the model's name or folder: its {kind} is loaded with it."
     if hasattr(value, "save_pretrained"):
         return " Save it with save_pretrained(folder), its tokenizer too, and give the folder."

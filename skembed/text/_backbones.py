@@ -10,8 +10,8 @@ from torch import nn
 from skembed.exceptions import InvalidParameterError
 from skembed.text._backbone import TextSettings
 from skembed.text._folder import read_folder
-from skembed.text._modules import find_module
 from skembed.text._models import MODELS
+from skembed.text._modules import find_module
 from skembed.text._towers import TOWERS, TowerBackbone
 from skembed.text._transformers import TransformerBackbone
 from skembed.weights import (

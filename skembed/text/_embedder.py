@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from dataclasses import dataclass
 from numbers import Integral
 from typing import Any, ClassVar
@@ -31,7 +30,6 @@ from skembed.text._backbones import find_backbone
 from skembed.text._encoder import TextEncoder
 from skembed.text._inputs import check_texts
 from skembed.text._models import DEFAULT_MODEL
-from skembed.text._modules import check_model
 
 __all__ = ["TextEmbedder", "TextReport"]
 
@@ -206,7 +204,6 @@ class TextEmbedder(PretrainedEmbedder):
 
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         **PretrainedEmbedder._parameter_constraints,
-        "model": [object],  # see `check_model`
         "tokenizer": [object],
         "pooling": [StrOptions({"auto", *POOLINGS})],
         "normalize": ["boolean", StrOptions({"auto"})],
@@ -216,10 +213,6 @@ class TextEmbedder(PretrainedEmbedder):
         "dtype": [StrOptions(set(DTYPES))],
     }
 
-    _parameter_checks: ClassVar[dict[str, Callable[[Any], object]]] = {
-        **PretrainedEmbedder._parameter_checks,
-        "model": check_model,
-    }
     _is_shared: ClassVar[tuple[str, ...]] = ("tokenizer",)
 
     def __init__(

@@ -30,28 +30,9 @@ from skembed.text._towers import TOWERS
 from skembed.text._transformers import TransformerBackbone
 from skembed.weights import fingerprint, kept_recent
 
-__all__ = ["check_model", "find_module"]
+__all__ = ["find_module"]
 
 _FUNCTION = 'Or embed by its own function: FunctionEmbedder(model.encode, version="its name").'
-
-
-def check_model(model: Any) -> None:
-    """Refuse what is neither a name nor a module, and say what to pass instead."""
-    if isinstance(model, (str, Path, nn.Module)) or hasattr(model, "__fspath__"):
-        return
-    hint = ""
-    if isinstance(model, type):
-        hint = f" Pass an instance of {model.__name__}."
-    elif hasattr(model, "tokenizer") and isinstance(getattr(model, "model", None), nn.Module):
-        hint = " Pass what it runs: model=pipeline.model, tokenizer=pipeline.tokenizer."
-    elif callable(getattr(model, "encode", None)):
-        hint = f" {_FUNCTION}"
-    elif callable(model):
-        hint = " For a function there is FunctionEmbedder(model)."
-    raise InvalidParameterError(
-        "The 'model' parameter of TextEmbedder must be a folder, a model's id on the hub, or a "
-        f"torch.nn.Module with its tokenizer. Got {shown(model)} instead.{hint}"
-    )
 
 
 def find_module(model: nn.Module, settings: TextSettings) -> TransformerBackbone:

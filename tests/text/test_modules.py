@@ -162,7 +162,7 @@ def of_pipeline(network, tokenizer):
     [
         (lambda n, t: n, {}, "tokenizer=None, but model=BertModel"),
         (lambda n, t: n, {"tokenizer": "bert"}, "tokenizer='bert': expected a fast tokenizer"),
-        (of_pipeline, {}, r"Pass what it runs: model=pipeline\.model"),
+        (of_pipeline, {}, r"Give what it runs: model=pipeline\.model"),
         (lambda n, t: n.forward, {}, r"For a function there is FunctionEmbedder\(model\)"),
         (lambda n, t: AutoModel, {}, "Pass an instance of AutoModel"),
         (lambda n, t: 3, {}, r"must be a folder, .* Got 3 instead"),
