@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import os
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import fields
@@ -20,18 +21,25 @@ from sklearn.base import BaseEstimator, TransformerMixin, _clone_parametrized
 from sklearn.exceptions import NotFittedError
 from sklearn.utils import Tags
 from sklearn.utils._param_validation import (
+    HasMethods,
     Interval,
     StrOptions,
     validate_parameter_constraints,
 )
-from torch import nn
 
 from skembed._encoder import Encoder, join_replicas
 from skembed._inputs import CheckedRows
 from skembed._parameters import plain, plain_fields, snapshot
 from skembed._report import EmbeddingReport
 from skembed._sklearn import CallbackSupportMixin, fit_task, with_callbacks, with_index
-from skembed.engine import DTYPES, Embedded, embed, resolve_devices, stay_safe_after_fork
+from skembed.engine import (
+    DTYPES,
+    Embedded,
+    embed,
+    remembered_encoder,
+    resolve_devices,
+    stay_safe_after_fork,
+)
 from skembed.exceptions import (
     InvalidParameterError,
     InvalidRowsError,
@@ -39,9 +47,8 @@ from skembed.exceptions import (
     describe_rows,
     warn_user,
 )
-from skembed.modules import send_weights_once
 from skembed.store import EmbeddingStore, resolve_store
-from skembed.weights import kept_recent
+from skembed.weights import kept_recent, send_weights_once
 
 __all__ = ["BaseEmbedder", "PretrainedEmbedder"]
 
@@ -49,7 +56,24 @@ Self = TypeVar("Self", bound="BaseEmbedder")
 
 _MOST_SHOWN = 1000
 
-send_weights_once()
+
+class _OfModules(HasMethods):
+    """The constraint that a parameter is a torch module; torch is not imported for it."""
+
+    def __init__(self) -> None:
+        super().__init__("forward")
+
+    def is_satisfied_by(self, value: Any) -> bool:
+        return _is_module(value)
+
+    def __str__(self) -> str:
+        return "an instance of 'torch.nn.modules.module.Module'"
+
+
+def _is_module(value: Any) -> bool:
+    """Return whether a value is a torch module, of which there are none where torch is not."""
+    module = getattr(sys.modules.get("torch.nn"), "Module", None)
+    return module is not None and isinstance(value, module)
 
 
 class BaseEmbedder(CallbackSupportMixin, TransformerMixin, BaseEstimator):
@@ -273,8 +297,9 @@ class BaseEmbedder(CallbackSupportMixin, TransformerMixin, BaseEstimator):
 
     def __sklearn_clone__(self: Self) -> Self:
         """Return a clone that shares modules: they are copied when they run, and never changed."""
+        send_weights_once()  # a search clones its estimator before it sends it to workers
         params = self.get_params(deep=False)
-        modules = {name: each for name, each in params.items() if isinstance(each, nn.Module)}
+        modules = {name: each for name, each in params.items() if _is_module(each)}
         bare = copy.copy(self)
         bare.__dict__.update(dict.fromkeys(modules))
         cloned: Self = _clone_parametrized(bare).set_params(**modules)
@@ -316,10 +341,14 @@ class PretrainedEmbedder(BaseEmbedder):
     """Maps settings to a backbone, the same one as long as its content is the same."""
     _make_encoder: ClassVar[Any]
     """Maps a backbone, settings and a device to an encoder."""
+    _find_source: ClassVar[Any] = staticmethod(lambda settings: None)
+    """Maps settings to what alone decides the backbone beside them, found without importing torch.
+
+    None is for what has to be looked at closer."""
 
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         **BaseEmbedder._parameter_constraints,
-        "model": [str, os.PathLike, nn.Module],
+        "model": [str, os.PathLike, _OfModules()],
         "weights": [str, os.PathLike, None],
         "layer": [str, Integral, None],
         "normalize": ["boolean"],
@@ -349,19 +378,31 @@ class PretrainedEmbedder(BaseEmbedder):
 
     def _get_ready(self, params: dict[str, Any]) -> None:
         stay_safe_after_fork()
-        devices = resolve_devices(plain(self.device))
-        settings = self._settings()
-        backbone = self._find_backbone(settings)
-
-        def make() -> Any:
-            return join_replicas([self._make_encoder(backbone, settings, d) for d in devices])
-
-        # The encoder keeps its backbone: while it is here, no other one has that id.
-        key = (type(self).__name__, id(backbone), devices, plain_fields(settings))
-        encoder = kept_recent(key, make)
-        present = (snapshot(params), encoder)
+        present = (snapshot(params), self._find_encoder())
         if self.__dict__.get("_present") != present:
             self._present = present
+
+    def _find_encoder(self) -> Any:
+        """Return the encoder of the present parameters, only remembered as long as that will do."""
+        settings, device = self._settings(), plain(self.device)
+
+        def find() -> Any:
+            devices = resolve_devices(device)
+            backbone = self._find_backbone(settings)
+
+            def make() -> Any:
+                return join_replicas([self._make_encoder(backbone, settings, d) for d in devices])
+
+            # The encoder keeps its backbone: while it is here, no other one has that id.
+            key = (type(self).__name__, id(backbone), devices, plain_fields(settings))
+            return kept_recent(key, make)
+
+        source = None if "torch" in sys.modules else self._find_source(settings)
+        if source is None:
+            return find()
+        return remembered_encoder(
+            self._make_encoder, settings, device, source, find, resolve_store(self.cache)
+        )
 
     def _embed(self, rows: CheckedRows) -> Embedded:
         return embed(
@@ -380,6 +421,25 @@ class PretrainedEmbedder(BaseEmbedder):
     @property
     def encoder_(self) -> Encoder:
         """The encoder of the present parameters, once `fit` or `transform` has made it."""
+        return self._known_encoder().whole()
+
+    @property
+    def n_features_out_(self) -> int:
+        """Number of output features."""
+        return self._known_encoder().width
+
+    @property
+    def device_(self) -> str:
+        """Where the model runs."""
+        return self._known_encoder().device
+
+    @property
+    def dtype_(self) -> str:
+        """Number format in which the model runs."""
+        return self._known_encoder().dtype
+
+    def _known_encoder(self) -> Encoder:
+        """Return the encoder of the present parameters, be it only remembered."""
         params, encoder = self.__dict__.get("_present", (None, None))
         if not isinstance(encoder, Encoder) or params != snapshot(self.get_params(deep=False)):
             raise AttributeError(
@@ -387,21 +447,6 @@ class PretrainedEmbedder(BaseEmbedder):
                 "call fit or transform first."
             )
         return encoder
-
-    @property
-    def n_features_out_(self) -> int:
-        """Number of output features."""
-        return self.encoder_.width
-
-    @property
-    def device_(self) -> str:
-        """Where the model runs."""
-        return self.encoder_.device
-
-    @property
-    def dtype_(self) -> str:
-        """Number format in which the model runs."""
-        return self.encoder_.dtype
 
     def __sklearn_is_fitted__(self) -> bool:
         return True  # nothing is learned

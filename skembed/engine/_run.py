@@ -15,10 +15,9 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
@@ -30,6 +29,9 @@ from skembed.engine._plan import plan_batches
 from skembed.engine._threads import stay_safe_after_fork
 from skembed.exceptions import StoreWarning, UnsupportedModelError, warn_user
 from skembed.store import EmbeddingStore, content_key
+
+if TYPE_CHECKING:
+    import torch
 
 __all__ = ["Job", "Runner", "stored_size"]
 
@@ -100,6 +102,11 @@ class Job:
                 for r in rows
             ]
             self.store.put_many(self.keys_of(np.array(rows)), values, holder=self)
+
+    def wait(self, rows: NDArray[np.int64], timeout: float) -> None:
+        """Sleep until one of the rows that others have claimed is stored or free."""
+        if self.store is not None:
+            self.store.wait(self.keys_of(rows), timeout)
 
     def give_up(self, rows: NDArray[np.int64]) -> None:
         """Let go of rows that were claimed and will not be stored."""
@@ -247,6 +254,8 @@ class Runner:
 
     def _one_by_one(self, encoder: Encoder, batch: _Batch, keep: list[bytes]) -> torch.Tensor:
         """Run every part of a batch alone, as code of the user's failed on it."""
+        import torch
+
         vectors = []
         for i, (row, part) in enumerate(zip(batch.rows, batch.parts, strict=True)):
             try:

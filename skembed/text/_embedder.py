@@ -14,17 +14,25 @@ from sklearn.utils._param_validation import Interval, StrOptions
 
 from skembed._base import PretrainedEmbedder
 from skembed._inputs import CheckedRows
+from skembed._later import later
 from skembed._report import EmbeddingReport
 from skembed.engine import DTYPES, measure_sizes
 from skembed.exceptions import TruncatedRowsError, TruncationWarning, describe_rows, warn_user
 from skembed.store import EmbeddingStore, resolve_store
-from skembed.text._backbone import POOLINGS, TextSettings
-from skembed.text._backbones import find_backbone
 from skembed.text._encoder import TextEncoder
 from skembed.text._inputs import check_texts
 from skembed.text._models import DEFAULT_MODEL
+from skembed.text._settings import POOLINGS, TextSettings
+from skembed.weights import FolderSource, resolve_model
 
 __all__ = ["TextEmbedder", "TextReport"]
+
+
+def find_source(settings: TextSettings) -> FolderSource | None:
+    """Return what a model is read from; None where more than its files may decide it."""
+    if settings.trust_remote_code or not isinstance(settings.model, (str, os.PathLike)):
+        return None
+    return resolve_model(settings.model, revision=settings.revision)
 
 
 @dataclass(frozen=True)
@@ -168,8 +176,9 @@ class TextEmbedder(PretrainedEmbedder):
     """
 
     _settings_type = TextSettings
-    _find_backbone = staticmethod(find_backbone)
+    _find_backbone = staticmethod(later("skembed.text._backbones", "find_backbone"))
     _make_encoder = TextEncoder
+    _find_source = staticmethod(find_source)
 
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         **PretrainedEmbedder._parameter_constraints,
