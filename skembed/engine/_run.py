@@ -19,13 +19,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm.auto import tqdm
 
 from skembed._encoder import Encoder, Fault, Prepared
 from skembed.engine._ahead import TakenInTurn, run_ahead
 from skembed.engine._batch import begin_to_fetch, budget_of, encode_batch
 from skembed.engine._devices import is_of_a_row, is_out_of_memory
 from skembed.engine._plan import plan_batches
+from skembed.engine._progress import Progress
 from skembed.engine._threads import stay_safe_after_fork
 from skembed.exceptions import StoreWarning, UnsupportedModelError, warn_user
 from skembed.store import EmbeddingStore, content_key
@@ -172,12 +172,9 @@ class Runner:
 
     def __init__(self, job: Job, missing: NDArray[np.int64]) -> None:
         self.job, self.missing = job, missing
-        title = job.progress
-        self.bar = tqdm(
-            total=len(missing), desc=title, unit="row", delay=1.0, disable=title is None
-        )
         self.replicas = job.encoder.replicas or (job.encoder,)
         self.policy = job.encoder.policy
+        self.bar = Progress(job.progress, len(missing))  # once the model is loaded
         self.deferred: list[NDArray[np.int64]] = []
         self.unfinished: dict[int, None] = {}
         self.n_encoded = self.n_failed = 0
