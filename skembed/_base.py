@@ -29,6 +29,7 @@ from sklearn.utils._param_validation import (
 
 from skembed._encoder import Encoder, join_replicas
 from skembed._inputs import CheckedRows
+from skembed._later import import_torch
 from skembed._parameters import plain, plain_fields, snapshot
 from skembed._report import EmbeddingReport
 from skembed._sklearn import CallbackSupportMixin, fit_task, with_callbacks, with_index
@@ -46,6 +47,7 @@ from skembed.exceptions import (
     InvalidRowsWarning,
     describe_rows,
     warn_user,
+    warnings_sent_to,
 )
 from skembed.store import EmbeddingStore, resolve_store
 from skembed.weights import kept_recent, send_weights_once
@@ -53,6 +55,7 @@ from skembed.weights import kept_recent, send_weights_once
 __all__ = ["BaseEmbedder", "PretrainedEmbedder"]
 
 Self = TypeVar("Self", bound="BaseEmbedder")
+Pretrained = TypeVar("Pretrained", bound="PretrainedEmbedder")
 
 _MOST_SHOWN = 1000
 
@@ -68,6 +71,11 @@ class _OfModules(HasMethods):
 
     def __str__(self) -> str:
         return "an instance of 'torch.nn.modules.module.Module'"
+
+
+def _has_torch() -> bool:
+    """Return whether torch has been imported: what comes of it is then soon found in full."""
+    return "torch" in sys.modules
 
 
 def _is_module(value: Any) -> bool:
@@ -365,6 +373,10 @@ class PretrainedEmbedder(BaseEmbedder):
     # Any process finds the encoder again by the parameters.
     _is_private: ClassVar[tuple[str, ...]] = (*BaseEmbedder._is_private, "_present")
 
+    def _sample_rows(self) -> list[Any]:
+        """Return a row for `warm_up`."""
+        return []
+
     def _other_settings(self) -> dict[str, Any]:
         """Return the settings that are not parameters of the same name."""
         return {}
@@ -387,6 +399,7 @@ class PretrainedEmbedder(BaseEmbedder):
         settings, device = self._settings(), plain(self.device)
 
         def find() -> Any:
+            import_torch()
             devices = resolve_devices(device)
             backbone = self._find_backbone(settings)
 
@@ -397,12 +410,29 @@ class PretrainedEmbedder(BaseEmbedder):
             key = (type(self).__name__, id(backbone), devices, plain_fields(settings))
             return kept_recent(key, make)
 
-        source = None if "torch" in sys.modules else self._find_source(settings)
+        source = None if _has_torch() else self._find_source(settings)
         if source is None:
             return find()
         return remembered_encoder(
             self._make_encoder, settings, device, source, find, resolve_store(self.cache)
         )
+
+    def warm_up(self: Pretrained) -> Pretrained:
+        """Load the model and run it on one row, so that the first call takes as long as the next.
+
+        For services, before they answer, and for clocks. Nothing is stored, and `fit` is not needed
+        before.
+
+        Returns
+        -------
+        self
+        """
+        self._begin()
+        encoder = self._encoder.whole()
+        self._present = (self._present[0], encoder)
+        with warnings_sent_to(lambda message, category: None):  # of a row that is not the user's
+            embed(encoder, self._check_rows(self._sample_rows()).items)
+        return self
 
     def _embed(self, rows: CheckedRows) -> Embedded:
         return embed(

@@ -34,7 +34,11 @@ _NAMESPACE = "encoder"
 _PATIENCE_SECONDS = 60.0
 
 _LIBRARIES = ("numpy", "tokenizers", "torch", "transformers")
-_VARIABLES = ("ATEN", "CUDA", "DNNL", "HIP", "MKL", "ONEDNN", "PYTORCH", "ROCR", "TORCH")
+# What hides devices and instructions from torch.
+_VARIABLES = (
+    *("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES"),
+    *("ATEN_CPU_CAPABILITY", "DNNL_MAX_CPU_ISA", "ONEDNN_MAX_CPU_ISA"),
+)
 _GPUS = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")
 
 # Of an encoder, what only runs it.
@@ -129,7 +133,7 @@ def _circumstances() -> str:
         found[name] = [_version_of(name), str(place), *(_stamp(place) if place else ())]
     found["machine"] = [platform.node(), platform.platform(), _processor()]
     found["gpus"] = list(map(os.path.exists, _GPUS))
-    found["variables"] = {k: v for k, v in os.environ.items() if k.startswith(_VARIABLES)}
+    found["variables"] = list(map(os.environ.get, _VARIABLES))
     return digest_of(found).hex()
 
 

@@ -229,6 +229,9 @@ class TextEmbedder(PretrainedEmbedder):
     def _check_rows(self, X: Any) -> CheckedRows:
         return check_texts(X)
 
+    def _sample_rows(self) -> list[str]:
+        return ["a text"]
+
     def _other_settings(self) -> dict[str, Any]:
         return {"in_chunks": self.on_truncate == "mean_of_chunks"}
 
