@@ -151,7 +151,8 @@ class AudioEmbedder(PretrainedEmbedder):
     trust_remote_code : bool, default=False
         Whether Python code that comes with a model may run. It is your machine that runs it.
     verbose : bool, default=False
-        Whether to show a progress bar when the work takes longer than a second.
+        Whether to show a progress bar when the work takes longer than a second. Of calls, threads
+        and workers at work at the same time, one shows its own.
 
     Attributes
     ----------
