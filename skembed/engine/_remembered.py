@@ -58,10 +58,13 @@ def remembered_encoder(
     `settings`, `device` and the content of `source` decide the encoder. Processes that share a
     store wait for the first of them to find it.
     """
+    values = {each.name: getattr(settings, each.name) for each in fields(settings)}
+    if not all(_is_plain(value) or isinstance(value, Path) for value in values.values()):
+        return find()  # a function's or a module's repr says too little
     where = vars(source).items()
     described = {
         "kind": f"{kind.__module__}.{kind.__qualname__}",
-        "settings": {each.name: repr(getattr(settings, each.name)) for each in fields(settings)},
+        "settings": {name: repr(value) for name, value in values.items()},
         "device": repr(device),
         "source": {name: repr(value) for name, value in where if name != "digest"},
         "digest": source.digest.hex(),
