@@ -9,6 +9,7 @@ import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from skembed._later import import_torch
 from skembed._models import ModelInfo
 from skembed.exceptions import InvalidParameterError, did_you_mean
 from skembed.store import announce_run
@@ -66,6 +67,8 @@ announce_run()
 
 def __getattr__(name: str) -> Any:
     if name in _HOMES:
+        if name in ("AudioEmbedder", "ImageEmbedder"):  # whose modules import torch by themselves
+            import_torch()
         value = getattr(import_module(_HOMES[name]), name)
     elif name in _MODULES:
         value = import_module(f"skembed.{name}")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import inspect
 import os
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import fields, replace
@@ -25,6 +26,7 @@ from sklearn.utils._param_validation import Interval, StrOptions
 
 from skembed._encoder import Encoder, join_replicas
 from skembed._inputs import CheckedRows, column_of, is_missing, labels_of
+from skembed._later import import_torch
 from skembed._parameters import (
     OfModules,
     fault_of,
@@ -44,7 +46,14 @@ from skembed._sklearn import (
     with_callbacks,
     with_index,
 )
-from skembed.engine import DTYPES, Embedded, embed, resolve_devices, stay_safe_after_fork
+from skembed.engine import (
+    DTYPES,
+    Embedded,
+    embed,
+    remembered_encoder,
+    resolve_devices,
+    stay_safe_after_fork,
+)
 from skembed.exceptions import (
     InvalidParameterError,
     InvalidRowsError,
@@ -52,16 +61,20 @@ from skembed.exceptions import (
     SkembedError,
     describe_rows,
     warn_user,
+    warnings_sent_to,
 )
-from skembed.modules import send_weights_once
 from skembed.store import EmbeddingStore, resolve_store
-from skembed.weights import fingerprint, kept_recent
+from skembed.weights import fingerprint, kept_recent, send_weights_once
 
 __all__ = ["BaseEmbedder", "PretrainedEmbedder"]
 
 Self = TypeVar("Self", bound="BaseEmbedder")
+Pretrained = TypeVar("Pretrained", bound="PretrainedEmbedder")
 
-send_weights_once()
+
+def _has_torch() -> bool:
+    """Return whether torch has been imported: what comes of it is then soon found in full."""
+    return "torch" in sys.modules
 
 
 class BaseEmbedder(CallbackSupportMixin, TransformerMixin, BaseEstimator):
@@ -384,6 +397,7 @@ class BaseEmbedder(CallbackSupportMixin, TransformerMixin, BaseEstimator):
 
     def __sklearn_clone__(self: Self) -> Self:
         """Return a clone that shares modules: they are copied when they run, and never changed."""
+        send_weights_once()  # a search clones its estimator before it sends it to workers
         params = self.get_params(deep=False)
         shared = {
             name: each
@@ -466,6 +480,10 @@ class PretrainedEmbedder(BaseEmbedder):
     """Maps settings to a backbone, the same one as long as its content is the same."""
     _make_encoder: ClassVar[Any]
     """Maps a backbone, settings and a device to an encoder."""
+    _find_source: ClassVar[Any] = staticmethod(lambda settings: None)
+    """Maps settings to what alone decides the backbone beside them, found without importing torch.
+
+    None is for what has to be looked at closer."""
 
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         **BaseEmbedder._parameter_constraints,
@@ -484,6 +502,10 @@ class PretrainedEmbedder(BaseEmbedder):
     # Any process finds the encoder again by the parameters.
     _is_private: ClassVar[tuple[str, ...]] = (*BaseEmbedder._is_private, "_present")
 
+    def _sample_rows(self) -> list[Any]:
+        """Return a row for `warm_up`."""
+        return []
+
     def _other_settings(self) -> dict[str, Any]:
         """Return the settings that are not parameters of the same name."""
         return {}
@@ -496,22 +518,52 @@ class PretrainedEmbedder(BaseEmbedder):
         return self._settings_type(**other)
 
     def _get_ready(self, params: dict[str, Any]) -> None:
-        devices = resolve_devices(plain(self.device))
-        settings = self._settings()
-        backbone = self._find_backbone(settings)
-
-        def make() -> Any:
-            return join_replicas([self._make_encoder(backbone, settings, d) for d in devices])
-
-        # The encoder keeps its backbone: while it is here, no other one has that id.
-        key = (type(self).__name__, id(backbone), devices, plain_fields(settings))
-        encoder = kept_recent(key, make)
-        present = (snapshot(params), encoder)
+        present = (snapshot(params), self._find_encoder())
         if self.__dict__.get("_present") != present:
             self._present = present
 
+    def _find_encoder(self) -> Any:
+        """Return the encoder of the present parameters, only remembered as long as that will do."""
+        settings, device = self._settings(), plain(self.device)
+
+        def find() -> Any:
+            import_torch()
+            devices = resolve_devices(device)
+            backbone = self._find_backbone(settings)
+
+            def make() -> Any:
+                return join_replicas([self._make_encoder(backbone, settings, d) for d in devices])
+
+            # The encoder keeps its backbone: while it is here, no other one has that id.
+            key = (type(self).__name__, id(backbone), devices, plain_fields(settings))
+            return kept_recent(key, make)
+
+        source = None if _has_torch() else self._find_source(settings)
+        if source is None:
+            return find()
+        return remembered_encoder(
+            self._make_encoder, settings, device, source, find, resolve_store(self.cache)
+        )
+
     def _get_encoder(self) -> Any:
         return self._encoder
+
+    def warm_up(self: Pretrained) -> Pretrained:
+        """Load the model and run it on one row, so that the first call takes as long as the next.
+
+        For services, before they answer, and for clocks. Nothing is stored, and `fit` is not needed
+        before.
+
+        Returns
+        -------
+        self
+        """
+        self._begin()
+        encoder = self._encoder.whole()
+        self._present = (self._present[0], encoder)
+        with warnings_sent_to(lambda *warning: None):  # of a row that is not the user's
+            embed(encoder, self._check_rows(self._sample_rows()).items)
+        return self
 
     @property
     def _encoder(self) -> Any:
@@ -521,6 +573,25 @@ class PretrainedEmbedder(BaseEmbedder):
     @property
     def encoder_(self) -> Encoder:
         """The encoder of the present parameters, once `fit` or `transform` has made it."""
+        return self._known_encoder().whole()
+
+    @property
+    def n_features_out_(self) -> int:
+        """Number of output features."""
+        return self._known_encoder().width
+
+    @property
+    def device_(self) -> str:
+        """Where the model runs."""
+        return self._known_encoder().device
+
+    @property
+    def dtype_(self) -> str:
+        """Number format in which the model runs."""
+        return self._known_encoder().dtype
+
+    def _known_encoder(self) -> Encoder:
+        """Return the encoder of the present parameters, be it only remembered."""
         params, encoder = self.__dict__.get("_present", (None, None))
         if not isinstance(encoder, Encoder) or params != snapshot(self.get_params(deep=False)):
             raise AttributeError(
@@ -528,18 +599,3 @@ class PretrainedEmbedder(BaseEmbedder):
                 "call fit or transform first."
             )
         return encoder
-
-    @property
-    def n_features_out_(self) -> int:
-        """Number of output features."""
-        return self.encoder_.width
-
-    @property
-    def device_(self) -> str:
-        """Where the model runs."""
-        return self.encoder_.device
-
-    @property
-    def dtype_(self) -> str:
-        """Number format in which the model runs."""
-        return self.encoder_.dtype

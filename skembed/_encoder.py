@@ -97,6 +97,10 @@ class Encoder(ABC):
     device, dtype : str
         Where batches run and in which format, as torch spells them ("cuda:0", "bfloat16");
         several devices with commas between them.
+    is_whole : bool
+        Whether it can run; else only its keys and widths are known, and `whole` makes one that can.
+    is_loaded : bool
+        Whether it can run at once; else its model is to be loaded first.
     uses_store : bool
         Whether vectors are looked up and stored; not where that takes longer than to compute them.
     replicas : tuple of Encoder
@@ -112,7 +116,13 @@ class Encoder(ABC):
     limit: int | None = None
     cut_digest: bytes = b""
     uses_store: bool = True
+    is_whole: bool = True
     replicas: tuple[Encoder, ...] = ()
+
+    @property
+    def is_loaded(self) -> bool:
+        """Whether it can run at once."""
+        return self.is_whole
 
     @property
     def full_width(self) -> int:
@@ -147,6 +157,10 @@ class Encoder(ABC):
     @abstractmethod
     def encode(self, batch: Any) -> torch.Tensor:
         """Run one batch; return float32 vectors (parts, full_width), in the given order."""
+
+    def whole(self) -> Encoder:
+        """Return the encoder that can run."""
+        return self
 
     def describe(self, item: Any) -> str:
         """Return what messages call a row besides its number (its path, ...), "" for nothing."""

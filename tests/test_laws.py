@@ -16,6 +16,7 @@ ORDER = [
     "exceptions",
     "_optional",
     "_forks",
+    "_later",
     "_models",
     "_files",
     "_inputs",

@@ -6,7 +6,9 @@ itself. Knows modules and tensors; must not know rows, encoders nor modalities.
 
 from __future__ import annotations
 
-from skembed.acceleration._accelerate import accelerate
+from typing import TYPE_CHECKING
+
+from skembed._later import later
 from skembed.acceleration._processor import (
     has_int8,
     is_bfloat16_faster_on_cpu,
@@ -14,3 +16,8 @@ from skembed.acceleration._processor import (
 )
 
 __all__ = ["accelerate", "has_int8", "is_bfloat16_faster_on_cpu", "keep_freed_memory"]
+
+if TYPE_CHECKING:
+    from skembed.acceleration._accelerate import accelerate
+else:
+    accelerate = later("skembed.acceleration._accelerate", "accelerate")

@@ -152,7 +152,8 @@ class AudioEmbedder(PretrainedEmbedder):
     trust_remote_code : bool, default=False
         Whether Python code that comes with a model may run. It is your machine that runs it.
     verbose : bool, default=False
-        Whether to show a progress bar when the work takes longer than a second.
+        Whether to show a progress bar when the work takes longer than a second. Of calls, threads
+        and workers at work at the same time, one shows its own.
 
     Attributes
     ----------
@@ -277,6 +278,10 @@ class AudioEmbedder(PretrainedEmbedder):
 
     def _check_rows(self, X: Any) -> CheckedRows:
         return check_sounds(X, sampling_rate=self.sampling_rate)
+
+    def _sample_rows(self) -> list[dict[str, Any]]:
+        noise = np.random.default_rng(0).uniform(-0.1, 0.1, 16_000)
+        return [{"array": noise.astype(np.float32), "sampling_rate": 16_000}]
 
     def _make_report(self, report: EmbeddingReport) -> AudioReport:
         return AudioReport(**vars(report), sampling_rate=self._encoder.rate)

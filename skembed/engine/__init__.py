@@ -9,6 +9,7 @@ from skembed.engine._devices import (
 )
 from skembed.engine._embed import Embedded, embed, measure_sizes
 from skembed.engine._frozen import BackboneEncoder
+from skembed.engine._remembered import remembered_encoder
 from skembed.engine._threads import map_in_threads, prepare_in_threads, stay_safe_after_fork
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "map_in_threads",
     "measure_sizes",
     "prepare_in_threads",
+    "remembered_encoder",
     "resolve_device",
     "resolve_devices",
     "resolve_dtype",

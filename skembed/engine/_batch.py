@@ -6,10 +6,9 @@ Knows encoders and tensors, not rows nor where batches come from.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from skembed._encoder import Encoder
@@ -17,6 +16,9 @@ from skembed.engine._devices import is_out_of_memory
 from skembed.engine._plan import plan_batches
 from skembed.exceptions import MemoryWarning, warn_user
 from skembed.weights import free_memory
+
+if TYPE_CHECKING:
+    import torch
 
 __all__ = ["begin_to_fetch", "budget_of", "encode_batch"]
 
@@ -41,6 +43,8 @@ def encode_batch(
 
     `keep` has the keys of the models in use, which are not dropped then.
     """
+    import torch
+
     # Batches that were planned before memory ran out, or for a device that has more of it, are not
     # tried at their old size.
     if len(_pieces(encoder, costs)) == 1:
@@ -79,6 +83,8 @@ def begin_to_fetch(vectors: torch.Tensor) -> Callable[[], NDArray[np.float32]]:
     """Begin to copy vectors to the host; return what waits for the copy and gives it."""
     if vectors.device.type != "cuda":
         return lambda: vectors.cpu().numpy()
+    import torch
+
     # Queued before the next batch, whose end a plain copy made later would wait for.
     on_host = torch.empty(vectors.shape, dtype=vectors.dtype, pin_memory=True)
     on_host.copy_(vectors, non_blocking=True)

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from skembed._encoder import Encoder, Prepared
 from skembed.engine._job import Job, stored_sizes
+from skembed.engine._others import leave_to_others
 from skembed.engine._rows import Distinct, find_distinct, keys_of
 from skembed.engine._run import Runner
 from skembed.store import EmbeddingStore
@@ -87,6 +88,16 @@ def embed(
             ]
             or [missing]
         )
+    if len(missing) and not encoder.is_loaded:
+        missing = leave_to_others(job, missing)
+        if len(missing):
+            try:
+                whole = encoder.whole()
+                _ = whole.policy  # loads the model, while others leave these rows to this process
+            finally:
+                job.give_up(missing)
+            if whole is not encoder:
+                return embed(whole, items, store=store, batch_size=batch_size, progress=progress)
     while len(missing):
         result.n_encoded += Runner(job, missing).run()
         missing, distinct = _stand_ins(job, distinct)
@@ -116,7 +127,7 @@ def measure_sizes(
         missing = [i for i, size in enumerate(known) if size is None]
         sizes[start : start + len(rows)] = [size or 0 for size in known]
         while missing:
-            prepared = encoder.prepare([items[rows[i]] for i in missing])
+            prepared = encoder.whole().prepare([items[rows[i]] for i in missing])
             for i, item in zip(missing, prepared, strict=False):
                 sizes[start + i] = item.size if isinstance(item, Prepared) else 0
             missing = missing[len(prepared) :]

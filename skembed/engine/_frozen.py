@@ -6,12 +6,10 @@ Knows backbones and devices, not modalities: what a part is, the room's subclass
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
 
 from skembed._backbone import Backbone, ModelSettings
 from skembed._encoder import Encoder
@@ -19,7 +17,11 @@ from skembed.acceleration import accelerate
 from skembed.engine._devices import is_out_of_memory, resolve_dtype
 from skembed.exceptions import InvalidParameterError, SkembedError, UnsupportedModelError
 from skembed.store import digest_of
-from skembed.weights import shared_model
+from skembed.weights import is_loaded, shared_model
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
 
 __all__ = ["BackboneEncoder"]
 
@@ -32,6 +34,9 @@ class BackboneEncoder(Encoder):
     Of `settings` dtype, n_components and normalize count ("auto" is the backbone's preferred dtype,
     else the device's); `others` are what else decides a stored vector, as `digest_of` takes it.
     """
+
+    find: Callable[[], Encoder]
+    """Makes the encoder that can run, where this one is only remembered."""
 
     def __init__(
         self,
@@ -74,6 +79,15 @@ class BackboneEncoder(Encoder):
         """Number of features that the backbone gives."""
         return self.backbone.width
 
+    @property
+    def is_loaded(self) -> bool:
+        """Whether the core is in memory."""
+        return self.is_whole and is_loaded(self.model_key)
+
+    def whole(self) -> Encoder:
+        """Return the encoder itself, or make the one that this is the memory of."""
+        return self if self.is_whole else self.find()
+
     def contents(self, items: Sequence[Any]) -> Iterable[bytes]:
         """Return the digest of each item, which has taken it."""
         return (item.digest for item in items)
@@ -93,6 +107,8 @@ class BackboneEncoder(Encoder):
 
     def encode(self, batch: Any) -> Tensor:
         """Return the backbone's vectors, shape (parts, full_width), float32."""
+        import torch
+
         # The caller's autocast would round what is stored for every later caller.
         with torch.autocast(self.torch_device.type, enabled=False):
             vectors: Tensor = self._module()(batch)
@@ -155,8 +171,10 @@ class BackboneEncoder(Encoder):
 
 def _move(batch: Any, device: torch.device) -> Any:
     """Bring a batch to a device: a tensor, a list, or what has a `to` of its own."""
+    import torch
+
     if isinstance(batch, (list, tuple)):
         return type(batch)(_move(each, device) for each in batch)
-    if isinstance(batch, Tensor) and device.type == "cuda":
+    if isinstance(batch, torch.Tensor) and device.type == "cuda":
         return batch.pin_memory().to(device, non_blocking=True)
     return batch.to(device)

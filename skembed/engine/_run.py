@@ -14,12 +14,10 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from tqdm.auto import tqdm
 
 from skembed._encoder import Encoder, Fault, Prepared
 from skembed.engine._ahead import TakenInTurn, run_ahead
@@ -27,8 +25,12 @@ from skembed.engine._batch import begin_to_fetch, budget_of, encode_batch
 from skembed.engine._devices import is_of_a_row, is_out_of_memory
 from skembed.engine._job import Job
 from skembed.engine._plan import plan_batches
+from skembed.engine._progress import Progress
 from skembed.engine._threads import stay_safe_after_fork
 from skembed.exceptions import StoreWarning, UnsupportedModelError, warn_user
+
+if TYPE_CHECKING:
+    import torch
 
 __all__ = ["Runner"]
 
@@ -69,12 +71,9 @@ class Runner:
 
     def __init__(self, job: Job, missing: NDArray[np.int64]) -> None:
         self.job, self.missing = job, missing
-        title = job.progress
-        self.bar = tqdm(
-            total=len(missing), desc=title, unit="row", delay=1.0, disable=title is None
-        )
         self.replicas = job.encoder.replicas or (job.encoder,)
         self.policy = job.encoder.policy
+        self.bar = Progress(job.progress, len(missing))  # once the model is loaded
         self.deferred: list[NDArray[np.int64]] = []
         self.unfinished: dict[int, None] = {}
         self.n_encoded = self.n_failed = 0
@@ -151,6 +150,8 @@ class Runner:
 
     def _one_by_one(self, encoder: Encoder, batch: _Batch, keep: list[bytes]) -> torch.Tensor:
         """Run every part of a batch alone, as code of the user's failed on it."""
+        import torch
+
         vectors = []
         for i, (row, part) in enumerate(zip(batch.rows, batch.parts, strict=True)):
             try:

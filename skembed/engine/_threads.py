@@ -29,9 +29,11 @@ def stay_safe_after_fork() -> None:
     single-threaded never asks. OpenMP's settings are those of the calling thread: each thread that
     computes has to call this.
     """
+    if os.getpid() == _PROCESS_OF_IMPORT:
+        return
     import torch
 
-    if os.getpid() != _PROCESS_OF_IMPORT and torch.get_num_threads() > 1:
+    if torch.get_num_threads() > 1:
         torch.set_num_threads(1)
 
 

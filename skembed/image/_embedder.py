@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ImageFile
+from PIL import Image, ImageFile
 from sklearn.utils import Tags
 from sklearn.utils._param_validation import StrOptions
 from torch import nn
@@ -134,7 +134,8 @@ class ImageEmbedder(PretrainedEmbedder):
     trust_remote_code : bool, default=False
         Whether Python code that comes with a model may run. It is your machine that runs it.
     verbose : bool, default=False
-        Whether to show a progress bar when the work takes longer than a second.
+        Whether to show a progress bar when the work takes longer than a second. Of calls, threads
+        and workers at work at the same time, one shows its own.
 
     Attributes
     ----------
@@ -251,6 +252,9 @@ class ImageEmbedder(PretrainedEmbedder):
 
     def _check_rows(self, X: Any) -> CheckedRows:
         return check_images(X, image_shape=self.image_shape, value_range=self.value_range)
+
+    def _sample_rows(self) -> list[Image.Image]:
+        return [Image.effect_noise((320, 240), 64)]
 
     def _other_settings(self) -> dict[str, Any]:
         return {

@@ -30,7 +30,6 @@ from skembed.modules._stacks import Stacks
 from skembed.modules._state_dicts import fill, plain_names
 from skembed.modules._states import States, make_states
 from skembed.modules._tokens import TokenModule, TokenTransformer
-from skembed.modules._workers import send_weights_once
 
 __all__ = [
     "POOLINGS",
@@ -65,7 +64,6 @@ __all__ = [
     "pool_rows",
     "pooled_width",
     "run_apart",
-    "send_weights_once",
     "stop_after",
     "try_out",
 ]

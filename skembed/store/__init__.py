@@ -13,7 +13,7 @@ from skembed.store._keys import VECTOR_FORMAT, content_key, digest_of
 from skembed.store._run import announce_run
 
 if TYPE_CHECKING:
-    from skembed.store._resolve import keep_in_run, resolve_store
+    from skembed.store._resolve import keep_in_run, lock_in_run, resolve_store
     from skembed.store._store import EmbeddingStore, StoreInfo
 
 __all__ = [
@@ -24,6 +24,7 @@ __all__ = [
     "content_key",
     "digest_of",
     "keep_in_run",
+    "lock_in_run",
     "resolve_store",
 ]
 
@@ -31,7 +32,7 @@ __all__ = [
 def __getattr__(name: str) -> object:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    home = "_resolve" if name in ("keep_in_run", "resolve_store") else "_store"
+    home = "_resolve" if name in ("keep_in_run", "lock_in_run", "resolve_store") else "_store"
     return getattr(import_module(f"skembed.store.{home}"), name)
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from skembed._forks import after_fork_in_child
 
-__all__ = ["hold_lock", "is_locked", "lock_new_file"]
+__all__ = ["hold_lock", "is_locked", "lock_file", "lock_new_file"]
 
 _TIMEOUT = 10.0
 
@@ -57,6 +57,15 @@ def lock_new_file(path: Path) -> int:
         hidden.unlink(missing_ok=True)
         raise
     return descriptor
+
+
+def lock_file(path: Path) -> int | None:
+    """Lock a file, unless another process has; return its descriptor, whose closing unlocks it."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    if _try_lock(descriptor, shared=False):
+        return descriptor
+    os.close(descriptor)
+    return None
 
 
 def is_locked(path: Path) -> bool:

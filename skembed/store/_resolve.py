@@ -11,10 +11,11 @@ from uuid import uuid4
 from skembed.exceptions import InvalidParameterError
 from skembed.store._errors import StaleError
 from skembed.store._folder import Folder, is_in_use, open_folder
+from skembed.store._locks import lock_file
 from skembed.store._run import create_run_folder, run_folder, run_limit, sweep_runs
 from skembed.store._store import EmbeddingStore, absolute_path
 
-__all__ = ["keep_in_run", "resolve_store"]
+__all__ = ["keep_in_run", "lock_in_run", "resolve_store"]
 
 # Each keeps seven files open, and up to 128 MiB in memory.
 _N_RECENT = 8
@@ -100,6 +101,13 @@ def keep_in_run(name: str, data: memoryview) -> Path | None:
     except OSError:  # the disk is full, or the folder gone
         written.unlink(missing_ok=True)
         return None
+
+
+def lock_in_run(name: str) -> int | None:
+    """Lock a file of this run's folder, unless another process has; return its descriptor."""
+    folder = run_folder()
+    create_run_folder(folder)
+    return lock_file(folder / name)
 
 
 # The last few are kept, so that each call of an estimator meets what the last one left in memory.

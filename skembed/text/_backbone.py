@@ -1,29 +1,15 @@
-"""What all models of texts have in common before they are frozen: settings, and the module."""
+"""What all models of texts have in common before they are frozen: the module."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
 
 from torch import Tensor, nn
 
-from skembed._backbone import ModelSettings
 from skembed.modules import TokenBatch, pool_rows
+from skembed.text._settings import POOLINGS, TextSettings
 
 __all__ = ["POOLINGS", "TextModule", "TextSettings"]
-
-POOLINGS = ("mean", "cls", "max", "mean_sqrt_len", "weighted_mean", "last_token")
-
-
-@dataclass(frozen=True)
-class TextSettings(ModelSettings):
-    """The estimator's parameters that decide vectors, as plain values; see `TextEmbedder`."""
-
-    prompt: str | None = "auto"
-    max_length: int | None = None
-    in_chunks: bool = False
-    tokenizer: Any = None
 
 
 class TextModule(nn.Module):

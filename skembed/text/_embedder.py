@@ -5,16 +5,16 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from numbers import Integral
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.utils import Tags
 from sklearn.utils._param_validation import Interval, StrOptions
-from torch import nn
 
 from skembed._base import PretrainedEmbedder
 from skembed._inputs import CheckedRows
+from skembed._later import later
 from skembed._report import EmbeddingReport
 from skembed.engine import DTYPES, measure_sizes
 from skembed.exceptions import (
@@ -25,13 +25,23 @@ from skembed.exceptions import (
     warn_user,
 )
 from skembed.store import EmbeddingStore, resolve_store
-from skembed.text._backbone import POOLINGS, TextSettings
-from skembed.text._backbones import find_backbone
 from skembed.text._encoder import TextEncoder
 from skembed.text._inputs import check_texts
 from skembed.text._models import DEFAULT_MODEL
+from skembed.text._settings import POOLINGS, TextSettings
+from skembed.weights import FolderSource, resolve_model
+
+if TYPE_CHECKING:
+    from torch import nn
 
 __all__ = ["TextEmbedder", "TextReport"]
+
+
+def find_source(settings: TextSettings) -> FolderSource | None:
+    """Return what a model is read from; None where more than its files may decide it."""
+    if settings.trust_remote_code or not isinstance(settings.model, (str, os.PathLike)):
+        return None
+    return resolve_model(settings.model, revision=settings.revision)
 
 
 @dataclass(frozen=True)
@@ -142,7 +152,8 @@ class TextEmbedder(PretrainedEmbedder):
     trust_remote_code : bool, default=False
         Whether Python code that comes with a model may run. It is your machine that runs it.
     verbose : bool, default=False
-        Whether to show a progress bar when the work takes longer than a second.
+        Whether to show a progress bar when the work takes longer than a second. Of calls, threads
+        and workers at work at the same time, one shows its own.
 
     Attributes
     ----------
@@ -199,8 +210,9 @@ class TextEmbedder(PretrainedEmbedder):
     """
 
     _settings_type = TextSettings
-    _find_backbone = staticmethod(find_backbone)
+    _find_backbone = staticmethod(later("skembed.text._backbones", "find_backbone"))
     _make_encoder = TextEncoder
+    _find_source = staticmethod(find_source)
 
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         **PretrainedEmbedder._parameter_constraints,
@@ -254,6 +266,9 @@ class TextEmbedder(PretrainedEmbedder):
 
     def _check_rows(self, X: Any) -> CheckedRows:
         return check_texts(X)
+
+    def _sample_rows(self) -> list[str]:
+        return ["a text"]
 
     def _other_settings(self) -> dict[str, Any]:
         return {"in_chunks": self.on_truncate == "mean_of_chunks"}

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from skembed._encoder import BatchPolicy, Fault, Prepared
 from skembed.engine import BackboneEncoder
 from skembed.store import digest_of
-from skembed.text._backbone import TextSettings
-from skembed.text._transformers import NO_TOKENS, TransformerBackbone
+from skembed.text._settings import NO_TOKENS, TextSettings
+
+if TYPE_CHECKING:
+    import torch
+
+    from skembed.text._transformers import TransformerBackbone
 
 __all__ = ["TextEncoder"]
 

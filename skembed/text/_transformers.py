@@ -24,12 +24,11 @@ from skembed.text._backbone import POOLINGS, TextModule, TextSettings
 from skembed.text._folder import TextFolder
 from skembed.text._head import check_head, load_head
 from skembed.text._models import MODELS
+from skembed.text._settings import NO_TOKENS
 from skembed.text._tokens import Ids, Padding, TextTokenizer, load_tokenizer
 from skembed.weights import check_weights, kept_recent, load_pretrained, releases_of
 
-__all__ = ["NO_TOKENS", "TransformerBackbone"]
-
-NO_TOKENS = "no tokens: the model's tokenizer makes nothing of this text"
+__all__ = ["TransformerBackbone"]
 
 _T5_FAMILY = ("t5", "mt5", "umt5")
 

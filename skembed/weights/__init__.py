@@ -14,7 +14,7 @@ from skembed.weights._fingerprint import fingerprint
 from skembed.weights._foreign import looks_like_a_file
 from skembed.weights._load import check_weights, load_state
 from skembed.weights._memory import is_out_of_memory
-from skembed.weights._models import free_memory, kept_recent, shared_model, unload_models
+from skembed.weights._models import free_memory, is_loaded, kept_recent, shared_model, unload_models
 from skembed.weights._packages import PACKAGES
 from skembed.weights._pretrained import (
     has_processor,
@@ -24,9 +24,10 @@ from skembed.weights._pretrained import (
     quiet_transformers,
     refuse_code_from_elsewhere,
 )
-from skembed.weights._remember import remembered, user_cache_folder
+from skembed.weights._remember import recalled, remembered, user_cache_folder
 from skembed.weights._resolve import resolve_model
 from skembed.weights._sources import FileSource, FolderSource, RandomSource, releases_of
+from skembed.weights._workers import send_weights_once
 
 __all__ = [
     "PACKAGES",
@@ -40,6 +41,7 @@ __all__ = [
     "folder_digest",
     "free_memory",
     "has_processor",
+    "is_loaded",
     "is_out_of_memory",
     "kept_recent",
     "load_config",
@@ -50,10 +52,12 @@ __all__ = [
     "quiet_transformers",
     "read_json",
     "read_modules",
+    "recalled",
     "refuse_code_from_elsewhere",
     "releases_of",
     "remembered",
     "resolve_model",
+    "send_weights_once",
     "shared_model",
     "unload_models",
     "user_cache_folder",

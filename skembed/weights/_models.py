@@ -17,7 +17,7 @@ from typing import Any, TypeVar, cast
 from skembed._forks import KeyLocks, after_fork_in_child
 from skembed.weights._memory import available_memory
 
-__all__ = ["free_memory", "kept_recent", "shared_model", "unload_models"]
+__all__ = ["free_memory", "is_loaded", "kept_recent", "shared_model", "unload_models"]
 
 T = TypeVar("T")
 
@@ -67,6 +67,11 @@ def shared_model(key: bytes, load: Callable[[], T], n_bytes: Callable[[], int]) 
         with _guard:
             _models[key] = loaded
         return loaded
+
+
+def is_loaded(key: bytes) -> bool:
+    """Return whether this process has a model in memory."""
+    return key in _models or key in _held_elsewhere
 
 
 def kept_recent(key: Hashable, make: Callable[[], T]) -> T:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from skembed._forks import KeyLocks
 
-__all__ = ["remembered", "user_cache_folder"]
+__all__ = ["recalled", "remembered", "user_cache_folder"]
 
 _locks = KeyLocks()
 _facts: dict[Path, str] = {}
@@ -41,13 +41,23 @@ def remembered(namespace: str, key: str, compute: Callable[[], str]) -> str:
 
     The key says all that it depends on. The first process to write wins, so that all agree.
     """
-    name = hashlib.blake2b(key.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
-    path = user_cache_folder() / "remembered" / namespace / f"{name}.json"
+    path = _path_of(namespace, key)
     with _locks.hold(path):
         if path not in _facts:
             found = _read(path, key)
             _facts[path] = _write(path, key, compute()) if found is None else found
         return _facts[path]
+
+
+def recalled(namespace: str, key: str) -> str | None:
+    """Return a fact that was computed before, or None."""
+    path = _path_of(namespace, key)
+    return _facts.get(path) or _read(path, key)
+
+
+def _path_of(namespace: str, key: str) -> Path:
+    name = hashlib.blake2b(key.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
+    return user_cache_folder() / "remembered" / namespace / f"{name}.json"
 
 
 def _read(path: Path, key: str) -> str | None:

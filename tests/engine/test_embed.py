@@ -354,32 +354,6 @@ def test_zero_rows_give_zero_vectors():
     assert result.vectors.dtype == np.float32
 
 
-def test_a_bar_is_shown_only_when_asked_for(capsys, monkeypatch):
-    made = []
-
-    class Bar:
-        def __init__(self, **options):
-            made.append(options)
-
-        def update(self, n):
-            made.append(n)
-
-        def close(self):
-            made.append("closed")
-
-    monkeypatch.setattr("skembed.engine._run.tqdm", Bar)
-    embed(LetterEncoder(), ["a", "b"])
-    assert made[0]["disable"]
-    made.clear()
-    embed(LetterEncoder(), ["a", "b", "a"], progress="Letters")
-    assert made[0]["desc"] == "Letters"
-    assert not made[0]["disable"]
-    assert made[0]["total"] == 2
-    assert made[0]["delay"] >= 1
-    assert sum(n for n in made if isinstance(n, int)) == 2
-    assert made[-1] == "closed"
-
-
 @pytest.mark.parametrize("overlaps", [True, False])
 def test_rows_are_prepared_beside_the_model_only_where_the_encoder_says_so(overlaps):
     encoder, threads = LetterEncoder(), set()

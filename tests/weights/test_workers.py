@@ -16,8 +16,8 @@ from sklearn.pipeline import make_pipeline
 from torch import nn
 
 from skembed import ImageEmbedder
-from skembed.modules import _workers
 from skembed.store import keep_in_run
+from skembed.weights import _workers
 from tests.image.networks import TinyNetwork, pictures, to_pixels
 
 

@@ -1,19 +1,23 @@
 """Weights on their way to joblib's workers: files in the run's folder, each written once.
 
 A search pickles its estimator, and the modules in its grid, for every task. Whatever else modules
-hold is pickled as ever, and so are weights in every other pickle.
+hold is pickled as ever, and so are weights in every other pickle. torch is never imported here: who
+has modules has it.
 """
 
 from __future__ import annotations
 
+import sys
 from hashlib import blake2b
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
 from joblib.externals.loky.backend.reduction import register
-from torch import nn
 
 from skembed.store import keep_in_run
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
 
 __all__ = ["send_weights_once"]
 
@@ -22,11 +26,15 @@ _LEAST_BYTES = 1 << 20
 
 
 def send_weights_once() -> None:
-    """Let large parameters travel to joblib's workers as files."""
-    register(nn.Parameter, _reduce)
+    """Let large parameters travel to joblib's workers as files, if there are any in the process."""
+    parameter = getattr(sys.modules.get("torch.nn"), "Parameter", None)
+    if parameter is not None:
+        register(parameter, _reduce)
 
 
 def _reduce(parameter: nn.Parameter) -> tuple[Any, ...]:
+    import torch
+
     values = parameter.detach()
     is_dense = values.layout is torch.strided and not (values.is_nested or values.is_quantized)
     is_plain = is_dense and values.device.type == "cpu" and values.is_contiguous()
@@ -44,5 +52,7 @@ def _from_file(
     path: str, shape: torch.Size, dtype: torch.dtype, requires_grad: bool
 ) -> nn.Parameter:
     """Return a parameter whose memory is the file's, until it is written to."""
+    import torch
+
     values = torch.from_file(path, shared=False, size=shape.numel(), dtype=dtype)
-    return nn.Parameter(values.view(shape), requires_grad)
+    return torch.nn.Parameter(values.view(shape), requires_grad)

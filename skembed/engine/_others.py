@@ -1,0 +1,54 @@
+"""Few rows that others may be embedding: left to them where it takes longer to have a model here.
+
+A process without the model takes seconds to import torch and to load it; one that has it takes
+milliseconds for a few rows. The workers of a search all want the same ones.
+"""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+from numpy.typing import NDArray
+
+from skembed.engine._job import Job
+
+__all__ = ["leave_to_others"]
+
+_FEW = 64
+_WAIT_SECONDS, _PATIENCE_SECONDS = 10.0, 60.0
+# Who has embedded the rows of one fold is soon asked for those of another.
+_GRACE_SECONDS, _PAUSE_SECONDS = 1.0, 0.02
+
+
+def leave_to_others(job: Job, missing: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the rows that are to be encoded here, claimed if they are few.
+
+    As long as another process or thread embeds some of a few missing rows, they are left to it.
+    """
+    if job.store is None or len(missing) > _FEW:
+        return missing
+    started = time.monotonic()
+    while len(missing):
+        is_ours = job.claim(missing)
+        if is_ours.all():
+            break
+        job.give_up(missing[is_ours])
+        if time.monotonic() - started > _PATIENCE_SECONDS:
+            break
+        job.wait(missing[~is_ours], _WAIT_SECONDS)
+        missing = _look_up_for_a_while(job, missing)
+    return missing
+
+
+def _look_up_for_a_while(job: Job, missing: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Fetch rows as they are stored, until all are here or none has come for some time."""
+    until = time.monotonic() + _GRACE_SECONDS
+    while True:
+        left = job.look_up(missing)
+        if len(left) < len(missing):
+            until = time.monotonic() + _GRACE_SECONDS
+        if not len(left) or time.monotonic() > until:
+            return left
+        missing = left
+        time.sleep(_PAUSE_SECONDS)

@@ -1,0 +1,24 @@
+"""What a user decides of texts' vectors, as plain values. Imports no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from skembed._backbone import ModelSettings
+
+__all__ = ["NO_TOKENS", "POOLINGS", "TextSettings"]
+
+NO_TOKENS = "no tokens: the model's tokenizer makes nothing of this text"
+
+POOLINGS = ("mean", "cls", "max", "mean_sqrt_len", "weighted_mean", "last_token")
+
+
+@dataclass(frozen=True)
+class TextSettings(ModelSettings):
+    """The estimator's parameters that decide vectors, as plain values; see `TextEmbedder`."""
+
+    prompt: str | None = "auto"
+    max_length: int | None = None
+    in_chunks: bool = False
+    tokenizer: Any = None
