@@ -31,7 +31,7 @@ def find_backbone(settings: TextSettings) -> TransformerBackbone:
         *("text backbone", family, source.digest, str(source.folder), source.name),
         *(settings.pooling, settings.prompt, settings.max_length, settings.trust_remote_code),
     )
-    return kept_recent(key, lambda: family(source, settings))
+    return kept_recent(key, lambda: source.read(lambda: family(source, settings)))
 
 
 def _find_family(settings: TextSettings) -> tuple[Callable[..., TransformerBackbone], Any]:

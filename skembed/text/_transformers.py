@@ -180,7 +180,11 @@ class TransformerBackbone(Backbone):
         """Return the tokenizer, one for all backbones of these files."""
         place, lower_case, trusts = folder.transformer, folder.lower_case, self._trusts_code
         key = ("tokenizer", self.source.digest, str(place), lower_case, trusts)
-        return kept_recent(key, lambda: load_tokenizer(place, lower_case, trusts))
+
+        def load() -> Any:
+            return load_tokenizer(place, lower_case, trusts)
+
+        return kept_recent(key, lambda: self.source.read(load))
 
     def _pad_token_id(self) -> int:
         own, other = self._tokenizer.pad_token_id, getattr(self.config, "pad_token_id", None)

@@ -231,7 +231,7 @@ def check_header(path: Path) -> None:
             )
     if path.suffix == ".safetensors":
         try:
-            with safe_open(path, framework="numpy"):
+            with safe_open(path, framework="numpy", backend="pread"):
                 pass
         except (SafetensorError, OSError) as error:
             raise UnsupportedModelError(
