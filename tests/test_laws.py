@@ -14,8 +14,8 @@ ROOMS = {"text", "image", "audio", "tabular", "events", "graph"}
 # Each may import what stands to its left, and itself.
 ORDER = [
     "exceptions",
-    "_optional",
     "_forks",
+    "_optional",
     "_models",
     "_files",
     "_inputs",

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from skembed._forks import KeyLocks
+from skembed._forks import one_at_a_time
 from skembed.exceptions import UnsafeModelError, UnsupportedModelError
 from skembed.weights._files import read_json
 from skembed.weights._load import check_weights, load_state
@@ -41,13 +41,10 @@ _NAME_CODE = (
     "preprocessor_config.json",
 )
 
-# transformers' loading settings and torch's random state belong to the process.
-_one_at_a_time = KeyLocks()
-
 
 def load_config(folder: Path, *, trust_remote_code: bool) -> Any:
     """Read a model's configuration; refuse code that the user did not allow, and quantisation."""
-    with _one_at_a_time.hold("transformers"):  # two threads that import it first see half of it
+    with one_at_a_time():
         from transformers import AutoConfig
 
     try:
@@ -134,7 +131,8 @@ def load_pretrained(
     # Read here, as transformers maps files. They are then the module's own, without a copy.
     files = check_weights(folder)
     state = {name: value for path in files for name, value in load_state(path).items()}
-    with _one_at_a_time.hold("transformers"), quiet_transformers(), fork_rng(devices=[]):
+    # transformers' loading settings and torch's random state belong to the process.
+    with one_at_a_time(), quiet_transformers(), fork_rng(devices=[]):
         try:
             loader, config = _choose_class(auto, config, trust_remote_code)
             module, info = loader.from_pretrained(
