@@ -41,7 +41,7 @@ for thread in threads:
     thread.start()
 for thread in threads:
     thread.join()
-sys.exit("\\n".join(faults))
+assert not faults, faults
 """
 
 
