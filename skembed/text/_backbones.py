@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from skembed.exceptions import SkembedWarning, warn_user
 from skembed.text._backbone import TextSettings
 from skembed.text._folder import read_folder
 from skembed.text._towers import TOWERS, TowerBackbone
@@ -47,4 +48,12 @@ def _read_folder(source: FolderSource, settings: TextSettings) -> TransformerBac
         refuse_code_from_elsewhere(folder.transformer)
     config = load_config(folder.transformer, trust_remote_code=settings.trust_remote_code)
     family = _FAMILIES.get(config.model_type, TransformerBackbone)
+    judges = [name for name in config.architectures or () if "SequenceClassification" in name]
+    if judges and folder.pooling is None and settings.pooling == "auto":
+        warn_user(
+            f"{source.name} was trained to classify or to compare texts ({judges[0]}), perhaps as "
+            "a cross-encoder; its last layer is left out and the states before it are pooled, "
+            "which was not trained for. Use an embedding model, or set pooling to agree.",
+            SkembedWarning,
+        )
     return family(source, folder, config, settings)
