@@ -32,7 +32,12 @@ def find_backbone(settings: TextSettings) -> TransformerBackbone:
         *("text backbone", family, source.digest, str(source.folder), source.name),
         *(settings.pooling, settings.prompt, settings.max_length, settings.trust_remote_code),
     )
-    return kept_recent(key, lambda: source.read(lambda: family(source, settings)))
+
+    def make() -> TransformerBackbone:
+        found: TransformerBackbone = source.read(lambda: family(source, settings))
+        return found
+
+    return kept_recent(key, make)
 
 
 def _find_family(settings: TextSettings) -> tuple[Callable[..., TransformerBackbone], Any]:
