@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from skembed.exceptions import InvalidParameterError
 
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from torch import nn
 
 __all__ = ["OF_THE_HUB", "Backbone", "ModelSettings", "Source", "thawed"]
+
+T = TypeVar("T")
 
 OF_THE_HUB = "only models of the hub have revisions."
 
@@ -66,7 +68,13 @@ class Source(ABC):
 
     @abstractmethod
     def check_unchanged(self) -> None:
-        """After loading, refuse content that is no longer that of `digest`."""
+        """Refuse content that is no longer that of `digest`."""
+
+    def read(self, make: Callable[[], T]) -> T:
+        """Return what `make` reads here; refuse it if the content was not that of `digest`."""
+        made = make()
+        self.check_unchanged()
+        return made
 
 
 class Backbone(ABC):

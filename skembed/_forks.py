@@ -12,7 +12,7 @@ import weakref
 from collections.abc import Callable, Hashable
 from types import MethodType
 
-__all__ = ["KeyLocks", "after_fork_in_child", "fork_safe_lock"]
+__all__ = ["KeyLocks", "after_fork_in_child", "fork_safe_lock", "one_at_a_time"]
 
 _resets: list[Callable[[], Callable[[], object] | None]] = []
 _locks: weakref.WeakSet[threading.Lock] = weakref.WeakSet()
@@ -54,6 +54,18 @@ class KeyLocks:
     def hold(self, key: Hashable) -> threading.RLock:
         """Return the lock of `key`, for a `with` statement."""
         return self._locks.setdefault(key, threading.RLock())
+
+
+_library_locks = KeyLocks()
+
+
+def one_at_a_time() -> threading.RLock:
+    """Return the lock for what libraries do to the whole process, for a `with` statement.
+
+    Under it they are first imported (transformers, torchvision and timm import each other in
+    circles, and threads that meet there see half a module), trace modules and change settings.
+    """
+    return _library_locks.hold(None)
 
 
 def _before() -> None:

@@ -12,11 +12,9 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import Any
 
-from skembed._forks import KeyLocks
+from skembed._forks import one_at_a_time
 
 __all__ = ["import_torch", "later"]
-
-_importing = KeyLocks()
 
 # Each sets how long the threads of OpenMP spin before they sleep; read when its library is loaded.
 _POLICIES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
@@ -33,7 +31,7 @@ def import_torch() -> None:
     """
     if "torch" in sys.modules:
         return
-    with _importing.hold("modules"):
+    with one_at_a_time():
         is_chosen = any(name in os.environ for name in _POLICIES)
         if not is_chosen:
             os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
@@ -51,7 +49,7 @@ def later(module: str, name: str) -> Callable[..., Any]:
     def call(*args: Any, **kwargs: Any) -> Any:
         if not found:
             import_torch()
-            with _importing.hold("modules"):
+            with one_at_a_time():
                 found.append(getattr(import_module(module), name))
         return found[0](*args, **kwargs)
 

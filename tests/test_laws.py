@@ -14,9 +14,9 @@ ROOMS = {"text", "image", "audio", "function", "tabular", "events", "graph"}
 # Each may import what stands to its left, and itself.
 ORDER = [
     "exceptions",
-    "_optional",
     "_forks",
     "_later",
+    "_optional",
     "_models",
     "_files",
     "_inputs",

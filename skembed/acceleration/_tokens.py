@@ -123,7 +123,9 @@ def _find_layout(
     alone = FastTransformer(core, "equal")
     batch = TokenBatch.of(sequences).to(device)
     expected = torch.cat([alone(TokenBatch.of([ids]).to(device)) for ids in sequences])
-    if getattr(model, "_supports_attention_backend", False):
+    # Packed attention knows windows, not chunks, which only rows longer than one would show.
+    is_chunked = getattr(model.config.get_text_config(), "attention_chunk_size", None)
+    if getattr(model, "_supports_attention_backend", False) and not is_chunked:
         register_packed_attention()
         model.set_attn_implementation(PACKED)
         # RoBERTa and its kin number positions from the padding token's id + 1.

@@ -47,7 +47,7 @@ def find_backbone(settings: AudioSettings) -> AudioBackbone:
         *(str(settings.model), settings.weights, settings.layer, settings.pooling),
         *(settings.revision, settings.trust_remote_code),
     )
-    found: AudioBackbone = kept_recent(key, lambda: family(source, settings))
+    found: AudioBackbone = kept_recent(key, lambda: source.read(lambda: family(source, settings)))
     if settings.model_sampling_rate not in (None, found.rate):
         raise InvalidParameterError(
             f"model_sampling_rate={settings.model_sampling_rate}, but {str(model)!r} takes "

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from skembed._backbone import OF_THE_HUB, Source
+from skembed._forks import one_at_a_time
 from skembed.audio._backbone import (
     AudioBackbone,
     AudioSettings,
@@ -68,7 +69,8 @@ _EPS = 1e-5
 @functools.cache
 def bundle_names() -> tuple[str, ...]:
     """Return the names of torchaudio's speech models."""
-    from torchaudio import pipelines
+    with one_at_a_time():
+        from torchaudio import pipelines
 
     return tuple(
         name for name in pipelines.__all__ if hasattr(getattr(pipelines, name), "_model_type")
@@ -77,7 +79,8 @@ def bundle_names() -> tuple[str, ...]:
 
 def bundle_url(name: str) -> str:
     """Return where the weights of a bundle are."""
-    from torchaudio import pipelines
+    with one_at_a_time():
+        from torchaudio import pipelines
 
     # Of one bundle it is a whole address already.
     return urljoin(_URL, str(getattr(pipelines, name)._path))

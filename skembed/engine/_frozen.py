@@ -158,15 +158,15 @@ class BackboneEncoder(Encoder):
     def _loaded(self, load: Callable[[], T]) -> T:
         """Return what is loaded, of the content that the digest is of."""
         try:
-            loaded = load()
+            return self.backbone.source.read(load)
         except Exception as error:
             if isinstance(error, SkembedError) or is_out_of_memory(error):
                 raise
+            is_rounded = self.torch_dtype is not torch.float32
+            hint = f". It may not run in {self.dtype}: try dtype='float32'" if is_rounded else ""
             raise UnsupportedModelError(
-                f"{self.backbone.name} cannot be loaded: {type(error).__name__}: {error}"
+                f"{self.backbone.name} cannot be loaded: {type(error).__name__}: {error}{hint}"
             ) from error
-        self.backbone.source.check_unchanged()
-        return loaded
 
 
 def _move(batch: Any, device: torch.device) -> Any:

@@ -118,7 +118,7 @@ class ImageBackbone(Backbone):
         core = {"kind": type(self).__name__, **core}
         core |= {"source": self.source.digest, "layer": settings.layer}
         key = digest_of({**core, "plan": settings.pooling})
-        self.plan = kept_recent(key, make_plan)
+        self.plan = kept_recent(key, lambda: self.source.read(make_plan))
         self.width = self.plan.width
         self.core_digest = digest_of({**core, "output": self.plan.output})
         self.digest = digest_of(
@@ -214,7 +214,8 @@ def kept_backbone(
     prepared = None if preprocess is None else preprocess.digest
     asked = (settings.layer, settings.pooling, settings.image_size, settings.trust_remote_code)
     read = (source.name, source.digest, place, settings.weights, settings.revision)
-    return kept_recent(("backbone of pictures", read, asked, prepared), make)
+    key = "backbone of pictures", read, asked, prepared
+    return kept_recent(key, lambda: source.read(make))
 
 
 def refuse_enormous(image: Image.Image, shortest_edge: int) -> None:

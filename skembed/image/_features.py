@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from skembed._forks import one_at_a_time
 from skembed.exceptions import InvalidParameterError, SkembedError
 from skembed.modules import CutAt, Reached, pooled_width, stop_after
 
@@ -128,7 +129,8 @@ def extract(module: nn.Module, layer: str, size: Sequence[int]) -> nn.Module:
     A graph can be made faster, and is taken if it gives the same on pixels of this size: a
     submodule that runs more than once, or gives several tensors, is another thing to the graph.
     """
-    from torchvision.models.feature_extraction import create_feature_extractor
+    with one_at_a_time():
+        from torchvision.models.feature_extraction import create_feature_extractor
 
     pixels = torch.rand(size, generator=torch.Generator().manual_seed(0), device="cpu")
     hook = stop_after(module.get_submodule(layer))
@@ -142,7 +144,8 @@ def extract(module: nn.Module, layer: str, size: Sequence[int]) -> nn.Module:
         hook.remove()
     try:
         # Both modes are traced, and differ where a model has a second classifier.
-        extractor = create_feature_extractor(module, [layer], suppress_diff_warning=True)
+        with one_at_a_time():
+            extractor = create_feature_extractor(module, [layer], suppress_diff_warning=True)
         only = _Only(extractor.eval(), layer)
         if torch.allclose(only(pixels), expected, rtol=1e-5, atol=1e-6):
             return only

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from skembed._forks import one_at_a_time
 from skembed.exceptions import InvalidParameterError, did_you_mean
 from skembed.image._backbone import (
     ImageBackbone,
@@ -245,7 +246,8 @@ def _find_weights(name: str, weights: str | Path | None) -> tuple[Path | None, A
     The file is None for random weights. The member, of torchvision's enum, is that of a file that
     holds published weights, too; of other files and of random weights the best one.
     """
-    from torchvision import models
+    with one_at_a_time():
+        from torchvision import models
 
     known = models.get_model_weights(name)
     if weights is None:

@@ -140,7 +140,8 @@ class TransformersBackbone(ImageBackbone):
             auto, what = "AutoImageProcessor", "image processor"
             return load_processor(auto, folder, Processor, what=what, trust_remote_code=trusted)
 
-        return kept_recent((load_processor, self.source.digest, str(folder), trusted), load)
+        key = load_processor, self.source.digest, str(folder), trusted
+        return kept_recent(key, lambda: self.source.read(load))
 
     def _shape(self) -> tuple[int, ...]:
         """Return the shape of one picture that the model can read, as a batch."""

@@ -51,9 +51,9 @@ def fill(
 ) -> None:
     """Give a module the values of a state dict, in float32.
 
-    Values are copied: files are mapped to memory and may be written anew. Names that the module
-    lacks are left out if they begin with one of `ignored`; any other name, a weight that is missing
-    or of another shape is an UnsupportedModelError. `version` is that of the architecture's names.
+    Values are copied: those of a file may share memory. Names that the module lacks are left out
+    if they begin with one of `ignored`; any other name, a weight that is missing or of another
+    shape is an UnsupportedModelError. `version` is that of the architecture's names.
     """
     expected = module.state_dict()
     wrong, kept = {}, _State()

@@ -10,10 +10,9 @@ import os
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from itertools import compress
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from skembed._forks import fork_safe_lock
 from skembed.exceptions import InvalidParameterError, StoreWarning, warn_user
@@ -338,9 +337,13 @@ class EmbeddingStore:
         # scikit-learn's clone copies parameters deeply; clones are to share the store.
         return self
 
-    def __reduce__(self) -> tuple[Callable[..., EmbeddingStore | None], tuple[object, ...]]:
+    # Not by __reduce__, which skops does not know.
+    def __getstate__(self) -> dict[str, Any]:
         path = None if self.path is None else str(self.path)
-        return partial(EmbeddingStore, path, max_bytes=self.max_bytes), ()
+        return {"path": path, "max_bytes": self.max_bytes}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        EmbeddingStore.__init__(self, **state)
 
 
 def absolute_path(path: str | os.PathLike[str]) -> Path:

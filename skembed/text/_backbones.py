@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 from torch import nn
 
-from skembed.exceptions import InvalidParameterError
+from skembed.exceptions import InvalidParameterError, SkembedWarning, warn_user
 from skembed.text._backbone import TextSettings
 from skembed.text._folder import read_folder
 from skembed.text._models import MODELS
@@ -38,17 +35,17 @@ def find_backbone(settings: TextSettings) -> TransformerBackbone:
             "tokenizer: only a torch.nn.Module needs to be told its tokenizer; that of a folder or "
             "of a model on the hub is among its files."
         )
-    family, source = _find_family(settings)
+    source = resolve_model(settings.model, revision=settings.revision, known=MODELS)
     key = (
-        *("text backbone", family, source.digest, str(source.folder), source.name),
+        *("text backbone", source.digest, str(source.folder), source.name),
         *(settings.pooling, settings.prompt, settings.max_length, settings.trust_remote_code),
     )
-    return kept_recent(key, lambda: family(source, settings))
 
+    def make() -> TransformerBackbone:
+        found: TransformerBackbone = source.read(lambda: _read_folder(source, settings))
+        return found
 
-def _find_family(settings: TextSettings) -> tuple[Callable[..., TransformerBackbone], Any]:
-    """Return what makes a backbone, and what it is read from."""
-    return _read_folder, resolve_model(settings.model, revision=settings.revision, known=MODELS)
+    return kept_recent(key, make)
 
 
 def _read_folder(source: FolderSource, settings: TextSettings) -> TransformerBackbone:
@@ -59,4 +56,13 @@ def _read_folder(source: FolderSource, settings: TextSettings) -> TransformerBac
         refuse_code_from_elsewhere(folder.transformer)
     config = load_config(folder.transformer, trust_remote_code=settings.trust_remote_code)
     family = _FAMILIES.get(config.model_type, TransformerBackbone)
+    judges = [name for name in config.architectures or () if "SequenceClassification" in name]
+    if judges and folder.pooling is None and settings.pooling == "auto":
+        warn_user(
+            f"{source.name} was trained to classify or to compare texts ({judges[0]}), perhaps as "
+            "a cross-encoder; its last layer is left out and the states before it are pooled, "
+            "which was not trained for. Use an embedding model, or set pooling to agree.",
+            SkembedWarning,
+            once=f"judge {source.name}",
+        )
     return family(source, folder, config, settings)

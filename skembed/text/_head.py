@@ -20,7 +20,8 @@ from skembed.weights import check_weights, load_state
 __all__ = ["HeadModule", "check_head", "load_head", "load_layer"]
 
 _TANH = "torch.nn.modules.activation.Tanh"
-_ACTIVATION_MODULES = ("torch.nn.modules.activation.", "torch.nn.modules.linear.Identity")
+_IDENTITY = "torch.nn.modules.linear.Identity"
+_ACTIVATION_MODULES = ("torch.nn.modules.activation.", _IDENTITY)
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ def load_head(modules: tuple[HeadModule, ...]) -> list[nn.Module]:
             sizes = config["in_features"], config["out_features"]
             linear = skip_init(nn.Linear, *sizes, bias=bool(config.get("bias", True)))
             layers.append(load_layer(linear, folder, "linear"))
-            layers.append(_activation(config.get("activation_function", _TANH)))
+            layers.append(_activation(config.get("activation_function", _TANH) or _IDENTITY))
     return layers
 
 

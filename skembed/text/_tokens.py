@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from skembed._optional import import_optional
 from skembed.exceptions import InvalidParameterError, UnsupportedModelError
+from skembed.weights import read_json
 
 __all__ = ["Ids", "Padding", "TextTokenizer", "load_tokenizer"]
 
@@ -33,8 +34,14 @@ _TEXTS_AT_ONCE = 256
 """Most texts whose encodings are in memory together."""
 
 
-def load_tokenizer(folder: Path, lower_case: bool, trust_remote_code: bool) -> Any:
-    """Load the tokenizer of a model folder; refuse one that gives other tokens than the model's."""
+def load_tokenizer(
+    folder: Path, lower_case: bool, trust_remote_code: bool, n_tokens: int | None = None
+) -> Any:
+    """Load the tokenizer of a model folder; refuse one that gives other tokens than the model's.
+
+    `n_tokens` is how many the model knows.
+    """
+    from tokenizers import processors
     from tokenizers.normalizers import Lowercase
     from tokenizers.normalizers import Sequence as Normalizers
     from transformers import AutoTokenizer
@@ -45,7 +52,9 @@ def load_tokenizer(folder: Path, lower_case: bool, trust_remote_code: bool) -> A
             folder, local_files_only=True, trust_remote_code=trust_remote_code
         )
         token_types = tokenizer("a").get("token_type_ids", [])
-        words = set(tokenizer.get_vocab()) - set(tokenizer.all_special_tokens)
+        words = tokenizer.get_vocab()
+        for token in tokenizer.all_special_tokens:  # some are never used, and lack a state
+            words.pop(token, None)
         int(tokenizer.model_max_length)
     except Exception as error:  # tokenizers raises bare Exceptions for files it cannot read
         if isinstance(error, ImportError):
@@ -58,6 +67,13 @@ def load_tokenizer(folder: Path, lower_case: bool, trust_remote_code: bool) -> A
         raise UnsupportedModelError(
             f"{folder} has no tokenizer, or an empty one. Save the model's tokenizer "
             "there (`tokenizer.save_pretrained(folder)`)."
+        )
+    highest = max(words.values())
+    if n_tokens is not None and highest >= n_tokens:
+        raise UnsupportedModelError(
+            f"The tokenizer in {folder} has tokens up to number {highest:,}, but the model knows "
+            f"{n_tokens:,}: it is another model's, or was extended without the model "
+            "(`model.resize_token_embeddings(len(tokenizer))`)."
         )
     if any(token_types):
         raise UnsupportedModelError(
@@ -74,6 +90,18 @@ def load_tokenizer(folder: Path, lower_case: bool, trust_remote_code: bool) -> A
     backend = tokenizer.backend_tokenizer
     backend.no_padding()
     backend.no_truncation()
+    # transformers drops this setting where there is a tokenizer.json.
+    settings = folder / "tokenizer_config.json"
+    eos, eos_id = tokenizer.eos_token, tokenizer.eos_token_id
+    if (
+        eos is not None
+        and settings.is_file()
+        and read_json(settings).get("add_eos_token")
+        and tokenizer("a")["input_ids"][-1] != eos_id
+    ):
+        ending = processors.TemplateProcessing(f"$A {eos}", special_tokens=[(eos, eos_id)])
+        before = [backend.post_processor] if backend.post_processor else []
+        backend.post_processor = processors.Sequence([*before, ending])
     if lower_case:
         steps = [Lowercase(), backend.normalizer] if backend.normalizer else [Lowercase()]
         backend.normalizer = Normalizers(steps)

@@ -34,9 +34,12 @@ _T5_FAMILY = ("t5", "mt5", "umt5")
 
 # Learned positions that start after the padding token's: two of them never hold a token.
 _OFFSET_POSITIONS = (
-    *("roberta", "xlm-roberta", "xlm-roberta-xl"),
-    *("camembert", "mpnet", "data2vec-text"),
+    *("roberta", "xlm-roberta", "xlm-roberta-xl", "roberta-prelayernorm", "xmod", "ibert"),
+    *("camembert", "mpnet", "data2vec-text", "longformer", "luke", "esm", "lilt", "markuplm"),
 )
+
+# Their code mixes formats: they fail in bfloat16, whatever it is converted with.
+_IN_FLOAT32 = ("fnet", "mra", "openai-gpt", "xglm")
 
 _MOST_BYTES_IN_FLOAT32 = 4 * 500_000_000
 """Where the weight files are small, the float32 model of four bytes a parameter is, too."""
@@ -62,6 +65,7 @@ class TransformerBackbone(Backbone):
         # Whether a last Normalize is wanted is a setting.
         self._head = folder.head[:-1] if folder.normalizes else folder.head
         self._transformer = folder.transformer
+        self.prefers_float32 = config.model_type in _IN_FLOAT32
         self._trusts_code = settings.trust_remote_code
         is_auto = settings.pooling == "auto"
         self.pooling: str | None = self._own_pooling(folder) if is_auto else settings.pooling
@@ -177,8 +181,13 @@ class TransformerBackbone(Backbone):
     def _load_tokenizer(self, folder: TextFolder) -> Any:
         """Return the tokenizer, one for all backbones of these files."""
         place, lower_case, trusts = folder.transformer, folder.lower_case, self._trusts_code
+        n_tokens = getattr(self.config.get_text_config(), "vocab_size", None)
         key = ("tokenizer", self.source.digest, str(place), lower_case, trusts)
-        return kept_recent(key, lambda: load_tokenizer(place, lower_case, trusts))
+
+        def load() -> Any:
+            return load_tokenizer(place, lower_case, trusts, n_tokens)
+
+        return kept_recent(key, lambda: self.source.read(load))
 
     def _pad_token_id(self) -> int:
         own, other = self._tokenizer.pad_token_id, getattr(self.config, "pad_token_id", None)
@@ -218,7 +227,7 @@ class TransformerBackbone(Backbone):
 
 def position_limit(config: Any) -> int | None:
     """Return the most tokens for which a row's states depend on that row alone."""
-    limit = getattr(config, "max_position_embeddings", None)
+    limit = getattr(config, "max_position_embeddings", getattr(config, "max_seq_len", None))
     if not isinstance(limit, int) or limit <= 0:
         return None
     # LongRoPE (arXiv:2402.13753) turns every position of a batch otherwise as soon as one row is
@@ -227,7 +236,9 @@ def position_limit(config: Any) -> int | None:
     for parameters in (rope, *(value for value in rope.values() if isinstance(value, dict))):
         if parameters.get("rope_type") == "longrope":
             limit = min(limit, int(parameters["original_max_position_embeddings"]))
-    return limit - 2 if config.model_type in _OFFSET_POSITIONS else limit
+    if config.model_type not in _OFFSET_POSITIONS:
+        return limit
+    return limit - 1 - max(1, getattr(config, "pad_token_id", None) or 1)
 
 
 def _is_causal(config: Any) -> bool:

@@ -12,6 +12,7 @@ import os
 from pathlib import Path
 
 from skembed._files import is_settled, remembered_digest
+from skembed.exceptions import UnsupportedModelError
 from skembed.weights._files import model_files
 from skembed.weights._remember import remembered
 
@@ -41,8 +42,15 @@ def folder_digest(folder: Path) -> bytes:
     """
     digest = hashlib.blake2b(digest_size=16, person=b"skembed.folder")
     for name in model_files(folder):
+        try:
+            found = file_sha256(f"{folder}/{name}")
+        except FileNotFoundError:
+            raise UnsupportedModelError(
+                f"{folder}/{name} is a link to a file that is not there, or was just deleted. "
+                "Restore it, or remove the link."
+            ) from None
         # JSON keeps names and hashes apart: no two lists of files give the same bytes.
-        digest.update(json.dumps([name, file_sha256(f"{folder}/{name}")]).encode() + b"\n")
+        digest.update(json.dumps([name, found]).encode() + b"\n")
     return digest.digest()
 
 

@@ -49,10 +49,15 @@ def is_model_folder(folder: Path) -> bool:
 def describe_folder(folder: Path) -> str:
     """Name what a folder holds, for a message."""
     try:
-        names = sorted(p.name + "/" * p.is_dir() for p in folder.iterdir())
+        names = sorted(
+            p.name + ("/" if p.is_dir() else "" if p.exists() else " (a broken link)")
+            for p in folder.iterdir()
+        )
     except OSError as error:
         return f"it cannot be read ({error.strerror})"
     more = f" and {len(names) - _N_LISTED} more" if len(names) > _N_LISTED else ""
+    if "adapter_config.json" in names and "config.json" not in names:
+        more += ", a LoRA adapter: merge it into its base model (peft's `merge_and_unload`) first"
     return f"it holds {', '.join(names[:_N_LISTED])}{more}" if names else "it is empty"
 
 
@@ -229,7 +234,7 @@ def check_header(path: Path) -> None:
             )
     if path.suffix == ".safetensors":
         try:
-            with safe_open(path, framework="numpy"):
+            with safe_open(path, framework="numpy", backend="pread"):
                 pass
         except (SafetensorError, OSError) as error:
             raise UnsupportedModelError(

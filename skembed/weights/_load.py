@@ -38,9 +38,9 @@ _ADVICE = (
 def load_state(path: str | Path) -> dict[str, torch.Tensor]:
     """Read tensors by name from a weight file, on the CPU.
 
-    A file of `torch.save` holds a state dict, alone or under a key such as "state_dict"; it is
-    mapped to memory, not copied: do not overwrite it in place while the tensors are in use. A
-    pickle of more than tensors, which would run code, is an UnsafeModelError.
+    A file of `torch.save` holds a state dict, alone or under a key such as "state_dict". A pickle
+    of more than tensors, which would run code, is an UnsafeModelError. The tensors are read, never
+    mapped: whoever overwrites a mapped file changes them, and who cuts it short kills the process.
     """
     path = Path(path)
     if not path.is_file():
@@ -50,10 +50,20 @@ def load_state(path: str | Path) -> dict[str, torch.Tensor]:
         raise UnsupportedModelError(f"{path} is not a weight file: expected one of {kinds}.")
     check_header(path)
     if path.suffix == ".safetensors":
-        from safetensors.torch import load_file
-
-        return dict(load_file(path, device="cpu"))
+        return _read_safetensors(path)
     return _find_state(path, _load_pickle(path))
+
+
+def _read_safetensors(path: Path) -> dict[str, torch.Tensor]:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt", backend="pread") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise UnsupportedModelError(
+            f"{path} is damaged: {error}. Download the model again."
+        ) from error
 
 
 def check_weights(folder: str | Path) -> list[Path]:
@@ -96,7 +106,7 @@ def _load_pickle(path: Path) -> Any:
         with warnings.catch_warnings():
             # Of pickles that torch did not write itself; they are refused below.
             warnings.filterwarnings("ignore", "Detected pickle protocol", UserWarning)
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=False)
     except pickle.UnpicklingError as error:
         if "truncated" in str(error):
             raise _damage(path, "it ends too early") from None

@@ -14,7 +14,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from typing import Any, TypeVar, cast
 
-from skembed._forks import KeyLocks, after_fork_in_child
+from skembed._forks import KeyLocks, after_fork_in_child, one_at_a_time
 from skembed.weights._memory import available_memory
 
 __all__ = ["free_memory", "is_loaded", "kept_recent", "shared_model", "unload_models"]
@@ -26,7 +26,7 @@ _HEADROOM = 1.5
 
 _N_RECENT = 64
 
-_loading, _making = KeyLocks(), KeyLocks()
+_loading = KeyLocks()
 _guard = threading.RLock()
 _models: OrderedDict[bytes, Any] = OrderedDict()  # least recently used first
 _recent: OrderedDict[Hashable, Any] = OrderedDict()  # too
@@ -75,18 +75,27 @@ def is_loaded(key: bytes) -> bool:
 
 
 def kept_recent(key: Hashable, make: Callable[[], T]) -> T:
-    """Return what `make` returned for `key`, now or lately; the last 64 small things are kept."""
-    with _making.hold(key):
+    """Return what `make` returned for `key`, now or lately; the last 64 small things are kept.
+
+    Only one thread at a time makes something: that is when libraries are first imported.
+    """
+
+    def find() -> list[T]:
         with _guard:
-            if key in _recent:
-                _recent.move_to_end(key)
-                return cast(T, _recent[key])
-        made = make()
-        with _guard:
-            _recent[key] = made
-            while len(_recent) > _N_RECENT:
-                _recent.popitem(last=False)
-        return made
+            if key not in _recent:
+                return []
+            _recent.move_to_end(key)
+            return [_recent[key]]
+
+    found = find()
+    if not found:
+        with one_at_a_time():
+            found = find() or [make()]
+            with _guard:
+                _recent[key] = found[0]
+                while len(_recent) > _N_RECENT:
+                    _recent.popitem(last=False)
+    return found[0]
 
 
 def unload_models() -> int:

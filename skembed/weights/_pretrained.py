@@ -8,16 +8,15 @@ torch and transformers are imported when the first model is loaded.
 from __future__ import annotations
 
 import copy
-import pickle
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from skembed._forks import KeyLocks
+from skembed._forks import one_at_a_time
 from skembed.exceptions import UnsafeModelError, UnsupportedModelError
 from skembed.weights._files import read_json
-from skembed.weights._load import check_weights
+from skembed.weights._load import check_weights, load_state
 from skembed.weights._memory import is_out_of_memory
 
 if TYPE_CHECKING:
@@ -42,13 +41,10 @@ _NAME_CODE = (
     "preprocessor_config.json",
 )
 
-# transformers' loading settings and torch's random state belong to the process.
-_one_at_a_time = KeyLocks()
-
 
 def load_config(folder: Path, *, trust_remote_code: bool) -> Any:
     """Read a model's configuration; refuse code that the user did not allow, and quantisation."""
-    with _one_at_a_time.hold("transformers"):  # two threads that import it first see half of it
+    with one_at_a_time():
         from transformers import AutoConfig
 
     try:
@@ -132,16 +128,19 @@ def load_pretrained(
     """
     from torch.random import fork_rng
 
-    weights = check_weights(folder)
-    with _one_at_a_time.hold("transformers"), quiet_transformers(), fork_rng(devices=[]):
+    # Read here, as transformers maps files. They are then the module's own, without a copy.
+    files = check_weights(folder)
+    state = {name: value for path in files for name, value in load_state(path).items()}
+    # transformers' loading settings and torch's random state belong to the process.
+    with one_at_a_time(), quiet_transformers(), fork_rng(devices=[]):
         try:
-            module, info = auto.from_pretrained(
-                folder,
-                config=copy.deepcopy(config),
+            loader, config = _choose_class(auto, config, trust_remote_code)
+            module, info = loader.from_pretrained(
+                None,
+                config=config,
+                state_dict=state,
                 dtype=dtype,
                 local_files_only=True,
-                use_safetensors=any(path.suffix == ".safetensors" for path in weights),
-                trust_remote_code=trust_remote_code,
                 ignore_mismatched_sizes=True,  # reported below, by name
                 output_loading_info=True,
                 **arguments,
@@ -149,18 +148,24 @@ def load_pretrained(
         except Exception as error:
             if is_out_of_memory(error):
                 raise
-            if isinstance(error, pickle.UnpicklingError):
-                raise UnsafeModelError(
-                    f"The weights in {folder} are a pickle that is damaged or would run code. Ask "
-                    "for safetensors, or convert them where you trust them."
-                ) from error
             raise UnsupportedModelError(
                 f"transformers cannot load the weights in {folder}: {type(error).__name__}: {error}"
             ) from error
     _refuse_random_weights(folder, info, is_unused)
-    for values in (*module.parameters(), *module.buffers()):
-        values.data = values.data.clone()  # not mapped from a file that may be overwritten
     return module
+
+
+def _choose_class(auto: Any, config: Any, trust_remote_code: bool) -> tuple[Any, Any]:
+    """Return the class that an Auto class loads, which takes weights that were read before."""
+    import torch
+
+    config = copy.deepcopy(config)
+    if not hasattr(auto, "from_config"):
+        return auto, config
+    with torch.device("meta"):  # a skeleton: 10 to 40 ms
+        model = auto.from_config(copy.deepcopy(config), trust_remote_code=trust_remote_code)
+    # Some Auto classes load a part, and take that part's configuration.
+    return type(model), config if type(model.config) is type(config) else model.config
 
 
 def _refuse_random_weights(

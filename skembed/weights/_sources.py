@@ -12,7 +12,7 @@ from functools import cached_property
 from hashlib import blake2b
 from importlib import import_module
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 from skembed._backbone import Source
 from skembed.exceptions import UnsupportedModelError
@@ -22,11 +22,19 @@ from skembed.weights._load import KINDS
 
 __all__ = ["FileSource", "FolderSource", "RandomSource", "releases_of"]
 
+T = TypeVar("T")
+
 
 def releases_of(*libraries: str) -> dict[str, str]:
     """Return each library's release as major.minor: fixes are taken to change no vector."""
     releases = {name: import_module(name).__version__ for name in libraries}
     return {name: ".".join(release.split(".")[:2]) for name, release in releases.items()}
+
+
+def _changed(place: Path) -> UnsupportedModelError:
+    return UnsupportedModelError(
+        f"{place} changed while the model was in use. Call again when it is written."
+    )
 
 
 class _Files(Source):
@@ -35,6 +43,10 @@ class _Files(Source):
     @abstractmethod
     def _look(self) -> tuple[Path, bytes]:
         """Return where the files are, and their digest as they are now."""
+
+    @abstractmethod
+    def _paths(self) -> list[Path]:
+        """Return the files."""
 
     @cached_property
     def digest(self) -> bytes:  # type: ignore[override]
@@ -45,9 +57,26 @@ class _Files(Source):
         """Check that the files are still those of the digest."""
         place, digest = self._look()
         if digest != self.digest:
-            raise UnsupportedModelError(
-                f"{place} changed while the model was in use. Call again when it is written."
-            )
+            raise _changed(place)
+
+    def read(self, make: Callable[[], T]) -> T:
+        """Return what `make` reads of the files; refuse it if they changed, even for a moment."""
+        before = self._stamps()
+        try:
+            made = make()
+        except Exception as error:
+            if self._stamps() != before:  # it may have met half a file
+                raise _changed(self._look()[0]) from error
+            raise
+        self.check_unchanged()
+        if self._stamps() != before:  # and back again
+            raise _changed(self._look()[0])
+        return made
+
+    def _stamps(self) -> list[tuple[str, int, int, int, int]]:
+        """Return what changes with every change of a file."""
+        found = [(str(path), path.stat()) for path in self._paths() if path.exists()]
+        return [(name, s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino) for name, s in found]
 
 
 @dataclass(frozen=True)
@@ -65,6 +94,9 @@ class FolderSource(_Files):
     def _look(self) -> tuple[Path, bytes]:
         return self.folder, folder_digest(self.folder)
 
+    def _paths(self) -> list[Path]:
+        return [self.folder / name for name in model_files(self.folder)]
+
     def n_bytes(self) -> int:
         """Return the size of the weight files; of several formats of one model, that of one."""
         names = wanted_files(model_files(self.folder))
@@ -81,6 +113,9 @@ class FileSource(_Files):
 
     def _look(self) -> tuple[Path, bytes]:
         return self.path, bytes.fromhex(file_sha256(self.path))
+
+    def _paths(self) -> list[Path]:
+        return [self.path]
 
     def n_bytes(self) -> int:
         """Return the size of the file."""

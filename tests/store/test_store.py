@@ -187,6 +187,13 @@ def test_a_pickled_store_is_its_path_and_its_bound(tmp_path):
     assert other.get_many(keys) == values
 
 
+def test_skops_saves_what_pickle_does(tmp_path):
+    io = pytest.importorskip("skops.io")
+    raw = io.dumps(EmbeddingStore(tmp_path / "store", max_bytes=1000))
+    other = io.loads(raw, trusted=io.get_untrusted_types(data=raw))
+    assert (other.path, other.max_bytes) == (tmp_path / "store", 1000)
+
+
 def test_a_pickled_store_in_memory_arrives_empty():
     store = EmbeddingStore(max_bytes=1000)
     store.put_many([b"k"], [b"v"])

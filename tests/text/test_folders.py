@@ -80,9 +80,8 @@ class TestFaultsOfFolders:
     def test_a_pickle_of_more_than_tensors_is_refused(self, copy, content):
         (copy / "model.safetensors").unlink()
         (copy / "pytorch_model.bin").write_bytes(content)
-        with pytest.raises(UnsupportedModelError, match=r"pickle|damaged|weights") as caught:
+        with pytest.raises(UnsupportedModelError, match=r"neither a zip .* pickle|names .*print"):
             TextEmbedder(copy).transform(["a"])
-        assert "weights_only=False" not in str(caught.value)
 
     def test_a_decoder_that_lacks_a_layer_is_refused(self, tmp_path):
         path = write_checkpoint(tmp_path / "opt", "opt")
