@@ -126,6 +126,7 @@ def test_a_missing_rate_is_said_never_guessed():
             (RATE, PCM),
             r"\(rate, waveform\), as scipy.io.wavfile gives; expected \(waveform, rate\)",
         ),
+        ((torch.ones(1, 9), RATE, "yes", 3), r"a tuple of 4, .*; expected \(waveform, rate\)"),
         ((PCM, 0), "with the rate 0: expected a sampling rate"),
         ((PCM, 44.1), "in Hz, not in kHz"),
         ((PCM, None), "no sampling rate"),
@@ -191,7 +192,7 @@ def test_a_missing_row_after_one_waveform_is_no_rate():
     [
         (np.zeros(500), "silent: no sample is more than -80 dB"),
         (np.full(500, 0.25), "silent: "),
-        (np.stack([CLIP, -CLIP], 1), "silent: its channels cancel out when they are averaged"),
+        (np.stack([CLIP, -CLIP], 1), "in opposite phase: its channels cancel out"),
         (PCM.astype(np.int32), "silent"),
         (np.clip(9 * np.sin(np.arange(900) / 20), -1, 1), "clipped: "),
     ],
@@ -251,11 +252,31 @@ def test_file_objects_are_left_where_they_were():
     assert file.tell() == 11
 
 
-def test_what_hugging_face_s_decoder_gives_is_read():
-    class AudioDecoder:
-        def get_all_samples(self):
-            samples = type("AudioSamples", (), {})()
-            samples.data, samples.sample_rate = torch.from_numpy(CLIP)[None], RATE
-            return samples
+class AudioSamples:
+    def __init__(self):
+        self.data, self.sample_rate = torch.from_numpy(CLIP)[None], RATE
 
-    assert digests([AudioDecoder()]) == digests([(CLIP, RATE)])
+
+class AudioDecoder:
+    def get_all_samples(self):
+        return AudioSamples()
+
+
+class BrokenDecoder:
+    def get_all_samples(self):
+        raise RuntimeError("no frames left")
+
+
+def test_what_torchcodec_decodes_is_read():
+    assert digests([AudioDecoder(), AudioSamples()]) == digests([(CLIP, RATE)] * 2)
+    reason = "the samples of its BrokenDecoder cannot be read: RuntimeError: no frames left"
+    assert faults([BrokenDecoder()]) == {0: reason}
+
+
+@pytest.mark.parametrize("lengths", [(300,), (300, 400)])
+@pytest.mark.parametrize("make", [lambda x: np.array(x, dtype=object), pd.Series, list])
+def test_pairs_in_any_container_are_rows(make, lengths):
+    for n in (2, 3):
+        rows = [(clip, RATE) for clip in clips(n, lengths=lengths)]
+        of_torch = [(torch.from_numpy(clip)[None], rate) for clip, rate in rows]
+        assert digests(make(rows)) == digests(of_torch) == digests(rows)
