@@ -19,7 +19,7 @@ from skembed._file_rows import describe_bytes
 from skembed.audio._quality import QualityCheck, to_float
 from skembed.audio._resampling import Resampler
 
-__all__ = ["DECODERS", "MOST_CHANNELS", "UnreadableSound", "decode", "why_not_a_sound"]
+__all__ = ["DECODERS", "MOST_CHANNELS", "Sink", "UnreadableSound", "decode", "why_not_a_sound"]
 
 DECODERS = {
     "libsndfile": soundfile.__libsndfile_version__,
@@ -90,7 +90,7 @@ def decode(data: bytes, rate: int) -> tuple[NDArray[np.float32], str | None]:
     to its end, and for samples that are no numbers. A few MiB are needed beyond the result.
     """
     with _opened(data) as stream:
-        n_read, sink = 0, _Sink()
+        n_read, sink = 0, Sink()
         check: QualityCheck | None = None
         for frames in stream.blocks():
             n_read += len(frames)
@@ -296,7 +296,7 @@ def _samples_of(frame: Any) -> Frames:
     return to_float(arrays[0][: frame.samples * n_channels].reshape(-1, n_channels))
 
 
-class _Sink:
+class Sink:
     """Put blocks in a row, in memory that grows in place."""
 
     def __init__(self) -> None:

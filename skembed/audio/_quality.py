@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["QualityCheck", "mix", "mix_and_check", "to_float"]
+__all__ = ["QualityCheck", "mix", "mixed", "to_float"]
 
 # Below -80 dB of full scale is what 16-bit converters and dither leave of no sound at all.
 _SILENCE = 1e-4
@@ -153,12 +154,18 @@ class QualityCheck:
         return None
 
 
-def mix_and_check(waveform: NDArray[Any], rate: float) -> tuple[NDArray[np.float32], QualityCheck]:
-    """Return a copy of a waveform (n,) or (n, channels) in one channel, and what it is like."""
-    check, frames = QualityCheck(rate), waveform.reshape(len(waveform), -1)
-    starts = range(0, len(frames), _BLOCK)
-    blocks = [check.mix(to_float(frames[start : start + _BLOCK])) for start in starts]
-    return np.concatenate(blocks), check
+def mixed(
+    waveform: NDArray[Any], check: QualityCheck | None = None
+) -> Iterator[NDArray[np.float32]]:
+    """Yield copies of a waveform's pieces, (n,) or (n, channels), in one channel.
+
+    `check` looks at them.
+    """
+    frames = waveform.reshape(len(waveform), -1)
+    for start in range(0, len(frames), _BLOCK):
+        block = to_float(frames[start : start + _BLOCK])
+        samples = mix(block) if check is None else check.mix(block)
+        yield samples.copy()  # whoever changes the waveform now changes no half of this
 
 
 class _EndOfScale:

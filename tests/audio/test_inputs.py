@@ -2,6 +2,7 @@
 
 import io
 import re
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ import pytest
 import soundfile
 import torch
 
+from skembed.audio._decoding import UnreadableSound
 from skembed.audio._inputs import check_rate, check_sounds
 from skembed.exceptions import InvalidInputError, InvalidParameterError
 from tests.audio.networks import RATE, clips
@@ -250,6 +252,35 @@ def test_file_objects_are_left_where_they_were():
     file.seek(11)
     assert len(set(digests([file, file]))) == 1
     assert file.tell() == 11
+
+
+@pytest.mark.parametrize("dtype", ["int16", "float64"])
+def test_long_waveforms_need_no_more_memory_than_their_result(dtype):
+    waveform = np.tile((CLIP * 20000).astype(dtype), (2, 6000))[:, : 100 * 44_100].T
+    waveform = waveform / 32768 if dtype != "int16" else waveform
+    tracemalloc.start()
+    try:
+        (clip,) = check_sounds([(waveform, 44_100)]).items
+        samples = clip.read(RATE).samples
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    # Of 100 seconds the result is 6 MB; in float32 the waveform would be 35 MB.
+    assert len(samples) == 100 * RATE
+    assert peak < samples.nbytes * 9 / 8 + (8 << 20)
+
+
+def test_a_waveform_that_changes_after_its_check_is_taken_as_it_is_then():
+    waveform = CLIP.copy()
+    (clip,) = check_sounds([(waveform, RATE)]).items
+    waveform *= 0.5
+    found = clip.read(RATE)
+    assert np.array_equal(found.samples, waveform)
+    assert [found.content] == digests([(waveform, RATE)])
+    assert found.content != clip.digest
+    waveform[5] = np.nan
+    with pytest.raises(UnreadableSound, match="NaN"):
+        clip.read(RATE)
 
 
 class AudioSamples:
