@@ -21,7 +21,7 @@ from skembed.modules._layers import (
     run_apart,
     stop_after,
 )
-from skembed.modules._own import Features, ModuleSource, OneAtATime, try_out
+from skembed.modules._own import FEATURES, Features, ModuleSource, OneAtATime, try_out
 from skembed.modules._pooling import POOLINGS, finish, pool, pool_rows, pooled_width
 from skembed.modules._preprocess import Preprocess, make_preprocess
 from skembed.modules._rows import Rows, TokenBatch
@@ -33,6 +33,7 @@ from skembed.modules._tokens import TokenTransformer
 from skembed.modules._workers import send_weights_once
 
 __all__ = [
+    "FEATURES",
     "POOLINGS",
     "CutAt",
     "Features",
