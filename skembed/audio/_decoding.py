@@ -332,8 +332,8 @@ def _refuse_absurd(rate: int, n_channels: int, n_frames: int) -> None:
 def _look_at_wav(data: bytes) -> tuple[bytes, str | None]:
     """Return a WAV file, what its writer forgot put right, and what lacks of it.
 
-    A size of the samples that was never written (0) becomes unknown; behind chunks of odd size comes
-    the byte that fills them up.
+    A size of the samples that was never written (0) becomes unknown; chunks of odd size get the
+    byte that fills them up.
     """
     order = ">" if data[:4] == b"RIFX" else "<"
     at, n_wide, n_bytes_per_frame = 12, 0, 1

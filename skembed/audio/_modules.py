@@ -72,8 +72,8 @@ def _warn_of_rates(things: dict[str, Any], rate: int) -> None:
                 if isinstance(declared, (int, float)) and declared != rate:
                     warn_user(
                         f"{name} declares {attribute}={declared:,} ({type(part).__name__}), but "
-                        f"is given clips at {rate:,} Hz. Set model_sampling_rate={declared:.0f}, or "
-                        "leave it if it was trained on clips at this rate.",
+                        f"is given clips at {rate:,} Hz. Set model_sampling_rate={declared:.0f}, "
+                        "or leave it if it was trained on clips at this rate.",
                         ModelWarning,
                     )
                     return

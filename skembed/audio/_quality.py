@@ -82,8 +82,8 @@ class QualityCheck:
     """Look at a sound at `rate` Hz that comes in pieces, before it is resampled.
 
     What is empty, not finite or beyond 8 times full scale is unreadable. Findings are silence
-    (within -80 dB of full scale around the mean), channels that cancel out, and clipping (5 % of the samples stay at the
-    extreme, at or beyond full scale of 16 bits, for 4 samples or more).
+    (within -80 dB of full scale around the mean), channels that cancel out, and clipping (5 % of
+    the samples stay at the extreme, at or beyond full scale of 16 bits, for 4 samples or more).
     """
 
     def __init__(self, rate: float) -> None:

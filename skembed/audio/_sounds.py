@@ -109,7 +109,7 @@ class WaveformSound(Sound):
         return f"a waveform of shape {self.waveform.shape}, {self.waveform.dtype}"
 
 
-def _begin_digest(waveform: NDArray[Any], rate: float) -> Any:
+def _begin_digest(waveform: NDArray[Any], rate: float) -> hashlib.blake2b:
     """Return the hash that takes the samples of a waveform, mixed to one channel."""
     digest = hashlib.blake2b(digest_size=16, person=b"skembed.sound")
     digest.update(struct.pack("<dq", rate, len(waveform)))

@@ -490,7 +490,10 @@ class Bands(nn.Module):
     [
         ({"model": Declaring()}, "Declaring declares sample_rate=22,050"),
         ({"model": nn.Sequential(Declaring())}, r"Sequential declares .*\(Declaring\)"),
-        ({"model": TinyNetwork(), "preprocess": Bands()}, "preprocess declares sampling_rate=8,000"),
+        (
+            {"model": TinyNetwork(), "preprocess": Bands()},
+            "preprocess declares sampling_rate=8,000",
+        ),
     ],
 )
 def test_a_module_that_declares_another_rate_is_warned_of(params, declared):
