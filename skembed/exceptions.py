@@ -16,6 +16,7 @@ Every error that a user can meet is a `SkembedError` and also the built-in that 
     SkembedWarning                (UserWarning)
     ├── TruncationWarning         rows were cut at the model's limit
     ├── InvalidRowsWarning        rows became NaN because `on_error="nan"`
+    ├── ModelWarning              a model runs otherwise than what comes with it says
     ├── QualityWarning            sound is silent, clipped or truncated, and was embedded
     ├── StoreWarning              the embedding store failed; work went on without it
     └── MemoryWarning             the device ran out of memory; batches were made smaller
@@ -42,6 +43,7 @@ __all__ = [
     "MemoryWarning",
     "MissingDependencyError",
     "ModelNotFoundError",
+    "ModelWarning",
     "QualityWarning",
     "SkembedError",
     "SkembedWarning",
@@ -136,6 +138,10 @@ class InvalidRowsWarning(SkembedWarning):
 
 class QualityWarning(SkembedWarning):
     """Clips of sound were embedded although they are silent, clipped or truncated."""
+
+
+class ModelWarning(SkembedWarning):
+    """A model runs otherwise than what comes with it says; the message says how."""
 
 
 class StoreWarning(SkembedWarning):

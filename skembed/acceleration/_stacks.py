@@ -94,3 +94,7 @@ def _convert(core: nn.Module, values: Tensor, dtype: torch.dtype) -> None:
         for buffer in core.buffers():
             if buffer.is_floating_point():
                 buffer.data = buffer.data.to(dtype)
+        for module in core.modules():
+            for name, kept in vars(module).items():  # of an earlier pass, as rotary positions
+                if isinstance(kept, Tensor) and kept.is_floating_point():
+                    setattr(module, name, kept.to(dtype))

@@ -19,7 +19,7 @@ from skembed._file_rows import describe_bytes
 from skembed.audio._quality import QualityCheck, to_float
 from skembed.audio._resampling import Resampler
 
-__all__ = ["DECODERS", "MOST_CHANNELS", "UnreadableSound", "decode", "why_not_a_sound"]
+__all__ = ["DECODERS", "MOST_CHANNELS", "Sink", "UnreadableSound", "decode", "why_not_a_sound"]
 
 DECODERS = {
     "libsndfile": soundfile.__libsndfile_version__,
@@ -49,6 +49,9 @@ _TOLD = ("mov", "matroska", "tta", "wv")
 # Programs that write to a pipe cannot know the size: 0 or all ones (ffmpeg), nearly 2 GiB (SoX).
 _UNKNOWN_SIZE = 0x7FFFF000
 _UNKNOWN_FRAMES = 1 << 62
+
+# Samples of two frames of MP3.
+_MOST_EXCESS = 2 * 1152
 
 _READ = ("a sound", "a video", "a WMA or WMV file")
 _RAW = (
@@ -87,7 +90,7 @@ def decode(data: bytes, rate: int) -> tuple[NDArray[np.float32], str | None]:
     to its end, and for samples that are no numbers. A few MiB are needed beyond the result.
     """
     with _opened(data) as stream:
-        n_read, sink = 0, _Sink()
+        n_read, sink = 0, Sink()
         check: QualityCheck | None = None
         for frames in stream.blocks():
             n_read += len(frames)
@@ -107,9 +110,11 @@ def decode(data: bytes, rate: int) -> tuple[NDArray[np.float32], str | None]:
 def _opened(data: bytes) -> Iterator[_Libsndfile | _FFmpeg]:
     if what := describe_bytes(data, but=_READ):
         raise UnreadableSound(f"not a sound, but {what}")
-    is_chained = data[:4] == b"OggS" and data[14:18] != _last_page(data)[14:18]
+    # Several streams, or one that was saved before its end: libsndfile fails on Opus there.
+    last = _last_page(data) if data[:4] == b"OggS" else b""
+    is_odd = bool(last) and (data[14:18] != last[14:18] or (_is_whole(last) and not last[5] & 4))
     stream: _Libsndfile | _FFmpeg
-    if not data.startswith(_LIBSNDFILE) or data[8:12] == b"AVI " or is_chained:
+    if not data.startswith(_LIBSNDFILE) or data[8:12] == b"AVI " or is_odd:
         stream = _FFmpeg(data)
     else:
         try:
@@ -146,8 +151,8 @@ class _Libsndfile(_Stream):
     def __init__(self, data: bytes) -> None:
         if data[:4] in (b"RIFF", b"RIFX", b"RF64"):
             data, self.cut = _look_at_wav(data)
-        elif data[:4] == b"OggS" and not _is_end(_last_page(data)):
-            self.cut = "its last page is not there"
+        elif data[:4] == b"OggS" and not _is_whole(_last_page(data)):
+            self.cut = "its last page is cut"
         try:
             self._file = _SoundFile(_Bytes(data))
         except soundfile.SoundFileError as error:
@@ -234,6 +239,7 @@ class _FFmpeg(_Stream):
     def blocks(self) -> Iterator[Frames]:
         """Decode frames, blocks of shape (n, channels)."""
         fifo, kind, bad, n, largest = av.AudioFifo(), None, "", 0, 0
+        n_held = _MOST_EXCESS if self._format == "mp3" else 0
         for frame in self._frames():
             second = n / (self.rate or 1)
             if isinstance(frame, str):
@@ -248,8 +254,12 @@ class _FFmpeg(_Stream):
                 raise UnreadableSound(f"its rate or channels change at second {second:.3f}")
             fifo.write(frame)
             if fifo.samples * frame.layout.nb_channels >= _BLOCK:
-                yield _samples_of(fifo.read())
-        if fifo.samples:
+                yield _samples_of(fifo.read(fifo.samples - n_held))
+        # What follows the last frame of an MP3 file may look like another one.
+        n_excess = n - round(self._seconds * self.rate) if self._seconds else 0
+        if 0 < n_excess <= n_held < fifo.samples:
+            yield _samples_of(fifo.read(fifo.samples - n_excess))
+        elif fifo.samples:
             yield _samples_of(fifo.read())
         # Behind the last frame of an MP3 file there may be tags and junk.
         self.cut = "its end cannot be decoded" if bad and self._format != "mp3" else None
@@ -286,7 +296,7 @@ def _samples_of(frame: Any) -> Frames:
     return to_float(arrays[0][: frame.samples * n_channels].reshape(-1, n_channels))
 
 
-class _Sink:
+class Sink:
     """Put blocks in a row, in memory that grows in place."""
 
     def __init__(self) -> None:
@@ -320,7 +330,11 @@ def _refuse_absurd(rate: int, n_channels: int, n_frames: int) -> None:
 
 
 def _look_at_wav(data: bytes) -> tuple[bytes, str | None]:
-    """Return a WAV file, a size that was never written (0) made unknown, and what lacks of it."""
+    """Return a WAV file, what its writer forgot put right, and what lacks of it.
+
+    A size of the samples that was never written (0) becomes unknown; chunks of odd size get the
+    byte that fills them up.
+    """
     order = ">" if data[:4] == b"RIFX" else "<"
     at, n_wide, n_bytes_per_frame = 12, 0, 1
     while at + 8 <= len(data):
@@ -331,8 +345,7 @@ def _look_at_wav(data: bytes) -> tuple[bytes, str | None]:
             (n_wide,) = struct.unpack_from("<Q", data, at + 16)
         elif name == b"data":
             n_there = len(data) - at - 8
-            (of_file,) = struct.unpack_from(order + "I", data, 4)
-            if size == 0 and n_there and not 0 < of_file < _UNKNOWN_SIZE:
+            if size == 0 and n_there and not _is_chunk(data, at + 8, order):
                 return b"".join([data[: at + 4], b"\xff" * 4, data[at + 8 :]]), None
             if data[:4] == b"RF64" and size == 0xFFFFFFFF and n_wide < _UNKNOWN_FRAMES:
                 size = n_wide
@@ -341,18 +354,29 @@ def _look_at_wav(data: bytes) -> tuple[bytes, str | None]:
             if size - n_there < max(1, n_bytes_per_frame):
                 return data, None
             return data, f"{size:,} bytes of samples promised, {n_there:,} are there"
-        at += 8 + size + size % 2
+        at += 8 + size
+        if size % 2 and not _is_chunk(data, at + 1, order) and _is_chunk(data, at, order):
+            data = b"".join([data[:at], b"\0", data[at:]])
+        at += size % 2
     return data, None
+
+
+def _is_chunk(wav: bytes, at: int, order: str) -> bool:
+    """Return whether a chunk of a WAV file seems to begin at a place."""
+    if re.match(rb"[ -~]{4}.{4}", wav[at : at + 8], re.DOTALL) is None:
+        return False
+    (size,) = struct.unpack_from(order + "I", wav, at + 4)
+    return wav[at : at + 4] == b"data" or at + 8 + size <= len(wav)
 
 
 def _last_page(ogg: bytes) -> bytes:
     return ogg[ogg.rfind(b"OggS") :]
 
 
-def _is_end(page: bytes) -> bool:
-    """Return whether an Ogg page is whole and says that it is the last."""
+def _is_whole(page: bytes) -> bool:
+    """Return whether all of an Ogg page is there."""
     n_segments = page[26] if len(page) > 26 else 255
-    return len(page) >= 27 + n_segments + sum(page[27 : 27 + n_segments]) and bool(page[5] & 4)
+    return len(page) >= 27 + n_segments + sum(page[27 : 27 + n_segments])
 
 
 def _has_count(mp3: bytes) -> bool:

@@ -44,8 +44,8 @@ class AudioReport(EmbeddingReport):
     durations : ndarray of shape (n_rows,), float64
         Seconds of each clip; 0 for bad rows.
     quality : dict of int to str
-        Rows that were embedded although they are silent, clipped or truncated, by position, with
-        what was found, now or when their vectors were stored.
+        Rows that were embedded although they are poor (see `on_quality`), by position, with what
+        was found, now or when their vectors were stored.
     """
 
     sampling_rate: int = 1
@@ -144,9 +144,9 @@ class AudioEmbedder(PretrainedEmbedder):
         before anything is encoded; what only decoding shows comes after the good rows are stored.
     on_quality : {"raise", "warn", "ignore"}, default="raise"
         Clips that are silent (within 80 dB below full scale), clipped (5% of the samples stuck at
-        full scale) or truncated (shorter than the file says): bad rows, handled as `on_error` says;
-        or embedded, with a warning (once per process and model), or without; `report_.quality`
-        lists them after each call.
+        full scale), in opposite phase (channels that cancel out when averaged) or truncated
+        (shorter than the file says): bad rows, handled as `on_error` says; or embedded, with a
+        warning (once per process and model), or without; `report_.quality` lists them.
     revision : str, default=None
         Branch, tag or commit of a model on the hub.
     trust_remote_code : bool, default=False

@@ -52,6 +52,8 @@ def check_sounds(X: Any, *, sampling_rate: float | None = None) -> CheckedRows:
         check_others=lambda values: [_check_row(value, rate) for value in values],
         most_bytes=_MOST_BYTES,
     )
+    if isinstance(X, np.ndarray) and X.ndim == 2 and X.shape[1] == 2:  # of pairs
+        X = X.tolist()
     return check_rows(column_of(X, what="clips of sound", example=_EXAMPLE), room)
 
 
@@ -117,6 +119,8 @@ def _as_matrix(X: Any) -> NDArray[Any] | None:
         return None
     is_frame = hasattr(X, "columns")  # `column_of` says that it has too many columns
     if array.dtype == object and array.ndim > 1 and array.shape[1] > 1 and not is_frame:
+        if _is_pair(array[0].tolist()):  # what NumPy makes of a list of pairs
+            return None
         raise InvalidInputError(
             f"Expected numbers, got a matrix of objects of shape {array.shape}. Convert it, for "
             "example with X.astype('float32')."
@@ -150,8 +154,8 @@ def _check_row(value: Any, rate: float | None) -> Sound | str:
     """Return a clip that is no file, or what is wrong."""
     if holds_array(value):
         return _check_waveform(value, rate)
-    if type(value).__name__ == "AudioDecoder":  # of the Hugging Face library for data sets
-        return _check_decoder(value, rate)
+    if hasattr(value, "get_all_samples") or _is_samples(value):  # of torchcodec and data sets
+        return _check_decoded(value)
     if isinstance(value, Mapping):
         return _check_mapping(value, rate)
     if isinstance(value, (tuple, list)):
@@ -168,6 +172,8 @@ def _check_pair(value: Sequence[Any], rate: float | None) -> Sound | str:
         return "a pair (rate, waveform), as scipy.io.wavfile gives; expected (waveform, rate)"
     if len(value) == 2 and _is_array_like(value[0]) and not isinstance(value[1], (list, tuple)):
         return _check_waveform(value[0], value[1], has_own=True)
+    if len(value) > 2 and _is_pair(value[:2]):
+        return f"a {kind} of {len(value)}, as data sets give with labels; expected (waveform, rate)"
     try:
         waveform = np.asarray(value)
     except ValueError:  # of ragged lists
@@ -195,12 +201,17 @@ def _check_mapping(value: Mapping[Any, Any], rate: float | None) -> Sound | str:
     )
 
 
-def _check_decoder(value: Any, rate: float | None) -> Sound | str:
+def _is_samples(value: Any) -> bool:
+    return is_tensor(getattr(value, "data", None)) and hasattr(value, "sample_rate")
+
+
+def _check_decoded(value: Any) -> Sound | str:
     try:
-        samples = value.get_all_samples()
+        samples = value if _is_samples(value) else value.get_all_samples()
         return _check_waveform(samples.data, samples.sample_rate, has_own=True)
     except Exception as error:
-        return f"an AudioDecoder that cannot be read: {type(error).__name__}: {error}"
+        kind, reason = type(value).__name__, type(error).__name__
+        return f"the samples of its {kind} cannot be read: {reason}: {error}"
 
 
 def _check_waveform(value: Any, rate: Any, *, has_own: bool = False) -> Sound | str:

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from skembed._backbone import OF_THE_HUB
 from skembed.audio._backbone import AudioBackbone, AudioSettings, probe_samples
 from skembed.audio._clips import Part
-from skembed.exceptions import UnsupportedModelError
+from skembed.exceptions import ModelWarning, UnsupportedModelError, warn_user
 from skembed.modules import (
+    FEATURES,
     CutAt,
     Features,
     ModuleSource,
@@ -27,8 +28,7 @@ from skembed.weights import kept_recent, releases_of
 
 __all__ = ["ModuleBackbone", "find_module"]
 
-# What modules like those of transformers call the features, the most finished first.
-_OUTPUT_NAMES = ("audio_embeds", "embeddings", "pooler_output", "last_hidden_state")
+_OUTPUT_NAMES = ("audio_embeds", *FEATURES)
 
 _SHAPES = (
     "(1, features), (1, frames, features), (1, features, frames) or (1, features, height, width)"
@@ -48,10 +48,35 @@ def find_module(module: nn.Module, settings: AudioSettings) -> ModuleBackbone:
     preprocess = _find_preprocess(settings.preprocess, rate)
     content = (source.digest, None if preprocess is None else preprocess.digest)
     key = (ModuleBackbone, *content, rate, settings.layer, settings.pooling)
-    found = kept_recent(key, lambda: ModuleBackbone(source, preprocess, settings, rate))
+
+    def make() -> ModuleBackbone:
+        _warn_of_rates({source.name: source.module, "preprocess": settings.preprocess}, rate)
+        return ModuleBackbone(source, preprocess, settings, rate)
+
+    found = kept_recent(key, make)
     # Of modules of one content, the first may have been changed since: this one has not.
     found.source.module = source.module
     return found
+
+
+def _warn_of_rates(things: dict[str, Any], rate: int) -> None:
+    """Warn of what declares another sampling rate than that of the clips it is given."""
+    for name, thing in things.items():
+        thing = getattr(thing, "func", getattr(thing, "__self__", thing))  # of partials and methods
+        parts = list(thing.modules()) if isinstance(thing, nn.Module) else [thing]
+        if any(hasattr(part, "new_freq") for part in parts):  # it resamples
+            continue
+        for part in (*parts, getattr(thing, "config", None)):
+            for attribute in ("sampling_rate", "sample_rate"):
+                declared = getattr(part, attribute, None)
+                if isinstance(declared, (int, float)) and declared != rate:
+                    warn_user(
+                        f"{name} declares {attribute}={declared:,} ({type(part).__name__}), but "
+                        f"is given clips at {rate:,} Hz. Set model_sampling_rate={declared:.0f}, "
+                        "or leave it if it was trained on clips at this rate.",
+                        ModelWarning,
+                    )
+                    return
 
 
 class ModuleBackbone(AudioBackbone):

@@ -27,7 +27,8 @@ class Processor:
     """Makes of samples what a model takes, with an extractor of transformers.
 
     `rate` is in Hz, `limit` in seconds of the longest clip that it takes whole (None is any), `hop`
-    in samples from one of its frames to the next (1 where it makes none).
+    in samples from one of its frames to the next (1 where it makes none), `is_normalizing` whether
+    it gives waveforms mean 0 and variance 1.
     """
 
     def __init__(self, extractor: Any) -> None:
@@ -39,6 +40,7 @@ class Processor:
         self.limit: float | None = None
         kind = type(extractor).__name__
         self._is_plain = kind == "Wav2Vec2FeatureExtractor"
+        self.is_normalizing = self._is_plain and bool(extractor.do_normalize)
         if kind == "ASTFeatureExtractor":
             self.hop = self.rate // 100
             self.limit = extractor.max_length / 100  # frames of 10 ms, as Kaldi makes them
@@ -51,7 +53,7 @@ class Processor:
     def prepare(self, samples: NDArray[np.float32]) -> Tensor:
         """Return what the model takes of samples (n,), without the batch's dimension."""
         if self._is_plain:
-            if self._extractor.do_normalize:
+            if self.is_normalizing:
                 samples = standardize(samples, _EPS)
             return torch.from_numpy(samples)
         made = self._extractor(samples, sampling_rate=self.rate, return_tensors="pt")

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["QualityCheck", "mix", "mix_and_check", "to_float"]
+__all__ = ["QualityCheck", "mix", "mixed", "to_float"]
 
 # Below -80 dB of full scale is what 16-bit converters and dither leave of no sound at all.
 _SILENCE = 1e-4
+
+# Of the power of channels, what their mean keeps: -40 dB is left of a channel and its inverse
+# where a codec or noise has changed both a little, but of no two microphones.
+_LEAST_LEFT = 1e-4
 
 # Floats go beyond 1 by mastering and by lossy coding, but not by 18 dB; 8-bit integers do.
 _MOST_PEAK = 8.0
@@ -77,8 +82,8 @@ class QualityCheck:
     """Look at a sound at `rate` Hz that comes in pieces, before it is resampled.
 
     What is empty, not finite or beyond 8 times full scale is unreadable. Findings are silence
-    (within -80 dB of full scale around the mean) and clipping (5 % of the samples stay at the
-    extreme, at or beyond full scale of 16 bits, for 4 samples or more).
+    (within -80 dB of full scale around the mean), channels that cancel out, and clipping (5 % of
+    the samples stay at the extreme, at or beyond full scale of 16 bits, for 4 samples or more).
     """
 
     def __init__(self, rate: float) -> None:
@@ -86,14 +91,16 @@ class QualityCheck:
         self._n = self._n_not_finite = self._first_not_finite = 0
         self._sum = 0.0
         self._low, self._high = np.inf, -np.inf
-        self._cancelled = 0.0
+        self._power = self._power_of_channels = 0.0
         self._ends = (_EndOfScale(), _EndOfScale())
 
     def mix(self, frames: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return the next frames (n, channels) as one channel, having looked at them."""
         samples = mix(frames)
-        if self.add(samples) < 2 * _SILENCE and frames.shape[1] > 1:
-            self._cancelled = max(self._cancelled, float(np.ptp(frames, axis=0).max()) / 2)
+        if self.add(samples) < np.inf and frames.shape[1] > 1:
+            every = np.ascontiguousarray(frames).reshape(-1)
+            self._power += float(np.vdot(samples, samples))
+            self._power_of_channels += float(np.vdot(every, every)) / frames.shape[1]
         return samples
 
     def add(self, samples: NDArray[np.floating[Any]]) -> float:
@@ -130,10 +137,13 @@ class QualityCheck:
 
     def finding(self) -> str | None:
         """Say what is poor about what came so far; None if nothing."""
+        if (
+            self._power < _LEAST_LEFT * self._power_of_channels
+            and self._power_of_channels > self._n * _SILENCE**2
+        ):
+            return "in opposite phase: its channels cancel out when averaged; give one of them"
         mean = self._sum / self._n
         if max(self._high - mean, mean - self._low) < _SILENCE:
-            if self._cancelled >= _SILENCE:
-                return "silent: its channels cancel out when they are averaged; give one of them"
             return "silent: no sample is more than -80 dB of full scale away from the mean"
         share = sum(end.n_clipped for end in self._ends) / self._n
         if share >= _MOST_CLIPPED:
@@ -144,12 +154,18 @@ class QualityCheck:
         return None
 
 
-def mix_and_check(waveform: NDArray[Any], rate: float) -> tuple[NDArray[np.float32], QualityCheck]:
-    """Return a copy of a waveform (n,) or (n, channels) in one channel, and what it is like."""
-    check, frames = QualityCheck(rate), waveform.reshape(len(waveform), -1)
-    starts = range(0, len(frames), _BLOCK)
-    blocks = [check.mix(to_float(frames[start : start + _BLOCK])) for start in starts]
-    return np.concatenate(blocks), check
+def mixed(
+    waveform: NDArray[Any], check: QualityCheck | None = None
+) -> Iterator[NDArray[np.float32]]:
+    """Yield copies of a waveform's pieces, (n,) or (n, channels), in one channel.
+
+    `check` looks at them.
+    """
+    frames = waveform.reshape(len(waveform), -1)
+    for start in range(0, len(frames), _BLOCK):
+        block = to_float(frames[start : start + _BLOCK])
+        samples = mix(block) if check is None else check.mix(block)
+        yield samples.copy()  # whoever changes the waveform now changes no half of this
 
 
 class _EndOfScale:

@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skembed._files import RowFile
-from skembed.audio._decoding import MOST_CHANNELS, UnreadableSound, decode
-from skembed.audio._quality import mix, mix_and_check, to_float
-from skembed.audio._resampling import resample
+from skembed.audio._decoding import MOST_CHANNELS, Sink, UnreadableSound, decode
+from skembed.audio._quality import QualityCheck, mixed
+from skembed.audio._resampling import Resampler
 
 __all__ = [
     "EncodedSound",
@@ -77,28 +77,43 @@ class WaveformSound(Sound):
 
     waveform: NDArray[Any]
     rate: float
+    checked: tuple[bytes, str | None] | None = None  # its digest then, and what was poor about it
 
     @property
     def digest(self) -> bytes:  # type: ignore[override]
-        samples = to_float(self.waveform)
-        return _digest_of_samples(samples if samples.ndim == 1 else mix(samples), self.rate)
+        if self.checked is not None:
+            return self.checked[0]
+        digest = _begin_digest(self.waveform, self.rate)
+        for samples in mixed(self.waveform):
+            digest.update(samples.data)
+        return digest.digest()
 
     def read(self, rate: int) -> ReadSound:
-        samples, check = mix_and_check(self.waveform, self.rate)
-        digest = _digest_of_samples(samples, self.rate)
+        check = QualityCheck(self.rate)
+        resampler, sink = Resampler(self.rate, rate), Sink()
+        hashing = _begin_digest(self.waveform, self.rate)
+        for samples in mixed(self.waveform, check if self.checked is None else None):
+            hashing.update(samples.data)
+            sink.take(resampler.push(samples))
+        sink.take(resampler.finish())
+        digest = hashing.digest()
+        if self.checked is not None:
+            if self.checked[0] != digest:  # it has changed: is it still a sound?
+                return WaveformSound(self.waveform, self.rate).read(rate)
+            return ReadSound(sink.samples(), digest, self.checked[1])
         if reason := check.why_unreadable():
             raise UnreadableSound(reason)
-        return ReadSound(resample(samples, self.rate, rate), digest, check.finding())
+        return ReadSound(sink.samples(), digest, check.finding())
 
     def describe(self) -> str:
         return f"a waveform of shape {self.waveform.shape}, {self.waveform.dtype}"
 
 
-def _digest_of_samples(samples: Samples, rate: float) -> bytes:
+def _begin_digest(waveform: NDArray[Any], rate: float) -> hashlib.blake2b:
+    """Return the hash that takes the samples of a waveform, mixed to one channel."""
     digest = hashlib.blake2b(digest_size=16, person=b"skembed.sound")
-    digest.update(struct.pack("<dq", rate, len(samples)))
-    digest.update(np.ascontiguousarray(samples).data)
-    return digest.digest()
+    digest.update(struct.pack("<dq", rate, len(waveform)))
+    return digest
 
 
 def check_waveform(waveform: NDArray[Any], rate: float) -> WaveformSound | str:
@@ -118,8 +133,12 @@ def check_waveform(waveform: NDArray[Any], rate: float) -> WaveformSound | str:
         return f"{what}: expected (samples,), (samples, channels) or (channels, samples)"
     if not waveform.size:
         return f"{what}: it has no samples"
+    check, digest = QualityCheck(rate), _begin_digest(waveform, rate)
     try:
-        reason = mix_and_check(waveform, rate)[1].why_unreadable()
+        for samples in mixed(waveform, check):
+            digest.update(samples.data)
     except TypeError as error:
         return f"a waveform of shape {waveform.shape}: {error}"
-    return f"{what}: {reason}" if reason else WaveformSound(waveform, rate)
+    if reason := check.why_unreadable():
+        return f"{what}: {reason}"
+    return WaveformSound(waveform, rate, (digest.digest(), check.finding()))

@@ -19,7 +19,13 @@ from skembed.audio._backbone import (
 )
 from skembed.audio._clips import Part
 from skembed.audio._processor import Processor
-from skembed.exceptions import InvalidParameterError, UnsupportedModelError
+from skembed.exceptions import (
+    InvalidParameterError,
+    ModelWarning,
+    SkembedError,
+    UnsupportedModelError,
+    warn_user,
+)
 from skembed.modules import SpeechModel, States, find_unused, make_states
 from skembed.weights import (
     FolderSource,
@@ -86,6 +92,7 @@ class TransformersBackbone(AudioBackbone):
                 "or None."
             )
         self._processor = self._load_processor()
+        _warn_of_head(config, self.name, self._processor.is_normalizing)
         self.rate, self.limit = self._processor.rate, self._processor.limit
         self._auto, self._config = _find_part(config)
         if hasattr(config, "conv_kernel"):
@@ -165,7 +172,18 @@ class TransformersBackbone(AudioBackbone):
         """Find pooling and width, and how many tokens precede the frames, with random weights."""
         probe = self._processor.probe
         with torch.random.fork_rng(devices=[]):
-            shape = tuple(self._states(self._build())(probe[None]).shape)
+            module = self._build()
+        try:
+            shape = tuple(self._states(module)(probe[None]).shape)
+        except SkembedError:
+            raise
+        except Exception as error:
+            reason = str(error).rstrip(".")
+            raise UnsupportedModelError(
+                f"{self.name}: the parts of this checkpoint disagree. Its feature extractor "
+                f"(preprocessor_config.json) makes {tuple(probe.shape)} of a clip, on which its "
+                f"model (config.json) fails: {reason}. Save both from the same checkpoint."
+            ) from None
         own = None if len(shape) == 2 else "mean"
         self._take_pooling(self._settings.pooling, shape[-1], own)
         grid = _patch_grid(self._config)
@@ -202,6 +220,19 @@ def _check_kind(config: Any, name: str) -> None:
         raise UnsupportedModelError(
             f"{name} has an adapter after its last layer (add_adapter=True), which skembed does "
             "not run. Save the model without it."
+        )
+
+
+def _warn_of_head(config: Any, name: str, is_normalizing: bool) -> None:
+    """Warn that what makes speaker embeddings of frames is not run."""
+    head = next((each for each in config.architectures or () if each.endswith("ForXVector")), None)
+    if head is not None:
+        more = ", preprocess=lambda x: (x - x.mean()) / x.std()" if is_normalizing else ""
+        warn_user(
+            f"{name} is a {head}: AudioEmbedder runs the model below its x-vector head and pools "
+            "the frames. For the head's speaker embeddings give the whole model: "
+            f"AudioEmbedder(transformers.{head}.from_pretrained(...){more}).",
+            ModelWarning,
         )
 
 

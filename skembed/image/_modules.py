@@ -19,6 +19,7 @@ from skembed.image._backbone import ImageBackbone, ImageSettings, check_settings
 from skembed.image._features import make_plan, measure
 from skembed.image._preprocess import probe_pixels
 from skembed.modules import (
+    FEATURES,
     CutAt,
     Features,
     ModuleSource,
@@ -31,8 +32,7 @@ from skembed.weights import kept_recent, releases_of
 
 __all__ = ["find_module"]
 
-# What transformers' models and their like call the features, the most finished first.
-_OUTPUT_NAMES = ("image_embeds", "pooler_output", "last_hidden_state")
+_OUTPUT_NAMES = ("image_embeds", *FEATURES)
 
 
 def find_module(
@@ -62,8 +62,8 @@ class ModuleBackbone(ImageBackbone):
     """A `torch.nn.Module` of the user's, which is copied and never changed.
 
     It maps pixels (n, channels, height, width) to vectors (n, d), feature maps (n, d, h, w) or (n,
-    h, w, d), or tokens (n, tokens, d): a tensor, or a mapping or an output of transformers with
-    "image_embeds", "pooler_output" or "last_hidden_state", or with one tensor.
+    h, w, d), or tokens (n, tokens, d): a tensor, or a mapping, dataclass or output of transformers
+    with one tensor, or with "image_embeds" or one of `FEATURES`.
     """
 
     is_foreign = True

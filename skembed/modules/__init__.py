@@ -21,7 +21,7 @@ from skembed.modules._layers import (
     run_apart,
     stop_after,
 )
-from skembed.modules._own import Features, ModuleSource, OneAtATime, try_out
+from skembed.modules._own import FEATURES, Features, ModuleSource, OneAtATime, try_out
 from skembed.modules._pooling import POOLINGS, pool, pool_rows, pooled_width
 from skembed.modules._preprocess import Preprocess, make_preprocess
 from skembed.modules._rows import Rows, TokenBatch
@@ -32,6 +32,7 @@ from skembed.modules._states import States, make_states
 from skembed.modules._tokens import TokenModule, TokenTransformer
 
 __all__ = [
+    "FEATURES",
     "POOLINGS",
     "CutAt",
     "Features",

@@ -11,6 +11,7 @@ import os
 import sys
 import threading
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import is_dataclass
 from functools import partial
 from typing import Any
 
@@ -23,7 +24,10 @@ from skembed.exceptions import SkembedError, UnsupportedModelError
 from skembed.modules._layers import first_that_runs, run_apart
 from skembed.weights import fingerprint, is_out_of_memory
 
-__all__ = ["Features", "ModuleSource", "OneAtATime", "copy_of", "try_out"]
+__all__ = ["FEATURES", "Features", "ModuleSource", "OneAtATime", "copy_of", "try_out"]
+
+FEATURES = ("embeddings", "embedding", "features", "pooler_output", "last_hidden_state")
+"""What modules call their features where they give several things, the most finished first."""
 
 _NOTHING = 1e-6
 
@@ -65,7 +69,7 @@ class ModuleSource(Source):
 
 
 class Features(nn.Module):
-    """Takes features out of what a module gives: a tensor, a mapping, a named tuple or a tuple.
+    """Takes features out of what a module gives: a tensor, a mapping, a tuple or a dataclass.
 
     They are the first of `names` that it has, or its only tensor; messages say `title`.
     """
@@ -81,6 +85,8 @@ class Features(nn.Module):
             return output  # type: ignore[no-any-return]
         if hasattr(output, "_asdict"):
             output = output._asdict()
+        elif is_dataclass(output) and not isinstance(output, Mapping):
+            output = vars(output)
         if isinstance(output, Mapping):
             named = dict(output)
             what = f"a mapping with {', '.join(map(repr, named)) or 'nothing'}"

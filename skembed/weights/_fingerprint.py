@@ -147,6 +147,8 @@ class _Pickler(cloudpickle.Pickler):
         torch = sys.modules.get("torch")
         if torch is not None and isinstance(obj, torch.Tensor):
             return _describe_tensor(torch, obj)
+        if torch is not None and isinstance(obj, torch.jit.ScriptFunction):
+            raise _Fault("uses a function of torch.jit; use the Python function it was made from")
         return None
 
     def reducer_override(self, obj: Any) -> Any:
@@ -261,7 +263,8 @@ def _digest_of_code(code: types.CodeType) -> bytes:
 
 def _content_of_module(torch: Any, module: Any) -> tuple[Any, ...]:
     kind: type = type(module)
-    if isinstance(module, torch.jit.ScriptModule) or "_guards_fn" in module._modules:
+    is_exported = "_guards_fn" in module._modules or kind.__module__ == "torch.export.unflatten"
+    if isinstance(module, torch.jit.ScriptModule) or is_exported:
         what = "is a program of torch.jit or torch.export; pass the module it was made from"
         raise _Fault(what, module)
     dynamo = sys.modules.get("torch._dynamo.eval_frame")

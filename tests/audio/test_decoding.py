@@ -115,6 +115,21 @@ def test_wav_files_from_a_pipe_are_read_to_their_end(size):
     assert np.array_equal(samples_of(bytes(data)), samples_of(encode("wav", noise(4800))))
 
 
+@pytest.mark.parametrize("size_of_file", [36, 9636])
+def test_a_wav_file_whose_writer_stopped_before_the_sizes_is_read(size_of_file):
+    data = bytearray(encode("wav", noise(4800)))
+    whole = samples_of(bytes(data))
+    data[4:8], data[40:44] = struct.pack("<I", size_of_file), bytes(4)
+    assert np.array_equal(samples_of(bytes(data)), whole)
+
+
+@pytest.mark.parametrize("place", [12, 36])
+def test_a_wav_chunk_of_odd_size_may_lack_the_byte_that_fills_it_up(place):
+    data = encode("wav", noise(4800))
+    for chunk in (b"LIST\5\0\0\0abcde", b"LIST\5\0\0\0abcde\0"):
+        assert np.array_equal(samples_of(data[:place] + chunk + data[place:]), samples_of(data))
+
+
 def test_what_follows_no_samples_is_not_read_as_samples():
     empty = encode("wav", noise(4800)[:0])
     data = empty + b"LIST" + struct.pack("<I", 400) + np.random.default_rng(0).bytes(400)
@@ -151,8 +166,18 @@ def test_ogg_damage_is_told(kind):
     flipped[len(data) // 2] ^= 1
     assert "truncated: 960,000 frames promised, 9" in quality_of(bytes(flipped))
     pages = [b"OggS" + each for each in data.split(b"OggS")[1:]]
-    assert "its last page is not there" in quality_of(b"".join(pages[:-1]))
+    assert "its last page is cut" in quality_of(b"".join(pages)[:-9])
     assert np.array_equal(samples_of(data + b"tag of another program"), samples_of(data))
+
+
+@pytest.mark.parametrize("kind", ["vorbis", "opus"])
+def test_ogg_files_without_the_flag_of_an_end_are_whole(kind):
+    data = encode(kind, noise(960_000))
+    whole = samples_of(data)
+    # As of a live stream that is saved: the page before the last one does not say that it is last.
+    found = samples_of(data[: data.rfind(b"OggS")])
+    assert 900_000 < len(found) < 960_000
+    np.testing.assert_allclose(found[:900_000], whole[:900_000], atol=1e-4)
 
 
 def mp3_frames(data):
@@ -206,6 +231,8 @@ def test_mp3_damage_is_told():
         b"LYRICSBEGINwords000016LYRICS200",
         b"APETAGEX" + struct.pack("<4I", 2000, 40, 0, 0x80000000) + bytes(8),
         b"ID3\4\0\x10\0\0\0\x02TT3DI\4\0\x10\0\0\0\x02",
+        b"\xff" * 40,
+        b"<html>not found</html>",
     ],
 )
 def test_what_follows_the_last_mp3_frame_is_no_damage(tail):
@@ -213,6 +240,12 @@ def test_what_follows_the_last_mp3_frame_is_no_damage(tail):
     bare = data[len(mp3_frames(data)[0]) :]
     for mp3 in (data, bare, b"ID3\x04\0\0\0\0\x01\x00" + bytes(128) + data):
         assert np.array_equal(samples_of(mp3 + tail), samples_of(mp3))
+
+
+def test_the_header_of_another_frame_after_the_last_mp3_frame_adds_nothing():
+    data = encode("mp3", noise(96000))
+    for n in (4, 60):
+        assert np.array_equal(samples_of(data + mp3_frames(data)[1][:n]), samples_of(data))
 
 
 def test_nothing_is_printed_of_damage(capfd):
@@ -372,8 +405,11 @@ def test_samples_too_large_for_float32_are_told():
 def test_poor_samples_are_told():
     assert "silent: " in quality_of(encode("wav", np.zeros(4800, np.int16)))
     assert "clipped: " in quality_of(encode("wav", tone(440, 48000, 4800, level=2.0)))
-    opposite = np.stack([noise(4800), -noise(4800)], axis=1)
-    assert "its channels cancel out" in quality_of(encode("wav", opposite))
+    opposite = noise(48000, level=0.01)[:, None] * np.float32([1, -1])
+    for kind in ("wav", "mp3", "opus"):
+        assert quality_of(encode(kind, opposite)).startswith("in opposite phase: ")
+    one_channel = np.stack([noise(4800), np.zeros(4800, np.float32)], axis=1)
+    assert quality_of(encode("wav", one_channel)) is None
 
 
 def test_integers_in_floats_are_a_fault():

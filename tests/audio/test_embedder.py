@@ -18,6 +18,7 @@ from skembed.exceptions import (
     InvalidParameterError,
     InvalidRowsError,
     InvalidRowsWarning,
+    ModelWarning,
     QualityWarning,
     UnsupportedModelError,
 )
@@ -477,3 +478,32 @@ def test_bfloat16_is_near_float32():
     )
     cosine = (a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)
     assert cosine.min() > 0.999
+
+
+class Declaring(TinyNetwork):
+    sample_rate = 22_050
+
+
+class Bands(nn.Module):
+    sampling_rate = 8_000
+
+    def forward(self, samples):
+        return samples
+
+
+@pytest.mark.parametrize(
+    ("params", "declared"),
+    [
+        ({"model": Declaring()}, "Declaring declares sample_rate=22,050"),
+        ({"model": nn.Sequential(Declaring())}, r"Sequential declares .*\(Declaring\)"),
+        (
+            {"model": TinyNetwork(), "preprocess": Bands()},
+            "preprocess declares sampling_rate=8,000",
+        ),
+    ],
+)
+def test_a_module_that_declares_another_rate_is_warned_of(params, declared):
+    rate = 22_050 if "preprocess" not in params else 8_000
+    with pytest.warns(ModelWarning, match=f"{declared}.*clips at 16,000 Hz.*rate={rate}"):
+        AudioEmbedder(**params).fit(pairs(1))
+    AudioEmbedder(**params, model_sampling_rate=rate).fit(pairs(1))

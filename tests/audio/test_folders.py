@@ -9,7 +9,7 @@ import transformers as tf
 from safetensors.torch import load_file, save_file
 
 from skembed import AudioEmbedder, unload_models
-from skembed.exceptions import InvalidParameterError, UnsupportedModelError
+from skembed.exceptions import InvalidParameterError, ModelWarning, UnsupportedModelError
 from tests.audio.checkpoints import (
     FAMILIES,
     TOWER,
@@ -189,3 +189,44 @@ def test_a_checkpoint_of_pretraining_needs_none_of_its_heads(tmp_path):
     with torch.inference_mode():
         states = [model.wav2vec2(torch.from_numpy(row)[None])[0][0] for row in rows]
     assert_close(embed(tmp_path, rows), [each.mean(0) for each in states])
+
+
+def test_what_happens_to_a_head_of_x_vectors_is_said(tmp_path, monkeypatch):
+    _, _, settings, *extractor = FAMILIES["hubert"]
+    dims = {"tdnn_dim": (8, 8, 16), "tdnn_kernel": (5, 3, 1), "tdnn_dilation": (1, 2, 1)}
+    settings = {**settings, **dims, "xvector_output_dim": 12}
+    family = tf.WavLMForXVector, tf.WavLMConfig, settings, *extractor
+    monkeypatch.setitem(FAMILIES, "wavlm-speakers", family)
+    folder = write_checkpoint(tmp_path, "wavlm-speakers")
+    rows = sounds(folder)
+    with pytest.warns(ModelWarning, match=r"WavLMForXVector.*below its x-vector head") as caught:
+        assert embed(folder, rows).shape == (len(rows), 32)
+    assert "preprocess=lambda x: (x - x.mean()) / x.std()" in str(caught[0].message)
+    # What the message says to do for them.
+    whole = tf.WavLMForXVector.from_pretrained(folder).eval()
+    found = AudioEmbedder(
+        whole, preprocess=lambda x: (x - x.mean()) / x.std(), sampling_rate=16_000, cache=None
+    ).fit_transform(rows)
+    prepare = tf.AutoFeatureExtractor.from_pretrained(folder)
+    for row, vector in zip(rows, found, strict=True):
+        values = prepare(row, sampling_rate=16_000, return_tensors="pt").input_values
+        with torch.inference_mode():
+            expected = whole(values).embeddings[0].numpy()
+        np.testing.assert_allclose(vector, expected, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("layer", [None, 1])
+@pytest.mark.parametrize(
+    ("family", "change", "made"),
+    [
+        ("ast", {"num_mel_bins": 64}, r"\(256, 64\)"),
+        ("ast", {"max_length": 512}, r"\(512, 128\)"),
+        ("whisper", {"feature_size": 128}, r"\(128, 3000\)"),
+    ],
+)
+def test_a_checkpoint_whose_parts_disagree_is_named(tmp_path, family, change, made, layer):
+    folder = write_checkpoint(tmp_path, family)
+    file = folder / "preprocessor_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **change}))
+    with pytest.raises(UnsupportedModelError, match=rf"parts of this checkpoint disagree.*{made}"):
+        AudioEmbedder(folder, layer=layer).fit([])

@@ -2,6 +2,7 @@
 
 import io
 import re
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ import pytest
 import soundfile
 import torch
 
+from skembed.audio._decoding import UnreadableSound
 from skembed.audio._inputs import check_rate, check_sounds
 from skembed.exceptions import InvalidInputError, InvalidParameterError
 from tests.audio.networks import RATE, clips
@@ -126,6 +128,7 @@ def test_a_missing_rate_is_said_never_guessed():
             (RATE, PCM),
             r"\(rate, waveform\), as scipy.io.wavfile gives; expected \(waveform, rate\)",
         ),
+        ((torch.ones(1, 9), RATE, "yes", 3), r"a tuple of 4, .*; expected \(waveform, rate\)"),
         ((PCM, 0), "with the rate 0: expected a sampling rate"),
         ((PCM, 44.1), "in Hz, not in kHz"),
         ((PCM, None), "no sampling rate"),
@@ -191,7 +194,7 @@ def test_a_missing_row_after_one_waveform_is_no_rate():
     [
         (np.zeros(500), "silent: no sample is more than -80 dB"),
         (np.full(500, 0.25), "silent: "),
-        (np.stack([CLIP, -CLIP], 1), "silent: its channels cancel out when they are averaged"),
+        (np.stack([CLIP, -CLIP], 1), "in opposite phase: its channels cancel out"),
         (PCM.astype(np.int32), "silent"),
         (np.clip(9 * np.sin(np.arange(900) / 20), -1, 1), "clipped: "),
     ],
@@ -251,11 +254,60 @@ def test_file_objects_are_left_where_they_were():
     assert file.tell() == 11
 
 
-def test_what_hugging_face_s_decoder_gives_is_read():
-    class AudioDecoder:
-        def get_all_samples(self):
-            samples = type("AudioSamples", (), {})()
-            samples.data, samples.sample_rate = torch.from_numpy(CLIP)[None], RATE
-            return samples
+@pytest.mark.parametrize("dtype", ["int16", "float64"])
+def test_long_waveforms_need_no_more_memory_than_their_result(dtype):
+    waveform = np.tile((CLIP * 20000).astype(dtype), (2, 6000))[:, : 100 * 44_100].T
+    waveform = waveform / 32768 if dtype != "int16" else waveform
+    tracemalloc.start()
+    try:
+        (clip,) = check_sounds([(waveform, 44_100)]).items
+        samples = clip.read(RATE).samples
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    # Of 100 seconds the result is 6 MB; in float32 the waveform would be 35 MB.
+    assert len(samples) == 100 * RATE
+    assert peak < samples.nbytes * 9 / 8 + (8 << 20)
 
-    assert digests([AudioDecoder()]) == digests([(CLIP, RATE)])
+
+def test_a_waveform_that_changes_after_its_check_is_taken_as_it_is_then():
+    waveform = CLIP.copy()
+    (clip,) = check_sounds([(waveform, RATE)]).items
+    waveform *= 0.5
+    found = clip.read(RATE)
+    assert np.array_equal(found.samples, waveform)
+    assert [found.content] == digests([(waveform, RATE)])
+    assert found.content != clip.digest
+    waveform[5] = np.nan
+    with pytest.raises(UnreadableSound, match="NaN"):
+        clip.read(RATE)
+
+
+class AudioSamples:
+    def __init__(self):
+        self.data, self.sample_rate = torch.from_numpy(CLIP)[None], RATE
+
+
+class AudioDecoder:
+    def get_all_samples(self):
+        return AudioSamples()
+
+
+class BrokenDecoder:
+    def get_all_samples(self):
+        raise RuntimeError("no frames left")
+
+
+def test_what_torchcodec_decodes_is_read():
+    assert digests([AudioDecoder(), AudioSamples()]) == digests([(CLIP, RATE)] * 2)
+    reason = "the samples of its BrokenDecoder cannot be read: RuntimeError: no frames left"
+    assert faults([BrokenDecoder()]) == {0: reason}
+
+
+@pytest.mark.parametrize("lengths", [(300,), (300, 400)])
+@pytest.mark.parametrize("make", [lambda x: np.array(x, dtype=object), pd.Series, list])
+def test_pairs_in_any_container_are_rows(make, lengths):
+    for n in (2, 3):
+        rows = [(clip, RATE) for clip in clips(n, lengths=lengths)]
+        of_torch = [(torch.from_numpy(clip)[None], rate) for clip, rate in rows]
+        assert digests(make(rows)) == digests(of_torch) == digests(rows)

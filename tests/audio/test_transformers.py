@@ -283,3 +283,11 @@ def test_the_shortest_clip_that_gives_a_frame_is_taken(family, folders):
     frames = own_frames(folder, rows)
     assert {len(each) for each in frames} == {2 if family == "sew" else 1}
     assert_close(embed(folder, rows), [each.mean(0) for each in frames])
+
+
+@pytest.mark.parametrize("family", ["sew", "wav2vec2-conformer", "whisper", "clap", "ast"])
+def test_models_of_stacks_run_in_bfloat16(folders, family):
+    rows = sounds(folders(family))
+    found = embed(folders(family), rows, dtype="bfloat16", normalize=True)
+    expected = embed(folders(family), rows, normalize=True)
+    assert (found * expected).sum(1).min() > 0.999

@@ -1,5 +1,7 @@
 """Modules of the user's: copied whatever they are made of, and what they may give."""
 
+from dataclasses import dataclass
+
 import pytest
 import torch
 from torch import nn
@@ -21,6 +23,18 @@ def test_a_module_whose_weight_is_computed_is_copied_and_trains():
     assert all(each.grad is None for each in module.parameters())
 
 
+@dataclass
+class Outputs:
+    logits: torch.Tensor
+    good: torch.Tensor
+
+
+@dataclass
+class SimpleOutput:
+    states: torch.Tensor
+    loss: None = None
+
+
 class Gives(nn.Module):
     def __init__(self, make):
         super().__init__()
@@ -37,6 +51,8 @@ class Gives(nn.Module):
         lambda x: {"any name": x},
         lambda x: {"logits": x * 2, "best": x, "good": x * 3},
         lambda x: (x, None),
+        lambda x: Outputs(x * 2, x),
+        lambda x: SimpleOutput(x),
     ],
 )
 def test_features_are_found_in_what_they_are_wrapped_in(make):

@@ -57,6 +57,10 @@ def other_hook(module, inputs, output):
     return output + 2
 
 
+def scripted(x: torch.Tensor):
+    return x * 2
+
+
 def changed(change):
     net = Net()
     with torch.no_grad():
@@ -383,6 +387,14 @@ def test_line_numbers_and_names_of_files_do_not_count():
         (
             lambda: [torch.jit.script(nn.ReLU())],
             r"list\[0\] is a program of torch\.jit or torch\.export; pass",
+        ),
+        (
+            lambda: torch.export.unflatten(torch.export.export(nn.ReLU(), (torch.ones(2),))),
+            "^UnflattenedModule is a program of torch.jit or torch.export; pass",
+        ),
+        (
+            lambda: changed(lambda net: setattr(net, "act", torch.jit.script(scripted))),
+            r"^Net\.act uses a function of torch\.jit; use the Python function",
         ),
     ],
 )
