@@ -64,7 +64,7 @@ def column_of(X: Any, *, what: str, example: str) -> Sequence[Any]:
     if n_columns is not None:
         if n_columns != 1:
             raise InvalidInputError(
-                f"{expected}; got a {type(X).__name__} {_describe_columns(X, n_columns)}."
+                f"{expected}; got a {type(X).__name__} {_describe_columns(X, n_columns, what)}."
             )
         X = _first_column(X)
     for method in ("to_pylist", "to_list", "tolist"):  # Arrow, polars and pandas, other arrays
@@ -89,13 +89,15 @@ def _column_of_array(X: NDArray[Any], expected: str) -> Sequence[Any]:
     return rows
 
 
-def _describe_columns(X: Any, n_columns: int) -> str:
+def _describe_columns(X: Any, n_columns: int, what: str) -> str:
     if not n_columns:
         return "without columns"
     names = list(getattr(X, "column_names", X.columns))  # Arrow's columns are arrays
     listed = ", ".join(map(shown, names[:5])) + ", ..." * (n_columns > 5)
+    first, second = (f"X[{shown(name)}]" for name in names[:2])
+    join = f', join them ({first} + " " + {second})' if what == "texts" else ""
     return (
-        f"of {n_columns} columns ({listed}). Choose one, for example X[{shown(names[0])}], or use "
+        f"of {n_columns} columns ({listed}). Choose one, for example {first}{join}, or use "
         'ColumnTransformer([("name", embedder, "column"), ...]) for several'
     )
 

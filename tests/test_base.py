@@ -10,8 +10,8 @@ from sklearn.base import BaseEstimator, clone
 
 import skembed
 from skembed import BaseEmbedder, Encoder
-from skembed._base import PretrainedEmbedder
 from skembed._inputs import CheckedRows
+from skembed._pretrained import PretrainedEmbedder
 from skembed.exceptions import InvalidInputError, InvalidParameterError, InvalidRowsError
 from tests.engine.letters import LetterEncoder, letter_counts
 

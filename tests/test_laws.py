@@ -34,6 +34,7 @@ ORDER = [
     "training",
     "_parameters",
     "_base",
+    "_pretrained",
     "room",
     "inspection",
     "model_selection",

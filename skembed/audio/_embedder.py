@@ -15,8 +15,8 @@ from sklearn.utils import Tags
 from sklearn.utils._param_validation import Interval, StrOptions
 from torch import nn
 
-from skembed._base import PretrainedEmbedder
 from skembed._inputs import CheckedRows
+from skembed._pretrained import PretrainedEmbedder
 from skembed._report import EmbeddingReport
 from skembed.audio._backbone import AudioSettings
 from skembed.audio._backbones import find_backbone

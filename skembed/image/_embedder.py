@@ -15,8 +15,8 @@ from sklearn.utils import Tags
 from sklearn.utils._param_validation import StrOptions
 from torch import nn
 
-from skembed._base import PretrainedEmbedder
 from skembed._inputs import CheckedRows
+from skembed._pretrained import PretrainedEmbedder
 from skembed._report import EmbeddingReport
 from skembed.image._arrays import check_image_shape, check_value_range, size_of
 from skembed.image._backbone import ImageSettings

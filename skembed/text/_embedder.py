@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from sklearn.utils import Tags
 from sklearn.utils._param_validation import Interval, StrOptions
 
-from skembed._base import PretrainedEmbedder
 from skembed._inputs import CheckedRows
 from skembed._later import later
+from skembed._pretrained import PretrainedEmbedder
 from skembed._report import EmbeddingReport
 from skembed.engine import DTYPES, measure_sizes
 from skembed.exceptions import (
