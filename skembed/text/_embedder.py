@@ -27,7 +27,7 @@ from skembed.exceptions import (
 from skembed.store import EmbeddingStore, resolve_store
 from skembed.text._encoder import TextEncoder
 from skembed.text._inputs import check_texts
-from skembed.text._models import DEFAULT_MODEL
+from skembed.text._models import DEFAULT_MODEL, MODELS
 from skembed.text._settings import POOLINGS, TextSettings
 from skembed.weights import FolderSource, resolve_model
 
@@ -41,7 +41,7 @@ def find_source(settings: TextSettings) -> FolderSource | None:
     """Return what a model is read from; None where more than its files may decide it."""
     if settings.trust_remote_code or not isinstance(settings.model, (str, os.PathLike)):
         return None
-    return resolve_model(settings.model, revision=settings.revision)
+    return resolve_model(settings.model, revision=settings.revision, known=MODELS)
 
 
 @dataclass(frozen=True)
