@@ -162,7 +162,7 @@ class BackboneEncoder(Encoder):
         except Exception as error:
             if isinstance(error, SkembedError) or is_out_of_memory(error):
                 raise
-            is_rounded = self.torch_dtype is not torch.float32
+            is_rounded = self.dtype != "float32"
             hint = f". It may not run in {self.dtype}: try dtype='float32'" if is_rounded else ""
             raise UnsupportedModelError(
                 f"{self.backbone.name} cannot be loaded: {type(error).__name__}: {error}{hint}"

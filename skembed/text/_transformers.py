@@ -65,7 +65,7 @@ class TransformerBackbone(Backbone):
         # Whether a last Normalize is wanted is a setting.
         self._head = folder.head[:-1] if folder.normalizes else folder.head
         self._transformer = folder.transformer
-        self.prefers_float32 = config.model_type in _IN_FLOAT32
+        self.prefers_float32 |= getattr(config, "model_type", None) in _IN_FLOAT32
         self._trusts_code = settings.trust_remote_code
         is_auto = settings.pooling == "auto"
         self.pooling: str | None = self._own_pooling(folder) if is_auto else settings.pooling

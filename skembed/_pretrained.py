@@ -1,0 +1,172 @@
+"""The skeleton of embedders that run a model, looked up for the present parameters in each call."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import fields
+from numbers import Integral
+from typing import Any, ClassVar, TypeVar
+
+import numpy as np
+from sklearn.utils._param_validation import Interval, StrOptions
+
+from skembed._base import BaseEmbedder
+from skembed._encoder import Encoder, join_replicas
+from skembed._later import import_torch
+from skembed._parameters import OfModules, plain, plain_fields, snapshot
+from skembed.engine import DTYPES, embed, remembered_encoder, resolve_devices
+from skembed.exceptions import InvalidParameterError, warnings_sent_to
+from skembed.store import resolve_store
+from skembed.weights import kept_recent
+
+__all__ = ["PretrainedEmbedder"]
+
+Pretrained = TypeVar("Pretrained", bound="PretrainedEmbedder")
+
+
+def _has_torch() -> bool:
+    """Return whether torch has been imported: what comes of it is then soon found in full."""
+    return "torch" in sys.modules
+
+
+def _refuse_bool(layer: Any) -> None:
+    if isinstance(layer, (bool, np.bool_)):
+        raise InvalidParameterError(
+            f"layer={layer!r}: expected the name of a submodule, the number of a hidden state, or "
+            "None."
+        )
+
+
+class PretrainedEmbedder(BaseEmbedder):
+    """Base class of embedders that run a model, which `fit` does not change.
+
+    A subclass implements `_check_rows` and says by three attributes what embeds.
+    """
+
+    _settings_type: ClassVar[Any]
+    """Frozen dataclass of what decides backbone and encoder: parameters, and `_other_settings`."""
+    _find_backbone: ClassVar[Any]
+    """Maps settings to a backbone, the same one as long as its content is the same."""
+    _make_encoder: ClassVar[Any]
+    """Maps a backbone, settings and a device to an encoder."""
+    _find_source: ClassVar[Any] = staticmethod(lambda settings: None)
+    """Maps settings to what alone decides the backbone beside them, found without importing torch.
+
+    None is for what has to be looked at closer."""
+
+    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
+        **BaseEmbedder._parameter_constraints,
+        "model": [str, os.PathLike, OfModules()],
+        "weights": [str, os.PathLike, None],
+        "layer": [str, Integral, None],
+        "normalize": ["boolean"],
+        "n_components": [Interval(Integral, 1, None, closed="left"), None],
+        "preprocess": [callable, None],
+        "device": [str, list, tuple],
+        "dtype": [StrOptions(set(DTYPES) - {"int8"})],
+        "revision": [str, None],
+        "trust_remote_code": ["boolean"],
+    }
+    _parameter_checks: ClassVar[dict[str, Callable[[Any], object]]] = {"layer": _refuse_bool}
+    # Any process finds the encoder again by the parameters.
+    _is_private: ClassVar[tuple[str, ...]] = (*BaseEmbedder._is_private, "_present")
+
+    def _sample_rows(self) -> list[Any]:
+        """Return a row for `warm_up`."""
+        return []
+
+    def _other_settings(self) -> dict[str, Any]:
+        """Return the settings that are not parameters of the same name."""
+        return {}
+
+    def _settings(self) -> Any:
+        other = self._other_settings()
+        for field in fields(self._settings_type):
+            if hasattr(self, field.name):
+                other[field.name] = plain(getattr(self, field.name))
+        return self._settings_type(**other)
+
+    def _get_ready(self, params: dict[str, Any]) -> None:
+        present = (snapshot(params), self._find_encoder())
+        if self.__dict__.get("_present") != present:
+            self._present = present
+
+    def _find_encoder(self) -> Any:
+        """Return the encoder of the present parameters, only remembered as long as that will do."""
+        settings, device = self._settings(), plain(self.device)
+
+        def find() -> Any:
+            import_torch()
+            devices = resolve_devices(device)
+            backbone = self._find_backbone(settings)
+
+            def make() -> Any:
+                return join_replicas([self._make_encoder(backbone, settings, d) for d in devices])
+
+            # The encoder keeps its backbone: while it is here, no other one has that id.
+            key = (type(self).__name__, id(backbone), devices, plain_fields(settings))
+            return kept_recent(key, make)
+
+        source = None if _has_torch() else self._find_source(settings)
+        if source is None:
+            return find()
+        return remembered_encoder(
+            self._make_encoder, settings, device, source, find, resolve_store(self.cache)
+        )
+
+    def _get_encoder(self) -> Any:
+        return self._encoder
+
+    def warm_up(self: Pretrained) -> Pretrained:
+        """Load the model and run it on one row, so that the first call takes as long as the next.
+
+        For services, before they answer, and for clocks. Nothing is stored, and `fit` is not needed
+        before.
+
+        Returns
+        -------
+        self
+        """
+        self._begin()
+        encoder = self._encoder.whole()
+        self._present = (self._present[0], encoder)
+        with warnings_sent_to(lambda *warning: None):  # of a row that is not the user's
+            embed(encoder, self._check_rows(self._sample_rows()).items)
+        return self
+
+    @property
+    def _encoder(self) -> Any:
+        """The encoder that `_get_ready` has found in this call."""
+        return self._present[1]
+
+    @property
+    def encoder_(self) -> Encoder:
+        """The encoder of the present parameters, once `fit` or `transform` has made it."""
+        return self._known_encoder().whole()
+
+    @property
+    def n_features_out_(self) -> int:
+        """Number of output features."""
+        return self._known_encoder().width
+
+    @property
+    def device_(self) -> str:
+        """Where the model runs."""
+        return self._known_encoder().device
+
+    @property
+    def dtype_(self) -> str:
+        """Number format in which the model runs."""
+        return self._known_encoder().dtype
+
+    def _known_encoder(self) -> Encoder:
+        """Return the encoder of the present parameters, be it only remembered."""
+        params, encoder = self.__dict__.get("_present", (None, None))
+        if not isinstance(encoder, Encoder) or params != snapshot(self.get_params(deep=False)):
+            raise AttributeError(
+                f"This {type(self).__name__} has not made its encoder for its present parameters; "
+                "call fit or transform first."
+            )
+        return encoder
