@@ -73,7 +73,7 @@ class TestFaultsOfFolders:
         (copy / "1_Pooling" / "config.json").write_text('{"pooling_mode": "mean"}')
         TextEmbedder(copy).fit(["a"])
         (copy / name).write_text(content)
-        with pytest.raises(UnsupportedModelError, match="is damaged|has unexpected values"):
+        with pytest.raises(UnsupportedModelError, match=r"is damaged|has unexpected values"):
             TextEmbedder(copy).fit(["a"])
 
     @pytest.mark.parametrize("content", [b"random bytes", pickle.dumps(print, protocol=2)])
