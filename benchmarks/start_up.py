@@ -17,6 +17,7 @@ import time
 from typing import Any
 
 SEARCH = """
+from joblib import parallel_config
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
@@ -25,7 +26,8 @@ texts = ["great value", "I love it", "works well", "a joy to use", "five stars",
          "broke at once", "I hate it", "does not work", "a pain to use", "one star", "money wasted"]
 pipe = make_pipeline(TextEmbedder(), LogisticRegression())
 grid = {{"logisticregression__C": [0.1, 1, 10]}}
-GridSearchCV(pipe, grid, n_jobs={n_jobs}).fit(texts, [1] * 6 + [0] * 6)
+with parallel_config({backend!r}):
+    GridSearchCV(pipe, grid, n_jobs={n_jobs}).fit(texts, [1] * 6 + [0] * 6)
 """
 SECOND = """
 from skembed import TextEmbedder
@@ -56,8 +58,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         ways = {
             "scikit-learn imported": "import sklearn.model_selection, sklearn.pipeline",
-            "search": SEARCH.format(n_jobs=None),
-            "search, n_jobs=2": SEARCH.format(n_jobs=2),
+            "search": SEARCH.format(n_jobs=None, backend="loky"),
+            "search, n_jobs=2": SEARCH.format(n_jobs=2, backend="loky"),
+            "search, n_jobs=2, threads": SEARCH.format(n_jobs=2, backend="threading"),
             "every row found in a folder": SECOND.format(folder=folder),
         }
         for code in ways.values():
