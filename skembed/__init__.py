@@ -67,7 +67,7 @@ announce_run()
 
 def __getattr__(name: str) -> Any:
     if name in _HOMES:
-        if name in ("AudioEmbedder", "ImageEmbedder"):  # whose modules import torch by themselves
+        if name in ("AudioEmbedder", "FunctionEmbedder", "ImageEmbedder"):  # they import torch
             import_torch()
         value = getattr(import_module(_HOMES[name]), name)
     elif name in _MODULES:
@@ -111,6 +111,7 @@ def list_models(kind: str | None = None) -> list[ModelInfo]:
             f"kind={kind!r}: expected one of {', '.join(map(repr, _ROOMS))}, or None."
             f"{did_you_mean(kind, _ROOMS)}"
         )
+    import_torch()  # as the rooms do
     rooms = _ROOMS if kind is None else (kind,)
     tables = [import_module(f"skembed.{room}._models").MODELS for room in rooms]
     return [info for table in tables for info in table.values()]

@@ -120,6 +120,9 @@ class BaseEmbedder(CallbackSupportMixin, TransformerMixin, BaseEstimator):
     _are_places: ClassVar[tuple[str, ...]] = ("model", "weights", "cache")
     """Parameters that may be paths, which are found again if an embedder is loaded elsewhere."""
 
+    _are_names: ClassVar[frozenset[str]] = frozenset({"auto", "run"})
+    """Their values that are never paths, whatever folders lie around."""
+
     _rows_are: ClassVar[tuple[str, str]] = ("rows", "[row, another_row]")
     """What messages call rows, and a right argument of `transform`."""
 
@@ -407,8 +410,7 @@ class BaseEmbedder(CallbackSupportMixin, TransformerMixin, BaseEstimator):
     def __getstate__(self) -> dict[str, Any]:
         state: Any = super().__getstate__()
         kept = {name: value for name, value in state.items() if name not in self._is_private}
-        paths = [kept[name] for name in self._are_places if is_relative(kept.get(name))]
-        if any(map(os.path.exists, paths)):
+        if any(map(os.path.exists, self._relative_paths(kept).values())):
             kept["_saved_in"] = str(Path.cwd())
         return kept
 
@@ -416,10 +418,17 @@ class BaseEmbedder(CallbackSupportMixin, TransformerMixin, BaseEstimator):
         state = dict(state)
         saved_in = state.pop("_saved_in", None)
         if saved_in is not None:  # a relative path means what it meant there, unless it is here
-            for name in self._are_places:
-                if is_relative(path := state.get(name)):
-                    state[name] = place_of(path, saved_in)
+            for name, path in self._relative_paths(state).items():
+                state[name] = place_of(path, saved_in)
         super().__setstate__(state)
+
+    def _relative_paths(self, state: dict[str, Any]) -> dict[str, str | os.PathLike[str]]:
+        values = {name: state.get(name) for name in self._are_places}
+        return {
+            name: value
+            for name, value in values.items()
+            if is_relative(value) and value not in self._are_names
+        }
 
     def __sklearn_is_fitted__(self) -> bool:
         return True  # nothing is learned
@@ -435,9 +444,12 @@ class BaseEmbedder(CallbackSupportMixin, TransformerMixin, BaseEstimator):
 
 
 def _identified(encoder: Encoder) -> Encoder:
-    """Return an encoder; one that has no digest gets that of its content."""
+    """Return an encoder, or, of one that has no digest, a copy with that of its present content."""
+    if hasattr(encoder, "digest") and hasattr(encoder, "model_key"):
+        return encoder
+    identified = copy.copy(encoder)
     if not hasattr(encoder, "digest"):
-        encoder.digest = fingerprint(encoder)
+        identified.digest = fingerprint(encoder)
     if not hasattr(encoder, "model_key"):
-        encoder.model_key = encoder.digest
-    return encoder
+        identified.model_key = identified.digest
+    return identified

@@ -211,8 +211,8 @@ _is_told_in_run: Callable[[str], bool] | None = None
 def warn_user(message: str, category: type[SkembedWarning], once: str = "") -> None:
     """Issue a warning that points at the user's own line, past the frames of libraries.
 
-    Warnings of one category with the same `once` come once in a process. A worker leaves out what
-    another worker of the run has told. What is an error is raised each time.
+    Warnings of one category with the same `once` come once in a process, and a worker leaves out
+    what another worker of the run has told. What is an error is raised each time.
     """
     send: Callable[[str, type[SkembedWarning], str], object] | None
     send = getattr(_of_thread, "send", None)
@@ -222,12 +222,11 @@ def warn_user(message: str, category: type[SkembedWarning], once: str = "") -> N
     action = _action_for(message, category)
     if action == "ignore":
         return
-    if action != "error":
-        key = f"{category.__name__} {once or message}"
-        if (once and key in _told) or (_is_told_in_run is not None and _is_told_in_run(key)):
+    if once and action != "error":
+        key = f"{category.__name__} {once}"
+        if key in _told or (_is_told_in_run is not None and _is_told_in_run(key)):
             return
-        if once:
-            _told.add(key)
+        _told.add(key)
     warnings.warn(message, category, stacklevel=_level_of_user())
 
 
@@ -270,8 +269,9 @@ def warnings_sent_to(
     In a thread of the library's own no frame leads to the user's line, and a warning that is an
     error would be raised where nobody waits for it.
     """
+    before = getattr(_of_thread, "send", None)
     _of_thread.send = send
     try:
         yield
     finally:
-        del _of_thread.send
+        _of_thread.send = before

@@ -181,3 +181,51 @@ def test_rows_of_ones_own_embedder_are_checked_one_by_one():
     with pytest.raises(InvalidInputError, match=r"of rows, like \[row, another_row\]"):
         OwnEmbedder().fit("a text")
     assert OwnEmbedder().fit([]).get_feature_names_out().tolist() == ["ownembedder0"]
+
+
+def test_an_encoder_that_is_kept_and_changed_is_another_one():
+    class Scaled(Encoder):
+        width, factor = 1, 1.0
+
+        def contents(self, items):
+            return map(str.encode, items)
+
+        def encode(self, batch):
+            return torch.tensor([[len(item) * self.factor] for item in batch])
+
+    class ScaledEmbedder(BaseEmbedder):
+        _kept = Scaled()
+
+        def __init__(self, factor=1.0):
+            self.factor = factor
+
+        def _check_row(self, value):
+            return value
+
+        def _get_encoder(self):
+            self._kept.factor = self.factor
+            return self._kept
+
+    found = [ScaledEmbedder(factor).fit_transform(["abc"])[0, 0] for factor in (1.0, 2.0)]
+    assert found == [3, 6]
+
+
+def test_what_is_never_a_path_stays_as_it_is_wherever_it_is_loaded(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("run", "resnet18", "logmel", "auto"):
+        (tmp_path / name).mkdir()
+    embedders = (
+        skembed.TextEmbedder(),
+        skembed.ImageEmbedder("resnet18", weights="auto"),
+        skembed.AudioEmbedder("logmel"),
+    )
+    saved = pickle.dumps(embedders)
+    monkeypatch.chdir("/")
+    assert [repr(each) for each in pickle.loads(saved)] == [repr(each) for each in embedders]
+
+
+def test_every_call_says_which_rows_are_nan():
+    embedder = skembed.FunctionEmbedder(lambda rows: [[1.0]] * len(rows), on_error="nan")
+    for _ in range(2):
+        with pytest.warns(skembed.exceptions.InvalidRowsWarning, match="row 1"):
+            embedder.transform(["a", None])

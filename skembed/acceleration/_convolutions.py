@@ -15,7 +15,6 @@ from __future__ import annotations
 import copy
 import itertools
 import operator
-import threading
 from collections.abc import Callable
 from typing import Any, TypeGuard
 
@@ -27,6 +26,7 @@ from torch.utils._pytree import tree_leaves
 
 from skembed._forks import one_at_a_time
 from skembed.acceleration._passes import find_consumers, gelu_kind, has_hooks, replace_modules
+from skembed.modules import of_this_thread
 
 __all__ = ["fold_batch_norms", "is_traceable", "pack_convolutions"]
 
@@ -88,22 +88,8 @@ def _trace(module: nn.Module) -> fx.GraphModule:
     # Copies of the graphs that torchvision extracts are back in training mode.
     copied = copy.deepcopy(module, shared).eval()
     with one_at_a_time():
-        tracer = _Tracer()
+        tracer = of_this_thread(fx.Tracer)()
         return fx.GraphModule(copied, tracer.trace(copied), type(copied).__name__)
-
-
-class _Tracer(fx.Tracer):
-    """Traces this thread's calls only: while it traces, every module's calls come here."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._thread = threading.get_ident()
-
-    def call_module(self, m: nn.Module, forward: Any, args: Any, kwargs: Any) -> Any:
-        """Record a call, or leave that of another thread alone."""
-        if threading.get_ident() != self._thread:
-            return forward(*args, **kwargs)
-        return super().call_module(m, forward, args, kwargs)
 
 
 def pack_convolutions(

@@ -22,7 +22,7 @@ from skembed.audio._backbone import AudioSettings
 from skembed.audio._backbones import find_backbone
 from skembed.audio._encoder import AudioEncoder, check_seconds
 from skembed.audio._inputs import check_rate, check_sounds
-from skembed.audio._models import DEFAULT_MODEL
+from skembed.audio._models import DEFAULT_MODEL, MODELS
 from skembed.exceptions import (
     QualityWarning,
     describe_rows,
@@ -213,6 +213,9 @@ class AudioEmbedder(PretrainedEmbedder):
     _settings_type = AudioSettings
     _find_backbone = staticmethod(find_backbone)
     _make_encoder = AudioEncoder
+
+    # As the baselines' and torchaudio's are.
+    _are_names = PretrainedEmbedder._are_names | {name for name in MODELS if "/" not in name}
 
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         **PretrainedEmbedder._parameter_constraints,

@@ -89,15 +89,16 @@ def embed(
             or [missing]
         )
     if len(missing) and not encoder.is_loaded:
-        missing = leave_to_others(job, missing)
-        if len(missing):
-            try:
+        wanted, whole = missing, encoder
+        try:
+            missing = leave_to_others(job, wanted)
+            if len(missing):
                 whole = encoder.whole()
                 _ = whole.policy  # loads the model, while others leave these rows to this process
-            finally:
-                job.give_up(missing)
-            if whole is not encoder:
-                return embed(whole, items, store=store, batch_size=batch_size, progress=progress)
+        finally:
+            job.give_up(wanted)
+        if whole is not encoder:
+            return embed(whole, items, store=store, batch_size=batch_size, progress=progress)
     while len(missing):
         result.n_encoded += Runner(job, missing).run()
         missing, distinct = _stand_ins(job, distinct)

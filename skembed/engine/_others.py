@@ -17,7 +17,7 @@ __all__ = ["leave_to_others"]
 
 _FEW = 64
 _WAIT_SECONDS, _PATIENCE_SECONDS = 10.0, 60.0
-# Who has embedded the rows of one fold is soon asked for those of another.
+# A worker that has embedded one fold's rows will soon be asked for another's.
 _GRACE_SECONDS, _PAUSE_SECONDS = 1.0, 0.02
 
 

@@ -41,7 +41,7 @@ _VARIABLES = (
 )
 _GPUS = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")
 
-# Of an encoder, what only runs it.
+# Attributes that only running it needs.
 _OF_TORCH = ("backbone", "torch_device", "torch_dtype")
 
 
@@ -99,9 +99,9 @@ def _in_turn(store: EmbeddingStore | None, key: bytes) -> Iterator[None]:
         yield
         return
     holder, started = object(), time.monotonic()
-    while not store.claim([key], holder)[0] and time.monotonic() - started < _PATIENCE_SECONDS:
-        store.wait([key], _PATIENCE_SECONDS)
     try:
+        while not store.claim([key], holder)[0] and time.monotonic() - started < _PATIENCE_SECONDS:
+            store.wait([key], _PATIENCE_SECONDS)
         yield
     finally:
         store.release([key], holder)

@@ -6,6 +6,7 @@ Knows torch and processes, not what is computed.
 from __future__ import annotations
 
 import os
+import sys
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -29,11 +30,8 @@ def stay_safe_after_fork() -> None:
     single-threaded never asks. OpenMP's settings are those of the calling thread: each thread that
     computes has to call this.
     """
-    if os.getpid() == _PROCESS_OF_IMPORT:
-        return
-    import torch
-
-    if torch.get_num_threads() > 1:
+    torch = sys.modules.get("torch")  # which has started no threads where it is not imported
+    if os.getpid() != _PROCESS_OF_IMPORT and torch is not None and torch.get_num_threads() > 1:
         torch.set_num_threads(1)
 
 

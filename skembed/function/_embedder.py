@@ -156,12 +156,17 @@ class FunctionEmbedder(BaseEmbedder):
         """Number of output features."""
         if self.n_features is not None:
             return int(self.n_features)
-        if "_learned" not in self.__dict__:
+        if self._known() is None:
             raise AttributeError(
                 f"This {type(self).__name__} has seen no rows yet; call fit or transform first."
             )
         width: int = self._learned.width
         return width
+
+    def _known(self) -> Learned | None:
+        """Return what has been learned of the present function."""
+        is_of_it = self.__dict__.get("_learned_of") == (self.function, self.version)
+        return self._learned if is_of_it else None
 
     def _check_rows(self, X: Any) -> CheckedRows:
         if isinstance(X, np.ndarray) and X.ndim > 1 and X.dtype.kind in "biufc":
@@ -181,30 +186,31 @@ class FunctionEmbedder(BaseEmbedder):
 
     def _ask_for_version(self, reason: str) -> NoReturn:
         raise InvalidParameterError(
-            f"function={name_of(self.function)}: set version to a name of all that decides its "
-            "vectors, such as 'text-embedding-3-small'. They are stored under it, as what the "
-            f"function is cannot be found out: {reason}"
+            f"function={name_of(self.function)}: set version to a name for everything that decides "
+            "its vectors, such as 'text-embedding-3-small'. They are stored under it, because the "
+            f"function's own content cannot be determined: {reason}"
         )
 
     def _learn(self, rows: CheckedRows, y: Any) -> None:
         self._learned = self._find_width(rows)
+        self._learned_of = (self.function, self.version)
 
     def _embed(self, rows: CheckedRows) -> Embedded:
-        self._learned = self._find_width(rows)
+        self._learn(rows, None)
         return super()._embed(rows)
 
     def _find_width(self, rows: CheckedRows) -> Learned:
         if self.n_features is not None:
             return Learned(int(self.n_features))
-        known: Learned | None = self.__dict__.get("_learned")
         if not rows.items:
-            if known is not None:
+            if (known := self._known()) is not None:
                 return known
             raise InvalidParameterError(
                 f"n_features=None: how many features {name_of(self.function)} gives is learned "
                 "from the first row, and there is none that can be embedded. Set n_features."
             )
-        return kept_recent(("function", self._identity), lambda: self._learn_width(rows))
+        key = ("function", self._identity)
+        return kept_recent(key, lambda: self._learn_width(rows), imports=False)
 
     def _learn_width(self, rows: CheckedRows) -> Learned:
         learned = learn_width(

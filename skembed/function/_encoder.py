@@ -34,7 +34,7 @@ _TEMPORARY_STATUSES = {
     HTTPStatus.TOO_EARLY,
     HTTPStatus.TOO_MANY_REQUESTS,
 }
-# Of whoever asks, not of what is asked for.
+# These refuse the caller, whatever the rows are.
 _REFUSED_STATUSES = {
     HTTPStatus.UNAUTHORIZED,
     HTTPStatus.PAYMENT_REQUIRED,

@@ -5,6 +5,7 @@ Knows values, not functions.
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,8 +44,8 @@ def check_row(value: Any) -> Item:
 
 
 def value_of(item: Item) -> Any:
-    """Return what the function is given."""
-    return item if isinstance(item, str) else item.value
+    """Return what the function is given: its own, should it change it."""
+    return item if isinstance(item, str) else copy.deepcopy(item.value)
 
 
 def content_of(item: Item) -> bytes:

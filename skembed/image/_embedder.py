@@ -24,7 +24,7 @@ from skembed.image._backbones import find_backbone
 from skembed.image._encoder import ImageEncoder
 from skembed.image._features import IMAGE_POOLINGS
 from skembed.image._inputs import check_images
-from skembed.image._models import DEFAULT_MODEL
+from skembed.image._models import DEFAULT_MODEL, MODELS
 from skembed.store import EmbeddingStore
 
 __all__ = ["ImageEmbedder", "ImageReport"]
@@ -196,6 +196,11 @@ class ImageEmbedder(PretrainedEmbedder):
     _settings_type = ImageSettings
     _find_backbone = staticmethod(find_backbone)
     _make_encoder = ImageEncoder
+
+    # As torchvision's names are.
+    _are_names = PretrainedEmbedder._are_names | {
+        n for n, each in MODELS.items() if each.is_torchvision
+    }
 
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         **PretrainedEmbedder._parameter_constraints,

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from skembed._forks import one_at_a_time
 from skembed.exceptions import InvalidParameterError, SkembedError
-from skembed.modules import CutAt, Reached, pooled_width, stop_after
+from skembed.modules import CutAt, Reached, of_this_thread, pooled_width, stop_after
 
 __all__ = [
     "IMAGE_POOLINGS",
@@ -129,9 +129,6 @@ def extract(module: nn.Module, layer: str, size: Sequence[int]) -> nn.Module:
     A graph can be made faster, and is taken if it gives the same on pixels of this size: a
     submodule that runs more than once, or gives several tensors, is another thing to the graph.
     """
-    with one_at_a_time():
-        from torchvision.models.feature_extraction import create_feature_extractor
-
     pixels = torch.rand(size, generator=torch.Generator().manual_seed(0), device="cpu")
     hook = stop_after(module.get_submodule(layer))
     try:
@@ -144,8 +141,7 @@ def extract(module: nn.Module, layer: str, size: Sequence[int]) -> nn.Module:
         hook.remove()
     try:
         # Both modes are traced, and differ where a model has a second classifier.
-        with one_at_a_time():
-            extractor = create_feature_extractor(module, [layer], suppress_diff_warning=True)
+        extractor = _trace(module, layer)
         only = _Only(extractor.eval(), layer)
         if torch.allclose(only(pixels), expected, rtol=1e-5, atol=1e-6):
             return only
@@ -154,6 +150,21 @@ def extract(module: nn.Module, layer: str, size: Sequence[int]) -> nn.Module:
     except Exception:  # tracing refuses with whatever the model's own code raises
         pass
     return CutAt(module, layer)
+
+
+def _trace(module: nn.Module, layer: str) -> nn.Module:
+    with one_at_a_time():
+        from torchvision.models import feature_extraction as library
+
+        tracer = library.NodePathTracer
+        library.NodePathTracer = of_this_thread(tracer)  # which it can't be told otherwise
+        try:
+            found: nn.Module = library.create_feature_extractor(
+                module, [layer], suppress_diff_warning=True
+            )
+            return found
+        finally:
+            library.NodePathTracer = tracer
 
 
 def measure(

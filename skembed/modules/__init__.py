@@ -30,6 +30,7 @@ from skembed.modules._stacks import Stacks
 from skembed.modules._state_dicts import fill, plain_names
 from skembed.modules._states import States, make_states
 from skembed.modules._tokens import TokenModule, TokenTransformer
+from skembed.modules._tracing import of_this_thread
 
 __all__ = [
     "FEATURES",
@@ -60,6 +61,7 @@ __all__ = [
     "is_empty",
     "make_preprocess",
     "make_states",
+    "of_this_thread",
     "plain_names",
     "pool",
     "pool_rows",

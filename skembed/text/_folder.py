@@ -76,8 +76,9 @@ class TextFolder:
 
     @property
     def normalizes(self) -> bool:
-        """Whether the model's vectors have unit length."""
-        return bool(self.head) and self.head[-1].kind == "Normalize"
+        """Whether unit length is the last step; where vectors are cut after it, they lose it."""
+        is_last = bool(self.head) and self.head[-1].kind == "Normalize"
+        return is_last and self.n_components is None
 
 
 def read_folder(folder: Path) -> TextFolder:

@@ -101,14 +101,12 @@ def _find_sentence_transformer(model: Any, settings: TextSettings) -> Transforme
     transformer = getattr(chain[0], "auto_model", None)
     if not isinstance(transformer, nn.Module):
         raise UnsupportedModelError(
-            f"This SentenceTransformer runs a {type(transformer).__name__}, which is no "
-            f"torch.nn.Module. {_FUNCTION}"
+            f"This SentenceTransformer runs a {type(transformer).__name__}, which is not "
+            f"a torch.nn.Module. {_FUNCTION}"
         )
     head = [each for each in chain[2:] if type(each).__name__ != "Dropout"]
-    # Whether a last Normalize is wanted is a setting; `encode` cuts vectors after it, though.
-    is_setting = folder.normalizes and folder.n_components is None
-    layers = tuple(map(_layer_of, head[:-1] if is_setting else head))
-    rest = (HeadModule("Normalize", Path(), {}),) if is_setting else ()
+    layers = tuple(map(_layer_of, head[:-1] if folder.normalizes else head))
+    rest = (HeadModule("Normalize", Path(), {}),) if folder.normalizes else ()
     folder = replace(folder, transformer=Path(), head=rest)
     return _kept(TransformerInMemory, transformer, chain[0].tokenizer, folder, settings, layers)
 
@@ -161,7 +159,8 @@ def _kept(
     source = ModuleSource(model)
     tokens = _digest_of_tokenizer(tokenizer, folder.lower_case)
     parts = [source.digest, tokens, *map(fingerprint, layers)]
-    digest = digest_of({"kind": family.__name__, "parts": parts})
+    kind = {"kind": family.__name__, "pools_prompt": folder.pools_prompt}
+    digest = digest_of({**kind, "parts": parts})
     key = (digest, repr(folder), settings.pooling, settings.prompt, settings.max_length)
     found = kept_recent(key, lambda: family(source, tokenizer, folder, settings, layers, digest))
     # Of modules of one content, the first may have been changed since: this one has not.

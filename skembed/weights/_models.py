@@ -26,7 +26,7 @@ _HEADROOM = 1.5
 
 _N_RECENT = 64
 
-_loading = KeyLocks()
+_loading, _making = KeyLocks(), KeyLocks()
 _guard = threading.RLock()
 _models: OrderedDict[bytes, Any] = OrderedDict()  # least recently used first
 _recent: OrderedDict[Hashable, Any] = OrderedDict()  # too
@@ -74,10 +74,11 @@ def is_loaded(key: bytes) -> bool:
     return key in _models or key in _held_elsewhere
 
 
-def kept_recent(key: Hashable, make: Callable[[], T]) -> T:
+def kept_recent(key: Hashable, make: Callable[[], T], *, imports: bool = True) -> T:
     """Return what `make` returned for `key`, now or lately; the last 64 small things are kept.
 
-    Only one thread at a time makes something: that is when libraries are first imported.
+    Only one thread at a time makes something, as that is when libraries are first imported. Where
+    it `imports` none, as it runs a user's function, only those that want the same wait.
     """
 
     def find() -> list[T]:
@@ -89,7 +90,7 @@ def kept_recent(key: Hashable, make: Callable[[], T]) -> T:
 
     found = find()
     if not found:
-        with one_at_a_time():
+        with one_at_a_time() if imports else _making.hold(key):
             found = find() or [make()]
             with _guard:
                 _recent[key] = found[0]

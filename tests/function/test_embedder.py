@@ -5,6 +5,7 @@ import itertools
 import pickle
 import threading
 import urllib.error
+from concurrent.futures import ThreadPoolExecutor
 from email.message import Message
 from pathlib import Path
 from types import SimpleNamespace
@@ -382,3 +383,39 @@ def test_an_interrupt_ends_a_wait(monkeypatch):
     monkeypatch.setattr(_encoder.time, "sleep", interrupt)
     with pytest.raises(KeyboardInterrupt):
         Service(lambda rows: (_ for _ in ()).throw(TimeoutError())).embedder().fit(ROWS)
+
+
+def test_a_function_may_change_the_rows_it_is_given():
+    def double(rows):
+        for row in rows:
+            row *= 2
+        if any(row[0] < 0 for row in rows):
+            raise ValueError("no negative rows")
+        return rows
+
+    X = np.array([[1.0, 1], [2, 3], [-1, 0]])
+    with pytest.warns(InvalidRowsWarning, match="row 2"):
+        found = FunctionEmbedder(double, version="double", on_error="nan").fit_transform(X)
+    np.testing.assert_array_equal(found, [[2, 2], [4, 6], [np.nan, np.nan]])
+    np.testing.assert_array_equal(X, [[1, 1], [2, 3], [-1, 0]])
+
+
+def test_a_function_may_embed_by_other_threads():
+    other = FunctionEmbedder(letters, cache=None)
+
+    def in_threads(rows):
+        with ThreadPoolExecutor(2) as pool:
+            return np.vstack(list(pool.map(lambda row: other.transform([row]), rows)))
+
+    found = FunctionEmbedder(in_threads, version="threads", cache=None).fit_transform(["ab", "c"])
+    np.testing.assert_array_equal(found, np.float32(letters(["ab", "c"])))
+
+
+def test_another_function_has_a_width_of_its_own():
+    embedder = FunctionEmbedder(letters, cache=None).fit(["a"])
+    assert (
+        embedder.set_params(function=lambda rows: [[1]] * len(rows)).transform(["a"]).shape[1] == 1
+    )
+    embedder.set_params(function=letters)
+    with pytest.raises(InvalidParameterError, match="Set n_features"):
+        embedder.transform([])

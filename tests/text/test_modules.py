@@ -203,3 +203,19 @@ def test_a_cross_encoder_is_refused(folder, tmp_path, network, tokenizer):
     tokenizer.save_pretrained(tmp_path)
     with pytest.raises(UnsupportedModelError, match="CrossEncoder gives scores of pairs"):
         ours(CrossEncoder(str(tmp_path), device="cpu"), ["a"])
+
+
+def test_models_that_differ_in_whether_they_pool_the_prompt_have_vectors_of_their_own(chained):
+    store = EmbeddingStore()
+    for include_prompt in (True, False):
+        model = chained(Pooling(32, "mean", include_prompt=include_prompt), **PROMPTS)
+        expected = model.encode(["a kernel"], show_progress_bar=False)
+        np.testing.assert_allclose(ours(model, ["a kernel"], cache=store), expected, atol=1e-5)
+
+
+def test_a_truncated_model_gives_the_same_from_its_folder_and_from_memory(chained, tmp_path):
+    model = chained(Pooling(32), Normalize(), truncate_dim=5)
+    model.save_pretrained(tmp_path)
+    expected = model.encode(["a kernel"], show_progress_bar=False)
+    for each in (model, tmp_path):
+        np.testing.assert_allclose(ours(each, ["a kernel"], dtype="float32"), expected, atol=1e-5)
