@@ -75,8 +75,8 @@ def __getattr__(name: str) -> Any:
     else:
         listed = ", ".join(each for each in __all__ if each[0] != "_")
         message = (
-            f"module 'skembed' has no attribute {name!r}.{did_you_mean(name, __all__)} It has "
-            f"{listed}."
+            f"module 'skembed' has no attribute {name!r}."
+            f"{did_you_mean(name, __all__, cutoff=0.85)} It has {listed}."
         )
         # `from skembed import x` asks first, and would replace an AttributeError by its own.
         if name[0] != "_" and sys._getframe(1).f_code.co_name == "_handle_fromlist":

@@ -28,7 +28,6 @@ from skembed._parameters import (
     fault_of,
     is_module,
     is_relative,
-    place_of,
 )
 from skembed._report import EmbeddingReport
 from skembed._sklearn import (
@@ -410,25 +409,22 @@ class BaseEmbedder(CallbackSupportMixin, TransformerMixin, BaseEstimator):
     def __getstate__(self) -> dict[str, Any]:
         state: Any = super().__getstate__()
         kept = {name: value for name, value in state.items() if name not in self._is_private}
-        if any(map(os.path.exists, self._relative_paths(kept).values())):
-            kept["_saved_in"] = str(Path.cwd())
-        return kept
+        relative = {name: kept.get(name) for name in self._are_places}
+        places = {
+            name: str(Path(value).absolute())
+            for name, value in relative.items()
+            if is_relative(value) and value not in self._are_names and Path(value).exists()
+        }
+        return {**kept, "_places": places} if places else kept
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         state = dict(state)
-        saved_in = state.pop("_saved_in", None)
-        if saved_in is not None:  # a relative path means what it meant there, unless it is here
-            for name, path in self._relative_paths(state).items():
-                state[name] = place_of(path, saved_in)
+        for name, place in state.pop("_places", {}).items():
+            # A relative path means what it meant when it was saved, unless it is here. A store may
+            # begin anew; a model that has been moved is to be missed by its whole name.
+            if not Path(state[name]).exists() and (name != "cache" or Path(place).exists()):
+                state[name] = type(state[name])(place)
         super().__setstate__(state)
-
-    def _relative_paths(self, state: dict[str, Any]) -> dict[str, str | os.PathLike[str]]:
-        values = {name: state.get(name) for name in self._are_places}
-        return {
-            name: value
-            for name, value in values.items()
-            if is_relative(value) and value not in self._are_names
-        }
 
     def __sklearn_is_fitted__(self) -> bool:
         return True  # nothing is learned

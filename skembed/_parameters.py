@@ -26,7 +26,6 @@ __all__ = [
     "fault_of",
     "is_module",
     "is_relative",
-    "place_of",
     "plain",
     "plain_fields",
     "snapshot",
@@ -106,14 +105,6 @@ def is_relative(value: Any) -> TypeGuard[str | os.PathLike[str]]:
     path = os.fsdecode(value)
     # "~" is another folder for another user, as it should be.
     return bool(path) and path[0] != "~" and not os.path.isabs(path)  # noqa: PTH117
-
-
-def place_of(path: str | os.PathLike[str], saved_in: str) -> str | os.PathLike[str]:
-    """Return a relative path, made absolute if it is there where it was saved, and not here."""
-    there = Path(saved_in) / path
-    if os.path.exists(path) or not os.path.exists(there):  # noqa: PTH110  (never raises)
-        return path
-    return str(there) if isinstance(path, str) else there
 
 
 _SPELLED = {

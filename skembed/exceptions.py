@@ -183,7 +183,12 @@ def _label_of(row: int, labels: Sequence[Any] | None) -> str:
 
 
 def did_you_mean(
-    value: Any, options: Iterable[str], *, n: int = 1, meaning: Mapping[str, str] | None = None
+    value: Any,
+    options: Iterable[str],
+    *,
+    n: int = 1,
+    cutoff: float = 0.6,
+    meaning: Mapping[str, str] | None = None,
 ) -> str:
     """Return the question whether a close option was meant, with a space before it, or "".
 
@@ -191,7 +196,7 @@ def did_you_mean(
     """
     said = str(value).lower()
     known = {option.lower(): (meaning or {}).get(option, option) for option in sorted(options)}
-    found = difflib.get_close_matches(said, known, n=1 if said in known else n, cutoff=0.6)
+    found = difflib.get_close_matches(said, known, n=1 if said in known else n, cutoff=cutoff)
     if len(said) > 2 and said not in known:
         found += [option for option in known if said in option]
     close = list(dict.fromkeys(known[option] for option in found if known[option] != value))[:n]

@@ -15,7 +15,7 @@ from skembed.engine._job import Job
 
 __all__ = ["leave_to_others"]
 
-_FEW = 64
+_FEW = 256
 _WAIT_SECONDS, _PATIENCE_SECONDS = 10.0, 60.0
 # A worker that has embedded one fold's rows will soon be asked for another's.
 _GRACE_SECONDS, _PAUSE_SECONDS = 1.0, 0.02

@@ -206,8 +206,8 @@ class FunctionEmbedder(BaseEmbedder):
             if (known := self._known()) is not None:
                 return known
             raise InvalidParameterError(
-                f"n_features=None: how many features {name_of(self.function)} gives is learned "
-                "from the first row, and there is none that can be embedded. Set n_features."
+                f"There are no good rows from which to learn how many features "
+                f"{name_of(self.function)} gives. Set n_features."
             )
         key = ("function", self._identity)
         return kept_recent(key, lambda: self._learn_width(rows), imports=False)

@@ -20,6 +20,7 @@ import torch
 from numpy.typing import NDArray
 
 from skembed._encoder import BatchPolicy, Encoder
+from skembed._inputs import shown
 from skembed.engine import embed
 from skembed.exceptions import FunctionError
 from skembed.function._inputs import Item, content_of, value_of
@@ -203,8 +204,8 @@ def _as_vectors(output: Any, n_rows: int, name: str) -> NDArray[np.float32]:
         array = np.asarray(output)
         if array.dtype.kind not in "biufO" or array.ndim == 0:
             raise FunctionError(
-                f"{name} gives {type(output).__name__} of {array.dtype}; expected an array of "
-                f"numbers of shape ({n_rows}, n_features), one vector a row."
+                f"{name} returned {shown(output)}; expected an array of numbers of shape "
+                f"({n_rows}, n_features), one vector a row."
             )
         vectors = array.astype(np.float32)
     if vectors.ndim != 2 or len(vectors) != n_rows or not vectors.shape[1]:

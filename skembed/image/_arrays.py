@@ -122,11 +122,10 @@ def warn_if_nearly_black(arrays: Sequence[NDArray[Any]]) -> None:
         if 0 < most <= white / _NEARLY_BLACK:
             likely = likely_white(most)
             warn_user(
-                f"No pixel of all rows of {dtype} is above {most}, and {white:g} means white: "
-                f"nearly black pictures. If {likely} is white, set value_range=(0, {likely}); "
-                f"if not, value_range=(0, {white:g}) says so.",
+                f"The {dtype} pixels go up to {most}, but white is {white:g}, so the pictures come "
+                f"out nearly black. If {likely} is white, set value_range=(0, {likely}); if not, "
+                f"value_range=(0, {white:g}) says so.",
                 SkembedWarning,
-                once=f"nearly black {dtype}",
             )
 
 

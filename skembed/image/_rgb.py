@@ -213,8 +213,8 @@ def _scale(
     if value_range is None and white == 65535 and 0 < high < 1 << 13:
         likely = max(255, likely_white(high))
         warn_user(
-            f"A picture of 16 bits has no number above {likely}, and 65535 means white: it is "
-            f"nearly black. If {likely} is white, set value_range=(0, {likely}); if not, "
+            f"A picture of 16 bits has no number above {likely}, but white is 65535, so it comes "
+            f"out nearly black. If {likely} is white, set value_range=(0, {likely}); if not, "
             "value_range=(0, 65535) says so.",
             SkembedWarning,
             once=f"nearly black below {likely}",

@@ -299,10 +299,11 @@ class TextEmbedder(PretrainedEmbedder):
             share = min(0.99, 1 - limit * len(cut) / report.row_sizes[cut].sum())
             name = self._encoder.backbone.name
             warn_user(
-                f"{len(cut):,} of {report.n_rows:,} rows were cut at {limit:,} tokens, which "
-                f"dropped {share:.0%} of their text ({name_rows(cut.tolist(), rows.labels)}; all "
-                "are in report_.truncated). To read it all, set on_truncate='mean_of_chunks'; to "
-                f"cut in silence, 'ignore'. (Said once for {name} at this length.)",
+                f"{len(cut):,} of {report.n_rows:,} rows {'was' if len(cut) == 1 else 'were'} cut "
+                f"at {limit:,} tokens, which dropped {share:.0%} of the text "
+                f"({name_rows(cut.tolist(), rows.labels)}; all are in report_.truncated). To read "
+                "it all, set on_truncate='mean_of_chunks'; to cut in silence, 'ignore'. (Said once "
+                f"for {name} at this length.)",
                 TruncationWarning,
                 once=f"{name} {limit}",
             )

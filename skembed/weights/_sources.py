@@ -33,7 +33,7 @@ def releases_of(*libraries: str) -> dict[str, str]:
 
 def _changed(place: Path) -> UnsupportedModelError:
     return UnsupportedModelError(
-        f"{place} changed while the model was in use. Call again once it has been written completely."
+        f"{place} changed while the model was in use. Call again once it is complete."
     )
 
 

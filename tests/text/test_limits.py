@@ -31,14 +31,14 @@ class TestLongTexts:
         assert embedder.report_.n_tokens[1] > 180
 
     def test_stored_rows_are_in_the_report_though_their_warning_came_before(self, embedder):
-        with pytest.warns(TruncationWarning, match="1 of 1 rows were cut"):
+        with pytest.warns(TruncationWarning, match="1 of 1 rows was cut"):
             embedder.transform([self.LONG])
         embedder.transform([self.LONG])
         assert embedder.report_.n_encoded == 0
         assert embedder.report_.truncated.tolist() == [0]
 
     def test_the_warning_points_at_the_users_line(self, embedder):
-        with pytest.warns(TruncationWarning, match="were cut") as caught:
+        with pytest.warns(TruncationWarning, match="was cut") as caught:
             embedder.transform([self.LONG])
         assert caught[0].filename == __file__
 
