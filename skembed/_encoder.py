@@ -101,6 +101,9 @@ class Encoder(ABC):
         Whether it can run; else only its keys and widths are known, and `whole` makes one that can.
     is_loaded : bool
         Whether it can run at once; else its model is to be loaded first.
+    n_few : int
+        How many rows take about as long as loading the model. Fewer are left to another process
+        that is about to embed them, where this one has no model yet.
     uses_store : bool
         Whether vectors are looked up and stored; not where that takes longer than to compute them.
     replicas : tuple of Encoder
@@ -115,6 +118,7 @@ class Encoder(ABC):
     dtype: str = "float32"
     limit: int | None = None
     cut_digest: bytes = b""
+    n_few: int = 64
     uses_store: bool = True
     is_whole: bool = True
     replicas: tuple[Encoder, ...] = ()

@@ -15,7 +15,6 @@ from skembed.engine._job import Job
 
 __all__ = ["leave_to_others"]
 
-_FEW = 256
 _WAIT_SECONDS, _PATIENCE_SECONDS = 10.0, 60.0
 # A worker that has embedded one fold's rows will soon be asked for another's.
 _GRACE_SECONDS, _PAUSE_SECONDS = 1.0, 0.02
@@ -26,7 +25,7 @@ def leave_to_others(job: Job, missing: NDArray[np.int64]) -> NDArray[np.int64]:
 
     As long as another process or thread embeds some of a few missing rows, they are left to it.
     """
-    if job.store is None or len(missing) > _FEW:
+    if job.store is None or len(missing) > job.encoder.n_few:
         return missing
     started = time.monotonic()
     while len(missing):

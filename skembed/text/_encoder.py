@@ -27,6 +27,7 @@ class TextEncoder(BackboneEncoder):
     """Encodes texts with a transformer."""
 
     backbone: TransformerBackbone
+    n_few = 512
 
     def __init__(
         self, backbone: TransformerBackbone, settings: TextSettings, device: torch.device
