@@ -89,7 +89,7 @@ def test_rows_of_a_model_that_cannot_be_loaded_are_taken_over(monkeypatch):
 
 
 def test_many_rows_are_divided_as_ever():
-    texts = [f"{'a' * (i % 7)}{'b' * (i // 7)}" for i in range(_others._FEW + 1)]
+    texts = [f"{'a' * (i % 7)}{'b' * (i // 7)}" for i in range(LetterEncoder.n_few + 1)]
     _, second, results = embed_beside(texts, texts)
     np.testing.assert_array_equal(results["second"].vectors, expected(texts))
     assert second.n_loads == 1
