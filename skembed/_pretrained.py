@@ -14,10 +14,19 @@ from sklearn.utils._param_validation import Interval, StrOptions
 
 from skembed._base import BaseEmbedder
 from skembed._encoder import Encoder, join_replicas
+from skembed._inputs import CheckedRows
 from skembed._later import import_torch
 from skembed._parameters import OfModules, plain, plain_fields, snapshot
-from skembed.engine import DTYPES, embed, remembered_encoder, resolve_devices
-from skembed.exceptions import InvalidParameterError, warnings_sent_to
+from skembed.engine import (
+    DTYPES,
+    Embedded,
+    NeedsFloat32,
+    embed,
+    is_in_float32,
+    remembered_encoder,
+    resolve_devices,
+)
+from skembed.exceptions import InvalidParameterError, ModelWarning, warn_user, warnings_sent_to
 from skembed.store import resolve_store
 from skembed.weights import kept_recent
 
@@ -106,7 +115,8 @@ class PretrainedEmbedder(BaseEmbedder):
                 return join_replicas([self._make_encoder(backbone, settings, d) for d in devices])
 
             # The encoder keeps its backbone: while it is here, no other one has that id.
-            key = (type(self).__name__, id(backbone), devices, plain_fields(settings))
+            kind = type(self).__name__, is_in_float32(backbone)
+            key = (kind, id(backbone), devices, plain_fields(settings))
             return kept_recent(key, make)
 
         source = None if _has_torch() else self._find_source(settings)
@@ -130,11 +140,28 @@ class PretrainedEmbedder(BaseEmbedder):
         self
         """
         self._begin()
-        encoder = self._encoder.whole()
-        self._present = (self._present[0], encoder)
-        with warnings_sent_to(lambda *warning: None):  # of a row that is not the user's
-            embed(encoder, self._check_rows(self._sample_rows()).items)
+
+        def run() -> Embedded:
+            encoder = self._encoder.whole()
+            self._present = (self._present[0], encoder)
+            with warnings_sent_to(lambda *warning: None):  # of a row that is not the user's
+                return embed(encoder, self._check_rows(self._sample_rows()).items)
+
+        self._in_a_format_that_runs(run)
         return self
+
+    def _embed(self, rows: CheckedRows) -> Embedded:
+        return self._in_a_format_that_runs(lambda: super(PretrainedEmbedder, self)._embed(rows))
+
+    def _in_a_format_that_runs(self, run: Callable[[], Embedded]) -> Embedded:
+        """Return what `run` does, in float32 if the model does not run in what "auto" chose."""
+        try:
+            return run()
+        except NeedsFloat32 as error:
+            self._present = (self._present[0], self._find_encoder())
+            embedded = run()
+            warn_user(str(error), ModelWarning, once=f"float32 {self._encoder.backbone.name}")
+            return embedded
 
     @property
     def _encoder(self) -> Any:

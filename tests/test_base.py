@@ -2,6 +2,7 @@
 
 import pickle
 from dataclasses import dataclass
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -32,7 +33,7 @@ class LetterEmbedder(PretrainedEmbedder):
     """Counts letters; its model is no model."""
 
     _settings_type = Settings
-    backbone = object()
+    backbone = SimpleNamespace(prefers_float32=True, core_digest=b"none")
 
     def __init__(
         self,

@@ -127,7 +127,8 @@ class AudioEmbedder(PretrainedEmbedder):
         copy of the model, and they divide the batches among them.
     dtype : {"auto", "float32", "bfloat16", "float16"}, default="auto"
         Format the model computes in. "auto" is bfloat16 on GPUs that have it and on CPUs where a
-        short probe finds it faster, else float32; for a module of your own float32. The
+        short probe finds it faster, else float32; for a module of your own, and with a warning for
+        a model that fails in bfloat16, float32. The
         baselines compute in float32 always, and DeepSpeech on CPUs. The output is float32 always.
     batch_size : int or "auto", default="auto"
         Most windows at once. "auto" plans by samples (30 s of sound on a CPU).

@@ -8,7 +8,7 @@ from skembed.engine._devices import (
     resolve_dtype,
 )
 from skembed.engine._embed import Embedded, embed, measure_sizes
-from skembed.engine._frozen import BackboneEncoder
+from skembed.engine._frozen import BackboneEncoder, NeedsFloat32, is_in_float32
 from skembed.engine._remembered import remembered_encoder
 from skembed.engine._threads import map_in_threads, prepare_in_threads, stay_safe_after_fork
 
@@ -16,7 +16,9 @@ __all__ = [
     "DTYPES",
     "BackboneEncoder",
     "Embedded",
+    "NeedsFloat32",
     "embed",
+    "is_in_float32",
     "is_out_of_memory",
     "map_in_threads",
     "measure_sizes",

@@ -23,9 +23,21 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
-__all__ = ["BackboneEncoder"]
+__all__ = ["BackboneEncoder", "NeedsFloat32", "is_in_float32"]
 
 T = TypeVar("T")
+
+_in_float32: set[bytes] = set()
+"""Core digests of backbones that were found to run in float32 only."""
+
+
+class NeedsFloat32(UnsupportedModelError):
+    """A model does not run in the format chosen for it; encoders made later choose float32."""
+
+
+def is_in_float32(backbone: Backbone) -> bool:
+    """Return whether `dtype="auto"` means float32 for a backbone, wherever it runs."""
+    return backbone.prefers_float32 or backbone.core_digest in _in_float32
 
 
 class BackboneEncoder(Encoder):
@@ -48,8 +60,9 @@ class BackboneEncoder(Encoder):
         dtype, n_components, normalize = settings.dtype, settings.n_components, settings.normalize
         self.backbone = backbone
         self.torch_device = device
+        self.is_auto = dtype == "auto"
         is_float32 = device.type in backbone.float32_on or (
-            dtype == "auto" and backbone.prefers_float32
+            self.is_auto and is_in_float32(backbone)
         )
         self.torch_dtype = resolve_dtype("float32" if is_float32 else dtype, device)
         self.device = str(device)
@@ -163,6 +176,12 @@ class BackboneEncoder(Encoder):
             if isinstance(error, SkembedError) or is_out_of_memory(error):
                 raise
             is_rounded = self.dtype != "float32"
+            if is_rounded and self.is_auto and isinstance(error, (RuntimeError, TypeError)):
+                _in_float32.add(self.backbone.core_digest)
+                raise NeedsFloat32(
+                    f"{self.backbone.name} does not run in {self.dtype} ({error}), which "
+                    "dtype='auto' stands for here. It runs in float32."
+                ) from error
             hint = f". It may not run in {self.dtype}: try dtype='float32'" if is_rounded else ""
             raise UnsupportedModelError(
                 f"{self.backbone.name} cannot be loaded: {type(error).__name__}: {error}{hint}"

@@ -132,7 +132,8 @@ class TextEmbedder(PretrainedEmbedder):
         copy of the model, and they divide the batches among them.
     dtype : {"auto", "float32", "bfloat16", "float16", "int8"}, default="auto"
         Format the model computes in. "auto" is bfloat16 on GPUs that have it and on CPUs where a
-        short probe finds it faster, else float32. The output is float32 always. On MiniLM, vectors
+        short probe finds it faster, else float32; a model that fails in bfloat16 runs in float32,
+        with a warning. The output is float32 always. On MiniLM, vectors
         in bfloat16 have a cosine of 0.9998 or more to those in float32. "int8" runs the linear
         layers in 8-bit integers, on x86-64 CPUs with VNNI: faster again and less exact (on MiniLM a
         cosine of 0.998 in the mean, 0.985 at least for sentences, 0.94 for one word 300 times); a

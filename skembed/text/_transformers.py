@@ -38,9 +38,6 @@ _OFFSET_POSITIONS = (
     *("camembert", "mpnet", "data2vec-text", "longformer", "luke", "esm", "lilt", "markuplm"),
 )
 
-# Their code mixes formats: they fail in bfloat16, whatever it is converted with.
-_IN_FLOAT32 = ("fnet", "mra", "openai-gpt", "xglm")
-
 _MOST_BYTES_IN_FLOAT32 = 4 * 500_000_000
 """Where the weight files are small, the float32 model of four bytes a parameter is, too."""
 
@@ -65,7 +62,6 @@ class TransformerBackbone(Backbone):
         # Whether a last Normalize is wanted is a setting.
         self._head = folder.head[:-1] if folder.normalizes else folder.head
         self._transformer = folder.transformer
-        self.prefers_float32 |= getattr(config, "model_type", None) in _IN_FLOAT32
         self._trusts_code = settings.trust_remote_code
         is_auto = settings.pooling == "auto"
         self.pooling: str | None = self._own_pooling(folder) if is_auto else settings.pooling

@@ -18,7 +18,7 @@ ROWS = [text for text in TEXTS if text]
 @pytest.fixture(autouse=True)
 def as_without_torch(monkeypatch, tmp_path):
     """Let embedders think that torch has not been imported; a folder of facts for each test."""
-    monkeypatch.setattr("skembed._base._has_torch", lambda: False)
+    monkeypatch.setattr("skembed._pretrained._has_torch", lambda: False)
     monkeypatch.setenv("SKEMBED_HOME", str(tmp_path / "home"))
 
 

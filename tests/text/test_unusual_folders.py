@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 import torch
 import transformers as tf
+from sklearn.base import clone
 
 from skembed import TextEmbedder
 from skembed.exceptions import (
     ModelNotFoundError,
+    ModelWarning,
     SkembedWarning,
     TruncationWarning,
     UnsupportedModelError,
@@ -97,10 +99,20 @@ def test_long_texts_are_cut_at_the_positions_of_the_model(tmp_path, family):
 
 
 @pytest.mark.parametrize("family", IN_FLOAT32)
-def test_families_that_fail_in_bfloat16_run_in_float32_by_default(tmp_path, family):
-    embedder = TextEmbedder(write(tmp_path / family, IN_FLOAT32[family]), cache=None)
-    assert np.isfinite(embedder.transform(SHORT)).all()
+def test_families_that_fail_in_bfloat16_run_in_float32_with_a_word(tmp_path, family):
+    path = write(tmp_path / family, IN_FLOAT32[family])
+    embedder, exact = TextEmbedder(path), TextEmbedder(path, dtype="float32")
+    if TextEmbedder().fit([]).dtype_ == "float32":
+        vectors = embedder.transform(SHORT)
+    else:
+        with pytest.warns(ModelWarning, match="does not run in bfloat16 .*It runs in float32"):
+            vectors = embedder.transform(SHORT)
+        with pytest.raises(UnsupportedModelError, match="try dtype='float32'"):
+            TextEmbedder(path, dtype="bfloat16").transform(SHORT)
+    np.testing.assert_array_equal(vectors, exact.transform(SHORT))
     assert embedder.dtype_ == "float32"
+    assert exact.report_.n_encoded == 0
+    clone(embedder).warm_up().transform(SHORT)
 
 
 def test_a_tokenizer_with_more_tokens_than_the_model_is_named_at_fit(folder):
