@@ -112,8 +112,8 @@ class ImageEmbedder(PretrainedEmbedder):
         copy of the model, and they divide the batches among them.
     dtype : {"auto", "float32", "bfloat16", "float16"}, default="auto"
         Format the model computes in. "auto" is bfloat16 on GPUs that have it and on CPUs where a
-        short probe finds it faster, else float32; a module of your own runs in float32, and so does,
-        with a warning, a model that fails in bfloat16. The output is always float32.
+        short probe finds it faster, else float32; a module of your own runs in float32, and so,
+        with a warning, does a model that fails in bfloat16. The output is always float32.
     batch_size : int or "auto", default="auto"
         Most images at once. "auto" plans by pixels (8 images of 224 x 224 on a CPU).
     cache : "run", path, EmbeddingStore or None, default="run"
