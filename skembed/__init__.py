@@ -1,6 +1,6 @@
 """Embeddings for scikit-learn: raw rows in, vectors out, inside any Pipeline.
 
-Public names are loaded when they are first used: `import skembed` imports no torch.
+Public names are loaded on first use: `import skembed` does not import torch.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ def __getattr__(name: str) -> Any:
 
 
 def list_models(kind: str | None = None) -> list[ModelInfo]:
-    """Return the models that skembed knows by name; any other hub id or folder works, too.
+    """Return the models that skembed knows by name; other hub ids and folders work too.
 
     Parameters
     ----------
@@ -97,8 +97,8 @@ def list_models(kind: str | None = None) -> list[ModelInfo]:
     Returns
     -------
     models : list of ModelInfo
-        With name, width, licence, source and note; `pandas.DataFrame(list_models("image"))` is a
-        table of them.
+        Each with name, width, licence, source and note; `pandas.DataFrame(list_models("image"))`
+        makes a table of them.
 
     Examples
     --------

@@ -60,26 +60,26 @@ Self = TypeVar("Self", bound="BaseEmbedder")
 
 
 class BaseEmbedder(CallbackSupportMixin, TransformerMixin, BaseEstimator):
-    """Base class of embedders, for one of your own.
+    """Base class for embedders, including your own.
 
-    A subclass declares its parameters and implements `_check_row`, which gives the item that a row
-    is, and `_get_encoder`, which gives the `Encoder` that turns items into vectors. Rows in any
-    container, rows that are bad, duplicates, the store, batches, progress, feature names,
-    `set_output`, clones and pickles are seen to here. `docs/your_own_embedder.md` builds one, and
+    A subclass declares its parameters and implements `_check_row`, which turns a row into an item,
+    and `_get_encoder`, which returns the `Encoder` that turns items into vectors. This class
+    handles rows in any container, bad rows, duplicates, the store, batches, progress, feature
+    names, `set_output`, clones and pickles. `docs/your_own_embedder.md` builds an embedder, and
     `skembed.testing.check_embedder` checks it.
 
-    The parameters below are there for subclasses that name them in `__init__`; the others have
-    them at their defaults.
+    The parameters below are available to subclasses that name them in `__init__`; other subclasses
+    use the defaults.
 
     Parameters
     ----------
     batch_size : int or "auto", default="auto"
-        Most rows at once. "auto" is as the encoder's `policy` plans.
+        Maximum rows per batch. "auto" follows the encoder's `policy`.
     cache : "run", path, EmbeddingStore or None, default="run"
         Where vectors are kept, so that no row is embedded twice; see `TextEmbedder`.
     on_error : {"raise", "nan"}, default="raise"
-        Bad rows: an error that names every one, or rows of NaN, a warning and the list in
-        `report_.faults`.
+        What to do with bad rows: raise an error that names every one, or return rows of NaN, warn
+        and list them in `report_.faults`.
     verbose : bool, default=False
         Whether to show a progress bar when the work takes longer than a second.
 
@@ -93,7 +93,7 @@ class BaseEmbedder(CallbackSupportMixin, TransformerMixin, BaseEstimator):
 
     See Also
     --------
-    FunctionEmbedder : An embedder made of a function.
+    FunctionEmbedder : An embedder made from a function.
     """
 
     batch_size: Any = "auto"
@@ -128,11 +128,11 @@ class BaseEmbedder(CallbackSupportMixin, TransformerMixin, BaseEstimator):
     # What an embedder implements ------------------------------------------------------------
 
     def _check_row(self, value: Any) -> Any:
-        """Return the item that a row is; raise a ValueError that says why it is none."""
+        """Return the item for a row; raise a ValueError that says why the row is bad."""
         raise NotImplementedError(f"{type(self).__name__} has to implement _check_row")
 
     def _get_encoder(self) -> Encoder:
-        """Return what embeds items, for the present parameters."""
+        """Return what embeds items, for the current parameters."""
         raise NotImplementedError(f"{type(self).__name__} has to implement _get_encoder")
 
     # What it may implement ------------------------------------------------------------------
@@ -154,13 +154,13 @@ class BaseEmbedder(CallbackSupportMixin, TransformerMixin, BaseEstimator):
         return CheckedRows(items, positions, len(column), faults)
 
     def _get_ready(self, params: dict[str, Any]) -> None:
-        """Do what comes before rows are looked at, in `fit` and `transform`."""
+        """Prepare, before rows are checked, in `fit` and `transform`."""
 
     def _learn(self, rows: CheckedRows, y: Any) -> None:
         """Learn from good rows in `fit`."""
 
     def _refuse(self, rows: CheckedRows) -> None:
-        """Refuse good rows that the parameters say are to be refused."""
+        """Refuse good rows that the parameters rule out."""
 
     def _embed(self, rows: CheckedRows) -> Embedded:
         """Embed good rows."""
@@ -177,19 +177,19 @@ class BaseEmbedder(CallbackSupportMixin, TransformerMixin, BaseEstimator):
         return report
 
     def _warn_of(self, report: Any, rows: CheckedRows) -> None:
-        """Warn of what was done to rows."""
+        """Warn about what was done to rows."""
 
     def _is_news(self, report: EmbeddingReport) -> bool:
-        """Return whether rows were encoded now, or in this run, where a worker may have done it.
+        """Return whether rows were encoded now, or in this run, perhaps by a worker.
 
-        What an earlier run has stored was told then.
+        An earlier run has already warned about what it stored.
         """
         return report.n_encoded > 0 or self.cache == "run"
 
     # The estimator --------------------------------------------------------------------------
 
     def fit(self: Self, X: Any, y: Any = None) -> Self:
-        """Check the parameters, the rows as far as that needs no model, and the model's files.
+        """Check the parameters, the rows as far as possible without a model, and the model's files.
 
         A frozen model learns nothing.
 
@@ -208,7 +208,7 @@ class BaseEmbedder(CallbackSupportMixin, TransformerMixin, BaseEstimator):
         return self
 
     def fit_transform(self, X: Any, y: Any = None) -> NDArray[np.float32]:
-        """Fit to rows and embed them; they are checked once.
+        """Fit to rows and embed them; the rows are checked once.
 
         Parameters
         ----------
@@ -231,7 +231,7 @@ class BaseEmbedder(CallbackSupportMixin, TransformerMixin, BaseEstimator):
         Parameters
         ----------
         X : collection of rows
-            One row each.
+            The rows to embed.
 
         Returns
         -------
@@ -243,7 +243,7 @@ class BaseEmbedder(CallbackSupportMixin, TransformerMixin, BaseEstimator):
         InvalidInputError
             If X is not a collection of rows.
         InvalidRowsError
-            If rows are bad and `on_error="raise"`; names every one. Good rows that were embedded
+            If rows are bad and `on_error="raise"`; it names every one. Good rows that were embedded
             before a bad one was found stay in the store.
         """
         started = time.perf_counter()
@@ -298,7 +298,7 @@ class BaseEmbedder(CallbackSupportMixin, TransformerMixin, BaseEstimator):
         return self._get_encoder().width
 
     def get_feature_names_out(self, input_features: Any = None) -> NDArray[np.object_]:
-        """Return the names of the output features: the class in lower case and a number.
+        """Return the names of the output features: the class name in lower case and a number.
 
         Parameters
         ----------

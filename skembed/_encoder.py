@@ -30,7 +30,7 @@ E = TypeVar("E", bound="Encoder")
 class Prepared:
     """One row, ready to run, as one or more parts (chunks of a text, windows of a clip).
 
-    The engine plans and runs parts; a row's vector is the merged vectors of its parts.
+    The engine plans and runs parts; a row's vector is merged from the vectors of its parts.
     """
 
     parts: Sequence[Any]
@@ -45,7 +45,7 @@ class Prepared:
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """Why a row cannot be embedded, found while it was prepared (an undecodable file, ...)."""
+    """Why a row cannot be embedded, found while preparing it (an undecodable file, ...)."""
 
     reason: str
     # The row is no longer what its key was made of. Others of the same content may be.
@@ -72,11 +72,11 @@ class BatchPolicy:
 
 
 class Encoder(ABC):
-    """What the engine knows of a model.
+    """What the engine knows about a model.
 
     A subclass has a `width` and implements `contents` and `encode`; by default a row is one part
-    that costs 1, and 64 of them are a batch, a list. One that has no `digest` gets that of its
-    class's code and its attributes from `BaseEmbedder`.
+    that costs 1, and a batch is a list of 64. If it has no `digest`, `BaseEmbedder` makes one from
+    its class's code and its attributes.
 
     Attributes
     ----------
@@ -89,26 +89,27 @@ class Encoder(ABC):
         Number of features that `encode` gives and the store keeps.
     limit : int or None
         The size up to which rows are read whole. A larger row is cut or read in pieces, and its
-        vector depends on `cut_digest` too; None: no row is.
+        vector depends on `cut_digest` too. None: every row is read whole.
     cut_digest : bytes
-        Digest of the settings that change the vectors of rows beyond `limit`, and no others.
+        Digest of the settings that change only the vectors of rows beyond `limit`.
     model_key : bytes
-        Key of the loaded model in the process; kept when others are dropped for memory.
+        Key of the loaded model in the process; kept when others are dropped to free memory.
     device, dtype : str
         Where batches run and in which format, as torch spells them ("cuda:0", "bfloat16");
-        several devices with commas between them.
+        several devices are separated by commas.
     is_whole : bool
-        Whether it can run; else only its keys and widths are known, and `whole` makes one that can.
+        Whether it can run; if not, only its keys and widths are known, and `whole` makes one that
+        can.
     is_loaded : bool
-        Whether it can run at once; else its model is to be loaded first.
+        Whether it can run at once; if not, its model has to be loaded first.
     n_few : int
-        How many rows take about as long as loading the model. Fewer are left to another process
-        that is about to embed them, where this one has no model yet.
+        How many rows take about as long as loading the model. If this process has no model yet,
+        fewer rows are left to another process that is about to embed them.
     uses_store : bool
-        Whether vectors are looked up and stored; not where that takes longer than to compute them.
+        Whether vectors are looked up and stored; False if that takes longer than computing them.
     replicas : tuple of Encoder
         Encoders with the same digest, each on its own device, among which the engine divides the
-        batches. Empty: the encoder runs them all itself.
+        batches. Empty: the encoder runs all batches itself.
     """
 
     digest: bytes
@@ -130,12 +131,12 @@ class Encoder(ABC):
 
     @property
     def full_width(self) -> int:
-        """Number of features of a stored vector."""
+        """Number of features in a stored vector."""
         return self.width
 
     @property
     def policy(self) -> BatchPolicy:
-        """How rows are put into batches; may load the model, which may decide it."""
+        """How rows are put into batches; may load the model if that decides it."""
         return BatchPolicy(budget=64)
 
     @abstractmethod
@@ -143,10 +144,10 @@ class Encoder(ABC):
         """Return for each row the bytes that identify its content: same bytes, same vector."""
 
     def prepare(self, items: Sequence[Any]) -> list[Prepared | Fault]:
-        """Do the CPU work of rows (tokenise, decode, resample); called from another thread.
+        """Do the CPU work for rows (tokenise, decode, resample); called from another thread.
 
-        Of rows that would take too much memory at once, only the first: the others are asked for
-        once these have run.
+        If all rows at once would take too much memory, return only the first ones: the engine asks
+        for the others after these have run.
         """
         return [Prepared([item], 1) for item in items]
 
@@ -155,7 +156,7 @@ class Encoder(ABC):
         return np.ones(len(parts), dtype=np.int64)
 
     def collate(self, parts: Sequence[Any]) -> Any:
-        """Assemble parts, sorted by falling cost, into one batch on the device."""
+        """Assemble parts, sorted by decreasing cost, into one batch on the device."""
         return list(parts)
 
     @abstractmethod
@@ -167,11 +168,11 @@ class Encoder(ABC):
         return self
 
     def describe(self, item: Any) -> str:
-        """Return what messages call a row besides its number (its path, ...), "" for nothing."""
+        """Return what messages call a row besides its number (such as its path), or ""."""
         return ""
 
     def merge(self, vectors: np.ndarray, costs: np.ndarray) -> np.ndarray:
-        """Merge the vectors (parts, full_width) of one row of several parts: the mean by cost."""
+        """Merge the vectors (parts, full_width) of one row: their mean, weighted by cost."""
         return np.average(vectors, axis=0, weights=costs).astype(np.float32)
 
     def finish(self, vectors: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -1,4 +1,4 @@
-"""What a call of `transform` did."""
+"""What a call to `transform` did."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class EmbeddingReport:
     n_rows : int
         Rows asked for.
     n_distinct : int
-        Different rows among them, bad ones left out.
+        Distinct rows among them, not counting bad ones.
     n_encoded : int
         Rows the model ran on in this call.
     n_reused : int
@@ -27,13 +27,13 @@ class EmbeddingReport:
     faults : dict of int to str
         Bad rows by position, with what is wrong with each.
     notes : dict of int to str
-        Rows that were embedded and yet are poor, now or when they were stored, by position.
+        Rows that were embedded despite poor quality, now or when they were stored, by position.
     row_sizes : ndarray of shape (n_rows,), int64
         Full length of each row in the modality's unit, before anything was cut; 0 for bad rows.
     seconds, rows_per_second : float
-        Duration of the call, loading and checking included, and rows asked for per second.
+        Duration of the call, including loading and checking, and rows asked for per second.
     device, dtype : str
-        Where the model runs, in which format.
+        Where the model runs and in which format.
     """
 
     n_rows: int

@@ -3,21 +3,21 @@
 Every error that a user can meet is a `SkembedError` and also the built-in that a user would catch::
 
     SkembedError
-    ├── InvalidParameterError     (ValueError)   a parameter's value or a combination of values
+    ├── InvalidParameterError     (ValueError)   a bad parameter value or combination of values
     ├── InvalidRowsError          (ValueError)   rows that cannot be embedded, each named
-    │   └── TruncatedRowsError                   rows longer than the model reads
+    │   └── TruncatedRowsError                   rows too long for the model
     ├── InvalidInputError         (TypeError)    the whole input is of the wrong kind
-    ├── MissingDependencyError    (ImportError)  an optional library; says how to install it
+    ├── MissingDependencyError    (ImportError)  an optional library is missing; says how to get it
     ├── ModelNotFoundError        (OSError)      no model by that name; says what was tried
     ├── UnsupportedModelError     (ValueError)   a model that was found but cannot be run here
     │   └── UnsafeModelError                     ... because loading it would run foreign code
-    └── FunctionError             (RuntimeError) a function of yours failed; why is its cause
+    └── FunctionError             (RuntimeError) your own function failed; its error is the cause
 
     SkembedWarning                (UserWarning)
     ├── TruncationWarning         rows were cut at the model's limit
     ├── InvalidRowsWarning        rows became NaN because `on_error="nan"`
-    ├── ModelWarning              a model runs otherwise than what comes with it says
-    ├── QualityWarning            sound is silent, clipped or truncated, and was embedded
+    ├── ModelWarning              a model does not run as its files say
+    ├── QualityWarning            silent, clipped or truncated sound was embedded
     ├── StoreWarning              the embedding store failed; work went on without it
     └── MemoryWarning             the device ran out of memory; batches were made smaller
 """
@@ -69,7 +69,7 @@ class SkembedError(Exception):
 
 
 class InvalidParameterError(SkembedError, ValueError):
-    """A parameter has a value that cannot be used; the message lists every such parameter."""
+    """A parameter has an unusable value; the message lists every such parameter."""
 
 
 class InvalidRowsError(SkembedError, ValueError):
@@ -80,12 +80,12 @@ class InvalidRowsError(SkembedError, ValueError):
     message : str
         What was expected and what to do.
     faults : mapping of int to str
-        What is wrong with each bad row, by position (0-based), complete.
+        What is wrong with each bad row, by position (0-based).
 
     Attributes
     ----------
     faults : dict of int to str
-        As given; the message names only the first few.
+        All faults, as given; the message names only the first few.
     """
 
     def __init__(self, message: str, faults: Mapping[int, str] | None = None) -> None:
@@ -97,19 +97,19 @@ class InvalidRowsError(SkembedError, ValueError):
 
 
 class TruncatedRowsError(InvalidRowsError):
-    """Rows are longer than the model reads, and the user asked that none be cut."""
+    """Rows are too long for the model, and the user asked not to cut any."""
 
 
 class InvalidInputError(SkembedError, TypeError):
-    """The input as a whole is not a collection of rows that this embedder reads."""
+    """The input as a whole is not a collection of rows that this embedder can read."""
 
 
 class MissingDependencyError(SkembedError, ImportError):
-    """An optional library is not installed; the message has the line that installs it."""
+    """An optional library is not installed; the message has the command that installs it."""
 
 
 class ModelNotFoundError(SkembedError, OSError):
-    """No model answers to the name; the message says what was tried, in order."""
+    """No model has this name; the message says what was tried, in order."""
 
 
 class UnsupportedModelError(SkembedError, ValueError):
@@ -121,7 +121,7 @@ class UnsafeModelError(UnsupportedModelError):
 
 
 class FunctionError(SkembedError, RuntimeError):
-    """A function of the user's failed, or gave no vectors; its own error is the `__cause__`."""
+    """The user's function failed or returned no vectors; its own error is the `__cause__`."""
 
 
 class SkembedWarning(UserWarning):
@@ -129,7 +129,7 @@ class SkembedWarning(UserWarning):
 
 
 class TruncationWarning(SkembedWarning):
-    """Rows were longer than the model reads and were cut."""
+    """Rows were too long for the model and were cut."""
 
 
 class InvalidRowsWarning(SkembedWarning):
@@ -141,11 +141,11 @@ class QualityWarning(SkembedWarning):
 
 
 class ModelWarning(SkembedWarning):
-    """A model runs otherwise than what comes with it says; the message says how."""
+    """A model does not run as its files say; the message says how it runs instead."""
 
 
 class StoreWarning(SkembedWarning):
-    """The embedding store failed; embedding went on without it and results are right."""
+    """The embedding store failed; embedding went on without it, and results are correct."""
 
 
 class MemoryWarning(SkembedWarning):
@@ -155,7 +155,7 @@ class MemoryWarning(SkembedWarning):
 def describe_rows(faults: Mapping[int, str], labels: Sequence[Any] | None = None) -> str:
     """Describe bad rows for a message: the first reasons and rows, then a count.
 
-    `labels` are the names that rows have in the user's index, if it has any of its own.
+    `labels` are the names that rows have in the user's index, if it has one.
     """
     by_reason: dict[str, list[int]] = {}
     for row, reason in sorted(faults.items()):
@@ -168,7 +168,7 @@ def describe_rows(faults: Mapping[int, str], labels: Sequence[Any] | None = None
 
 
 def name_rows(rows: Sequence[int], labels: Sequence[Any] | None = None) -> str:
-    """Name rows by position and, where there are such, by label: the first few and a count."""
+    """Name rows by position and, if there are any, by label: the first few and a count."""
     named = [f"{row}{_label_of(row, labels)}" for row in rows[:_N_NAMED_TOGETHER]]
     n_left = len(rows) - len(named)
     more = f" and {n_left:,} more" if n_left else ""
@@ -190,9 +190,9 @@ def did_you_mean(
     cutoff: float = 0.6,
     meaning: Mapping[str, str] | None = None,
 ) -> str:
-    """Return the question whether a close option was meant, with a space before it, or "".
+    """Return " Did you mean ...?" for the closest options, or "" if none is close.
 
-    `meaning` gives what to name for an option.
+    `meaning` maps an option to the name to show for it.
     """
     said = str(value).lower()
     known = {option.lower(): (meaning or {}).get(option, option) for option in sorted(options)}
@@ -216,8 +216,8 @@ _is_told_in_run: Callable[[str], bool] | None = None
 def warn_user(message: str, category: type[SkembedWarning], once: str = "") -> None:
     """Issue a warning that points at the user's own line, past the frames of libraries.
 
-    Warnings of one category with the same `once` come once in a process, and a worker leaves out
-    what another worker of the run has told. What is an error is raised each time.
+    Warnings of one category with the same `once` are issued once per process, and a worker skips
+    those that another worker of the run has issued. Warnings turned into errors are always raised.
     """
     send: Callable[[str, type[SkembedWarning], str], object] | None
     send = getattr(_of_thread, "send", None)
@@ -236,13 +236,13 @@ def warn_user(message: str, category: type[SkembedWarning], once: str = "") -> N
 
 
 def once_in_run(is_told: Callable[[str], bool]) -> None:
-    """Let `is_told` say of a warning whether another process of this run has issued it."""
+    """Let `is_told` say whether another process of this run has issued a warning."""
     global _is_told_in_run
     _is_told_in_run = is_told
 
 
 def _action_for(message: str, category: type[Warning]) -> str:
-    """Return what the present filters do with a warning."""
+    """Return what the current filters do with a warning."""
     # From Python 3.14 on they may be those of a context.
     filters = getattr(warnings, "_get_filters", lambda: warnings.filters)()
     for action, pattern, kind, module, _ in filters:
@@ -253,7 +253,7 @@ def _action_for(message: str, category: type[Warning]) -> str:
 
 
 def _level_of_user() -> int:
-    """Return the `stacklevel`, for the caller, of the innermost frame that is no library's."""
+    """Return the `stacklevel`, for the caller, of the innermost frame outside the libraries."""
     level, frame = 1, sys._getframe(1)
     while frame.f_back is not None and _is_of(frame, _LIBRARY_ROOTS):
         frame = frame.f_back
@@ -269,10 +269,10 @@ def _is_of(frame: FrameType, roots: tuple[str, ...]) -> bool:
 def warnings_sent_to(
     send: Callable[[str, type[SkembedWarning], str], object],
 ) -> Iterator[None]:
-    """Hand this thread's `warn_user` calls to `send`, to be made again in the user's thread.
+    """Hand this thread's `warn_user` calls to `send`, to be repeated in the user's thread.
 
-    In a thread of the library's own no frame leads to the user's line, and a warning that is an
-    error would be raised where nobody waits for it.
+    In one of the library's own threads no frame leads to the user's line, and a warning turned into
+    an error would be raised where nothing catches it.
     """
     before = getattr(_of_thread, "send", None)
     _of_thread.send = send

@@ -40,132 +40,136 @@ class AudioReport(EmbeddingReport):
     Attributes
     ----------
     sampling_rate : int
-        Of the model, in Hz; `row_sizes` are samples at this rate.
+        The model's rate, in Hz; `row_sizes` are samples at this rate.
     durations : ndarray of shape (n_rows,), float64
-        Seconds of each clip; 0 for bad rows.
+        Length of each clip in seconds; 0 for bad rows.
     quality : dict of int to str
-        Rows that were embedded although they are poor (see `on_quality`), by position, with what
-        was found, now or when their vectors were stored.
+        Rows that were embedded despite poor quality (see `on_quality`), by position, with what was
+        found, now or when their vectors were stored.
     """
 
     sampling_rate: int = 1
 
     @property
     def durations(self) -> NDArray[np.float64]:
-        """Seconds of each clip."""
+        """Length of each clip in seconds."""
         return self.row_sizes / self.sampling_rate
 
     @property
     def quality(self) -> dict[int, str]:
-        """What is poor about clips that were embedded."""
+        """What is wrong with poor clips that were embedded."""
         return self.notes
 
 
 class AudioEmbedder(PretrainedEmbedder):
-    """Embed clips of sound with a pretrained speech or audio model.
+    """Embed sound clips with a pretrained speech or audio model.
 
-    Takes the speech models of torchaudio and transformers (wav2vec 2.0, HuBERT, WavLM, ...), the
-    encoder of Whisper, CLAP, the audio spectrogram transformer, DeepSpeech, any torch module, and
+    Takes the speech models in torchaudio and transformers (wav2vec 2.0, HuBERT, WavLM, ...),
+    Whisper's encoder, CLAP, the audio spectrogram transformer, DeepSpeech, any torch module, and
     statistics of log-mel bands or MFCC as a baseline. Clips are read from files of any rate, mixed
-    to one channel and resampled; clips of any lengths run together without padding, so that a
-    clip's vector depends on nothing but the clip. Each distinct clip is encoded once.
+    to one channel and resampled; clips of any length run together without padding, so a clip's
+    vector depends only on the clip. Each distinct clip is encoded once.
 
-    The embedder is stateless: `fit` checks the parameters, the rows and the model's files, it does
-    not train, and `transform` works without it. The weights are loaded when the first row has to be
-    encoded.
+    The embedder is stateless: `fit` checks the parameters, the rows and the model's files but does
+    not train anything, and `transform` works without it. The weights are loaded when the first row
+    needs encoding.
 
     Parameters
     ----------
     model : str, path or torch.nn.Module, default="WAV2VEC2_BASE"
-        - the name of a speech model of torchaudio: "WAV2VEC2_BASE" [1]_, "HUBERT_BASE" [2]_,
+        - the name of a torchaudio speech model: "WAV2VEC2_BASE" [1]_, "HUBERT_BASE" [2]_,
           "WAVLM_BASE_PLUS" [3]_, ... Weights are looked up in torch's cache folder, then
           downloaded.
-        - a folder with a model of transformers, or its id on the Hugging Face hub:
+        - a folder with a transformers model, or its id on the Hugging Face hub:
           "facebook/wav2vec2-base", "openai/whisper-base", "laion/clap-htsat-unfused",
           "MIT/ast-finetuned-audioset-10-10-0.4593", ...
-        - "deepspeech" [4]_, whose `weights` are a file of yours, or None.
+        - "deepspeech" [4]_, with your own file as `weights`, or None.
         - "logmel" or "mfcc": mean and standard deviation over time of 80 log-mel bands or 20
-          cepstral coefficients (25 ms Hann windows every 10 ms, at 16 kHz). Nothing is trained: a
-          baseline for what a model brings.
-        - a module that takes samples of shape (n, samples), or what `preprocess` makes of them. It
+          cepstral coefficients (25 ms Hann windows every 10 ms, at 16 kHz). Nothing is trained:
+          this is a baseline to compare models with.
+        - a module that takes samples of shape (n, samples), or the output of `preprocess`. It
           is copied, not changed, and runs in evaluation mode, in one thread at a time.
     weights : str, path or None, default="auto"
-        For models of torchaudio and "deepspeech" a file with a state dict (safetensors, or a pickle
-        restricted to tensors), or None: random weights, always the same. "auto" are the model's.
+        For torchaudio models and "deepspeech": a file with a state dict (safetensors, or a pickle
+        restricted to tensors), or None: random weights, always the same. "auto" is the model's own.
     layer : int or str, default=None
-        Number of a hidden state to take frames from: 0 enters the first layer, -1 leaves the last.
-        Layers after it do not run. Of a module of your own the name of a submodule, of DeepSpeech a
-        hidden layer, 1 to 5. None is the model's end.
+        Number of a hidden state to take frames from: 0 is the first layer's input, -1 the last
+        layer's output. Layers after it do not run. For your own module, the name of a submodule;
+        for DeepSpeech, a hidden layer from 1 to 5. None is the model's final output.
     pooling : {"auto", "mean", "std", "mean+std", "max", "cls"}, default="auto"
         How frames become one vector: their mean, standard deviation, both side by side (statistics
         pooling [5]_), the largest value of each feature, or the first frame (or class token).
-        "auto" is what the model itself ends with (CLAP's vector in the space of its texts, AST's
-        class and distillation tokens), "mean+std" for the baselines, else the mean.
+        "auto" is what the model itself ends with (CLAP's vector in the space shared with texts,
+        AST's class and distillation tokens), "mean+std" for the baselines, else the mean.
     window : float, "auto" or None, default="auto"
-        Seconds that the model is given at once. Longer clips are cut to windows of this length; the
-        last one ends where the clip does. Their vector is the mean of the windows' vectors. "auto"
-        is what the model takes (Whisper 30 s, CLAP 10 s, AST 10.24 s), 30 s for models of any
-        length; the baselines take clips whole, however long. None leaves clips whole.
+        Seconds given to the model at once. Longer clips are split into windows of this length; the
+        last window ends where the clip does. The clip's vector is the mean of the windows' vectors.
+        "auto" is what the model takes (Whisper 30 s, CLAP 10 s, AST 10.24 s), or 30 s for models
+        that take any length; the baselines take clips of any length whole. None leaves clips whole.
     hop : float, default=None
-        Seconds from the start of a window to that of the next, at most `window`. None: windows
-        follow one another. Another window or hop runs the model again on longer clips only.
+        Seconds from the start of one window to the start of the next, at most `window`. None:
+        windows do not overlap. Changing the window or hop runs the model again only on longer
+        clips.
     normalize : bool, default=False
         Whether vectors have unit length.
     n_components : int, default=None
-        Leading features to keep, renormalised if `normalize`. None keeps all.
+        Number of leading features to keep, renormalised if `normalize`. None keeps all.
     preprocess : callable, default=None
-        For a module of your own: turns samples, a float32 tensor of shape (n,), into the float
-        tensor that the module takes, without the batch's dimension. Called from several threads;
-        must not be random.
+        For your own module: turns samples, a float32 tensor of shape (n,), into the float tensor
+        that the module takes, without the batch dimension. Called from several threads; must not be
+        random.
     sampling_rate : float, default=None
-        Rate in Hz of waveforms that do not come with theirs. It is never guessed.
+        Rate in Hz of waveforms that come without one. It is never guessed.
     model_sampling_rate : int, default=None
-        Rate in Hz that a module of your own takes; None is 16,000. Other models say theirs.
+        Rate in Hz that your own module takes; None is 16,000. Other models specify theirs.
     device : str or list of str, default="auto"
-        "auto" is the first CUDA GPU, else Apple's GPU, else the CPU. Or torch's name of a device
+        "auto" is the first CUDA GPU, else Apple's GPU, else the CPU. Or torch's name for a device
         ("cuda:1"). Or a list of names (["cuda:0", "cuda:1"]), all of one kind: each GPU holds a
-        copy of the model, and they divide the batches among them.
+        copy of the model, and they share the batches.
     dtype : {"auto", "float32", "bfloat16", "float16"}, default="auto"
         Format the model computes in. "auto" is bfloat16 on GPUs that have it and on CPUs where a
-        short probe finds it faster, else float32; for a module of your own, and with a warning for
-        a model that fails in bfloat16, float32. The
-        baselines compute in float32 always, and DeepSpeech on CPUs. The output is float32 always.
+        short probe finds it faster, else float32; your own module runs in float32, and so does a
+        model that fails in bfloat16, with a warning. The baselines always compute in float32, and
+        so does DeepSpeech on CPUs. The output is always float32.
     batch_size : int or "auto", default="auto"
-        Most windows at once. "auto" plans by samples (30 s of sound on a CPU).
+        Maximum windows per batch. "auto" plans by samples (30 s of sound on a CPU).
     cache : "run", path, EmbeddingStore or None, default="run"
         Where vectors are kept so that no row is encoded twice. "run": this process, its clones and
-        its joblib workers share them until the process ends. A folder: kept, and shared by all who
-        name it. None: only duplicates within one call are encoded once. An `EmbeddingStore` without
-        a folder is shared by clones and threads, but arrives empty in other processes. Vectors are
-        found by the content of the clip, not by its path.
+        its joblib workers share them until the process ends. A folder: they persist, and everything
+        that uses the folder shares them. None: nothing is kept, and only duplicates within one call
+        are encoded once. An `EmbeddingStore` without a folder is shared by clones and threads, but
+        is empty in other processes. Vectors are
+        looked up by the content of the clip, not by its path.
     on_error : {"raise", "nan"}, default="raise"
-        Rows that are missing, not sound, empty, damaged, not finite, without a rate, shorter than
-        the model takes, or that change or vanish meanwhile: an error that names every one, or rows
-        of NaN, a warning and the list in `report_.faults`. All that headers tell is told at once,
-        before anything is encoded; what only decoding shows comes after the good rows are stored.
+        What to do with rows that are missing, not sound, empty, damaged, not finite, without a
+        rate, too short for the model, or that change or disappear during the call: raise an error
+        that names every one, or return rows of NaN, warn and list them in `report_.faults`. Faults
+        visible in headers are all reported before anything is encoded; those found only by
+        decoding, after the good rows are stored.
     on_quality : {"raise", "warn", "ignore"}, default="raise"
-        Clips that are silent (within 80 dB below full scale), clipped (5% of the samples stuck at
-        full scale), in opposite phase (channels that cancel out when averaged) or truncated
-        (shorter than the file says): bad rows, handled as `on_error` says; or embedded, with a
-        warning (once per process and model), or without; `report_.quality` lists them.
+        What to do with clips that are silent (nothing within 80 dB of full scale), clipped (5% of
+        the samples stuck at full scale), in opposite phase (channels that cancel out when averaged)
+        or truncated (shorter than the file says): treat them as bad rows, handled as `on_error`
+        says; or embed them, with a warning (once per process and model) or without one;
+        `report_.quality` lists them.
     revision : str, default=None
         Branch, tag or commit of a model on the hub.
     trust_remote_code : bool, default=False
-        Whether Python code that comes with a model may run. It is your machine that runs it.
+        Whether Python code that comes with a model may run, on your machine.
     verbose : bool, default=False
-        Whether to show a progress bar when the work takes longer than a second. Of calls, threads
-        and workers at work at the same time, one shows its own.
+        Whether to show a progress bar when the work takes longer than a second. If several calls,
+        threads or workers run at the same time, only one shows its bar.
 
     Attributes
     ----------
     encoder_ : AudioEncoder
-        The encoder for the present parameters, available once `fit` or `transform` has been called.
+        The encoder for the current parameters, available once `fit` or `transform` has been called.
     n_features_out_ : int
         Number of output features.
     device_, dtype_ : str
-        Where the model runs ("cuda:0, cuda:1" for several devices), in which format.
+        Where the model runs ("cuda:0, cuda:1" for several devices) and in which format.
     report_ : AudioReport
-        What the last `transform` did: rows, distinct rows, rows encoded, seconds of each row, bad
+        What the last `transform` did: rows, distinct rows, rows encoded, length of each row, bad
         rows. Not part of pickles.
 
     See Also
@@ -179,17 +183,16 @@ class AudioEmbedder(PretrainedEmbedder):
     -----
     Rows are paths, encoded files as bytes or binary file objects (whatever libsndfile and FFmpeg
     read: WAV, FLAC, OGG, MP3, M4A/AAC, WebM, the sound of videos), pairs (waveform, rate), dicts
-    with "array" and "sampling_rate" (or "bytes" or "path") as Hugging Face's data sets have them,
-    waveforms of shape (samples,), (samples, channels) or (channels, samples), or a matrix with one
-    clip a row.
-    Integers are PCM at full scale, floats lie between -1 and 1. Channels are averaged.
+    with "array" and "sampling_rate" (or "bytes" or "path") as in Hugging Face datasets, waveforms
+    of shape (samples,), (samples, channels) or (channels, samples), or a matrix with one clip per
+    row. Integers are PCM at full scale, floats lie between -1 and 1. Channels are averaged.
 
-    Resampling is soxr's "HQ": flat within 0.02 dB up to 0.92 of the lower rate's half, aliases
-    below -120 dB, no delay.
+    Resampling is soxr's "HQ": flat within 0.02 dB up to 0.92 of half the lower rate, aliases below
+    -120 dB, no delay.
 
-    Vectors are equal for any batch size, order and duplication of rows to 1e-5 of their length in
-    float32, in bfloat16 to 0.02 in any component of a unit vector. No crop, dither or padding is
-    random.
+    For any batch size, order and duplication of rows, vectors agree to within 1e-5 of their length
+    in float32, and to within 0.02 in any component of a unit vector in bfloat16. There is no random
+    crop, dither or padding.
 
     References
     ----------

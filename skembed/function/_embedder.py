@@ -32,51 +32,53 @@ def _refuse_empty(version: str) -> None:
 
 
 class FunctionEmbedder(BaseEmbedder):
-    """Embed rows by a function of your own: a client of a service, an ONNX session, a lookup.
+    """Embed rows with your own function: a service client, an ONNX session, a lookup.
 
-    The function takes a list of rows and returns a 2-D array with one vector a row. It is called
-    on each distinct row once, in batches, and again where a service was out of reach; vectors are
-    stored as those of any other embedder.
+    The function takes a list of rows and returns a 2-D array with one vector per row. It is called
+    once on each distinct row, in batches, and again if a service could not be reached; vectors are
+    stored like those of any other embedder.
 
-    `fit` checks the parameters and the rows and, to learn how many features there are, runs the
-    function on the first row; `transform` works without it.
+    `fit` checks the parameters and the rows and runs the function on the first row to learn the
+    number of features; `transform` works without it.
 
     Parameters
     ----------
     function : callable
-        From a list of rows to an array, a tensor, a frame or nested lists of shape (n_rows,
-        n_features), real numbers. A row's vector may not depend on the other rows of the list.
-        Clones share it. Pickles hold it as pickle does, by the name of the module that defines it:
-        for them it can't be a lambda or a function inside another; joblib's workers take those,
-        too. What can't be pickled (a client, a session) has to be made within it, in each process:
-        by another function under `functools.cache`.
+        Takes a list of rows and returns an array, a tensor, a frame or nested lists of real numbers
+        of shape (n_rows, n_features). A row's vector must not depend on the other rows in the list.
+        Clones share the function. pickle saves it by the name of its module, so for pickling it
+        can't be a lambda or a nested function; joblib's workers accept those too. Anything that
+        can't be pickled (a client, a session) has to be created inside it, in each process, for
+        example by another function with `functools.cache`.
     version : str, default=None
-        Names all that decides the vectors: the service, its model, its settings, your own
-        preparation. Vectors are stored under it, so change it when any of them changes, and give
-        no other function the same one. None is for functions that are all in their code: vectors
-        are then stored under the code, the constants and the objects that it uses, which are
-        found out at every call. It can't see files that the code reads, nor what a service does;
-        where the function uses what can't be looked into (a client, a session), or changes what it
-        uses when it runs, `version` is asked for.
+        A name for everything that determines the vectors: the service, its model, its settings,
+        your own preparation. Vectors are stored under it, so change it when any of these change,
+        and don't give the same version to another function. None is for functions that depend only
+        on their code: vectors are then stored under the code, the constants and the objects that it
+        uses, which are determined at every call. It can't see files that the code reads or what a
+        service does. If the function uses something that can't be inspected (a client, a session),
+        or changes what it uses when it runs, an error asks for `version`.
     n_features : int, default=None
         Number of features. None learns it from the first row. If it is given, `fit` doesn't run
-        the function and may see no rows.
+        the function and accepts zero rows.
     max_retries : int, default=5
-        How often a call is made again after a failure that may pass: an error that is, or came of,
-        a `ConnectionError` or `TimeoutError`, that has an HTTP status (408, 409, 425, 429 or 500
-        and more, in its `status_code`, `status`, `code` or those of its `response`), or that asks
-        to be tried again (`retry_after` in seconds, or that header, up to ten minutes). The others
-        wait for about 1, 2, 4, ... seconds, a minute at most.
+        How often a call is retried after a failure that may be temporary: an error that is, or was
+        caused by, a `ConnectionError` or `TimeoutError`, that has an HTTP status (408, 409, 425,
+        429, or 500 and above, in its `status_code`, `status`, `code` or those of its `response`),
+        or that asks for a retry (`retry_after` in seconds, or that header, up to ten minutes).
+        Otherwise the waits are about 1, 2, 4, ... seconds, at most a minute.
     batch_size : int, default=64
-        Most rows in a call of the function.
+        Maximum rows per call of the function.
     cache : "run", path, EmbeddingStore or None, default="run"
         Where vectors are kept so that no row is embedded twice. "run": this process, its clones and
-        its joblib workers share them until the process ends. A folder: kept, and shared by all who
-        name it. None: only duplicates within one call are embedded once.
+        its joblib workers share them until the process ends. A folder: they persist, and everything
+        that uses the folder shares them. None: nothing is kept, and only duplicates within one call
+        are embedded once.
     on_error : {"raise", "nan"}, default="raise"
-        Rows that are missing or of another kind, on which the function fails, or whose vectors are
-        not finite: an error that names every one, or rows of NaN, a warning and the list in
-        `report_.faults`. Where the function fails on a batch, its rows are tried one by one.
+        What to do with rows that are missing or of another kind, on which the function fails, or
+        whose vectors are not finite: raise an error that names every one, or return rows of NaN,
+        warn and list them in `report_.faults`. If the function fails on a batch, its rows are tried
+        one by one.
     verbose : bool, default=False
         Whether to show a progress bar when the work takes longer than a second.
 
@@ -91,20 +93,20 @@ class FunctionEmbedder(BaseEmbedder):
     Raises
     ------
     FunctionError
-        If the function fails on the first three rows, gives something other than vectors, was
-        refused (HTTP 401, 402, 403) or failed `max_retries + 1` times in a row. Its own error
-        is the `__cause__`. Rows that were embedded before are in the store.
+        If the function fails on the first three rows, returns something other than vectors, is
+        refused access (HTTP 401, 402, 403) or fails `max_retries + 1` times in a row. Its own error
+        is the `__cause__`. Rows embedded before the failure stay in the store.
 
     See Also
     --------
-    BaseEmbedder : For an embedder with parameters of its own.
+    BaseEmbedder : For an embedder with its own parameters.
 
     Notes
     -----
-    A row is a str, bytes, a number, a NumPy array, or a list, tuple or dict of such. Rows of the
-    same content are one row; of a dict the order counts, too. Rows come in a list, 1-D array,
-    Series or one-column frame, or are those of an array of more dimensions; of a frame with several
-    columns pass ``frame.to_dict("records")``.
+    A row is a str, bytes, a number, a NumPy array, or a list, tuple or dict of these. Rows with the
+    same content count as one row; for dicts, the order matters too. Pass rows as a list, 1-D array,
+    Series or one-column frame, or as an array with more dimensions; for a frame with several
+    columns, pass ``frame.to_dict("records")``.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""The estimator for images."""
+"""The estimator for pictures."""
 
 from __future__ import annotations
 
@@ -37,140 +37,144 @@ class ImageReport(EmbeddingReport):
     Attributes
     ----------
     n_pixels : ndarray of shape (n_rows,), int64
-        Width times height of each picture as it came; 0 for bad rows.
+        Width times height of each original picture; 0 for bad rows.
     """
 
     @property
     def n_pixels(self) -> NDArray[np.int64]:
-        """Pixels of each picture."""
+        """Pixels in each picture."""
         return self.row_sizes
 
 
 class ImageEmbedder(PretrainedEmbedder):
-    """Embed images with a pretrained vision model.
+    """Embed pictures with a pretrained vision model.
 
-    Takes the classification models of torchvision without their classifiers, the image models of
-    transformers (ViT, DINOv2, CLIP, SigLIP, ConvNeXt, Swin, ...), those of timm, and any torch
-    module. Each distinct image is encoded once, in bfloat16 where the machine computes faster in
-    it; files are decoded on all cores, beside the model where that runs on a GPU. An image's vector
-    does not depend on the other rows.
+    Takes torchvision's classification models without their classifiers, the image models in
+    transformers (ViT, DINOv2, CLIP, SigLIP, ConvNeXt, Swin, ...), those in timm, and any torch
+    module. Each distinct picture is encoded once, in bfloat16 if that is faster on the machine;
+    files are decoded on all cores, alongside the model if it runs on a GPU. A picture's vector does
+    not depend on the other rows.
 
-    The embedder is stateless: `fit` checks the parameters, the rows and the model's files, it does
-    not train, and `transform` works without it. The weights are loaded when the first row has to be
-    encoded.
+    The embedder is stateless: `fit` checks the parameters, the rows and the model's files but does
+    not train anything, and `transform` works without it. The weights are loaded when the first row
+    needs encoding.
 
     Parameters
     ----------
     model : str, path or torch.nn.Module, default="resnet50"
-        - the name of a classification model of torchvision: "resnet50", "inception_v3", "vit_b_16",
-          "convnext_tiny", ... Its classifier is left out, so that 2,048 features remain of a
-          ResNet-50 [1]_. Weights are looked up in torch's cache folder, then downloaded. A folder
-          of such a name is "./resnet50".
-        - a folder with a model of transformers, or its id on the Hugging Face hub:
+        - the name of a torchvision classification model: "resnet50", "inception_v3", "vit_b_16",
+          "convnext_tiny", ... Its classifier is left out, so that a ResNet-50 [1]_ gives 2,048
+          features. Weights are looked up in torch's cache folder, then downloaded. For a folder
+          with such a name, write "./resnet50".
+        - a folder with a transformers model, or its id on the Hugging Face hub:
           "facebook/dinov2-small", "openai/clip-vit-base-patch32", ... Vectors of CLIP-like models
-          [2]_ are projected: `TextEmbedder` of the same id gives vectors in the same space.
-        - "timm:" and the name of a model of timm ("timm:resnet18.a1_in1k"), or its id or folder.
+          [2]_ are projected: `TextEmbedder` with the same id gives vectors in the same space.
+        - "timm:" and the name of a timm model ("timm:resnet18.a1_in1k"), or its id or folder.
           Needs ``pip install skembed[timm]``.
         - a module that takes pixels of shape (n, channels, height, width), with a `preprocess`. It
           is copied, not changed, and runs in evaluation mode, in one thread at a time.
     weights : str, path, torchvision's enum member or None, default="auto"
-        For models of torchvision: the name of their weights ("IMAGENET1K_V1"); "auto" is the best
-        that torchvision has. For those and models of timm also a file with a state dict
-        (safetensors, or a pickle restricted to tensors), or None: random weights, always the same.
+        For torchvision models: the name of their weights ("IMAGENET1K_V1"); "auto" is the best that
+        torchvision has. For torchvision and timm models also a file with a state dict (safetensors,
+        or a pickle restricted to tensors), or None: random weights, always the same.
     layer : str or int, default=None
         An intermediate layer to take features from, by the name of its submodule ("layer3",
-        "features.5"); for models of transformers also the number of a hidden state (-2). What
-        follows it does not run. None is the model's end.
+        "features.5"); for transformers models also the number of a hidden state (-2). Nothing after
+        it runs. None is the model's final output.
     pooling : {"auto", "cls", "mean", "cls+mean", "max"}, default="auto"
         How patches or a feature map become one vector: the class token, the mean, both side by
         side, or the largest value of each feature. Means and maxima leave out tokens that are not
-        patches. "auto" is what the model itself ends with; of an intermediate layer, the class
-        token where there is one, else the mean. Of CLIP-like models only "auto" lies in the space
-        of texts. Of your own module "auto" is what it gives, or the mean of tokens or a map; only
-        "cls" and "cls+mean" take its first token for a class token.
+        patches. "auto" is what the model itself ends with; for an intermediate layer, the class
+        token if there is one, else the mean. For CLIP-like models only "auto" gives vectors in the
+        space shared with texts. For your own module "auto" is its output, or the mean of its tokens
+        or feature map; only "cls" and "cls+mean" treat its first token as a class token.
     normalize : bool, default=False
         Whether vectors have unit length.
     n_components : int, default=None
-        Leading features to keep, renormalised if `normalize`. None keeps all.
+        Number of leading features to keep, renormalised if `normalize`. None keeps all.
     preprocess : callable, default=None
-        Turns a PIL image (mode RGB) into a float tensor of shape (channels, height, width), in
-        place of the model's own preprocessing. Called from several threads; must not be random.
+        Turns a PIL image (mode RGB) into a float tensor of shape (channels, height, width), instead
+        of the model's own preprocessing. Called from several threads; must not be random.
     image_shape : tuple of int, default=None
-        (height, width), or with channels before or after them, of images that are rows of a matrix
-        (scikit-learn's digits are (8, 8)); of other rows the size that all have, which a module of
-        one size without a resizing `preprocess` is tried on.
+        (height, width), with channels before or after them if there are any, of pictures that are
+        rows of a matrix (scikit-learn's digits are (8, 8)). For other rows, the size that all of
+        them have: a module that takes one size only, without a `preprocess` that resizes, is tried
+        on this size.
     value_range : tuple of two float, default=None
-        The numbers that mean black and white in arrays, and in images and files whose pixels are
-        other numbers than 8-bit ones. None goes by the type: 0 to 255 for 8-bit and other integers,
-        0 to 65,535 for unsigned 16-bit ones, 0 to 1 for floats and booleans. Pictures of 12 bits in
-        16 need (0, 4095), of which a warning tells; TIFF files that say 12 bits do not. Numbers
-        beyond are a fault of the row, never scaled by what other rows hold. All are rounded to 8
-        bits. (PIL images of mode I hold 16-bit numbers, as Pillow reads them from files.)
+        The numbers that mean black and white in arrays, and in PIL images and files whose pixels
+        are not 8-bit numbers. None goes by the type: 0 to 255 for 8-bit and other integers, 0 to
+        65,535 for unsigned 16-bit ones, 0 to 1 for floats and booleans. 12-bit pictures stored in
+        16 bits need (0, 4095), and a warning says so; TIFF files marked as 12-bit do not need it.
+        Numbers outside the range are a fault of the row; values are never scaled by what other rows
+        hold. All are rounded to 8 bits. (PIL images of mode I hold 16-bit numbers, as Pillow reads
+        them from files.)
     device : str or list of str, default="auto"
-        "auto" is the first CUDA GPU, else Apple's GPU, else the CPU. Or torch's name of a device
+        "auto" is the first CUDA GPU, else Apple's GPU, else the CPU. Or torch's name for a device
         ("cuda:1"). Or a list of names (["cuda:0", "cuda:1"]), all of one kind: each GPU holds a
-        copy of the model, and they divide the batches among them.
+        copy of the model, and they share the batches.
     dtype : {"auto", "float32", "bfloat16", "float16"}, default="auto"
         Format the model computes in. "auto" is bfloat16 on GPUs that have it and on CPUs where a
-        short probe finds it faster, else float32; a module of your own runs in float32, and so,
-        with a warning, does a model that fails in bfloat16. The output is always float32.
+        short probe finds it faster, else float32; your own module runs in float32, and so does a
+        model that fails in bfloat16, with a warning. The output is always float32.
     batch_size : int or "auto", default="auto"
-        Most images at once. "auto" plans by pixels (8 images of 224 x 224 on a CPU).
+        Maximum pictures per batch. "auto" plans by pixels (8 pictures of 224 x 224 on a CPU).
     cache : "run", path, EmbeddingStore or None, default="run"
         Where vectors are kept so that no row is encoded twice. "run": this process, its clones and
-        its joblib workers share them until the process ends. A folder: kept, and shared by all who
-        name it. None: only duplicates within one call are encoded once. An `EmbeddingStore` without
-        a folder is shared by clones and threads, but arrives empty in other processes. Vectors are
-        found by the content of the image, not by its path.
+        its joblib workers share them until the process ends. A folder: they persist, and everything
+        that uses the folder shares them. None: nothing is kept, and only duplicates within one call
+        are encoded once. An `EmbeddingStore` without a folder is shared by clones and threads, but
+        is empty in other processes. Vectors are
+        looked up by the content of the picture, not by its path.
     on_error : {"raise", "nan"}, default="raise"
-        What happens with rows that are missing, not images, damaged, empty or too large (over
-        `PIL.Image.MAX_IMAGE_PIXELS` pixels), that change or vanish meanwhile, or on which alone
-        `preprocess` or your own module fails. "raise": an error names every one. "nan": rows of
-        NaN, a warning, and the list in `report_.faults`; drop these rows or use `SimpleImputer`,
-        since most estimators refuse NaN. Faults that headers show are reported before anything is
-        encoded, those that only decoding shows after the good rows are stored.
+        What to do with rows that are missing, not pictures, damaged, empty or too large (over
+        `PIL.Image.MAX_IMAGE_PIXELS` pixels), that change or disappear during the call, or on which
+        `preprocess` or your own module fails while it works on others. "raise": an error names
+        every one. "nan": rows of NaN, a warning, and the list in `report_.faults`; drop these rows
+        or use `SimpleImputer`, since most estimators refuse NaN. Faults visible in headers are
+        reported before anything is encoded; those found only by decoding, after the good rows are
+        stored.
     revision : str, default=None
         Branch, tag or commit of a model on the hub.
     trust_remote_code : bool, default=False
-        Whether Python code that comes with a model may run. It is your machine that runs it.
+        Whether Python code that comes with a model may run, on your machine.
     verbose : bool, default=False
-        Whether to show a progress bar when the work takes longer than a second. Of calls, threads
-        and workers at work at the same time, one shows its own.
+        Whether to show a progress bar when the work takes longer than a second. If several calls,
+        threads or workers run at the same time, only one shows its bar.
 
     Attributes
     ----------
     encoder_ : ImageEncoder
-        The encoder for the present parameters, available once `fit` or `transform` has been called.
+        The encoder for the current parameters, available once `fit` or `transform` has been called.
     n_features_out_ : int
         Number of output features.
     device_, dtype_ : str
-        Where the model runs ("cuda:0, cuda:1" for several devices), in which format.
+        Where the model runs ("cuda:0, cuda:1" for several devices) and in which format.
     report_ : ImageReport
-        What the last `transform` did: rows, distinct rows, rows encoded, pixels of each row, bad
+        What the last `transform` did: rows, distinct rows, rows encoded, pixels in each row, bad
         rows. Not part of pickles.
 
     See Also
     --------
-    skembed.TextEmbedder : Embed texts; CLIP-like models in the space of their images.
+    skembed.TextEmbedder : Embed texts; with CLIP-like models in the same space as pictures.
     skembed.EmbeddingStore : A store of vectors with a size limit.
     skembed.unload_models : Free the memory of loaded models.
 
     Notes
     -----
     Rows are paths, encoded files as bytes, binary file objects or data URLs, dicts with "bytes" or
-    "path" as Hugging Face's data sets have them, PIL images, arrays (height, width, channels) of
-    NumPy, h5py, xarray, ..., or torch tensors (channels, height, width). Files, and PIL images
-    opened from them, are turned upright by their EXIF orientation; a PIL image made in memory
-    (what `convert` returns, for example) is taken as it is. Of animated files and those of several
-    pages the first is taken, of an opened PIL image the one it is at. Transparent images are laid
-    over white.
+    "path" as in Hugging Face datasets, PIL images, arrays (height, width, channels) from NumPy,
+    h5py, xarray, ..., or torch tensors (channels, height, width). Files, and PIL images opened from
+    them, are turned upright by their EXIF orientation; a PIL image made in memory (such as the
+    result of `convert`) is taken as it is. For animated files and files with several pages, the
+    first frame or page is used; for an opened PIL image, its current one. Transparent pictures are
+    laid over white.
 
-    Colours are taken for sRGB, as the models' own pipelines do: profiles within files (Adobe RGB,
-    Display P3, CMYK) are not applied. Where they matter, convert with
-    `PIL.ImageCms.profileToProfile` and give the image.
+    Colours are treated as sRGB, as the models' own pipelines do: colour profiles in files (Adobe
+    RGB, Display P3, CMYK) are not applied. If they matter, convert with
+    `PIL.ImageCms.profileToProfile` and pass the result.
 
-    Vectors are equal for any batch size, order and duplication of rows to 1e-5 of their length in
-    float32, in bfloat16 to 0.02 in any component of a unit vector.
+    For any batch size, order and duplication of rows, vectors agree to within 1e-5 of their length
+    in float32, and to within 0.02 in any component of a unit vector in bfloat16.
 
     References
     ----------
@@ -181,7 +185,7 @@ class ImageEmbedder(PretrainedEmbedder):
 
     Examples
     --------
-    Random weights need no download, and are a baseline for what pretrained ones bring:
+    Random weights need no download and are a baseline to compare pretrained ones with:
 
     >>> from sklearn.datasets import load_digits
     >>> from skembed import ImageEmbedder

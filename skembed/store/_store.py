@@ -31,20 +31,20 @@ _MEMORY_TIER_BYTES = 128 << 20
 
 @dataclass(frozen=True, repr=False)
 class StoreInfo:
-    """What a store holds and has done.
+    """What a store holds, and its statistics.
 
     Parameters
     ----------
     path : Path or None
         The folder; None for a store in memory.
     n_entries, n_bytes : int
-        Vectors kept now, and their bytes: in the folder, or in memory if there is none.
+        Vectors currently kept, and their bytes: in the folder, or in memory if there is none.
     max_bytes : int or None
-        The bound on `n_bytes`.
+        The limit on `n_bytes`.
     n_hits, n_misses : int
-        Rows found and not found by this object since it was made, in this process.
+        Rows found and not found by this object since it was created, in this process.
     n_evicted, n_damaged : int
-        Vectors dropped to keep within the bound, and vectors found damaged.
+        Vectors dropped to stay within the limit, and vectors found damaged.
     """
 
     path: Path | None
@@ -66,23 +66,24 @@ class StoreInfo:
 
 
 class EmbeddingStore:
-    """Vectors by content, kept in memory and, if asked, in a folder.
+    """Vectors by content, kept in memory and optionally in a folder.
 
-    Pass one as an embedder's `cache` to bound a folder, to share a store in memory between
-    estimators, or to look at what it holds. Clones share it; a pickle carries only path and bound.
+    Pass one as an embedder's `cache` to limit the size of a folder, to share an in-memory store
+    between estimators, or to inspect what it holds. Clones share it; a pickle carries only the path
+    and the limit.
 
-    The folder is an LMDB database on a local file system that any number of processes may use at
-    the same time. Each value carries a checksum. If the folder fails (a full disk, damage, no
-    permission), the store warns once and goes on in memory.
+    The folder is an LMDB database on a local file system; any number of processes can use it at the
+    same time. Each value carries a checksum. If the folder fails (a full disk, damage, no
+    permission), the store warns once and continues in memory.
 
     Parameters
     ----------
     path : str or path-like, default=None
-        The folder, created with its parents at first use; ``~`` is the user's home. None keeps
-        vectors in the memory of this process only.
+        The folder, created with its parents on first use; ``~`` is the user's home. None keeps
+        vectors only in the memory of this process.
     max_bytes : int, default=None
-        Keep at most this many bytes of vectors: the least recently used make room. The folder
-        itself takes two to three times as much. None is no bound for a folder, and 1 GiB in memory.
+        Keep at most this many bytes of vectors, dropping the least recently used. The folder itself
+        takes two to three times as much. None is no limit for a folder, and 1 GiB in memory.
 
     Raises
     ------
@@ -132,7 +133,7 @@ class EmbeddingStore:
         self._untold: list[str] = []
 
     def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
-        """Return the value of each key, None where there is none."""
+        """Return the value of each key, or None for keys that are not stored."""
         found = self._memory.get_many(keys)
         missing = [row for row, value in enumerate(found) if value is None]
         asked = [keys[row] for row in missing]
@@ -147,7 +148,7 @@ class EmbeddingStore:
                 self._warn(
                     "damage",
                     f"{n_damaged} stored vectors in {self.path} were damaged; they are computed "
-                    "and stored again. If this is seen often, check the disk.",
+                    "and stored again. If this happens often, check the disk.",
                 )
         if (folder := self._folder) is not None:
             hits = [key for key, value in zip(keys, found, strict=True) if value is not None]
@@ -160,7 +161,7 @@ class EmbeddingStore:
     def put_many(
         self, keys: Sequence[bytes], values: Sequence[bytes], holder: object = None
     ) -> None:
-        """Keep a value for each key, and give back the holder's claims on the keys."""
+        """Keep a value for each key, and release the holder's claims on the keys."""
         items = [(key, bytes(value)) for key, value in zip(keys, values, strict=True)]
         if not items:
             return
@@ -175,10 +176,10 @@ class EmbeddingStore:
         self._tell()
 
     def claim(self, keys: Sequence[bytes], holder: object = None) -> list[bool]:
-        """Claim keys for the caller to encode; return which are now its own to put or release.
+        """Claim keys for the caller to encode; return which it now has to put or release.
 
-        The others are stored already, or claimed by another process or call. What one `holder`
-        claims, another does not give back.
+        The others are already stored, or claimed by another process or call. One `holder` does not
+        release what another has claimed.
         """
         is_free = self._claims.take(keys, holder)
         free = list(compress(keys, is_free))
@@ -193,18 +194,18 @@ class EmbeddingStore:
         return [free and key in ours for key, free in zip(keys, is_free, strict=True)]
 
     def release(self, keys: Sequence[bytes], holder: object = None) -> None:
-        """Give claims back without a value; keys that `holder` does not hold are passed over."""
+        """Release claims without a value; keys that `holder` does not hold are skipped."""
         self._give_back(keys, holder)
         self._tell()
 
     def wait(self, keys: Sequence[bytes], timeout: float) -> None:
-        """Sleep until one of the keys is stored or free to claim, `timeout` seconds at most."""
+        """Sleep until one of the keys is stored or free to claim, at most `timeout` seconds."""
         if keys:
             self._claims.wait(lambda: self._is_any_settled(keys), timeout)
         self._tell()
 
     def info(self) -> StoreInfo:
-        """Return what the store holds and has done."""
+        """Return what the store holds, and its statistics."""
         count = self._on_disk(lambda folder: folder.vectors.count())
         n_entries, n_bytes = count or (len(self._memory), self._memory.n_bytes)
         self._tell()
@@ -230,7 +231,7 @@ class EmbeddingStore:
         self._tell()
 
     def close(self) -> None:
-        """Close the files and forget what is in memory; the next use opens the folder again."""
+        """Close the files and drop what is in memory; the next use reopens the folder."""
         self._memory.clear()
         folder, self._folder = self._folder, None
         if folder is not None:

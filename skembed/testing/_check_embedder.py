@@ -1,4 +1,4 @@
-"""Run every check and gather the faults, or hand out the checks one by one."""
+"""Run every check and collect the faults, or return the checks one by one."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class EmbedderCheckError(SkembedError, AssertionError):
     Attributes
     ----------
     failures : dict of str to str
-        What was expected and what came, by name of the check.
+        What was expected and what was returned, by name of the check.
     """
 
     def __init__(self, message: str, failures: Mapping[str, str]) -> None:
@@ -52,7 +52,7 @@ class EmbedderCheckError(SkembedError, AssertionError):
 
 @dataclass(frozen=True)
 class CheckResults:
-    """What `check_embedder` found, where no check failed.
+    """What `check_embedder` found, if no check failed.
 
     Attributes
     ----------
@@ -84,38 +84,38 @@ def check_embedder(
     ----------
     embedder : estimator
         An unfitted transformer. It is not changed: every check works on clones. Fitting it twice
-        has to give the same result: set its `random_state` if it has one.
+        must give the same result: set its `random_state` if it has one.
     rows : list, tuple, 1-D object array, frame or 2-D array
-        Distinct rows of the kind that it embeds, at least 4, better 6 to 12, of different lengths.
+        Distinct rows of the kind it embeds: at least 4, preferably 6 to 12, of different lengths.
     y : sequence of length n_rows, default=None
-        Targets for `fit`; not handed over if None.
+        Targets for `fit`; not passed if None.
     atol, rtol : float, default=1e-5, 0.0
         Two vectors are the same if they differ by at most `atol + rtol * |expected|`.
     set_params : mapping of str to object, default=None
-        Parameters to set that change the output, for the checks of `set_params`.
+        Parameters that change the output, for the checks of `set_params`.
     bad_rows : sequence of object, default=None
-        Up to ten rows that have to be refused, with their row numbers.
+        Up to ten rows that must be refused, with their row numbers.
     skip : collection of str, default=()
         Names of checks to leave out.
     time_limit : float, default=60.0
-        Seconds after which a thread or a process counts as hung, on top of twenty times what the
-        rows take.
+        Seconds after which a thread or process counts as hung, in addition to twenty times as long
+        as the rows take.
 
     Returns
     -------
     CheckResults
-        The checks that passed, and those skipped with the reason.
+        The checks that passed, and those that were skipped, with the reason.
 
     Raises
     ------
     EmbedderCheckError
-        If any check failed; it names all of them, with what was expected and what came.
+        If any check failed; it names all of them, with what was expected and what was returned.
     InvalidInputError, InvalidParameterError
-        If `rows` is not a collection or too short, or `y` or `skip` does not fit.
+        If `rows` is not a collection or is too short, or `y` or `skip` does not fit.
 
     See Also
     --------
-    embedder_checks : The same checks one by one, to be parametrized.
+    embedder_checks : The same checks one by one, for parametrized tests.
 
     Examples
     --------
@@ -148,7 +148,7 @@ def check_embedder(
 def embedder_checks(
     embedder: Any, rows: Any, *, skip: Collection[str] = (), **options: Any
 ) -> list[tuple[str, Callable[[], None]]]:
-    """Return the checks of `check_embedder` one by one, to make a test of each.
+    """Return the checks of `check_embedder` one by one, to turn each into a test.
 
     Parameters
     ----------

