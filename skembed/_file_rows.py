@@ -39,16 +39,16 @@ _KINDS = (
     (rb".{4}ftypM4[AB]|ID3|\xff[\xe3\xf1-\xf3\xf9-\xfd]|\x0b\x77", "a sound"),
     (rb".{4}ftyp|\x1a\x45\xdf\xa3|RIFF.{4}AVI |FLV\x01|\0\0\x01\xba", "a video"),
     (rb"\x30\x26\xb2\x75\x8e\x66\xcf\x11", "a WMA or WMV file"),
-    (rb"MThd", "MIDI, which has notes and no sound; render it first"),
+    (rb"MThd", "MIDI, which has notes but no sound; render it first"),
     (rb"%PDF", "a PDF document"),
     (rb"PK\x03\x04.{26}[^/]{1,60}/data\.pkl|\x80[\x02-\x05]", "a pickle, which is never opened"),
     (rb"PK\x03\x04|\x1f\x8b|BZh|7z\xbc\xaf|\xfd7zXZ|Rar!", "an archive; unpack it first"),
-    (rb".{128}DICM", "a DICOM file; read it with pydicom and give its pixel_array"),
-    (rb"\0\x05\x16\x07", "what macOS keeps beside a file ('._name'); leave it out"),
-    (rb"PAR1|ARROW1", "a table in Parquet or Arrow; read it and give the column"),
+    (rb".{128}DICM", "a DICOM file; read it with pydicom and pass its pixel_array"),
+    (rb"\0\x05\x16\x07", "metadata that macOS keeps next to a file ('._name'); leave it out"),
+    (rb"PAR1|ARROW1", "a Parquet or Arrow table; read it and pass the column"),
     (rb"\xff\x0a|\0\0\0\x0cJXL ", "JPEG XL; convert it first"),
     (rb"FUJIFILMCCD|.{4}ftypcrx", "a camera's raw file; develop it first"),
-    (rb"\x93NUMPY", "a NumPy file; load it and give the array"),
+    (rb"\x93NUMPY", "a NumPy file; load it and pass the array"),
     (rb".{7}\0\{\"", "a safetensors file"),
     (rb"version https://git-lfs", "a Git LFS pointer; fetch the file itself with git lfs pull"),
     (rb"(?i)(\xef\xbb\xbf)?\s*<(!doctype html|html|head|body)", "an HTML page; a failed download?"),
@@ -183,7 +183,7 @@ def _check_bytes(data: bytes, room: FileRoom[Item]) -> Item | str:
 
 def _hint_of_bytes(data: bytes) -> str:
     if is_path(data):
-        return "; give a path as str or Path, not as bytes"
+        return "; pass a path as str or Path, not as bytes"
     if data[:5].lower() == b"data:":
-        return "; give a data URL as str, not as bytes"
+        return "; pass a data URL as str, not as bytes"
     return hint_of_base64(data[:1000].decode("latin-1"))

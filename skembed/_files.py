@@ -85,7 +85,7 @@ class RowFile:
         try:
             data = Path(self.place).read_bytes()
         except OSError as error:
-            reason = f"it cannot be read any more: {error.strerror or error}"
+            reason = f"it can no longer be read: {error.strerror or error}"
             raise ChangedRow(reason) from error
         # A vector must never be stored under the key of another content.
         if digest_of_file(data) != self.digest:
@@ -185,7 +185,7 @@ def read_file_object(file: Any) -> bytes:
     """Return the bytes of a file object, which is left where it was; a ValueError says why not."""
     kind = type(file).__name__
     if isinstance(file, io.TextIOBase):
-        raise ValueError(f"a {kind} that gives str; open the file with mode 'rb'")
+        raise ValueError(f"a {kind} that returns str; open the file with mode 'rb'")
     try:
         is_seekable = hasattr(file, "seekable") and file.seekable()
         data = read_from_start(file) if is_seekable else None
@@ -195,7 +195,7 @@ def read_file_object(file: Any) -> bytes:
         raise ValueError(f"a {kind} that cannot be read from its start; read it into bytes first")
     if not isinstance(data, bytes):
         given = type(data).__name__
-        raise ValueError(f"a {kind} that gives {given}; open the file with mode 'rb'")
+        raise ValueError(f"a {kind} that returns {given}; open the file with mode 'rb'")
     if not data:
         raise ValueError(f"an empty {kind}")
     return data
@@ -206,7 +206,7 @@ def _digest(path: str, why_not: WhyNot, what: str, most_bytes: int) -> bytes | s
     if not path:
         return "an empty path, expected a file"
     if path.startswith("file://"):
-        return f"a URL, expected a file; give its path without file://: {shown}"
+        return f"a URL, expected a file; pass its path without file://: {shown}"
     if re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", path):
         return f"a URL, expected a file; download it first: {shown}"
     try:
@@ -238,7 +238,7 @@ def _hint_of_missing(path: str) -> str:
     if hint := hint_of_base64(path):
         return hint
     if path != path.strip():
-        return "; it has space at an end, as lines of a file have: use path.strip()"
+        return "; it starts or ends with white space, as lines of a file do: use path.strip()"
     if re.search(r"[*?]", path):
         return "; expand it with sorted(glob.glob(...))"
     return "" if os.path.isabs(path) else f"; the working directory is {os.getcwd()}"  # noqa: PTH109, PTH117
@@ -249,7 +249,7 @@ def hint_of_base64(text: str) -> str:
     if len(text) <= 100 or not re.fullmatch(r"[A-Za-z0-9+/_\-\s]+=*\s*", text):
         return ""
     function = "urlsafe_b64decode" if re.search("[-_]", text) else "b64decode"
-    return f"; if it is a file in base64, decode it with base64.{function}"
+    return f"; if it is a base64-encoded file, decode it with base64.{function}"
 
 
 class _UnfitError(Exception):

@@ -114,7 +114,7 @@ def _describe_other(X: Any) -> str:
     if callable(getattr(X, "collect", None)):  # a lazy frame of polars
         return f"{kind}. Use X.collect()"
     if hasattr(X, "toarray"):
-        return f"{kind}, a sparse matrix. Give the rows as they were before they became numbers"
+        return f"{kind}, a sparse matrix. Pass the rows as they were before they became numbers"
     if isinstance(X, os.PathLike) or callable(getattr(X, "read", None)):
         return f"{kind}. Read the file and put its contents in a list"
     return f"{kind}. Use list(X)" if isinstance(X, Iterable) else kind
@@ -190,7 +190,7 @@ def array_of(X: Any, *, what: str) -> NDArray[Any] | None:
         if X.dtype.kind == "S":
             raise InvalidInputError(
                 f"Expected encoded {what} in a list or object array: NumPy's bytes type drops "
-                "zero bytes at the end."
+                "trailing zero bytes."
             )
         return X if isinstance(X, np.ma.MaskedArray) else np.asarray(X)  # not np.matrix
     if hasattr(X, "toarray"):

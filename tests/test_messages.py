@@ -141,7 +141,7 @@ class TestRows:
         [
             ([["a"], ["b"]], r"rows 0, 1: expected a str, got list; use \[row\[0\] for row in X\]"),
             ([("a", "b"), ("c", "d")], r'got tuple; use \[" ".join\(row\)'),
-            (np.arange(3), r"rows 0, 1, 2: .* got int; use \[str\(row\) for row in X\] if you"),
+            (np.arange(3), r"rows 0, 1, 2: .* got int; use \[str\(row\) for row in X\] if they"),
             (pd.Series([1.5, np.nan, 2.5]), r"rows 0, 2: expected a str, got float; use"),
             (np.array([b"a", b"b"]), r"got bytes; use \[row.decode\(\) for row in X\]"),
             ([{"text": "a"}] * 2, r"got dict; use \[row\['text'\] for row in X\]"),
@@ -157,7 +157,7 @@ class TestRows:
         ("X", "message"),
         [
             (None, r"got None\."),
-            (scipy.sparse.csr_array(np.eye(2)), "a csr_array, a sparse matrix. Give the rows as"),
+            (scipy.sparse.csr_array(np.eye(2)), "a csr_array, a sparse matrix. Pass the rows as"),
             (pl.LazyFrame({"a": ["x"]}), r"a LazyFrame. Use X.collect\(\)"),
             ((x for x in "ab"), r"a generator. Use list\(X\)"),
             ({"a", "b"}, r"a set, which has no order. Use sorted\(X\)"),
@@ -252,7 +252,7 @@ class TestModels:
                 TextEmbedder(place).fit(["a"])
             return str(caught.value)
 
-        assert f"Give one of the models in it, for example '{folder}'" in told(folder.parent)
+        assert f"Pass one of the models in it, for example '{folder}'" in told(folder.parent)
         (tmp_path / "tokenizer.json").write_text("{}")
         assert "It is a tokenizer: save its model there too" in told(tmp_path)
         (tmp_path / "saved_model.pb").write_text("")

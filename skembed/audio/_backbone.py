@@ -103,8 +103,8 @@ class AudioBackbone(Backbone):
         self.pooling = own if asked == "auto" else asked
         if own is None and asked != "auto":
             raise InvalidParameterError(
-                f"pooling={asked!r}, but {self.name} gives one vector a clip. Leave "
-                "pooling='auto', or choose a layer before its end."
+                f"pooling={asked!r}, but {self.name} gives one vector per clip. Leave "
+                "pooling='auto', or choose an earlier layer."
             )
         self.width = d if self.pooling is None else pooled_width(d, self.pooling)
 
@@ -138,7 +138,7 @@ def check_layer_number(layer: Any, n_layers: int, name: str) -> int | None:
         return None
     if not isinstance(layer, int) or not -n_layers - 1 <= layer <= n_layers:
         raise InvalidParameterError(
-            f"layer={layer!r}, but {name} has hidden states 0 (what enters its first layer) to "
+            f"layer={layer!r}, but {name} has hidden states 0 (its first layer's input) to "
             f"{n_layers}, or {-n_layers - 1} to -1 from the end."
         )
     return layer % (n_layers + 1)

@@ -37,8 +37,8 @@ def find_backbone(settings: AudioSettings) -> AudioBackbone:
         return find_module(model, settings)
     if settings.preprocess is not None:
         raise InvalidParameterError(
-            f"preprocess is for a torch.nn.Module of your own; model={str(model)!r} prepares clips "
-            "as it was trained. Leave preprocess=None."
+            f"preprocess is for your own torch.nn.Module; model={str(model)!r} prepares clips as "
+            "in its training. Leave preprocess=None."
         )
     family, source = _find_family(settings)
     key = (
@@ -51,7 +51,7 @@ def find_backbone(settings: AudioSettings) -> AudioBackbone:
     if settings.model_sampling_rate not in (None, found.rate):
         raise InvalidParameterError(
             f"model_sampling_rate={settings.model_sampling_rate}, but {str(model)!r} takes "
-            f"{found.rate:,} Hz. Leave it at None: clips are resampled to that."
+            f"{found.rate:,} Hz. Leave it at None: clips are resampled to that rate."
         )
     return found
 
@@ -86,7 +86,7 @@ def _find_weights(weights: Any, name: str, url: str | None) -> Source:
         return FileSource(name, path)
     own = f"no weights of {name} are published" if url is None else "'auto' is its own weights"
     raise InvalidParameterError(
-        f"weights={str(weights)!r}: expected a file with a state dict of {name}; {own}, None is "
+        f"weights={str(weights)!r}: expected a file with a state dict for {name}; {own}, None is "
         f"random weights. The working directory is {Path.cwd()}."
     )
 
@@ -104,6 +104,6 @@ def _is_place(name: str) -> bool:
 def _refuse_name(name: str) -> None:
     close = did_you_mean(name, {*MODELS, *bundle_names()}, n=3) or " See skembed.list_models."
     raise InvalidParameterError(
-        f"model={name!r} is neither a folder nor a speech model of torchaudio.{close} Models of "
-        "the hub have an owner ('facebook/wav2vec2-base')."
+        f"model={name!r} is neither a folder nor a torchaudio speech model.{close} Hub models have "
+        "an owner ('facebook/wav2vec2-base')."
     )

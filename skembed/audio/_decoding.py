@@ -55,8 +55,8 @@ _MOST_EXCESS = 2 * 1152
 
 _READ = ("a sound", "a video", "a WMA or WMV file")
 _RAW = (
-    "not a sound that libsndfile or FFmpeg reads; if it has no header (raw PCM), read it with "
-    "numpy.frombuffer and give the array"
+    "not sound that libsndfile or FFmpeg can read; if it has no header (raw PCM), read it with "
+    "numpy.frombuffer and pass the array"
 )
 
 # Of FFmpeg's names.
@@ -109,7 +109,7 @@ def decode(data: bytes, rate: int) -> tuple[NDArray[np.float32], str | None]:
 @contextmanager
 def _opened(data: bytes) -> Iterator[_Libsndfile | _FFmpeg]:
     if what := describe_bytes(data, but=_READ):
-        raise UnreadableSound(f"not a sound, but {what}")
+        raise UnreadableSound(f"not sound, but {what}")
     # Several streams, or one that was saved before its end: libsndfile fails on Opus there.
     last = _last_page(data) if data[:4] == b"OggS" else b""
     is_odd = bool(last) and (data[14:18] != last[14:18] or (_is_whole(last) and not last[5] & 4))
@@ -215,7 +215,7 @@ class _FFmpeg(_Stream):
         try:
             stream: Any = self._container.streams.best("audio")
             if stream is None or stream.codec_context is None:
-                raise UnreadableSound("it has no sound, or of a codec that FFmpeg lacks")
+                raise UnreadableSound("it has no sound, or uses a codec that FFmpeg lacks")
             self._stream, self.rate = stream, stream.rate or 0
             self._format = self._container.format.name.split(",")[0]
             self._seconds = self._told_seconds(data)
@@ -287,7 +287,7 @@ class _FFmpeg(_Stream):
 def _samples_of(frame: Any) -> Frames:
     n_channels, kind = frame.layout.nb_channels, frame.format.packed.name
     if kind not in _DTYPES:
-        raise UnreadableSound(f"samples of the kind {kind}, which are not read")
+        raise UnreadableSound(f"samples of kind {kind} are not supported")
     # Not `to_ndarray`, which takes eight planes for nine, and crashes (PyAV 18.1).
     planes = frame.planes[: n_channels if frame.format.is_planar else 1]
     arrays = [np.frombuffer(plane, _DTYPES[kind]) for plane in planes]
@@ -323,7 +323,7 @@ def _refuse_absurd(rate: int, n_channels: int, n_frames: int) -> None:
     elif not 1 <= n_channels <= MOST_CHANNELS:
         reason = f"{n_channels:,} channels, expected 1 to {MOST_CHANNELS}"
     elif hours > _MOST_HOURS:
-        reason = f"too long: {hours:,.1f} hours or more, at most {_MOST_HOURS} are read; cut it"
+        reason = f"too long: {hours:,.1f} hours or more, at most {_MOST_HOURS} are read; split it"
     else:
         return
     raise UnreadableSound(reason)

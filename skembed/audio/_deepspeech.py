@@ -108,7 +108,7 @@ def _sizes_of(source: Source) -> dict[str, int]:
         n_class = len(state["out.weight"])
     except (KeyError, ValueError):
         raise UnsupportedModelError(
-            f"{source.path} holds no state dict of torchaudio.models.DeepSpeech: expected "
+            f"{source.path} has no state dict for torchaudio.models.DeepSpeech: expected "
             f"'fc1.fc.weight' and 'out.weight', got {', '.join(list(state)[:5])}."
         ) from None
     return {"n_feature": int(n_feature), "n_hidden": int(n_hidden), "n_class": int(n_class)}

@@ -299,7 +299,7 @@ class AudioEmbedder(PretrainedEmbedder):
             warn_user(
                 f"{len(poor):,} of {report.n_rows:,} clips are of poor quality:"
                 f"{describe_rows(poor, rows.labels)}\nThey are embedded; report_.quality lists "
-                "them after each call, this warning comes once for a model. Drop them, or set "
+                "them after each call, this warning is shown once per model. Drop them, or set "
                 "on_quality='raise' or 'ignore'.",
                 QualityWarning,
                 once=self._encoder.backbone.name,

@@ -105,8 +105,8 @@ class AudioEncoder(BackboneEncoder):
         n_bytes = len(starts) * first.values.nbytes
         if n_bytes > max(_MOST_BYTES_OF_A_CLIP, 5 * samples.nbytes):
             raise ValueError(
-                f"its {len(starts):,} windows would take {n_bytes / 2**30:.1f} GiB of memory; cut "
-                "the clip, or choose a longer hop"
+                f"its {len(starts):,} windows would take {n_bytes / 2**30:.1f} GiB of memory; "
+                "split the clip, or choose a longer hop"
             )
         return [first, *(self.backbone.prepare(samples[s : s + length]) for s in starts[1:])]
 
@@ -138,7 +138,7 @@ def choose_windows(window: Any, hop: Any, backbone: AudioBackbone) -> Windows:
     if window is None:
         if hop is not None:
             raise InvalidParameterError(
-                f"hop={hop!r}, but clips are left whole. Set window to some seconds."
+                f"hop={hop!r}, but clips are left whole. Set window to a number of seconds."
             )
         return Windows(None)
     if limit is not None and window > limit:
@@ -154,8 +154,8 @@ def choose_windows(window: Any, hop: Any, backbone: AudioBackbone) -> Windows:
     n_hop = round(hop * rate)
     if not 1 <= n_hop <= length:
         raise InvalidParameterError(
-            f"hop={hop:g}: expected seconds from {1 / rate:g} to those of the window, {window:g}; "
-            "a larger hop would leave parts of clips out."
+            f"hop={hop:g}: expected seconds from {1 / rate:g} to the length of the window, "
+            f"{window:g}; a larger hop would skip parts of clips."
         )
     return Windows(length, n_hop)
 
@@ -164,4 +164,4 @@ def check_seconds(name: str, value: Any) -> None:
     """Refuse what is no length in seconds; "auto" is for others to see."""
     is_number = isinstance(value, Real) and not isinstance(value, bool)
     if value != "auto" and not (is_number and math.isfinite(value) and value > 0):
-        raise InvalidParameterError(f"{name}: expected seconds, a number above 0, got {value!r}.")
+        raise InvalidParameterError(f"{name}: expected a number of seconds above 0, got {value!r}.")

@@ -28,8 +28,8 @@ __all__ = ["check_rate", "check_sounds"]
 
 _EXAMPLE = '["a.wav", "b.flac"] or [(waveform, 16000), ...]'
 _NO_RATE = (
-    "no sampling rate, which is never guessed: set sampling_rate= to that of all waveforms in Hz, "
-    "or give each with its own, as (waveform, rate)"
+    "no sampling rate, which is never guessed: set sampling_rate= to the rate of all waveforms in "
+    "Hz, or pass each with its own, as (waveform, rate)"
 )
 _MOST_BYTES = 8 << 30
 _LOWEST_RATE, _HIGHEST_RATE = 100.0, 1e6
@@ -54,7 +54,7 @@ def check_sounds(X: Any, *, sampling_rate: float | None = None) -> CheckedRows:
     )
     if isinstance(X, np.ndarray) and X.ndim == 2 and X.shape[1] == 2:  # of pairs
         X = X.tolist()
-    return check_rows(column_of(X, what="clips of sound", example=_EXAMPLE), room)
+    return check_rows(column_of(X, what="sound clips", example=_EXAMPLE), room)
 
 
 def check_rate(rate: Any) -> float:
@@ -114,7 +114,7 @@ def _is_hugging_face(value: Mapping[Any, Any]) -> bool:
 
 def _as_matrix(X: Any) -> NDArray[Any] | None:
     """Return clips of one length as an array (n, ...); None if X is a column of clips."""
-    array = array_of(X, what="clips of sound")
+    array = array_of(X, what="sound clips")
     if array is None:
         return None
     is_frame = hasattr(X, "columns")  # `column_of` says that it has too many columns
@@ -169,11 +169,11 @@ def _check_row(value: Any, rate: float | None) -> Sound | str:
 def _check_pair(value: Sequence[Any], rate: float | None) -> Sound | str:
     kind = type(value).__name__
     if len(value) == 2 and _is_array_like(value[1]) and isinstance(value[0], Real):
-        return "a pair (rate, waveform), as scipy.io.wavfile gives; expected (waveform, rate)"
+        return "a pair (rate, waveform), as from scipy.io.wavfile; expected (waveform, rate)"
     if len(value) == 2 and _is_array_like(value[0]) and not isinstance(value[1], (list, tuple)):
         return _check_waveform(value[0], value[1], has_own=True)
     if len(value) > 2 and _is_pair(value[:2]):
-        return f"a {kind} of {len(value)}, as data sets give with labels; expected (waveform, rate)"
+        return f"a {kind} of {len(value)}, as in datasets with labels; expected (waveform, rate)"
     try:
         waveform = np.asarray(value)
     except ValueError:  # of ragged lists

@@ -72,8 +72,8 @@ def _warn_of_rates(things: dict[str, Any], rate: int) -> None:
                 if isinstance(declared, (int, float)) and declared != rate:
                     warn_user(
                         f"{name} declares {attribute}={declared:,} ({type(part).__name__}), but "
-                        f"is given clips at {rate:,} Hz. Set model_sampling_rate={declared:.0f}, "
-                        "or leave it if it was trained on clips at this rate.",
+                        f"gets clips at {rate:,} Hz. Set model_sampling_rate={declared:.0f}, or "
+                        "leave it if the module was trained on clips at this rate.",
                         ModelWarning,
                     )
                     return
@@ -139,8 +139,8 @@ class ModuleBackbone(AudioBackbone):
             row="clip",
             shapes=_SHAPES,
             name=self.name,
-            advice="Expected a module of samples (n, samples), or a preprocess that gives what it "
-            "takes.",
+            advice="Expected a module that takes samples (n, samples), or a preprocess that "
+            "returns what it takes.",
         )
         shape = tuple(features.shape)
         return shape, self._find_time(module, shape) if len(shape) == 3 else None
@@ -156,8 +156,8 @@ class ModuleBackbone(AudioBackbone):
             if len(grows) == 1:
                 return grows[0]
         raise UnsupportedModelError(
-            f"{self.name} gives features of shape {shape} for one clip, and of no other shape for "
-            "a longer or shorter one: frames and features cannot be told apart. Wrap it in a "
+            f"{self.name} gives features of shape {shape} for one clip, and the same shape for a "
+            "longer or shorter one: frames and features cannot be told apart. Wrap it in a "
             "module whose forward averages over frames and returns (n, features)."
         )
 
@@ -191,16 +191,16 @@ def _find_preprocess(function: Any, rate: int) -> Preprocess | None:
         row="clip",
         example=f"a float32 tensor of {rate:,} samples ({rate:,} Hz)",
         expected="a callable from samples, a float32 tensor of shape (n,), to a float tensor, such "
-        "as frames (n_frames, n_bands), without the batch's dimension",
-        advice="Use the transform of evaluation, without augmentation, random crops or dither.",
+        "as frames (n_frames, n_bands), without the batch dimension",
+        advice="Use the evaluation transform, without augmentation, random crops or dither.",
     )
 
 
 def _find_fault(output: Any) -> tuple[str, str] | None:
     """Return what a function gave and what to do, None if that is right."""
     if not isinstance(output, Tensor):
-        return f"a {type(output).__name__}", "Let it return a torch tensor"
+        return f"a {type(output).__name__}", "Make it return a torch tensor"
     if output.is_floating_point() and output.ndim and output.numel():
         return None
     what = f"a tensor of {output.dtype} of shape {tuple(output.shape)}"
-    return what, "Let it return samples or features, as .float()"
+    return what, "Make it return samples or features, with .float()"

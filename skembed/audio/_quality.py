@@ -57,7 +57,7 @@ def to_float(array: NDArray[Any]) -> NDArray[np.float32]:
 
 def _advice(dtype: np.dtype[Any]) -> str:
     if dtype.kind == "c":
-        return "complex numbers are not samples of a sound; give the waveform, not a spectrum"
+        return "complex numbers are not sound samples; pass the waveform, not a spectrum"
     if dtype.kind in "iu":
         return (
             "their full scale is unknown; if they are 16-bit PCM, use .astype('int16'), else "
@@ -141,14 +141,14 @@ class QualityCheck:
             self._power < _LEAST_LEFT * self._power_of_channels
             and self._power_of_channels > self._n * _SILENCE**2
         ):
-            return "in opposite phase: its channels cancel out when averaged; give one of them"
+            return "in opposite phase: its channels cancel out when averaged; pass one of them"
         mean = self._sum / self._n
         if max(self._high - mean, mean - self._low) < _SILENCE:
             return "silent: no sample is more than -80 dB of full scale away from the mean"
         share = sum(end.n_clipped for end in self._ends) / self._n
         if share >= _MOST_CLIPPED:
             return (
-                f"clipped: {share:.0%} of its samples stay at the end of the scale; "
+                f"clipped: {share:.0%} of its samples are stuck at full scale; "
                 "record or convert it at a lower level"
             )
         return None

@@ -120,11 +120,11 @@ def check_waveform(waveform: NDArray[Any], rate: float) -> WaveformSound | str:
     """Return a waveform as a clip, or what is wrong; of two dimensions the shorter is channels."""
     what = f"a waveform of shape {waveform.shape}, {waveform.dtype}"
     if isinstance(waveform, np.ma.MaskedArray) and np.ma.getmaskarray(waveform).any():
-        return f"{what}: some of its samples are missing or masked; fill them"
+        return f"{what}: some of its samples are missing or masked; fill them in"
     waveform = np.asarray(waveform)
     if waveform.ndim == 2:
         if waveform.shape[0] == waveform.shape[1] != 1:
-            return f"{what}: no one can tell channels from samples; give (samples, channels)"
+            return f"{what}: channels and samples cannot be told apart; pass (samples, channels)"
         if waveform.shape[0] < waveform.shape[1]:
             waveform = waveform.T
         if waveform.shape[1] > MOST_CHANNELS:

@@ -124,7 +124,7 @@ class BaselineBackbone(AudioBackbone):
 
     def __init__(self, source: Source, settings: AudioSettings) -> None:
         self.name, self.source = source.name, source
-        why = f"{self.name!r} has no weights, layers nor revisions. Leave it at its default."
+        why = f"{self.name!r} has no weights, layers or revisions. Leave it at its default."
         settings.refuse(weights=why, layer=why, revision=why)
         self._take_pooling(settings.pooling, BASELINES[self.name]().width, "mean+std")
         self._take_digests(name=self.name)

@@ -79,7 +79,7 @@ class TransformersBackbone(AudioBackbone):
         self.name, self.source = source.name, source
         self._folder, self._settings = source.folder, settings
         self.is_foreign = settings.trust_remote_code
-        settings.refuse(weights=f"{self.name!r} brings its own. Leave weights='auto'.")
+        settings.refuse(weights=f"{self.name!r} has its own. Leave weights='auto'.")
         check_weights(self._folder)
         if self.is_foreign:
             refuse_code_from_elsewhere(self._folder)
@@ -122,7 +122,7 @@ class TransformersBackbone(AudioBackbone):
     def _load_processor(self) -> Processor:
         if not has_processor(self._folder, "feature_extractor"):
             raise UnsupportedModelError(
-                f"{self._folder} does not say how the model's clips are prepared: it has no "
+                f"{self._folder} does not say how to prepare the model's clips: it has no "
                 "preprocessor_config.json. Save the model's feature extractor there "
                 "(`extractor.save_pretrained(folder)`)."
             )
@@ -181,7 +181,7 @@ class TransformersBackbone(AudioBackbone):
             reason = str(error).rstrip(".")
             raise UnsupportedModelError(
                 f"{self.name}: the parts of this checkpoint disagree. Its feature extractor "
-                f"(preprocessor_config.json) makes {tuple(probe.shape)} of a clip, on which its "
+                f"(preprocessor_config.json) turns a clip into {tuple(probe.shape)}, on which its "
                 f"model (config.json) fails: {reason}. Save both from the same checkpoint."
             ) from None
         own = None if len(shape) == 2 else "mean"
@@ -214,7 +214,7 @@ def _check_kind(config: Any, name: str) -> None:
     if config.model_type not in known:
         raise UnsupportedModelError(
             f"{name} is a model of type {config.model_type!r}; AudioEmbedder reads "
-            f"{', '.join(sorted(known))}. Texts and pictures have embedders of their own."
+            f"{', '.join(sorted(known))}. Texts and pictures have their own embedders."
         )
     if getattr(config, "add_adapter", False):
         raise UnsupportedModelError(

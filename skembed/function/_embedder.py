@@ -26,7 +26,7 @@ __all__ = ["FunctionEmbedder"]
 def _refuse_empty(version: str) -> None:
     if not version.strip():
         raise InvalidParameterError(
-            f"version={version!r}: expected a name of what embeds, such as 'text-embedding-3-small "
+            f"version={version!r}: expected the name of a model, such as 'text-embedding-3-small "
             "2024-01', or None."
         )
 
@@ -188,9 +188,9 @@ class FunctionEmbedder(BaseEmbedder):
 
     def _ask_for_version(self, reason: str) -> NoReturn:
         raise InvalidParameterError(
-            f"function={name_of(self.function)}: set version to a name for everything that decides "
-            "its vectors, such as 'text-embedding-3-small'. They are stored under it, because the "
-            f"function's own content cannot be determined: {reason}"
+            f"function={name_of(self.function)}: set version to a name for everything that "
+            "determines its vectors, such as 'text-embedding-3-small'. They are stored under it, "
+            f"because the function's own content cannot be determined: {reason}"
         )
 
     def _learn(self, rows: CheckedRows, y: Any) -> None:
@@ -208,8 +208,8 @@ class FunctionEmbedder(BaseEmbedder):
             if (known := self._known()) is not None:
                 return known
             raise InvalidParameterError(
-                f"There are no good rows from which to learn how many features "
-                f"{name_of(self.function)} gives. Set n_features."
+                f"There are no good rows to learn the number of features of "
+                f"{name_of(self.function)} from. Set n_features."
             )
         key = ("function", self._identity)
         return kept_recent(key, lambda: self._learn_width(rows), imports=False)

@@ -120,8 +120,8 @@ class FunctionEncoder(Encoder):
                 if n_tries > self.max_retries or wait > _LONGEST_WAIT:
                     asked = f", which asks to wait {wait:,.0f} s" if wait > _LONGEST_WAIT else ""
                     raise FunctionError(
-                        f"{name} failed {n_tries} times in a row, at last with {found}{asked}. "
-                        "Rows embedded before are in the store: call again to go on."
+                        f"{name} failed {n_tries} times in a row, most recently with {found}"
+                        f"{asked}. Rows embedded so far are in the store: call again to continue."
                     ) from error
             time.sleep(wait)
         return _as_vectors(output, len(rows), name)
@@ -192,12 +192,12 @@ def _as_vectors(output: Any, n_rows: int, name: str) -> NDArray[np.float32]:
     """
     if hasattr(output, "toarray"):
         raise FunctionError(
-            f"{name} gives a sparse {type(output).__name__}; return a dense array of few features, "
-            "for example by TruncatedSVD."
+            f"{name} gives a sparse {type(output).__name__}; return a dense array with few "
+            "features, for example with TruncatedSVD."
         )
     if inspect.iscoroutine(output):
         output.close()
-        raise FunctionError(f"{name} is async: pass a function that awaits it, by asyncio.run.")
+        raise FunctionError(f"{name} is async: pass a function that runs it with asyncio.run.")
     if isinstance(output, torch.Tensor):
         output = output.detach().cpu().float().numpy()
     with np.errstate(over="ignore"):  # of float64 beyond float32: a row that is not finite
@@ -205,13 +205,13 @@ def _as_vectors(output: Any, n_rows: int, name: str) -> NDArray[np.float32]:
         if array.dtype.kind not in "biufO" or array.ndim == 0:
             raise FunctionError(
                 f"{name} returned {shown(output)}; expected an array of numbers of shape "
-                f"({n_rows}, n_features), one vector a row."
+                f"({n_rows}, n_features), one vector per row."
             )
         vectors = array.astype(np.float32)
     if vectors.ndim != 2 or len(vectors) != n_rows or not vectors.shape[1]:
         hint = ""
         if vectors.shape == (n_rows,):
-            hint = "; for one feature return vectors.reshape(-1, 1)"
+            hint = "; for a single feature, return vectors.reshape(-1, 1)"
         raise ValueError(
             f"it gave an array of shape {vectors.shape} for {n_rows} row"
             f"{'s' * (n_rows != 1)}, expected ({n_rows}, n_features){hint}"

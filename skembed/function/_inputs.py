@@ -17,8 +17,8 @@ from skembed.store import digest_of
 __all__ = ["Item", "check_row", "content_of", "value_of"]
 
 _EXPECTED = (
-    "expected a str, bytes, a number, a NumPy array, or a list, tuple or dict of such, which say "
-    "all that a row is"
+    "expected a str, bytes, a number, a NumPy array, or a list, tuple or dict of these, which "
+    "fully define a row"
 )
 
 
@@ -40,7 +40,7 @@ def check_row(value: Any) -> Item:
     try:
         return _Row(value, digest_of({"row": _plain(value)}))
     except RecursionError:
-        raise ValueError("it holds itself, or is nested too deep") from None
+        raise ValueError("it contains itself, or is nested too deeply") from None
 
 
 def value_of(item: Item) -> Any:
@@ -68,7 +68,7 @@ def _plain(value: Any) -> Any:
         return {"array": [value.ndim, repr(value.dtype), list(map(int, value.shape)), data]}
     hint = ""
     if hasattr(value, "__fspath__"):
-        hint = ". A path says nothing of its file: pass the file's bytes, or str(path) if it does"
+        hint = ". A path doesn't define its file: pass the file's bytes, or str(path) if it does"
     elif hasattr(value, "__array__"):
         hint = ". Pass np.asarray(row)"
     raise ValueError(f"{_EXPECTED}; got {kind.__name__}: {shown(value)}{hint}")

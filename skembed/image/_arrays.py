@@ -36,8 +36,8 @@ def check_image_shape(image_shape: Sequence[Any]) -> tuple[int, ...]:
     is_int = [isinstance(n, (int, np.integer)) and not isinstance(n, bool) and n > 0 for n in shape]
     if not all(is_int) or isinstance(find_layout(shape, prefers_first=False), str):
         raise InvalidParameterError(
-            f"image_shape={image_shape!r}: expected (height, width), or with 1 to 4 channels "
-            "before or after them, like (8, 8) or (32, 32, 3)."
+            f"image_shape={image_shape!r}: expected (height, width), or the same with 1 to 4 "
+            "channels before or after them, like (8, 8) or (32, 32, 3)."
         )
     return tuple(int(n) for n in shape)
 
@@ -57,8 +57,8 @@ def check_value_range(value_range: Sequence[Any]) -> Range:
         low = high = float("nan")
     if not (np.isfinite([low, high, high - low]).all() and low < high):
         raise InvalidParameterError(
-            f"value_range={value_range!r}: expected two numbers, those that mean black and white, "
-            "the lower one first, like (0, 16)."
+            f"value_range={value_range!r}: expected two numbers, for black and white, the lower "
+            "one first, like (0, 16)."
         )
     return low, high
 
@@ -95,7 +95,7 @@ def check_values(stack: NDArray[Any], expected: Range) -> dict[int, str]:
     """Return which images of a stack (n, ...) have numbers beyond the range, and what they have."""
     if isinstance(stack, np.ma.MaskedArray):
         is_masked = np.ma.getmaskarray(stack).reshape(len(stack), -1).any(1)
-        masked = "some of its pixels are missing or masked, expected a number for each; fill them"
+        masked = "some of its pixels are missing or masked; fill them in"
         beyond = check_values(np.ma.getdata(stack), expected)
         return beyond | dict.fromkeys(np.flatnonzero(is_masked).tolist(), masked)
     if (stack.dtype == np.uint8 and expected == (0, 255)) or not len(stack):
@@ -124,7 +124,7 @@ def warn_if_nearly_black(arrays: Sequence[NDArray[Any]]) -> None:
             warn_user(
                 f"The {dtype} pixels go up to {most}, but white is {white:g}, so the pictures come "
                 f"out nearly black. If {likely} is white, set value_range=(0, {likely}); if not, "
-                f"value_range=(0, {white:g}) says so.",
+                f"confirm with value_range=(0, {white:g}).",
                 SkembedWarning,
             )
 

@@ -194,11 +194,11 @@ def check_settings(
     """Refuse settings that mean nothing for a model whose layers have names, all at once."""
     reasons = {} if is_of_hub else {"revision": OF_THE_HUB}
     if brings_weights:
-        reasons["weights"] = f"{name} brings its own. Leave weights='auto'."
+        reasons["weights"] = f"{name} has its own. Leave weights='auto'."
     if isinstance(settings.layer, int):
         reasons["layer"] = (
-            f"{name} has its layers by name, like 'layer3' or 'features.5'; numbers are for models "
-            "of transformers."
+            f"{name} names its layers, like 'layer3' or 'features.5'; numbers are for transformers "
+            "models."
         )
     settings.refuse(**reasons)
 
@@ -223,7 +223,7 @@ def refuse_enormous(image: Image.Image, shortest_edge: int) -> None:
     short, long = sorted(image.size)
     if shortest_edge * shortest_edge * long / short > _MOST_PIXELS:
         raise ValueError(
-            f"the picture has {image.width} x {image.height} pixels; resized to {shortest_edge} at "
-            f"its shorter side, as the model asks, it would have over {_MOST_PIXELS:,}: cut it "
+            f"the picture has {image.width} x {image.height} pixels; resized to {shortest_edge} on "
+            f"its shorter side, as the model asks, it would have over {_MOST_PIXELS:,}: crop it "
             "first"
         )

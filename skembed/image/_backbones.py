@@ -62,8 +62,8 @@ def _part_of_pictures(folder: Path) -> Path:
         return folder
     if len(kinds) > 1:
         raise UnsupportedModelError(
-            f"{folder} chains the modules {', '.join(kinds)}; skembed reads a {_CLIP_MODULE} alone "
-            f"for pictures: {modules[0][1]}, with normalize=True if there is a Normalize after it."
+            f"{folder} chains the modules {', '.join(kinds)}; for pictures skembed reads only a "
+            f"{_CLIP_MODULE}: {modules[0][1]}, with normalize=True if a Normalize follows it."
         )
     return modules[0][1]
 

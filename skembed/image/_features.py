@@ -67,8 +67,8 @@ def make_plan(
     if n_dims == 2:
         if pooling != "auto":
             raise InvalidParameterError(
-                f"pooling={pooling!r}, but {name} ends in one vector a picture, which has nothing "
-                "to pool. Leave pooling='auto', or choose a layer before its end."
+                f"pooling={pooling!r}, but {name} ends in one vector per picture, so there is "
+                "nothing to pool. Leave pooling='auto', or choose an earlier layer."
             )
         return Plan(int(shape[1]), None, output=output)
     if n_dims not in (3, 4):
@@ -177,8 +177,8 @@ def measure(
     features = run(pixels)
     if not isinstance(features, Tensor):
         raise InvalidParameterError(
-            f"{name} gives a {type(features).__name__}, expected one tensor. Choose a layer around "
-            "it."
+            f"{name} gives a {type(features).__name__}, expected one tensor. Choose the layer "
+            "around it."
         )
     shape = tuple(features.shape)
     if len(shape) != 4:
@@ -196,7 +196,7 @@ def measure(
     if is_first == is_last and set(shape[1:]) != {1}:
         raise InvalidParameterError(
             f"{name} gives features of shape {shape}, in which "
-            "channels and positions cannot be told apart. Choose a layer around it."
+            "channels and positions cannot be told apart. Choose the layer around it."
         )
     shape = (shape[0], shape[3], *shape[1:3]) if is_last else shape
     return shape, is_last

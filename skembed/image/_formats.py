@@ -32,8 +32,8 @@ FOREIGN_FORMATS = {"EPS", "WMF", "BUFR", "GRIB", "HDF5", "IPTC"}
 
 _HEIC = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"mif1", b"msf1")
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-_UNREAD = "not an image that Pillow reads"
-_GIVE_ARRAY = "read it with tifffile.imread and give the array"
+_UNREAD = "not a picture that Pillow can read"
+_GIVE_ARRAY = "read it with tifffile.imread and pass the array"
 
 # By how much the grays of a file are apart in 8 bits, by Pillow's raw mode.
 _STEPS = {"L;2": 85, "L;4": 17}
@@ -64,11 +64,11 @@ def why_unidentified(data: bytes) -> str:
     for name in sorted(FOREIGN_FORMATS):
         accepts = Image.OPEN[name][1] if name in Image.OPEN else None
         if accepts is not None and accepts(data[:16]):
-            return f"{name} files are not read, as other programs would have to; convert it first"
+            return f"{name} files are not read, as that takes other programs; convert it first"
     if data[4:8] == b"ftyp" and data[8:12] in _HEIC:
-        return "HEIC, for which there is pillow-heif: call its register_heif_opener() first"
+        return "HEIC, which needs pillow-heif: call its register_heif_opener() first"
     if data.startswith(_TIFF):
-        return f"{_UNREAD}: a TIFF file, damaged or of a rare kind; {_GIVE_ARRAY}"
+        return f"{_UNREAD}: a TIFF file that is damaged or of a rare kind; {_GIVE_ARRAY}"
     what = describe_bytes(data, but=["an image"])
     return _UNREAD + (f", but {what}" if what else "")
 
@@ -82,13 +82,13 @@ def refuse_misread(image: Image.Image) -> None:
     is_planar = tags.get(_PLANES) == 2 and tags.get(_SAMPLES_PER_PIXEL, 1) > 1
     if is_planar and (n_bits > 8 or tags.get(_PHOTOMETRIC) not in (_RGB, _CMYK)):
         raise UnreadablePicture(
-            f"a TIFF file of {n_bits}-bit planes, which Pillow misreads; {_GIVE_ARRAY}"
+            f"a TIFF file with {n_bits}-bit planes, which Pillow misreads; {_GIVE_ARRAY}"
         )
     is_packed = image.info.get("compression", "raw") != "raw"
     if is_packed and image.mode in ("I", "F") and tags.prefix == b"MM":
         raise UnreadablePicture(
-            "a compressed TIFF file of signed numbers or floats, high byte first, which Pillow "
-            f"misreads; {_GIVE_ARRAY}"
+            "a compressed big-endian TIFF file of signed numbers or floats, which Pillow misreads; "
+            f"{_GIVE_ARRAY}"
         )
 
 

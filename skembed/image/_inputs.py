@@ -68,8 +68,8 @@ def check_images(
     is_flat = isinstance(X, np.ndarray) and X.ndim == 1 and X.dtype.kind in "biuf"
     if shape is not None and is_flat and X.size == np.prod(shape):
         raise InvalidInputError(
-            f"Expected a matrix of shape (n, {X.size}), as image_shape={shape} is set, got one row "
-            "of it. Use X.reshape(1, -1)."
+            f"Expected a matrix of shape (n, {X.size}), because image_shape={shape} is set, got a "
+            "single row. Use X.reshape(1, -1)."
         )
     column = column_of(X, what="images", example=_EXAMPLE)
 
@@ -89,7 +89,7 @@ def _refuse_single(X: Any) -> None:
     """Refuse one picture that is not in a collection; `column_of` refuses str and bytes."""
     if isinstance(X, Image.Image) or is_single_file(X):
         raise InvalidInputError(
-            f"Expected a list, 1-D array, Series or one-column frame of images, like {_EXAMPLE}; "
+            f"Expected a list, 1-D array, Series or one-column frame of pictures, like {_EXAMPLE}; "
             f"got a single {type(X).__name__}. Put it in a list."
         )
 
@@ -102,8 +102,8 @@ def _as_stack(X: Any, shape: tuple[int, ...] | None) -> NDArray[Any] | None:
     is_frame = hasattr(X, "columns")
     if is_frame and shape is not None and array.dtype.kind not in "biuf":
         raise InvalidInputError(
-            f"Expected a frame of numbers, as image_shape={shape} is set, got one with columns of "
-            "other kinds. Choose the columns with the pixels."
+            f"Expected a frame of numbers, because image_shape={shape} is set, got one with "
+            "columns of other kinds. Choose the columns with the pixels."
         )
     if array.dtype == object and array.ndim > 2:
         # What NumPy makes of a list of arrays of one shape, if objects are asked for.
@@ -119,17 +119,18 @@ def _as_stack(X: Any, shape: tuple[int, ...] | None) -> NDArray[Any] | None:
         return _reshape_matrix(array, shape)
     if array.ndim == 3 and len(array) and is_tensor(X):
         raise InvalidInputError(
-            f"Expected a list or a stack of images, got a tensor of shape {tuple(array.shape)}. "
-            "Put a single image in a list; make a stack of gray ones 4-D, with X.unsqueeze(1)."
+            f"Expected a list or stack of pictures, got a tensor of shape {tuple(array.shape)}. "
+            "Put a single picture in a list; make a stack of grey ones 4-D with X.unsqueeze(1)."
         )
     if array.ndim == 3 and len(array) and array.shape[2] in (1, 3, 4):
         raise InvalidInputError(
-            f"Expected a list or a stack of images, got an array of shape {array.shape}, a single "
-            "image as it seems. Put it in a list; make a stack of images one pixel wide 4-D."
+            f"Expected a list or stack of pictures, got an array of shape {array.shape}, probably "
+            "a single picture. Put it in a list; make a stack of one-pixel-wide pictures 4-D."
         )
     if array.ndim > 4:
         raise InvalidInputError(
-            f"Expected a stack of images of 3 or 4 dimensions, got an array of shape {array.shape}."
+            f"Expected a stack of pictures with 3 or 4 dimensions, got an array of shape "
+            f"{array.shape}."
         )
     return array
 
@@ -138,7 +139,7 @@ def _reshape_matrix(array: NDArray[Any], shape: tuple[int, ...] | None) -> NDArr
     n_columns = array.shape[1]
     if not n_columns:
         raise InvalidInputError(
-            f"Expected images, got a table without columns, of shape {array.shape}."
+            f"Expected pictures, got a table without columns, of shape {array.shape}."
         )
     if shape is None and not len(array):
         return array.reshape(0, 1, 1)
@@ -146,13 +147,13 @@ def _reshape_matrix(array: NDArray[Any], shape: tuple[int, ...] | None) -> NDArr
         side = round(n_columns**0.5)
         guess = f"image_shape=({side}, {side})" if side * side == n_columns else "image_shape"
         raise InvalidInputError(
-            f"Expected images, got a matrix of numbers of shape {array.shape}. If its rows are "
-            f"images, set {guess}."
+            f"Expected pictures, got a matrix of numbers of shape {array.shape}. If its rows are "
+            f"pictures, set {guess}."
         )
     if int(np.prod(shape)) != n_columns:
         raise InvalidInputError(
-            f"Expected rows of {int(np.prod(shape)):,} numbers, as image_shape={shape} is set, got "
-            f"a matrix of {n_columns:,} columns. Correct image_shape or choose the columns."
+            f"Expected rows of {int(np.prod(shape)):,} numbers, because image_shape={shape} is "
+            f"set, got a matrix with {n_columns:,} columns. Fix image_shape or choose the columns."
         )
     return array.reshape(len(array), *shape)
 
@@ -162,7 +163,7 @@ def _check_stack(
 ) -> CheckedRows:
     layout = find_layout(stack.shape[1:], prefers_first=prefers_first)
     if isinstance(layout, str):
-        raise InvalidInputError(f"Expected a stack of images, got shape {stack.shape}: {layout}.")
+        raise InvalidInputError(f"Expected a stack of pictures, got shape {stack.shape}: {layout}.")
     if layout == 0:
         stack = np.moveaxis(stack, 1, -1)
     expected = range_of(stack.dtype, value_range)
@@ -206,12 +207,12 @@ def _check_row(
 def _hint_of(value: Any) -> str:
     if isinstance(value, (list, tuple)) and value:
         if isinstance(value[0], (list, tuple, Real)):
-            return "; if these are pixels, give np.asarray(...) of them"
-        return "; give each picture by itself, without a label or a list around it"
+            return "; if these are pixels, pass np.asarray(...)"
+        return "; pass each picture by itself, without a label or a list around it"
     if isinstance(value, Mapping):
-        return "; expected 'bytes' or 'path' in it; of a table choose the column"
+        return "; expected 'bytes' or 'path' in it; if it is a table, choose the column"
     if callable(getattr(value, "open", None)):  # OpenFile of fsspec
-        return "; open it and give the file object"
+        return "; open it and pass the file object"
     return ""
 
 
@@ -221,7 +222,7 @@ def _check_array(
     try:
         pixels = as_numpy(value) if is_tensor(value) else np.asanyarray(value)
     except Exception as error:
-        return str(error) or f"a {type(value).__name__} that gives no array"
+        return str(error) or f"a {type(value).__name__} that does not convert to an array"
     what = f"array of shape {pixels.shape}, {pixels.dtype}"
     if is_tensor(value):
         what = f"tensor of shape {tuple(value.shape)}, {value.dtype}"
@@ -229,7 +230,7 @@ def _check_array(
         return f"{what}: expected numbers"
     if pixels.ndim == 1:
         if shape is None:
-            hint = "; of an encoded file give the bytes, array.tobytes()"
+            hint = "; if it is an encoded file, pass array.tobytes()"
             is_of_bytes = pixels.dtype == np.uint8
             return f"{what}: expected (height, width), or set image_shape{hint * is_of_bytes}"
         if pixels.size != int(np.prod(shape)):

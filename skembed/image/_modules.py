@@ -41,9 +41,9 @@ def find_module(
     """Return the backbone of a module of the user's."""
     if preprocess is None:
         raise InvalidParameterError(
-            f"preprocess=None, but model={type(module).__name__}, a torch.nn.Module, needs to be "
-            "told what its input is: set preprocess to a callable from a PIL image in mode RGB to "
-            "a float tensor (channels, height, width), such as "
+            f"preprocess=None, but model={type(module).__name__}, a torch.nn.Module, needs one: "
+            "set preprocess to a callable from a PIL image in mode RGB to a float tensor "
+            "(channels, height, width), such as "
             "torchvision.models.ResNet50_Weights.DEFAULT.transforms()."
         )
     source = ModuleSource(module)
@@ -120,9 +120,9 @@ class ModuleBackbone(ImageBackbone):
             row="picture",
             shapes="(1, features), (1, tokens, features) or (1, features, height, width)",
             name=self.name,
-            advice="preprocess has to give what the module reads. If it takes pictures of one "
-            "size, add a Resize to preprocess, or set image_shape=(height, width) to the size that "
-            "all pictures have.",
+            advice="preprocess must return what the module reads. If it takes pictures of one "
+            "size only, add a Resize to preprocess, or set image_shape=(height, width) to the size "
+            "that all pictures have.",
         )
         try:
             return pixels, *measure(partial(run_apart, module), pixels[None], self.name)

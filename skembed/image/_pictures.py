@@ -54,9 +54,9 @@ _IF_TRUSTED = "If you trust it, raise PIL.Image.MAX_IMAGE_PIXELS."
 _PLENTY = 64 << 20
 
 _MAYBE_TURNED = (
-    "PIL images made in memory carry an EXIF orientation, and are taken as they are. If that is "
-    "left of files (convert, resize and rotate keep it), apply PIL.ImageOps.exif_transpose to what "
-    "Image.open gives, before anything else: it turns the picture and drops the tag."
+    "PIL images made in memory carry an EXIF orientation, and are taken as they are. If it comes "
+    "from their files (convert, resize and rotate keep it), apply PIL.ImageOps.exif_transpose to "
+    "the result of Image.open first: it turns the picture and drops the tag."
 )
 
 
@@ -195,7 +195,7 @@ def opened(data: bytes) -> Iterator[Image.Image]:
     except MemoryError as error:
         if is_short_of_memory():
             raise
-        raise UnreadablePicture("damaged or too large: it asks for too much memory") from error
+        raise UnreadablePicture("damaged or too large: it needs too much memory") from error
     except Exception as error:
         # Decoders raise whatever the damage leads them to: struct.error, KeyError, ...
         reason = str(error) or "no reason given"
@@ -220,7 +220,7 @@ def too_large(image: Image.Image) -> str | None:
     if limit is None or n_pixels <= limit:
         return None
     return (
-        f"too large: {image.width:,} x {image.height:,} pixels, more than Pillow takes for safe. "
+        f"too large: {image.width:,} x {image.height:,} pixels, more than Pillow considers safe. "
         f"{_IF_TRUSTED}"
     )
 
@@ -246,7 +246,7 @@ class LoadedPicture(Picture):
         except (MemoryError, SkembedWarning):
             raise
         except Exception as error:  # it could be read when it was checked
-            reason = f"it can be read no more: {error or type(error).__name__}"
+            reason = f"it can no longer be read: {error or type(error).__name__}"
             raise ChangedRow(reason) from error
 
     def describe(self) -> str:
@@ -266,7 +266,7 @@ def _check_loaded(image: Image.Image, value_range: Range | None) -> Picture | st
     if reason := too_large(image):
         return reason
     if not (image.width and image.height):
-        return f"an image without pixels: {image.width} x {image.height}"
+        return f"a picture without pixels: {image.width} x {image.height}"
     try:
         return LoadedPicture(image, digest_of_image(_read(image, value_range)), value_range)
     except UnreadablePicture as error:
@@ -276,9 +276,9 @@ def _check_loaded(image: Image.Image, value_range: Range | None) -> Picture | st
     except MemoryError:
         if is_short_of_memory():
             raise
-        return f"a PIL image that asks for too much memory: {image.width:,} x {image.height:,}"
+        return f"a PIL image that needs too much memory: {image.width:,} x {image.height:,}"
     except Exception as error:  # of a file that is closed, cut short or damaged
-        reason = str(error) or "no reason given, as of a file that has been closed"
+        reason = str(error) or "no reason given, perhaps its file has been closed"
         return f"a PIL image that cannot be loaded: {type(error).__name__}: {reason}"
 
 

@@ -40,7 +40,7 @@ def find_preprocess(function: Callable[[Image.Image], Any]) -> Preprocess:
         example=f"a PIL image in mode RGB of {width} x {height} pixels",
         expected="a callable from a PIL image in mode RGB to a float tensor (channels, height, "
         "width), such as torchvision.models.ResNet50_Weights.DEFAULT.transforms()",
-        advice="Use the transform of evaluation, without augmentation.",
+        advice="Use the evaluation transform, without augmentation.",
     )
 
 
@@ -93,6 +93,6 @@ def _find_fault(output: Any) -> tuple[str, str] | None:
         advice = "Add torchvision.transforms.v2.ToDtype(torch.float32, scale=True) to it"
         return f"a tensor of {output.dtype}", advice
     if output.ndim != 3 or output.layout is not torch.strided:
-        advice = "Leave out the batch's dimension: pictures are stacked afterwards"
+        advice = "Leave out the batch dimension: pictures are stacked afterwards"
         return f"a tensor of shape {tuple(output.shape)}", advice
     return None

@@ -50,7 +50,7 @@ class Processor:
         if pixels is None or pixels.ndim != 4 or len(pixels) != 1 or pixels.shape[1] != 3:
             shapes = {name: tuple(getattr(value, "shape", ())) for name, value in found.items()}
             raise UnsupportedModelError(
-                f"it makes {shapes} of a picture; expected pixel_values of shape (1, 3, height, "
+                f"it turns a picture into {shapes}; expected pixel_values of shape (1, 3, height, "
                 "width). Choose a model that takes single pictures."
             )
         self.extras = {name: value for name, value in found.items() if name != "pixel_values"}

@@ -85,10 +85,10 @@ def likely_white(most: float) -> int:
 
 def describe_numbers(low: float, high: float, kind: str, expected: Range) -> str:
     """Say that pixels are beyond the expected range, and how to say the right one."""
-    advice = "set value_range to what means black and white"
+    advice = "set value_range to the numbers for black and white"
     if np.isfinite([low, high]).all():
         black = 0 if low >= 0 else min(math.floor(low), -1)
-        advice += f", like value_range=({black}, {likely_white(high)})"
+        advice += f", such as value_range=({black}, {likely_white(high)})"
     return (
         f"its pixels ({kind}) are numbers from {low:g} to {high:g}, expected {expected[0]:g} to "
         f"{expected[1]:g}; {advice}"
@@ -213,9 +213,9 @@ def _scale(
     if value_range is None and white == 65535 and 0 < high < 1 << 13:
         likely = max(255, likely_white(high))
         warn_user(
-            f"A picture of 16 bits has no number above {likely}, but white is 65535, so it comes "
-            f"out nearly black. If {likely} is white, set value_range=(0, {likely}); if not, "
-            "value_range=(0, 65535) says so.",
+            f"A 16-bit picture has no number above {likely}, but white is 65535, so it comes out "
+            f"nearly black. If {likely} is white, set value_range=(0, {likely}); if not, confirm "
+            "with value_range=(0, 65535).",
             SkembedWarning,
             once=f"nearly black below {likely}",
         )

@@ -223,7 +223,7 @@ class TimmBackbone(ImageBackbone):
         has_class = getattr(module, "cls_token", None) is not None
         if isinstance(run, _LastFeatures) and len(shape) == 3 and has_class and not n_prefix:
             raise InvalidParameterError(
-                f"pooling={settings.pooling!r}, but timm does not tell which tokens of {name} are "
+                f"pooling={settings.pooling!r}, but timm does not say which tokens of {name} are "
                 "patches. Leave pooling='auto'."
             )
         if len(shape) != 3 or (settings.layer is not None and shape[1] != n_tokens):
@@ -253,7 +253,7 @@ class _LastFeatures(nn.Module):
 
 
 def _timm() -> Any:
-    return import_optional("timm", extra="timm", purpose="A model of timm")
+    return import_optional("timm", extra="timm", purpose="A timm model")
 
 
 def _find_named(name: str, settings: ImageSettings) -> Source:
@@ -270,8 +270,8 @@ def _find_named(name: str, settings: ImageSettings) -> Source:
     path = Path(os.path.expanduser(weights))  # noqa: PTH111  (never raises)
     if not path.is_file():
         raise InvalidParameterError(
-            f"weights={str(weights)!r} is not a file. Weights of timm's models are 'auto', a file "
-            f"with a state dict, or None for random ones. The working directory is {Path.cwd()}."
+            f"weights={str(weights)!r} is not a file. For timm models, expected 'auto', a file "
+            f"with a state dict, or None for random weights. The working directory is {Path.cwd()}."
         )
     return FileSource(title, path)
 
@@ -295,8 +295,8 @@ def _config_of(name: str) -> tuple[dict[str, Any], str | None]:
     except RuntimeError:  # its word for an unknown tag
         tags = timm.list_pretrained(f"{architecture}.*")
         raise InvalidParameterError(
-            f"model='timm:{name}': timm {timm.__version__} has no weights of this tag; "
-            f"it has {', '.join(map(repr, tags)) or 'none of this architecture'}."
+            f"model='timm:{name}': timm {timm.__version__} has no weights with this tag; "
+            f"it has {', '.join(map(repr, tags)) or 'none for this architecture'}."
         ) from None
     config = {} if found is None else dict(found.to_dict())
     return config, getattr(found, "hf_hub_id", None)
@@ -345,7 +345,7 @@ class TimmPixels:
     def __init__(self, config: Mapping[str, Any], name: str) -> None:
         from torchvision import transforms
 
-        data: Any = import_optional("timm.data", extra="timm", purpose="A model of timm")
+        data: Any = import_optional("timm.data", extra="timm", purpose="A timm model")
         if not config:
             raise UnsupportedModelError(
                 f"timm does not say which pixels {name} takes. Register it with a configuration "
@@ -355,8 +355,8 @@ class TimmPixels:
         self.size = (1, *(int(each) for each in found["input_size"]))
         if self.size[1] != 3:
             raise UnsupportedModelError(
-                f"{name} takes pictures of {self.size[1]} channels; expected 3. Choose a model of "
-                "colour pictures."
+                f"{name} takes pictures with {self.size[1]} channels; expected 3. Choose a model "
+                "for colour pictures."
             )
         self._transform: Any = data.create_transform(**found, is_training=False)
         self._shortest = _shortest_edge(self._transform)

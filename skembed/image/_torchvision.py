@@ -180,7 +180,7 @@ class TorchvisionBackbone(ImageBackbone):
             if f"{head}.".startswith(f"{layer}."):
                 raise InvalidParameterError(
                     f"layer={layer!r} is or ends with the classifier of {self.name}, which is left "
-                    "out. layer=None gives what it takes."
+                    "out. layer=None gives the classifier's input."
                 )
         elif self.name.startswith("squeezenet"):  # which ends in a map of classes
             layer = "features"
@@ -227,8 +227,8 @@ def _check_name(name: str) -> None:
         return
     close = did_you_mean(name, MODELS, n=3)
     raise InvalidParameterError(
-        f"model={name!r} is neither a folder nor a classification model of torchvision.{close} "
-        "Models of the hub have an owner ('facebook/dinov2-small'), timm's begin with 'timm:'."
+        f"model={name!r} is neither a folder nor a torchvision classification model.{close} Hub "
+        "models have an owner ('facebook/dinov2-small'), timm models begin with 'timm:'."
     )
 
 
@@ -262,7 +262,7 @@ def _find_weights(name: str, weights: str | Path | None) -> tuple[Path | None, A
         return path, _published_as(path, known)
     listed = ", ".join(repr(each) for each in ("auto", *known.__members__))
     raise InvalidParameterError(
-        f"weights={str(weights)!r} is neither a file nor weights of {name}. torchvision has "
+        f"weights={str(weights)!r} is neither a file nor weights for {name}. torchvision has "
         f"{listed}; None is random weights. The working directory is {Path.cwd()}."
     )
 

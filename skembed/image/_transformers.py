@@ -63,7 +63,7 @@ def find_transformers(
     source: FolderSource, settings: ImageSettings, preprocess: Preprocess | None
 ) -> ImageBackbone:
     """Return the backbone of a vision model of transformers, in a folder."""
-    settings.refuse(weights=f"{source.name} brings its own. Leave weights='auto'.")
+    settings.refuse(weights=f"{source.name} has its own. Leave weights='auto'.")
     check_weights(source.folder)
     if settings.trust_remote_code:
         refuse_code_from_elsewhere(source.folder)
@@ -128,9 +128,9 @@ class TransformersBackbone(ImageBackbone):
         folder = self.source.folder
         if not has_processor(folder, "image_processor"):
             is_of_texts = any((folder / name).is_file() for name in _OF_TEXTS)
-            hint = " If it is a model of texts, TextEmbedder reads it." if is_of_texts else ""
+            hint = " If it is a text model, use TextEmbedder." if is_of_texts else ""
             raise UnsupportedModelError(
-                f"{folder} does not say how pictures are prepared: it has no "
+                f"{folder} does not say how to prepare pictures: it has no "
                 "preprocessor_config.json. Save the model's image processor there, or set "
                 f"preprocess= to a callable that turns a PIL image into a tensor.{hint}"
             )
@@ -220,7 +220,7 @@ class TransformersBackbone(ImageBackbone):
             is_idle = name == "pixel_mask" and isinstance(value, Tensor) and bool(value.all())
             if name in read and not is_idle:
                 raise UnsupportedModelError(
-                    f"The image processor of {self.name} gives {name} beside pixels, which "
+                    f"The image processor of {self.name} gives {name} besides pixels, which "
                     "skembed does not pass on. Choose a model that reads pixels only."
                 )
 
@@ -283,8 +283,8 @@ def check_kind(module: nn.Module, name: str) -> bool:
             )
         if first == "input_ids" and next(iter(parameters)) != "pixel_values":
             raise UnsupportedModelError(
-                f"{name} is a language model that looks at pictures ({kind}); it has no vector for "
-                "a picture alone. Choose a vision model, or one such as CLIP."
+                f"{name} is a language model that sees pictures ({kind}); it has no vector for a "
+                "picture alone. Choose a vision model, or one such as CLIP."
             )
     needed = [
         each.name
@@ -295,8 +295,8 @@ def check_kind(module: nn.Module, name: str) -> bool:
     ]
     if needed:
         raise UnsupportedModelError(
-            f"{name} reads {', '.join(needed)} beside pixels, which skembed does not pass on. "
-            "Choose a model of pictures of one size (for SigLIP 2: not one of the NaFlex ones)."
+            f"{name} reads {', '.join(needed)} besides pixels, which skembed does not pass on. "
+            "Choose a model for pictures of one size (for SigLIP 2: not a NaFlex one)."
         )
     return is_dual
 

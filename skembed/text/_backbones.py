@@ -32,8 +32,8 @@ def find_backbone(settings: TextSettings) -> TransformerBackbone:
         return find_module(settings.model, settings)
     if settings.tokenizer is not None:
         raise InvalidParameterError(
-            "tokenizer: only a torch.nn.Module needs to be told its tokenizer; that of a folder or "
-            "of a model on the hub is among its files."
+            "tokenizer: only a torch.nn.Module needs one; a folder or a model on the hub has its "
+            "tokenizer among its files."
         )
     source = resolve_model(settings.model, revision=settings.revision, known=MODELS)
     key = (
@@ -59,9 +59,9 @@ def _read_folder(source: FolderSource, settings: TextSettings) -> TransformerBac
     judges = [name for name in config.architectures or () if "SequenceClassification" in name]
     if judges and folder.pooling is None and settings.pooling == "auto":
         warn_user(
-            f"{source.name} was trained to classify or to compare texts ({judges[0]}), perhaps as "
-            "a cross-encoder; its last layer is left out and the states before it are pooled, "
-            "which was not trained for. Use an embedding model, or set pooling to agree.",
+            f"{source.name} was trained to classify or compare texts ({judges[0]}), perhaps as a "
+            "cross-encoder; its last layer is left out and the states before it are pooled, which "
+            "it was not trained for. Use an embedding model, or set pooling to confirm.",
             SkembedWarning,
             once=f"judge {source.name}",
         )

@@ -305,7 +305,7 @@ class TextEmbedder(PretrainedEmbedder):
                 f"{len(cut):,} of {report.n_rows:,} rows {'was' if len(cut) == 1 else 'were'} cut "
                 f"at {limit:,} tokens, which dropped {share:.0%} of the text "
                 f"({name_rows(cut.tolist(), rows.labels)}; all are in report_.truncated). To read "
-                "it all, set on_truncate='mean_of_chunks'; to cut in silence, 'ignore'. (Said once "
+                "it all, set on_truncate='mean_of_chunks'; to cut silently, 'ignore'. (Shown once "
                 f"for {name} at this length.)",
                 TruncationWarning,
                 once=f"{name} {limit}",

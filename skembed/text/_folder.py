@@ -164,8 +164,8 @@ def _refuse_settings(
     for name, known in settings.items():
         if config.get(name) not in known:
             raise UnsupportedModelError(
-                f"A module in {folder} has {name}={config[name]!r}, which skembed does not follow "
-                f"(it knows {known[-1]!r}): its vectors would not be the model's."
+                f"A module in {folder} has {name}={config[name]!r}, which skembed does not "
+                f"support (only {known[-1]!r}): the vectors would not be the model's."
             )
 
 
@@ -174,8 +174,8 @@ def _refuse_arguments(folder: Path, config: Mapping[str, Any]) -> None:
     text = (config.get("modality_config") or {"text": _TEXT_MODALITY}).get("text")
     if text != _TEXT_MODALITY:
         raise UnsupportedModelError(
-            f"The transformer in {folder} reads texts by {text!r}; skembed reads them by "
-            f"{_TEXT_MODALITY!r} and would give other vectors."
+            f"The transformer in {folder} reads texts with {text!r}; skembed reads them "
+            f"with {_TEXT_MODALITY!r} and would give other vectors."
         )
     given = {name: set(config.get(name) or ()) - _HARMLESS_ARGUMENTS for name in _ARGUMENTS}
     calls = config.get("processing_kwargs") or {}
@@ -183,7 +183,7 @@ def _refuse_arguments(folder: Path, config: Mapping[str, Any]) -> None:
     if faults := [f"{name} ({', '.join(sorted(each))})" for name, each in given.items() if each]:
         raise UnsupportedModelError(
             f"The transformer in {folder} asks for {'; '.join(faults)}, which skembed does not "
-            "follow: its vectors would not be the model's."
+            "support: the vectors would not be the model's."
         )
 
 

@@ -90,7 +90,7 @@ def _activation(name: str) -> nn.Module:
     """Return the activation that a config names; only torch's own are built."""
     if not name.startswith(_ACTIVATION_MODULES):
         raise UnsafeModelError(
-            f"The model's dense layer names the activation {name}, which is not one of torch.nn; "
+            f"The model's dense layer uses the activation {name}, which is not in torch.nn; "
             "skembed does not run it."
         )
     module: nn.Module = getattr(nn, name.rsplit(".", 1)[-1])()

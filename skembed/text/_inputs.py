@@ -27,7 +27,7 @@ def check_texts(X: Any) -> CheckedRows:
             if text.isascii() or _is_unicode(text):
                 items.append(text)
             else:
-                faults[row] = "not valid Unicode: it holds half of a surrogate pair"
+                faults[row] = "not valid Unicode: it contains half of a surrogate pair"
         elif is_missing(value):
             faults[row] = f"missing ({value!r})"
         else:
@@ -54,7 +54,7 @@ def _fix_of(value: Any) -> str:
         return '; use [" ".join(row) for row in X] to embed each as one text'
     if isinstance(value, Mapping):
         return f"; use [row[{shown(next(iter(value), 'text'))}] for row in X]"
-    return "; use [str(row) for row in X] if you mean them as texts"
+    return "; use [str(row) for row in X] if they are meant as texts"
 
 
 def _is_unicode(text: str) -> bool:

@@ -32,7 +32,7 @@ from skembed.weights import fingerprint, kept_recent
 
 __all__ = ["find_module"]
 
-_FUNCTION = 'Or embed by its own function: FunctionEmbedder(model.encode, version="its name").'
+_FUNCTION = 'Or use its own function: FunctionEmbedder(model.encode, version="its name").'
 
 
 def find_module(model: nn.Module, settings: TextSettings) -> TransformerBackbone:
@@ -41,19 +41,19 @@ def find_module(model: nn.Module, settings: TextSettings) -> TransformerBackbone
     settings.refuse(revision=OF_THE_HUB)
     for kind, what in {
         "CrossEncoder": "scores of pairs of texts",
-        "SparseEncoder": "sparse vectors, one feature a word",
-        "MultiVectorEncoder": "one vector a token",
+        "SparseEncoder": "sparse vectors, one feature per word",
+        "MultiVectorEncoder": "one vector per token",
     }.items():
         if _is_a(model, "sentence_transformers", kind):
             raise UnsupportedModelError(
-                f"{name} gives {what}, not one dense vector a text. Pass a SentenceTransformer."
+                f"{name} gives {what}, not one dense vector per text. Pass a SentenceTransformer."
             )
     if _is_a(model, "sentence_transformers", "SentenceTransformer"):
         return _find_sentence_transformer(model, settings)
     if settings.tokenizer is None:
         raise InvalidParameterError(
             f"tokenizer=None, but model={name}, a torch.nn.Module, reads tokens: set tokenizer to "
-            'that of the model, such as AutoTokenizer.from_pretrained("org/name").'
+            'the model\'s own, such as AutoTokenizer.from_pretrained("org/name").'
         )
     folder = TextFolder(transformer=Path())
     if _is_a(model, "transformers", "PreTrainedModel"):
@@ -74,17 +74,17 @@ def _check_transformer(model: Any) -> None:
     name, config = type(model).__name__, model.config
     if config.is_encoder_decoder:
         raise UnsupportedModelError(
-            f"{name} reads a text and writes another; pass the part that reads: "
+            f"{name} reads one text and writes another; pass the part that reads: "
             "model=model.get_encoder()."
         )
     if config.model_type in TOWERS:
         raise UnsupportedModelError(
-            f"{name} is read from folders only: save it and its tokenizer with save_pretrained, "
-            "and pass the folder."
+            f"{name} can only be read from a folder: save it and its tokenizer with "
+            "save_pretrained, and pass the folder."
         )
     if model.base_model is not model:
         raise UnsupportedModelError(
-            f"{name} has a head that gives no states of tokens; pass the model below it: "
+            f"{name} has a head that gives no token states; pass the model below it: "
             "model=model.base_model."
         )
 
@@ -92,7 +92,9 @@ def _check_transformer(model: Any) -> None:
 def _find_sentence_transformer(model: Any, settings: TextSettings) -> TransformerBackbone:
     """Return the backbone of a SentenceTransformer: its chain is read as that of a folder."""
     if settings.tokenizer is not None:
-        raise InvalidParameterError("tokenizer: a SentenceTransformer has its own; leave it None.")
+        raise InvalidParameterError(
+            "tokenizer: a SentenceTransformer has its own; leave it at None."
+        )
     chain = list(model)
     try:
         folder = _describe(model, chain)
@@ -173,8 +175,8 @@ def _digest_of_tokenizer(tokenizer: Any, lower_case: bool) -> bytes:
     backend = getattr(tokenizer, "backend_tokenizer", tokenizer)
     if not callable(getattr(backend, "to_str", None)):
         raise InvalidParameterError(
-            f"tokenizer={shown(tokenizer)}: expected a fast tokenizer of transformers "
-            "(tokenizer.is_fast), or one of the library tokenizers."
+            f"tokenizer={shown(tokenizer)}: expected a fast tokenizer from transformers "
+            "(tokenizer.is_fast), or one from the tokenizers library."
         )
     text = backend.to_str()
     # What comes before is how others last cut and padded their texts with it.
@@ -302,12 +304,12 @@ class ModuleBackbone(TransformerInMemory):
         if features.ndim != 2:
             raise UnsupportedModelError(
                 f"{self.name} gives features of shape {tuple(features.shape)} for a text of "
-                f"{len(row)} tokens; expected one vector, or a state for each token."
+                f"{len(row)} tokens; expected one vector, or one state per token."
             )
         if self._asked_pooling != "auto":
             raise InvalidParameterError(
-                f"pooling={self._asked_pooling!r}: {self.name} ends in one vector, there is "
-                "nothing to pool. Use pooling='auto'."
+                f"pooling={self._asked_pooling!r}: {self.name} ends in one vector, so there "
+                "is nothing to pool. Use pooling='auto'."
             )
         self.pooling = None
         self._layout = self._find_layout(core, row)

@@ -9,7 +9,7 @@ from skembed._backbone import ModelSettings
 
 __all__ = ["NO_TOKENS", "POOLINGS", "TextSettings"]
 
-NO_TOKENS = "no tokens: the model's tokenizer makes nothing of this text"
+NO_TOKENS = "no tokens: the model's tokenizer finds none in this text"
 
 POOLINGS = ("mean", "cls", "max", "mean_sqrt_len", "weighted_mean", "last_token")
 

@@ -65,14 +65,14 @@ def load_tokenizer(
         ) from None
     if not has_vocabulary or len(words) < 2:
         raise UnsupportedModelError(
-            f"{folder} has no tokenizer, or an empty one. Save the model's tokenizer "
-            "there (`tokenizer.save_pretrained(folder)`)."
+            f"{folder} has no tokenizer, or an empty one. Save the model's tokenizer there "
+            "(`tokenizer.save_pretrained(folder)`)."
         )
     highest = max(words.values())
     if n_tokens is not None and highest >= n_tokens:
         raise UnsupportedModelError(
             f"The tokenizer in {folder} has tokens up to number {highest:,}, but the model knows "
-            f"{n_tokens:,}: it is another model's, or was extended without the model "
+            f"{n_tokens:,}: it belongs to another model, or was extended without the model "
             "(`model.resize_token_embeddings(len(tokenizer))`)."
         )
     if any(token_types):

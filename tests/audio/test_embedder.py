@@ -117,14 +117,14 @@ def test_windows_run_the_model_again_on_longer_clips_only():
         ({"window": 0}, "window: expected seconds"),
         ({"window": float("nan")}, "window: expected seconds"),
         ({"hop": -1.0}, "hop: expected seconds"),
-        ({"window": 1.0, "hop": 2.0}, "would leave parts of clips out"),
+        ({"window": 1.0, "hop": 2.0}, "would skip parts of clips"),
         ({"window": None, "hop": 2.0}, "clips are left whole"),
         ({"window": "long"}, "window"),
         ({"layer": True}, "layer=True"),
         ({"layer": 1}, "expected the name of a submodule"),
         ({"layer": "scond"}, "Close to it: 'second'"),
         ({"weights": None}, "are in it"),
-        ({"revision": "main"}, "only models of the hub"),
+        ({"revision": "main"}, "only models on the hub"),
         ({"n_components": 7}, "gives 6 features"),
         ({"sampling_rate": 16}, "in Hz, not in kHz"),
         ({"model_sampling_rate": 16}, "model_sampling_rate"),
@@ -133,8 +133,8 @@ def test_windows_run_the_model_again_on_longer_clips_only():
         ({"model": ""}, "expected the name of a model"),
         ({"model": "logmel", "layer": 3}, "layer=3: 'logmel' has no weights"),
         ({"model": "logmel", "model_sampling_rate": 8000}, "takes 16,000 Hz"),
-        ({"model": "logmel", "preprocess": abs}, "for a torch.nn.Module of your own"),
-        ({"preprocess": lambda x: x.numpy()}, "Let it return a torch tensor"),
+        ({"model": "logmel", "preprocess": abs}, "for your own torch.nn.Module"),
+        ({"preprocess": lambda x: x.numpy()}, "Make it return a torch tensor"),
         ({"preprocess": lambda x: x + torch.rand(())}, "is random"),
     ],
 )
@@ -372,13 +372,15 @@ def test_windows_that_fill_the_memory_are_refused(monkeypatch):
         return samples.repeat(20)
 
     embedder = tiny(preprocess=repeat, window=0.05, hop=0.001, on_error="nan")
-    with pytest.warns(InvalidRowsWarning, match="GiB of memory; cut the clip, or choose a longer"):
+    with pytest.warns(
+        InvalidRowsWarning, match="GiB of memory; split the clip, or choose a longer"
+    ):
         vectors = embedder.transform([CLIPS[0][:800], clips(1, lengths=(4000,))[0]])
     assert np.isnan(vectors).all(1).tolist() == [False, True]
 
 
 def test_a_vector_cannot_be_pooled():
-    with pytest.raises(InvalidParameterError, match="gives one vector a clip"):
+    with pytest.raises(InvalidParameterError, match="gives one vector per clip"):
         tiny(model=Vector(), pooling="max").fit(CLIPS)
 
 

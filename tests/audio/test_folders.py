@@ -91,7 +91,7 @@ def test_an_extractor_nested_in_processor_config_is_read(tmp_path, folders):
 
 @pytest.mark.parametrize("weights", [None, "weights.pt"])
 def test_weights_of_another_place_are_refused(weights, folders):
-    with pytest.raises(InvalidParameterError, match=r"brings its own\. Leave weights='auto'"):
+    with pytest.raises(InvalidParameterError, match=r"has its own\. Leave weights='auto'"):
         AudioEmbedder(folders("wav2vec2"), weights=weights).fit([])
 
 

@@ -123,10 +123,10 @@ def test_a_missing_rate_is_said_never_guessed():
         (b"", "empty bytes"),
         (b"hello", "5 bytes: not a sound"),
         (io.BytesIO(), "an empty BytesIO"),
-        (io.StringIO("x"), "gives str; open the file with mode 'rb'"),
+        (io.StringIO("x"), "returns str; open the file with mode 'rb'"),
         (
             (RATE, PCM),
-            r"\(rate, waveform\), as scipy.io.wavfile gives; expected \(waveform, rate\)",
+            r"\(rate, waveform\), as from scipy.io.wavfile; expected \(waveform, rate\)",
         ),
         ((torch.ones(1, 9), RATE, "yes", 3), r"a tuple of 4, .*; expected \(waveform, rate\)"),
         ((PCM, 0), "with the rate 0: expected a sampling rate"),
@@ -141,8 +141,8 @@ def test_a_missing_rate_is_said_never_guessed():
         (PCM.astype(np.float64), "expected -1 to 1"),
         (PCM.astype(np.int64), "full scale is unknown"),
         (CLIP > 0, "expected float32 between"),
-        (CLIP * 1j, "complex numbers are not samples"),
-        (np.zeros((9, 9)), "no one can tell channels from samples"),
+        (CLIP * 1j, "complex numbers are not sound samples"),
+        (np.zeros((9, 9)), "channels and samples cannot be told apart"),
         (np.zeros((2, 2, 2)), "expected"),
         (np.zeros((100, 200)), "at most 64 channels"),
         (np.ma.masked_array(CLIP, CLIP > 0.2), "missing or masked"),
@@ -176,7 +176,7 @@ def test_bad_rows_are_named(row, reason):
         (pd.DataFrame({"a": ["x"], "b": ["y"]}), "of 2 columns"),
         (np.zeros((2, 2, 2, 2)), r"expected clips of shape|Expected clips of shape"),
         (np.zeros((2, 0)), "Expected clips of shape"),
-        (np.array([b"ab", b"cd"]), "drops zero bytes"),
+        (np.array([b"ab", b"cd"]), "drops trailing zero bytes"),
     ],
 )
 def test_what_is_no_collection_of_clips_is_refused(X, reason):

@@ -66,7 +66,7 @@ def test_the_array_that_is_given_stays_as_it_is():
         ("uint16", r"use \.astype\('int16'\)"),
         ("uint32", "their full scale is unknown"),
         ("bool", "expected float32 between -1 and 1"),
-        ("complex64", "give the waveform, not a spectrum"),
+        ("complex64", "pass the waveform, not a spectrum"),
         ("longdouble", "expected float32 between -1 and 1 or int16"),
         ("O", "expected float32"),
         ("U3", "expected float32"),

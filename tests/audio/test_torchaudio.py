@@ -337,7 +337,7 @@ def test_clips_shorter_than_a_frame_are_named(file_of):
         ({"layer": "encoder"}, r"layer='encoder', but WAVLM_LARGE has hidden states"),
         ({"revision": "main"}, r"revision='main': only models of the hub"),
         ({"model_sampling_rate": 8_000}, r"model_sampling_rate=8000, but .* takes 16,000 Hz"),
-        ({"preprocess": abs}, r"preprocess is for a torch.nn.Module of your own"),
+        ({"preprocess": abs}, r"preprocess is for your own torch.nn.Module"),
     ],
 )
 def test_what_a_model_does_not_have_is_refused(params, message):

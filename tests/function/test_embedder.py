@@ -169,7 +169,7 @@ def test_bad_rows_say_what_a_row_is(tmp_path):
         FunctionEmbedder(letters).fit(["a", tmp_path, torch.ones(2), holds_itself, None])
     assert "pass the file's bytes" in error.value.faults[1]
     assert "np.asarray" in error.value.faults[2]
-    assert "holds itself" in error.value.faults[3]
+    assert "contains itself" in error.value.faults[3]
     assert "missing" in error.value.faults[4]
     with pytest.raises(InvalidInputError, match="of 2 columns"):
         FunctionEmbedder(letters).fit(pd.DataFrame({"a": ["x"], "b": ["y"]}))
@@ -207,7 +207,10 @@ async def later(rows):
     ("function", "message"),
     [
         (lambda rows: 1 / 0, "failed on each of the first 3 rows: ZeroDivisionError"),
-        (lambda rows: np.zeros(len(rows)), r"for one feature return vectors\.reshape\(-1, 1\)"),
+        (
+            lambda rows: np.zeros(len(rows)),
+            r"for a single feature, return vectors\.reshape\(-1, 1\)",
+        ),
         (lambda rows: [[]] * len(rows), r"shape \(1, 0\) for 1 row"),
         (lambda rows: sparse.eye(len(rows), format="csr"), "gives a sparse"),
         (lambda rows: {"data": []}, r"returned \{'data': \[\]\}; expected an array of numbers"),

@@ -137,7 +137,7 @@ def test_files_that_are_no_images_are_told_before_any_is_opened(folder):
     (folder / "a.png").write_bytes(b"no picture")
     rows = check_images([folder / "a.png", folder / "b.png"])
     assert rows.positions.tolist() == [1]
-    assert rows.faults == {0: f"'{folder}/a.png': not an image that Pillow reads, but text"}
+    assert rows.faults == {0: f"'{folder}/a.png': not a picture that Pillow can read, but text"}
 
 
 def test_files_with_damaged_pixels_are_good_rows_until_they_are_opened(folder):

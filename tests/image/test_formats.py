@@ -119,13 +119,13 @@ def test_packed_numbers_high_byte_first_are_refused_not_misread(dtype, kind):
     plain = tiff_file([numbers.tobytes()], tags, ">")
     packed = tiff_file([zlib.compress(numbers.tobytes())], tags | {259: (8,)}, ">")
     assert open_row(plain, value_range=(0, 1))[0, :, 0].tolist() == [0, 255]
-    assert "high byte first, which Pillow misreads" in check_images([packed]).faults[0]
+    assert "big-endian TIFF file" in check_images([packed]).faults[0]
 
 
 def test_a_tiff_file_that_pillow_does_not_read_says_what_does():
     tags = {256: (1,), 257: (1,), 258: (64,), 259: (1,), 262: (1,), 277: (1,), 278: (1,)}
     data = tiff_file([np.ones(1).tobytes()], tags | {339: (3,)})
-    assert "read it with tifffile.imread and give the array" in check_images([data]).faults[0]
+    assert "read it with tifffile.imread and pass the array" in check_images([data]).faults[0]
 
 
 PALETTE = [(10, 20, 30), (200, 0, 0), (0, 200, 0), (0, 0, 200)]

@@ -52,7 +52,7 @@ def test_damage_reaches_the_decoders(result):
 
 
 def test_every_fault_says_what_is_wrong(result):
-    starts = ("image", "not an image that", "damaged: ", "damaged or too large", "too large: ")
+    starts = ("image", "not a picture that", "damaged: ", "damaged or too large", "too large: ")
     starts += ("its pixels (mode ", "some of its pixels (mode ")
     for counts in result["outcomes"].values():
         for reason in counts:
@@ -84,4 +84,4 @@ def test_no_file_takes_memory_beyond_its_size(result):
 def test_a_header_that_asks_for_more_memory_than_there_is_is_a_fault(result):
     for form, reason in result["lies"].items():
         assert reason.startswith(("damaged", "too large")), form
-    assert "damaged or too large: it asks for too much memory" in result["lies"].values()
+    assert "damaged or too large: it needs too much memory" in result["lies"].values()

@@ -104,7 +104,7 @@ def test_whatever_gives_an_array_is_a_picture_a_stack_or_a_column(folder):
         np.testing.assert_array_equal(opened(check_images(X))[0], RGB)
     rows = check_images(Lazy(RGB.reshape(1, -1)), image_shape=RGB.shape)
     np.testing.assert_array_equal(opened(rows)[0], RGB)
-    with pytest.raises(InvalidInputError, match="a single image as it seems"):
+    with pytest.raises(InvalidInputError, match="probably a single picture"):
         check_images(Lazy(RGB))
 
 
@@ -121,13 +121,13 @@ def test_whatever_gives_an_array_is_a_picture_a_stack_or_a_column(folder):
         (b"PK\3\4" + bytes(40), "an archive; unpack it first"),
         (b"PK\3\4" + bytes(26) + b"model/data.pkl", "a pickle, which is never opened"),
         (b"\x80\4\x95" + bytes(40), "a pickle, which is never opened"),
-        (b"\x93NUMPY\1\0", "a NumPy file; load it and give the array"),
+        (b"\x93NUMPY\1\0", "a NumPy file; load it and pass the array"),
         (b"\x58\1\0\0\0\0\0\0" + b'{"a":{', "a safetensors file"),
         (json.dumps({"a": 1}).encode(), "JSON"),
         (bytes(100), "zeros"),
         (bytes(128) + b"DICM" + bytes(40), "a DICOM file; read it with pydicom"),
-        (b"\0\5\x16\7\0\2\0\0Mac OS X", "what macOS keeps beside a file ('._name'); leave it out"),
-        (b"PAR1" + bytes(40), "a table in Parquet or Arrow; read it"),
+        (b"\0\5\x16\7\0\2\0\0Mac OS X", "metadata that macOS keeps next to a file"),
+        (b"PAR1" + bytes(40), "a Parquet or Arrow table; read it"),
         (b"\xff\x0a" + bytes(40), "JPEG XL; convert it first"),
         (b"hello", "text"),
         (base64.b64encode(bytes(99)), "text; if it is a file in base64, decode it with base64.b64"),
@@ -136,7 +136,7 @@ def test_whatever_gives_an_array_is_a_picture_a_stack_or_a_column(folder):
 )
 def test_what_is_no_image_is_called_what_it_looks_like(data, kind):
     reason = check_images([data]).faults[0]
-    assert f"{len(data):,} bytes: not an image that Pillow reads, but {kind}" in reason
+    assert f"{len(data):,} bytes: not a picture that Pillow can read, but {kind}" in reason
 
 
 class Pipe(io.RawIOBase):
@@ -197,11 +197,11 @@ def test_no_rows_are_no_fault(X, settings):
         (Path("a.png"), "got a single PosixPath. Put it in a list"),
         (Image.new("RGB", (3, 3)), "got a single Image. Put it in a list"),
         (io.BytesIO(encode(RGB)), "got a single BytesIO. Put it in a list"),
-        (RGB, r"shape \(5, 7, 3\), a single image as it seems. Put it in a list"),
-        (np.zeros((5, 7, 4)), r"shape \(5, 7, 4\), a single image as it seems"),
+        (RGB, r"shape \(5, 7, 3\), probably a single picture. Put it in a list"),
+        (np.zeros((5, 7, 4)), r"shape \(5, 7, 4\), probably a single picture"),
         (torch.zeros(3, 5, 7), r"tensor of shape \(3, 5, 7\).*X.unsqueeze\(1\)"),
         (torch.zeros(9, 5, 7), r"tensor of shape \(9, 5, 7\).*X.unsqueeze\(1\)"),
-        (np.zeros((2, 2, 5, 7, 3)), "a stack of images of 3 or 4 dimensions"),
+        (np.zeros((2, 2, 5, 7, 3)), "a stack of pictures with 3 or 4 dimensions"),
         (np.zeros((2, 5, 7, 9)), "expected 1 to 4 channels, first or last"),
         (np.zeros((10, 64)), r"matrix of numbers.*set image_shape=\(8, 8\)"),
         (np.zeros((10, 65)), "matrix of numbers.*set image_shape"),
@@ -213,7 +213,7 @@ def test_no_rows_are_no_fault(X, settings):
         ({"a": "b.png"}, "a dict. If its values are the rows"),
         ((path for path in "ab"), r"Use list\(X\)"),
         (7, "got an int"),
-        (np.zeros((28, 28, 1)), r"shape \(28, 28, 1\), a single image as it seems"),
+        (np.zeros((28, 28, 1)), r"shape \(28, 28, 1\), probably a single picture"),
         (pd.DataFrame(index=range(3)), r"a table without columns, of shape \(3, 0\)"),
         (pa.table({}), r"a table without columns, of shape \(0, 0\)"),
         (np.array([["a", 1], ["b", 2]], object), r"matrix of objects of shape \(2, 2\).*astype"),
@@ -260,13 +260,13 @@ def test_all_bad_rows_are_named_at_once(folder):
         (folder / "pipe", "not a regular file"),
         ("http://a.example/b.jpg", "a URL, expected a file; download it first"),
         ("s3://bucket/b.jpg", "a URL, expected a file; download it first"),
-        ("file:///tmp/b.jpg", "give its path without file://"),
+        ("file:///tmp/b.jpg", "pass its path without file://"),
         ("data:image/png;base64,iVBORw0KGgo", "a data URL that cannot be read (Incorrect padding)"),
         ("a\0b", "not a path"),
         ("x" * 5000, "too long for a path"),
         (b"", "empty bytes, expected an encoded file"),
         (io.BytesIO(), "an empty BytesIO"),
-        (io.StringIO("a"), "a StringIO that gives str; open the file with mode 'rb'"),
+        (io.StringIO("a"), "a StringIO that returns str; open the file with mode 'rb'"),
         (Pipe(), "a Pipe that cannot be read from its start; read it into bytes first"),
         (Downloaded(), "a Downloaded that cannot be read from its start; read it into bytes"),
         (closed_file(), "a BytesIO that cannot be read: I/O operation on closed file"),
@@ -298,20 +298,20 @@ def test_all_bad_rows_are_named_at_once(folder):
         ("iVBORw0KGgo" * 20, "if it is a file in base64, decode it with base64.b64decode"),
         ("iVBO-w0KGgo" * 20, "decode it with base64.urlsafe_b64decode"),
         ("none.png", f"no such file: 'none.png'; the working directory is {Path.cwd()}"),
-        (f"{folder}/a.png\n", "it has space at an end, as lines of a file have: use path.strip()"),
+        (f"{folder}/a.png\n", "as lines of a file do: use path.strip()"),
         (
             f"{folder}/*.png",
             "/*.png'; expand it with sorted(glob.glob(...))",
         ),
-        (RGB.tolist(), "; if these are pixels, give np.asarray(...) of them"),
-        ((RGB, 3), "; give each picture by itself, without a label or a list around it"),
+        (RGB.tolist(), "; if these are pixels, pass np.asarray(...)"),
+        ((RGB, 3), "; pass each picture by itself, without a label or a list around it"),
         (
             {"image": encode(RGB)},
-            "; expected 'bytes' or 'path' in it; of a table choose the column",
+            "; expected 'bytes' or 'path' in it; if it is a table, choose the column",
         ),
         (
             np.frombuffer(encode(RGB), np.uint8),
-            "; of an encoded file give the bytes",
+            "; if it is an encoded file, pass array.tobytes()",
         ),
     ]
     rows = check_images([RGB, *(value for value, _ in cases), RGB])
@@ -395,7 +395,7 @@ def test_a_single_row_of_a_matrix_is_told_from_many_numbers():
 
 def test_heic_files_say_what_reads_them():
     reason = check_images([b"\0\0\0\x18ftypheic" + bytes(40)]).faults[0]
-    assert "HEIC, for which there is pillow-heif" in reason
+    assert "HEIC, which needs pillow-heif" in reason
 
 
 @pytest.mark.parametrize(

@@ -140,5 +140,5 @@ def test_an_image_that_is_spoiled_meanwhile_is_gone(spoil):
     image = lazy()
     item = check_images([image]).items[0]
     spoil(image)
-    with pytest.raises(ChangedRow, match=r"it can be read no more: "):
+    with pytest.raises(ChangedRow, match=r"it can no longer be read: "):
         item.open()

@@ -150,7 +150,7 @@ def test_the_user_may_lift_the_limit_of_pixels(monkeypatch):
 @pytest.mark.parametrize(
     ("data", "reason"),
     [
-        (b"hello", "not an image that Pillow reads"),
+        (b"hello", "not a picture that Pillow can read"),
         (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "EPS files are not read"),
         (b"GRIB\0\0\0\1" + bytes(40), "GRIB files are not read"),
     ],
@@ -186,7 +186,7 @@ def test_no_outside_program_runs_for_a_file_within_a_file(monkeypatch):
     data = b"".join([field(1, 0, b"\0\2"), *layers, field(8, 10, encode(RGB, "EPS"))])
     with pytest.raises(AssertionError, match="Ghostscript"), Image.open(io.BytesIO(data)) as image:
         image.load()  # what Pillow does
-    with pytest.raises(UnreadablePicture, match="not an image that Pillow reads"):
+    with pytest.raises(UnreadablePicture, match="not a picture that Pillow can read"):
         decode(data)
 
 
@@ -219,10 +219,10 @@ def test_want_of_memory_is_told_from_a_header_that_lies(monkeypatch):
         raise MemoryError("no more")
 
     monkeypatch.setattr(ImageFile.ImageFile, "load", fail)
-    with pytest.raises(UnreadablePicture, match="it asks for too much memory"):
+    with pytest.raises(UnreadablePicture, match="it needs too much memory"):
         decode(encode(RGB))
     image = Image.open(io.BytesIO(encode(RGB, "JPEG")))
-    assert "it asks for too much memory" in check_images([image]).faults[0]
+    assert "it needs too much memory" in check_images([image]).faults[0]
     image.draft("L", None)  # so that the user's own is loaded
     assert "asks for too much memory: 7 x 5" in check_images([image]).faults[0]
     monkeypatch.setattr(_pictures, "_PLENTY", 1 << 62)  # more than any machine has left

@@ -18,7 +18,7 @@ from tests.image.networks import to_pixels, to_small_pixels
         (np.asarray, r"gave a numpy\.ndarray"),
         (lambda image: {"pixel_values": to_pixels(image)[None]}, "Take the tensor out"),
         (v2.PILToTensor(), r"tensor of torch\.uint8.*ToDtype"),
-        (lambda image: to_pixels(image)[None], r"shape \(1, 3, 240, 320\).*batch's dimension"),
+        (lambda image: to_pixels(image)[None], r"shape \(1, 3, 240, 320\).*batch dimension"),
         (lambda image: image.no_such, r"failed on a PIL image.*AttributeError"),
         (lambda image: to_pixels(image) + torch.rand(1)[0], "is random"),
     ],

@@ -176,5 +176,5 @@ def test_all_that_decides_vectors_is_in_the_digest(published, tmp_path):
 
 
 def test_a_revision_is_for_models_of_the_hub():
-    with pytest.raises(InvalidParameterError, match="only models of the hub have revisions"):
+    with pytest.raises(InvalidParameterError, match="only models on the hub have revisions"):
         make("resnet18", weights=None, revision="main")

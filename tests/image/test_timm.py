@@ -191,7 +191,7 @@ def test_a_layer_gives_what_the_model_computes_there(tmp_path, name, layer, redu
 
 
 def test_tokens_of_which_timm_does_not_tell_are_not_pooled():
-    with pytest.raises(InvalidParameterError, match="does not tell which tokens"):
+    with pytest.raises(InvalidParameterError, match="does not say which tokens"):
         make("volo_d1_224", weights=None, pooling="mean")
 
 
@@ -294,11 +294,11 @@ def test_a_model_of_grey_pictures_is_refused(tmp_path):
     [
         ("resnet18.nope", {}, r"no weights of this tag; it has '.*resnet18\.a1_in1k'"),
         ("resnet81", {}, r"no model 'resnet81'. Did you mean 'resnet"),
-        ("test_resnet", {"layer": -1}, "numbers are for models of transformers"),
+        ("test_resnet", {"layer": -1}, "numbers are for transformers models"),
         ("test_resnet", {"layer": "layr2"}, "Close to it: 'layer2'"),
         ("test_resnet", {"pooling": "cls"}, "gives a feature map"),
         ("test_resnet", {"weights": "no.pth"}, r"weights='no\.pth' is not a file"),
-        ("test_resnet", {"weights": None, "revision": "v1"}, "only models of the hub have"),
+        ("test_resnet", {"weights": None, "revision": "v1"}, "only models on the hub have"),
     ],
 )
 def test_what_a_model_does_not_have_is_refused(name, settings, message):
@@ -308,7 +308,7 @@ def test_what_a_model_does_not_have_is_refused(name, settings, message):
 
 def test_a_folder_brings_its_own_weights(tmp_path):
     write_folder(tmp_path, "test_resnet")
-    with pytest.raises(InvalidParameterError, match="brings its own"):
+    with pytest.raises(InvalidParameterError, match="has its own"):
         of_folder(tmp_path, weights=None)
 
 

@@ -177,7 +177,7 @@ def test_a_classifier_of_other_classes_and_names_of_parallel_training_do(tmp_pat
         ({"weights": "IMAGENET1K_V9"}, "torchvision has 'auto', 'IMAGENET1K_V1'"),
         ({"weights": "no/such.pth"}, "neither a file nor weights of resnet18"),
         ({"layer": "layer9"}, "layer='layer9'"),
-        ({"layer": -1}, "numbers are for models of transformers"),
+        ({"layer": -1}, "numbers are for transformers models"),
         ({"pooling": "mean"}, "ends in one vector"),
         ({"pooling": "cls", "layer": "layer3"}, "feature map"),
     ],

@@ -290,7 +290,7 @@ def test_models_of_other_rows_are_refused(tmp_path):
     bert = tf.BertModel(tf.BertConfig(**SMALL, vocab_size=16))
     bert.save_pretrained(tmp_path / "bert")
     (tmp_path / "bert" / "vocab.txt").touch()
-    with pytest.raises(UnsupportedModelError, match=r"model of texts, TextEmbedder reads it"):
+    with pytest.raises(UnsupportedModelError, match=r"text model, use TextEmbedder"):
         backbone(tmp_path / "bert")
     tf.ViTImageProcessor().save_pretrained(tmp_path / "bert")
     with pytest.raises(UnsupportedModelError, match=r"reads text, .*TextEmbedder embeds it"):
@@ -314,7 +314,7 @@ def test_a_model_of_pictures_of_any_size_is_refused(tmp_path):
 
 
 def test_weights_of_another_place_are_refused(folders):
-    with pytest.raises(InvalidParameterError, match="brings its own"):
+    with pytest.raises(InvalidParameterError, match="has its own"):
         backbone(folders("vit"), weights=None)
 
 

@@ -119,9 +119,7 @@ class TestRows:
         faults = embedder.report_.faults
         assert sorted(faults) == [0, 1, 3, 4]
         assert (
-            faults[1]
-            == faults[4]
-            == ("no tokens: the model's tokenizer makes nothing of this text")
+            faults[1] == faults[4] == ("no tokens: the model's tokenizer finds none in this text")
         )
         with pytest.raises(InvalidRowsError, match=r"2 of 3 rows .*\n.*rows 0, 2: no tokens"):
             embedder.set_params(on_error="raise").transform(["", "gradient descent", ""])

@@ -189,7 +189,7 @@ def test_what_cannot_be_meant_is_an_error_of_the_parameters(
         ),
         (lambda n: Words("flat"), r"gives torch\.float32 of shape \(8,\)"),
         (lambda n: Words("random"), "Words is random"),
-        (lambda n: Words("pairs"), "expected one vector, or a state for each token"),
+        (lambda n: Words("pairs"), "expected one vector, or one state per token"),
         (lambda n: nn.Linear(3, 2), "int64 tensor of shape.*called with the tokenizer's"),
     ],
 )

