@@ -1,8 +1,8 @@
 """What a model is before it is frozen: where it comes from, what it takes, and its plain module.
 
-One class for all rooms. What trains and what serves is the same module: `load` gives it as it was
-published, `skembed.acceleration` makes a frozen copy of it fast. Must not know rows, keys, devices
-nor estimators.
+One class for all rooms. The same module is trained and served: `load` returns it as published,
+`skembed.acceleration` makes a fast frozen copy of it. Must not know rows, keys, devices or
+estimators.
 """
 
 from __future__ import annotations

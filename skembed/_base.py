@@ -1,4 +1,4 @@
-"""The skeleton of every embedder: parameters, the road of `transform`, names, tags, pickling.
+"""The skeleton of every embedder: parameters, the steps of `transform`, names, tags, pickling.
 
 Estimators hold no weights.
 """

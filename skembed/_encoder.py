@@ -1,8 +1,8 @@
 """The contract between the rooms (text, image, ...) and the engine.
 
 An encoder turns checked items into tensors. It holds a torch module or a client and is never an
-estimator: it knows nothing of DataFrames, parameters or scikit-learn. The engine knows encoders
-only through this class; whatever it needs from a modality stands here.
+estimator: it knows nothing about DataFrames, parameters or scikit-learn. The engine knows encoders
+only through this class; whatever it needs from a modality is declared here.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Rows that are files: paths, bytes, file objects and dicts of them, for images and sounds.
+"""Rows that are files: paths, bytes, file objects and dicts of them, for pictures and sound.
 
-Knows what rows and foreign bytes look like, not what is decoded of them.
+Knows what rows and foreign bytes look like, not how they are decoded.
 """
 
 from __future__ import annotations

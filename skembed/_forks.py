@@ -1,7 +1,7 @@
 """What happens to locks and files when the process forks.
 
-A child must never meet a lock that another thread of its parent held, nor use files that its parent
-opened. Knows neither.
+A child must never meet a lock that another thread of its parent held, or use files that its parent
+opened. Knows neither the locks nor the files.
 """
 
 from __future__ import annotations

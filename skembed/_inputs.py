@@ -1,4 +1,4 @@
-"""Containers of rows, for every modality: lists, arrays, Series and frames of one column.
+"""Containers of rows, for every modality: lists, arrays, Series and one-column frames.
 
 Knows containers, not what a row is.
 """

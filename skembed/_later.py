@@ -1,7 +1,7 @@
-"""torch, and functions of modules that import it, imported when they are first needed.
+"""torch, and functions from modules that import it, imported on first use.
 
-What finds every row in a store never needs them, and has no seconds to wait. Knows names, not what
-they stand for.
+A process that finds every row in a store never needs them and should not wait for them. Knows
+names, not what they stand for.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What the rooms' tables of models say of each.
+"""What the rooms' tables of models say about each model.
 
 Must not know any model.
 """

@@ -1,4 +1,4 @@
-"""Optional dependencies: one clear error where one is missing, with the line that installs it."""
+"""Optional dependencies: a clear error if one is missing, with the command that installs it."""
 
 from __future__ import annotations
 

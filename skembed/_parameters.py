@@ -1,4 +1,4 @@
-"""Parameters of estimators as plain values that can be compared, kept and made keys of.
+"""Parameters of estimators as plain values that can be compared, stored and used as keys.
 
 Knows values, not what they are for.
 """

@@ -1,4 +1,4 @@
-"""The skeleton of embedders that run a model, looked up for the present parameters in each call."""
+"""The skeleton of embedders that run a model, looked up for the current parameters in each call."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Frozen modules made fast: packed attention, linear layers and convolutions, folding, int8.
 
-`accelerate` takes a plain module and gives one that is proven equal on probes, or the module
-itself. Knows modules and tensors; must not know rows, encoders nor modalities.
+`accelerate` takes a plain module and returns one that is proven equal on probes, or the module
+itself. Knows modules and tensors; must not know rows, encoders or modalities.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A frozen copy of a plain module, as fast as is proven to change nothing."""
+"""A frozen copy of a plain module, made as fast as possible without changing its output."""
 
 from __future__ import annotations
 

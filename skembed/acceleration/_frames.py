@@ -1,4 +1,4 @@
-"""The convolutions from samples to frames, on clips of any lengths without padding.
+"""The convolutions from samples to frames, on clips of any length without padding.
 
 They run as linear layers do: frames are rows, channels are columns, and a convolution is one
 product with overlapping rows of what it takes, which needs no copy. Clips lie end to end, so that

@@ -1,4 +1,4 @@
-"""The convolutions over frames that tell a transformer where its frames stand, clip by clip."""
+"""The convolutions over frames that give a transformer their positions, clip by clip."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""A speech model of transformers, run on clips of any lengths at once without padding.
+"""A transformers speech model, run on clips of any length at once without padding.
 
-Linear layers see the frames of all clips as one sequence, attention stays within each clip. Proven
-on noise against the model's own forward pass; where they differ, the model runs as it is.
+Linear layers see the frames of all clips as one sequence, attention stays within each clip. Checked
+on noise against the model's own forward pass; if they differ, the model runs as it is.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """A model on stacks of equal shape (pictures, spectra, samples), made fast step by step.
 
-Knows modules and tensors, not which model it is nor where rows come from.
+Knows modules and tensors, not which model it is or where rows come from.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The fastest way to run a transformer over tokens that is proven to give the same hidden states.
 
-A few rows of random tokens run in every way that is tried, and their states are compared: layouts
-of rows of different length, packed linear layers, linear layers in int8.
+A few rows of random tokens are run in every candidate way, and their states are compared: layouts
+for rows of different lengths, packed linear layers, linear layers in int8.
 """
 
 from __future__ import annotations

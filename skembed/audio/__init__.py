@@ -1,4 +1,4 @@
-"""Sound: `AudioEmbedder` and what it is made of."""
+"""Sound: `AudioEmbedder` and its parts."""
 
 from skembed.audio._embedder import AudioEmbedder, AudioReport
 

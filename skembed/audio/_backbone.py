@@ -1,4 +1,4 @@
-"""What all models of sound have in common before they are frozen."""
+"""What all sound models have in common before they are frozen."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Plain modules of clips: what maps the parts of a batch to vectors."""
+"""Plain modules for clips: they map the parts of a batch to vectors."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """The table of audio models that skembed knows by name.
 
-Any other hub id or folder of the same kinds works too; of torchaudio's bundles all are here.
+Other hub ids and folders of the same kinds work too; all torchaudio bundles are here.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Torch modules that the user hands over, and functions that prepare clips for them."""
+"""The user's own torch modules, and functions that prepare clips for them."""
 
 from __future__ import annotations
 

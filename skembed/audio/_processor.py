@@ -1,6 +1,6 @@
 """A checkpoint's own feature extractor, one clip at a time.
 
-What of it is random (crops of long clips) is never asked for: clips are cut to windows before.
+Its random parts (crops of long clips) are never used: clips are split into windows before.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Samples: integers as floats between -1 and 1, channels as one, and what is poor about them."""
+"""Samples: integers as floats between -1 and 1, channels as one, and quality problems."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sample rates: one filter, whether a sound comes whole or in pieces."""
+"""Sample rates: one filter, whether sound comes whole or in pieces."""
 
 from __future__ import annotations
 

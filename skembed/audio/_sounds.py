@@ -1,4 +1,4 @@
-"""One clip, whatever it came as: its content's digest, and its samples at a model's rate."""
+"""One clip in any form: the digest of its content, and its samples at a model's rate."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Log-mel and MFCC front ends, torch modules with nothing to learn, and their statistics."""
+"""Log-mel and MFCC front ends (torch modules with nothing to learn) and their statistics."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""The speech models that torchaudio has by name, as transformers' modules.
+"""The speech models that torchaudio has by name, as transformers modules.
 
 torchaudio's `Wav2Vec2Model`, as its pipelines build it for wav2vec 2.0, HuBERT and WavLM, computes
-what transformers' models of these names do; only the weights are named otherwise. Its features
+the same as the transformers models of these names; only the weights have other names. Its features
 number i are transformers' hidden state i + 1.
 """
 

@@ -1,4 +1,4 @@
-"""Audio models of transformers, from a folder or the hub: which part runs, and what it gives."""
+"""Audio models in transformers, from a folder or the hub: which part runs, what it returns."""
 
 from __future__ import annotations
 

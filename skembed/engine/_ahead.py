@@ -1,4 +1,4 @@
-"""Work in threads: what comes next while the present batch runs, or several devices at once.
+"""Work in threads: what comes next while the current batch runs, or several devices at once.
 
 Knows iterables and threads, and that warnings belong to the user's own thread; nothing else.
 """

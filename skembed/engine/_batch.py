@@ -1,6 +1,6 @@
-"""Run one batch on one device: in smaller ones where memory runs out, and fetched while others run.
+"""Run one batch on one device: in smaller ones if memory runs out, and fetched while others run.
 
-Knows encoders and tensors, not rows nor where batches come from.
+Knows encoders and tensors, not rows or where batches come from.
 """
 
 from __future__ import annotations

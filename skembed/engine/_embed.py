@@ -1,4 +1,4 @@
-"""Rows in, vectors out: the one road that every modality takes.
+"""Rows in, vectors out: the one path that every modality takes.
 
 key -> dedupe -> store -> prepare -> plan by cost -> run -> scatter -> store. From `transform` to
 the model's own code a row crosses 11 frames in 7 files (12 in 8 in speech models). Knows encoders

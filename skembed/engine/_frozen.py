@@ -1,6 +1,6 @@
 """An encoder that runs a backbone: its plain module frozen, made fast and loaded once per process.
 
-Knows backbones and devices, not modalities: what a part is, the room's subclass says.
+Knows backbones and devices, not modalities: the room's subclass says what a part is.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""One call of `embed`: where its rows come from, and what the store has of them.
+"""One call of `embed`: where its rows come from, and which of them the store has.
 
-A stored value is a row's size, its vector before it is sliced and scaled, and a note. It stands
-under the row's key; that of a row beyond the encoder's limit under a key of its own for each way of
-cutting it, so that rows that fit are the same ones whatever the limit is.
+A stored value is a row's size, its vector before slicing and scaling, and a note. It is stored
+under the row's key; a row beyond the encoder's limit has a separate key for each way of cutting it,
+so that rows that fit keep the same key for any limit.
 """
 
 from __future__ import annotations

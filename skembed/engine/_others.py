@@ -1,7 +1,7 @@
-"""Few rows that others may be embedding: left to them where it takes longer to have a model here.
+"""A few rows that others may be embedding: left to them if loading a model here takes longer.
 
-A process without the model takes seconds to import torch and to load it; one that has it takes
-milliseconds for a few rows. The workers of a search all want the same ones.
+A process without the model takes seconds to import torch and load it; one that has it takes
+milliseconds for a few rows. The workers of a search all want the same rows.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Batches by cost.
 
 Knows costs and limits, not what is in a batch. Parts are planned from the costliest down, so that
-neighbours in a batch cost about the same and memory trouble shows in the first batch.
+neighbours in a batch cost about the same and memory problems show up in the first batch.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """One progress bar for a run, shown once the work has taken a second.
 
 Calls, threads and workers that embed at the same time would write over each other's bars: the first
-to show one is the only one until it is done. Bars are plain text, as what a saved notebook keeps of
-widgets is the bar as it was at first.
+to show one is the only one until it is done. Bars are plain text, because a saved notebook keeps
+only the initial state of a widget.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Encoders that are known from an earlier process: their keys and widths, without their models.
+"""Encoders known from an earlier process: their keys and widths, without their models.
 
-To find rows in a store takes digests and a few numbers, to have these from the model's files takes
-seconds of imports. They are remembered in the user's cache folder, for as long as files, settings,
-libraries and machine are the same. Whatever encodes is made in full.
+Finding rows in a store takes digests and a few numbers; getting these from the model's files takes
+seconds of imports. They are remembered in the user's cache folder while files, settings, libraries
+and machine stay the same. An encoder that has to encode is built in full.
 """
 
 from __future__ import annotations

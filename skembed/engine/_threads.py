@@ -1,4 +1,4 @@
-"""Threads: those that torch computes with in processes that were forked, and those that share work.
+"""Threads: those that torch computes with in forked processes, and those that share work.
 
 Knows torch and processes, not what is computed.
 """

@@ -1,4 +1,4 @@
-"""Images: `ImageEmbedder` and what it is made of."""
+"""Pictures: `ImageEmbedder` and its parts."""
 
 from skembed.image._embedder import ImageEmbedder, ImageReport
 

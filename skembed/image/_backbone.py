@@ -1,6 +1,6 @@
-"""What all models of pictures have in common before they are frozen.
+"""What all picture models have in common before they are frozen.
 
-Must not know rows, keys, devices nor any model.
+Must not know rows, keys, devices or any model.
 """
 
 from __future__ import annotations

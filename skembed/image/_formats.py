@@ -1,6 +1,6 @@
-"""File formats: which are read, what Pillow misreads of them, and what is no picture at all.
+"""File formats: which are read, what Pillow misreads in them, and what isn't a picture at all.
 
-Must not know files, rows nor colours.
+Must not know files, rows or colours.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Rows of images: what is accepted, and which rows are bad.
+"""Rows of pictures: what is accepted, and which rows are bad.
 
-Knows containers (lists, Series, frames, stacks, matrices), not models. What one image may be is
-told by `_pictures` and `_arrays`.
+Knows containers (lists, Series, frames, stacks, matrices), not models. `_pictures` and `_arrays`
+say what a single picture may be.
 """
 
 from __future__ import annotations

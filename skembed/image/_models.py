@@ -1,6 +1,6 @@
 """The table of image models that skembed knows by name.
 
-Any other hub id or folder works too; of torchvision's classification models all are here.
+Other hub ids and folders work too; all of torchvision's classification models are here.
 """
 
 from __future__ import annotations

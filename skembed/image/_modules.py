@@ -1,7 +1,7 @@
-"""Torch modules that the user hands over.
+"""The user's own torch modules.
 
-Owns what a module of one's own may return and how its width is found. Must not know where modules
-come from, rows, devices, nor how pictures become pixels.
+Owns what such a module may return and how its width is found. Must not know where modules come
+from, rows, devices, or how pictures become pixels.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""One picture, whatever it came as: its content's digest, and how it is opened.
+"""One picture in any form: the digest of its content, and how it is opened.
 
-Owns decoding; PIL images of the user's are neither loaded, changed nor closed. Must not know
-containers, row numbers nor models.
+Owns decoding; the user's PIL images are not loaded, changed or closed. Must not know containers,
+row numbers or models.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""A function of the user's that turns a picture into a model's pixels, and pictures to try it on.
+"""The user's function that turns a picture into a model's pixels, and pictures to try it on.
 
-Must not know models nor rows.
+Must not know models or rows.
 """
 
 from __future__ import annotations

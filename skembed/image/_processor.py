@@ -1,7 +1,7 @@
-"""A checkpoint's own image processor, one picture at a time, and what of it a batch can do later.
+"""A checkpoint's own image processor, one picture at a time, and the steps a batch can do later.
 
-Knows transformers' processors, not models. What is made faster is proven on pictures to give what
-the processor gives.
+Knows transformers' processors, not models. Faster replacements are proven on pictures to give the
+same result as the processor.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Colours: from whatever Pillow or NumPy hold to upright 8-bit RGB.
+"""Colours: from anything in Pillow or NumPy to upright 8-bit RGB.
 
-Owns the rules of colour, depth, transparency and orientation. Must not know files nor rows.
+Owns the rules for colour, depth, transparency and orientation. Must not know files or rows.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Models of timm, by name, from a folder or from the hub.
+"""timm models, by name, from a folder or from the hub.
 
-Knows timm's configurations and where its models end; must not know rows, keys nor devices. timm is
+Knows timm's configurations and where its models end; must not know rows, keys or devices. timm is
 optional.
 """
 

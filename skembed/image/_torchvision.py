@@ -1,6 +1,6 @@
 """torchvision's classification models, without their classifiers.
 
-Knows torchvision's architectures and presets; must not know rows, keys nor devices.
+Knows torchvision's architectures and presets; must not know rows, keys or devices.
 """
 
 from __future__ import annotations

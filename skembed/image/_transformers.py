@@ -1,6 +1,6 @@
-"""Vision models of transformers, from a folder or the hub: which part runs, and what it gives.
+"""Vision models in transformers, from a folder or the hub: which part runs, what it returns.
 
-Knows checkpoints of transformers; must not know rows, keys nor devices.
+Knows transformers checkpoints; must not know rows, keys or devices.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Torch modules: built, filled with weights, cut at a layer, run with care.
 
-Knows modules and state dicts; must not know rows, modalities nor estimators.
+Knows modules and state dicts; must not know rows, modalities or estimators.
 """
 
 from __future__ import annotations

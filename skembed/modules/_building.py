@@ -1,7 +1,7 @@
 """Modules built without values, or with random ones that are always the same.
 
 Knows how torch builds modules, not which ones. torch's random state, which belongs to the user, is
-neither read nor changed, whatever other threads do meanwhile.
+neither read nor changed, even while other threads use it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Hidden states of transformers' models: which submodule makes them, which weights they need.
+"""Hidden states of transformers models: which submodule makes them, which weights they need.
 
 Knows modules and their outputs, not what goes into them.
 """

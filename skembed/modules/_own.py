@@ -1,4 +1,4 @@
-"""Modules of the user's, whose code is unknown: copied, tried out, run with care.
+"""The user's own modules, whose code is unknown: copied, tried out, run with care.
 
 Knows torch modules, not what goes into them.
 """

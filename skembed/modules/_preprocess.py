@@ -1,6 +1,6 @@
-"""A function of the user's that turns a row into what a model takes.
+"""The user's function that turns a row into what a model takes.
 
-Must not know models nor rows.
+Must not know models or rows.
 """
 
 from __future__ import annotations

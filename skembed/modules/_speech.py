@@ -1,4 +1,4 @@
-"""A speech model of transformers, as it was published: waveforms in, states of frames out.
+"""A transformers speech model as published: waveforms in, frame states out.
 
 Knows transformers' modules and waveforms, not where either comes from.
 """

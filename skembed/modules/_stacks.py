@@ -1,4 +1,4 @@
-"""Parts of equal shape in one tensor, and modules that run on such.
+"""Parts of equal shape in one tensor, and modules that run on them.
 
 Knows tensors and their shapes, not what is in them.
 """

@@ -1,6 +1,6 @@
-"""State dicts: whether they are of an architecture, and into its modules with them.
+"""State dicts: whether they fit an architecture, and loading them into its modules.
 
-Knows names and shapes of tensors, not what models do nor where files come from.
+Knows names and shapes of tensors, not what models do or where files come from.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a model of transformers is run for: a vector, the last states, or those of a layer.
+"""What a transformers model is run for: a vector, the last states, or those of a layer.
 
 Knows modules and their outputs, not what goes into them.
 """

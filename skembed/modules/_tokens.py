@@ -1,6 +1,6 @@
-"""Models over token ids: a transformer as it was published, a module of the user's.
+"""Models over token ids: a transformer as published, or the user's own module.
 
-Knows modules and batches of tokens, not tokenizers nor what becomes of the states.
+Knows modules and batches of tokens, not tokenizers or how the states are used.
 """
 
 from __future__ import annotations

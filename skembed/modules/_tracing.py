@@ -1,4 +1,4 @@
-"""Tracing beside other threads: fx takes the calls of every module in the process for its own."""
+"""Tracing alongside other threads: fx treats every module call in the process as its own."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How a folder fails, and how to say it."""
+"""How a folder fails, and how to report it."""
 
 from __future__ import annotations
 

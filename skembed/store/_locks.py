@@ -1,7 +1,7 @@
 """Locks of the operating system on files: they die with the process that holds them.
 
-A process identifier alone says little (numbers are reused, containers count from one), a lock
-cannot lie. POSIX record locks belong to a process and a file: they are not inherited by a fork, and
+A process identifier alone says little (numbers are reused, containers count from one); a lock is
+reliable. POSIX record locks belong to a process and a file: they are not inherited by a fork, and
 closing *any* descriptor of the file drops them, so a process never opens its own locked file again.
 """
 

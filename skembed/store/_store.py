@@ -1,6 +1,6 @@
 """The embedding store: what the engine asks, in memory first and then in a folder.
 
-If the folder fails, the store warns once and goes on without it.
+If the folder fails, the store warns once and continues without it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What every embedder must hold: the checks that scikit-learn skips unless rows are 2-D numbers."""
+"""What every embedder must meet: the checks that scikit-learn skips unless rows are 2-D numbers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What all models of texts have in common before they are frozen: the module."""
+"""What all text models have in common before they are frozen: the module."""
 
 from __future__ import annotations
 

@@ -1,7 +1,6 @@
-"""Models that the user hands over in memory: torch modules with a tokenizer, sentence-transformers.
+"""Models passed in memory by the user: torch modules with a tokenizer, sentence-transformers.
 
-Owns what such objects may be and how they are read. Must not know folders of models, rows nor
-devices.
+Owns what such objects may be and how they are read. Must not know model folders, rows or devices.
 """
 
 from __future__ import annotations

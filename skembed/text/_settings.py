@@ -1,4 +1,4 @@
-"""What a user decides of texts' vectors, as plain values. Imports no torch."""
+"""The user's settings for text vectors, as plain values. Does not import torch."""
 
 from __future__ import annotations
 

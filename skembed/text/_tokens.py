@@ -1,7 +1,7 @@
 """Texts to token ids: truncation, chunks and prompts.
 
-Knows tokenizers, not models. A tokenizer is shared and never changed: limits, prompts and
-chunks are made of the ids that it gives.
+Knows tokenizers, not models. A tokenizer is shared and never changed: limits, prompts and chunks
+are applied to the ids that it returns.
 """
 
 from __future__ import annotations

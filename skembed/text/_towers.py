@@ -1,7 +1,7 @@
-"""Models of pictures and texts (CLIP, MetaCLIP, SigLIP): the part that reads texts.
+"""Models for pictures and texts (CLIP, MetaCLIP, SigLIP): the part that reads texts.
 
-Their vectors of texts are a projection of the last token's state into the space shared with
-pictures; under a pooling by name, the states before that projection are pooled.
+Their text vectors are a projection of the last token's state into the space shared with pictures;
+with a named pooling, the states before that projection are pooled.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Single weight files known by their URL, in the cache that they share with torch.hub.
+"""Single weight files known by their URL, in the cache shared with torch.hub.
 
-Owns where such a file is looked for and when it is trusted. Must not know models nor what the
-files hold. torch is imported when the first file is asked for.
+Owns where such a file is looked for and when it is trusted. Must not know models or what the files
+contain. torch is imported when the first file is needed.
 """
 
 from __future__ import annotations

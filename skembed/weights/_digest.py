@@ -1,7 +1,7 @@
 """Digests of files and model folders.
 
 Owns which hashes identify content and when a remembered hash may be trusted. Must not know what
-the files hold.
+the files contain.
 """
 
 from __future__ import annotations

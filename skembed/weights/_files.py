@@ -1,7 +1,7 @@
-"""What the files of a model folder are for, told by their names and headers.
+"""What the files in a model folder are for, judged by their names and headers.
 
 Owns the conventions of transformers and sentence-transformers folders: which files a model is read
-from, which hold weights, what is missing. Must not load anything, nor know where folders come from.
+from, which hold weights, what is missing. Must not load anything or know where folders come from.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""The content digest of what a user hands over in Python: a module, a transform, a setting.
+"""The content digest of a user's Python objects: a module, a transform, a setting.
 
-Owns what counts as content. A thing is pickled as cloudpickle does it, into a hash: tensors stand
-for their values, what libraries define for its name and release, the user's own functions and
-classes for their code. Must not know what the things are for; torch is never imported here.
+Owns what counts as content. An object is pickled into a hash, as cloudpickle does: tensors count by
+their values, library objects by name and release, the user's own functions and classes by their
+code. Must not know what the objects are for; torch is never imported here.
 """
 
 from __future__ import annotations

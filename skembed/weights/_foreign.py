@@ -1,6 +1,6 @@
-"""Files and folders that are given for a model and are none: what they are, what to give instead.
+"""Files and folders passed as a model that aren't one: what they are, what to pass instead.
 
-Goes by names alone. Must not load anything, nor know how a model is found.
+Goes by names alone. Must not load anything or know how a model is found.
 """
 
 from __future__ import annotations

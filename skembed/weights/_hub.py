@@ -1,7 +1,7 @@
-"""Models of the Hugging Face hub: its local cache first, then the network.
+"""Models on the Hugging Face hub: its local cache first, then the network.
 
 Owns every call to huggingface_hub and what its failures mean. Token, cache folder, endpoint and
-offline mode are huggingface_hub's own settings. Must not know folders given by the user, nor
+offline mode are huggingface_hub's own settings. Must not know folders given by the user, or
 packages.
 """
 

@@ -1,4 +1,4 @@
-"""How much memory this process may still take, and which errors say that there is none.
+"""How much more memory this process may take, and which errors mean that there is none left.
 
 Owns the reading of the system's and the container's accounts (Linux). Must not know what the memory
 is for.

@@ -1,7 +1,7 @@
-"""Loaded models and small things made of their files: one of each per process and key.
+"""Loaded models and small objects made from their files: one of each per process and key.
 
 Owns which stay in memory; the least recently used are dropped first. Must not know what they are
-nor how they are loaded; torch is never imported here.
+or how they are loaded; torch is never imported here.
 """
 
 from __future__ import annotations

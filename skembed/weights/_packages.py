@@ -1,4 +1,4 @@
-"""Models that come as Python packages, so that they can be had without a hub.
+"""Models that come as Python packages, available without a hub.
 
 Owns the table of packages whose content is known, and the check that an installed one is exactly
 that. None of a package's code is run. Must not know what the models are for.

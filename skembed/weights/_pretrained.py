@@ -1,4 +1,4 @@
-"""Load models of transformers: configuration and weights, safely and without side effects.
+"""Load transformers models: configuration and weights, safely and without side effects.
 
 Loads safetensors, or pickles restricted to tensors; never changes the global random state, and
 refuses checkpoints that leave weights uninitialised. Must not know what the models are for.

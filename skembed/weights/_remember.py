@@ -1,7 +1,7 @@
 """Small facts that are slow to find out, remembered in the user's cache folder.
 
-One small file each, written once, so that processes need no lock to share them. Where the folder
-cannot be used, facts live in this process alone. Must not know what the facts mean.
+One small file each, written once, so that processes need no lock to share them. If the folder
+cannot be used, facts are kept only in this process. Must not know what the facts mean.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """What a model is read from: a folder, one file, or nothing but an architecture.
 
-Owns their digests. Must not know models nor how they are loaded.
+Owns their digests. Must not know models or how they are loaded.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Weights on their way to joblib's workers: files in the run's folder, each written once.
 
-A search pickles its estimator, and the modules in its grid, for every task. Whatever else modules
-hold is pickled as ever, and so are weights in every other pickle. torch is never imported here: who
-has modules has it.
+A search pickles its estimator, and the modules in its grid, for every task. Everything else in
+modules is pickled as usual, and so are weights in every other pickle. torch is never imported here:
+a process that has modules has already imported it.
 """
 
 from __future__ import annotations
