@@ -24,7 +24,7 @@ __all__ = ["OF_THE_HUB", "Backbone", "ModelSettings", "Source", "thawed"]
 
 T = TypeVar("T")
 
-OF_THE_HUB = "only models of the hub have revisions."
+OF_THE_HUB = "only models on the hub have revisions."
 
 
 @dataclass(frozen=True)

@@ -55,7 +55,7 @@ _MOST_EXCESS = 2 * 1152
 
 _READ = ("a sound", "a video", "a WMA or WMV file")
 _RAW = (
-    "not sound that libsndfile or FFmpeg can read; if it has no header (raw PCM), read it with "
+    "not a sound that libsndfile or FFmpeg can read; if it has no header (raw PCM), read it with "
     "numpy.frombuffer and pass the array"
 )
 
@@ -109,7 +109,7 @@ def decode(data: bytes, rate: int) -> tuple[NDArray[np.float32], str | None]:
 @contextmanager
 def _opened(data: bytes) -> Iterator[_Libsndfile | _FFmpeg]:
     if what := describe_bytes(data, but=_READ):
-        raise UnreadableSound(f"not sound, but {what}")
+        raise UnreadableSound(f"not a sound, but {what}")
     # Several streams, or one that was saved before its end: libsndfile fails on Opus there.
     last = _last_page(data) if data[:4] == b"OggS" else b""
     is_odd = bool(last) and (data[14:18] != last[14:18] or (_is_whole(last) and not last[5] & 4))

@@ -378,7 +378,7 @@ def test_absurd_headers_are_told():
     flac = bytearray(encode("flac", noise(4800)))
     flac[21:26] = bytes([flac[21] | 15]) + b"\xff" * 4
     reason = why_not_a_sound(bytes(flac))
-    assert reason == "too long: 397.7 hours or more, at most 12 are read; cut it"
+    assert reason == "too long: 397.7 hours or more, at most 12 are read; split it"
 
 
 def test_a_flac_file_that_says_it_is_longer_is_told():

@@ -173,12 +173,15 @@ def test_random_weights_are_always_the_same_and_leave_the_random_state_alone():
     ("params", "message"),
     [
         ({"weights": "auto"}, "no weights of deepspeech are published"),
-        ({"weights": "no/such.pth"}, "expected a file with a state dict of deepspeech; no weights"),
+        (
+            {"weights": "no/such.pth"},
+            "expected a file with a state dict for deepspeech; no weights",
+        ),
         ({"layer": 0}, "layer=0: DeepSpeech has hidden layers 1 to 5, or -1 to -5"),
         ({"layer": 6}, "layer=6: DeepSpeech has hidden layers"),
         ({"layer": -6}, "layer=-6: DeepSpeech has hidden layers"),
         ({"layer": "fc2"}, "layer='fc2': DeepSpeech has hidden layers"),
-        ({"revision": "main"}, "revision='main': only models of the hub"),
+        ({"revision": "main"}, "revision='main': only models on the hub"),
         ({"model_sampling_rate": 8_000}, "model_sampling_rate=8000, but .* takes 16,000 Hz"),
         ({"preprocess": abs}, "preprocess is for your own torch.nn.Module"),
     ],

@@ -114,9 +114,9 @@ def test_windows_run_the_model_again_on_longer_clips_only():
 @pytest.mark.parametrize(
     ("params", "reason"),
     [
-        ({"window": 0}, "window: expected seconds"),
-        ({"window": float("nan")}, "window: expected seconds"),
-        ({"hop": -1.0}, "hop: expected seconds"),
+        ({"window": 0}, "window: expected a number of seconds above 0"),
+        ({"window": float("nan")}, "window: expected a number of seconds above 0"),
+        ({"hop": -1.0}, "hop: expected a number of seconds above 0"),
         ({"window": 1.0, "hop": 2.0}, "would skip parts of clips"),
         ({"window": None, "hop": 2.0}, "clips are left whole"),
         ({"window": "long"}, "window"),

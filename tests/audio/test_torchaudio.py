@@ -331,11 +331,14 @@ def test_clips_shorter_than_a_frame_are_named(file_of):
 @pytest.mark.parametrize(
     ("params", "message"),
     [
-        ({"weights": "no/such.pth"}, r"a file with a state dict of WAVLM_LARGE; 'auto' is its own"),
+        (
+            {"weights": "no/such.pth"},
+            r"a file with a state dict for WAVLM_LARGE; 'auto' is its own",
+        ),
         ({"layer": 4}, r"layer=4, but WAVLM_LARGE has hidden states 0 .* to 3, or -4 to -1"),
         ({"layer": -5}, r"layer=-5, but WAVLM_LARGE has hidden states"),
         ({"layer": "encoder"}, r"layer='encoder', but WAVLM_LARGE has hidden states"),
-        ({"revision": "main"}, r"revision='main': only models of the hub"),
+        ({"revision": "main"}, r"revision='main': only models on the hub"),
         ({"model_sampling_rate": 8_000}, r"model_sampling_rate=8000, but .* takes 16,000 Hz"),
         ({"preprocess": abs}, r"preprocess is for your own torch.nn.Module"),
     ],

@@ -309,7 +309,9 @@ def test_what_was_embedded_before_a_service_went_down_is_kept():
 
     is_down = True
     embedder = Service(answer).embedder(batch_size=2, max_retries=1)
-    with pytest.raises(FunctionError, match=r"failed 2 times in a row, at last with Connection"):
+    with pytest.raises(
+        FunctionError, match=r"failed 2 times in a row, most recently with Connection"
+    ):
         embedder.fit_transform(ROWS)
     is_down = False
     embedder.transform(ROWS)
@@ -361,7 +363,7 @@ def test_a_function_that_cannot_be_known_asks_for_a_version():
 
     with pytest.raises(InvalidParameterError, match=r"set version.*changes what it uses when it"):
         FunctionEmbedder(counting).fit(ROWS)
-    with pytest.raises(InvalidParameterError, match="version=' ': expected a name"):
+    with pytest.raises(InvalidParameterError, match="version=' ': expected the name"):
         FunctionEmbedder(counting, version=" ").fit(ROWS)
 
 

@@ -103,7 +103,7 @@ def test_copies_of_a_file_that_is_gone_are_embedded_and_so_is_it(tmp_path, befor
         found = embedder.transform(paths)
     assert len(caught) == 1
     assert embedder.report_.faults == {
-        1: f"{paths[1]!r}: it cannot be read any more: No such file or directory"
+        1: f"{paths[1]!r}: it can no longer be read: No such file or directory"
     }
     np.testing.assert_allclose(found[[0, 2, 3]], expected[[0, 2, 3]], atol=1e-6)
     assert np.isnan(found[1]).all()

@@ -128,7 +128,7 @@ def test_a_file_that_changes_meanwhile_is_a_fault_not_another_picture(folder):
     (folder / "b.png").unlink()
     with pytest.raises(ChangedRow, match=r"it changed while it was being embedded"):
         rows.items[0].open()
-    with pytest.raises(ChangedRow, match=r"it cannot be read any more: No such file"):
+    with pytest.raises(ChangedRow, match=r"it can no longer be read: No such file"):
         rows.items[1].open()
     assert rows.items[0].describe() == repr(str(folder / "a.png"))
 

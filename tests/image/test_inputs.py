@@ -130,8 +130,11 @@ def test_whatever_gives_an_array_is_a_picture_a_stack_or_a_column(folder):
         (b"PAR1" + bytes(40), "a Parquet or Arrow table; read it"),
         (b"\xff\x0a" + bytes(40), "JPEG XL; convert it first"),
         (b"hello", "text"),
-        (base64.b64encode(bytes(99)), "text; if it is a file in base64, decode it with base64.b64"),
-        (b"data:image/png;base64,iVBORw0K", "text; give a data URL as str, not as bytes"),
+        (
+            base64.b64encode(bytes(99)),
+            "text; if it is a base64-encoded file, decode it with base64.b64",
+        ),
+        (b"data:image/png;base64,iVBORw0K", "text; pass a data URL as str, not as bytes"),
     ],
 )
 def test_what_is_no_image_is_called_what_it_looks_like(data, kind):
@@ -276,7 +279,7 @@ def test_all_bad_rows_are_named_at_once(folder):
         (Unwilling(), "got Unwilling: <Unwilling>"),
         (Placeless(), "a Placeless that gives no path: RuntimeError: no place"),
         ("~/none.png", "no such file: '~/none.png'; expand ~ with os.path.expanduser"),
-        (os.fsencode(folder / "a.png"), "but text; give a path as str"),
+        (os.fsencode(folder / "a.png"), "but text; pass a path as str"),
         (np.zeros((5, 6, 7)), "array of shape (5, 6, 7), float64: expected 1 to 4 channels"),
         (np.zeros((2, 3, 4, 3)), "array of shape (2, 3, 4, 3), float64: expected (height, width)"),
         (np.zeros(16), "array of shape (16,), float64: expected (height, width), or set image_"),
@@ -295,7 +298,7 @@ def test_all_bad_rows_are_named_at_once(folder):
         (Image.new("RGB", (0, 4)), "an image without pixels: 0 x 4"),
     ]
     cases += [
-        ("iVBORw0KGgo" * 20, "if it is a file in base64, decode it with base64.b64decode"),
+        ("iVBORw0KGgo" * 20, "if it is a base64-encoded file, decode it with base64.b64decode"),
         ("iVBO-w0KGgo" * 20, "decode it with base64.urlsafe_b64decode"),
         ("none.png", f"no such file: 'none.png'; the working directory is {Path.cwd()}"),
         (f"{folder}/a.png\n", "as lines of a file do: use path.strip()"),

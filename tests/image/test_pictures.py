@@ -224,7 +224,7 @@ def test_want_of_memory_is_told_from_a_header_that_lies(monkeypatch):
     image = Image.open(io.BytesIO(encode(RGB, "JPEG")))
     assert "it needs too much memory" in check_images([image]).faults[0]
     image.draft("L", None)  # so that the user's own is loaded
-    assert "asks for too much memory: 7 x 5" in check_images([image]).faults[0]
+    assert "needs too much memory: 7 x 5" in check_images([image]).faults[0]
     monkeypatch.setattr(_pictures, "_PLENTY", 1 << 62)  # more than any machine has left
     with pytest.raises(MemoryError, match="no more"):
         decode(encode(RGB))

@@ -285,14 +285,14 @@ def test_a_folder_of_a_later_timm_is_refused(tmp_path):
 
 def test_a_model_of_grey_pictures_is_refused(tmp_path):
     write_folder(tmp_path, "test_resnet", input_size=[1, 160, 160])
-    with pytest.raises(UnsupportedModelError, match="takes pictures of 1 channels"):
+    with pytest.raises(UnsupportedModelError, match="takes pictures with 1 channels"):
         of_folder(tmp_path)
 
 
 @pytest.mark.parametrize(
     ("name", "settings", "message"),
     [
-        ("resnet18.nope", {}, r"no weights of this tag; it has '.*resnet18\.a1_in1k'"),
+        ("resnet18.nope", {}, r"no weights with this tag; it has '.*resnet18\.a1_in1k'"),
         ("resnet81", {}, r"no model 'resnet81'. Did you mean 'resnet"),
         ("test_resnet", {"layer": -1}, "numbers are for transformers models"),
         ("test_resnet", {"layer": "layr2"}, "Close to it: 'layer2'"),

@@ -158,7 +158,7 @@ def test_random_weights_are_always_the_same_and_leave_the_users_random_state():
 def test_a_file_of_another_model_is_refused(tmp_path):
     torch.save(models.resnet34(weights=None).state_dict(), tmp_path / "other.pth")
     embedder = ImageEmbedder("resnet18", weights=tmp_path / "other.pth", cache=None)
-    with pytest.raises(UnsupportedModelError, match="does not hold the weights of resnet18"):
+    with pytest.raises(UnsupportedModelError, match="does not hold the weights for resnet18"):
         embedder.fit_transform(IMAGES[:1])
 
 
@@ -175,7 +175,7 @@ def test_a_classifier_of_other_classes_and_names_of_parallel_training_do(tmp_pat
     [
         ({"model": "resnet5O"}, "Did you mean 'resnet50'"),
         ({"weights": "IMAGENET1K_V9"}, "torchvision has 'auto', 'IMAGENET1K_V1'"),
-        ({"weights": "no/such.pth"}, "neither a file nor weights of resnet18"),
+        ({"weights": "no/such.pth"}, "neither a file nor weights for resnet18"),
         ({"layer": "layer9"}, "layer='layer9'"),
         ({"layer": -1}, "numbers are for transformers models"),
         ({"pooling": "mean"}, "ends in one vector"),

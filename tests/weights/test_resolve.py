@@ -116,7 +116,7 @@ def test_a_url_is_refused_with_what_to_give_instead():
 )
 def test_what_is_neither_folder_nor_id_is_refused_before_the_hub(name, monkeypatch):
     monkeypatch.setattr(_resolve, "find_cached", None)
-    with pytest.raises(ModelNotFoundError, match="hub: not an id of the hub: ") as caught:
+    with pytest.raises(ModelNotFoundError, match="hub: not a hub id: ") as caught:
         resolve_model(name)
     assert "1. folder" in str(caught.value)
 
