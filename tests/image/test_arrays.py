@@ -92,7 +92,7 @@ def test_digits_are_rows_of_a_matrix():
     assert digests(X, **settings) == digests(list(X.reshape(-1, 8, 8)), value_range=(0, 16))
     faults = check_images(X, image_shape=(8, 8)).faults
     assert len(faults) == 20
-    assert "expected 0 to 1; set value_range to what means black and white" in faults[0]
+    assert "expected 0 to 1; set value_range to the numbers for black and white" in faults[0]
 
 
 def test_a_missing_number_of_a_frame_is_a_fault_of_its_row():
@@ -118,7 +118,7 @@ def test_rows_of_a_matrix_may_have_channels():
 
 @pytest.mark.parametrize("X", [np.zeros((3, 63)), pd.DataFrame(np.zeros((3, 63)))])
 def test_a_matrix_of_another_width_is_refused(X):
-    message = r"rows of 64 numbers, as image_shape=\(8, 8\) is set, got a matrix of 63 columns"
+    message = r"because image_shape=\(8, 8\) is set, got a matrix with 63 columns"
     with pytest.raises(InvalidInputError, match=message):
         check_images(X, image_shape=(8, 8))
 

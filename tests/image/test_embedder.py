@@ -287,7 +287,7 @@ class TestParameters:
         for weights in (*members, "IMAGENET1K_V1", "ResNet18_Weights.IMAGENET1K_V1"):
             with pytest.raises(ModelNotFoundError, match=r"resnet18-f37072fd.pth"):
                 clone(ImageEmbedder("resnet18", weights=weights)).fit([])
-        with pytest.raises(InvalidParameterError, match=r"nor weights of resnet50"):
+        with pytest.raises(InvalidParameterError, match=r"nor weights for resnet50"):
             ImageEmbedder("resnet50", weights=ResNet18_Weights.DEFAULT).fit([])
 
     def test_a_name_that_is_no_model_says_what_is_like_it(self):

@@ -295,7 +295,7 @@ def test_all_bad_rows_are_named_at_once(folder):
         (torch.eye(3).to_sparse(), "a tensor that cannot become an array"),
         (closed_image(folder), "a PIL image that cannot be loaded"),
         (Image.open(io.BytesIO(encode(RGB, "JPEG")[:-60])), "a PIL image: damaged: OSError"),
-        (Image.new("RGB", (0, 4)), "an image without pixels: 0 x 4"),
+        (Image.new("RGB", (0, 4)), "a picture without pixels: 0 x 4"),
     ]
     cases += [
         ("iVBORw0KGgo" * 20, "if it is a base64-encoded file, decode it with base64.b64decode"),

@@ -248,7 +248,7 @@ def test_twelve_bits_in_sixteen_are_told_and_the_advice_works(X):
 )
 def test_the_advice_for_numbers_beyond_the_range_works(numbers, advised):
     for row in (np.array([numbers]), Image.fromarray(np.array([numbers], np.float32))):
-        found = re.findall(r"like value_range=(\(.*?\))", check_images([row]).faults[0])
+        found = re.findall(r"such as value_range=(\(.*?\))", check_images([row]).faults[0])
         assert [ast.literal_eval(text) for text in found] == ([advised] if advised else [])
         if advised:
             opened(check_images([row], value_range=advised))

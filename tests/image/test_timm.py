@@ -150,7 +150,7 @@ def test_pictures_are_prepared_as_the_folder_says(tmp_path, cfg):
 def test_a_picture_that_resizing_would_make_enormous_is_refused(tmp_path):
     narrow = Image.new("RGB", (1, 50_000))
     write_folder(tmp_path, "test_resnet")
-    with pytest.raises(ValueError, match="resized to 168 at its shorter side"):
+    with pytest.raises(ValueError, match="resized to 168 on its shorter side"):
         of_folder(tmp_path).prepare(narrow)
     write_folder(tmp_path, "test_resnet", crop_mode="squash")
     assert of_folder(tmp_path).prepare(narrow).shape == (3, 160, 160)
