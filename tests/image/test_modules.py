@@ -137,7 +137,7 @@ def test_a_layer_ends_the_pass_where_it_has_run(pictures):
 def test_an_unknown_layer_names_what_is_close():
     with pytest.raises(InvalidParameterError, match=r"layer='steem'.*Close to it: 'stem'"):
         make(Net(), layer="steem")
-    with pytest.raises(InvalidParameterError, match=r"layer=-1: Net has its layers by name"):
+    with pytest.raises(InvalidParameterError, match=r"layer=-1: Net names its layers"):
         make(Net(), layer=-1)
 
 
@@ -147,7 +147,7 @@ def test_a_layer_that_never_runs_is_an_error():
 
 
 def test_weights_belong_to_the_module():
-    with pytest.raises(InvalidParameterError, match=r"weights=None: Net brings its own"):
+    with pytest.raises(InvalidParameterError, match=r"weights=None: Net has its own"):
         make(Net(), weights=None)
 
 
