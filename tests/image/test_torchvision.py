@@ -158,7 +158,7 @@ def test_random_weights_are_always_the_same_and_leave_the_users_random_state():
 def test_a_file_of_another_model_is_refused(tmp_path):
     torch.save(models.resnet34(weights=None).state_dict(), tmp_path / "other.pth")
     embedder = ImageEmbedder("resnet18", weights=tmp_path / "other.pth", cache=None)
-    with pytest.raises(UnsupportedModelError, match="does not hold the weights for resnet18"):
+    with pytest.raises(UnsupportedModelError, match="does not hold the weights of resnet18"):
         embedder.fit_transform(IMAGES[:1])
 
 
