@@ -224,7 +224,7 @@ def test_a_function_that_gives_no_vectors_is_refused(function, message):
 
 
 def test_the_functions_own_error_is_the_cause():
-    with pytest.raises(FunctionError) as error:
+    with pytest.raises(FunctionError, match="no attribute 'nothing'") as error:
         FunctionEmbedder(lambda rows: rows.nothing).fit(["a"])
     assert isinstance(error.value.__cause__, AttributeError)
 
