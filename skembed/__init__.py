@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from skembed.image import ImageEmbedder
     from skembed.store import EmbeddingStore
     from skembed.text import TextEmbedder
+    from skembed.training import FineTune, TrainedState
     from skembed.weights import unload_models
 
 __version__ = "0.1.0"
@@ -33,10 +34,12 @@ _HOMES = {
     "EmbeddingStore": "skembed.store",
     "Encoder": "skembed._encoder",
     "Fault": "skembed._encoder",
+    "FineTune": "skembed.training",
     "FunctionEmbedder": "skembed.function",
     "Prepared": "skembed._encoder",
     "ImageEmbedder": "skembed.image",
     "TextEmbedder": "skembed.text",
+    "TrainedState": "skembed.training",
     "unload_models": "skembed.weights",
 }
 _MODULES = ("exceptions", "testing")
@@ -49,11 +52,13 @@ __all__ = [
     "EmbeddingStore",
     "Encoder",
     "Fault",
+    "FineTune",
     "FunctionEmbedder",
     "ImageEmbedder",
     "ModelInfo",
     "Prepared",
     "TextEmbedder",
+    "TrainedState",
     "__version__",
     "exceptions",
     "list_models",

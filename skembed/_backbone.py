@@ -18,9 +18,10 @@ from skembed.exceptions import InvalidParameterError
 if TYPE_CHECKING:
     import numpy as np
     import torch
+    from numpy.typing import NDArray
     from torch import nn
 
-__all__ = ["OF_THE_HUB", "Backbone", "ModelSettings", "Source", "thawed"]
+__all__ = ["OF_THE_HUB", "Backbone", "ModelSettings", "Projection", "Source", "thawed"]
 
 T = TypeVar("T")
 
@@ -51,6 +52,19 @@ class ModelSettings:
         ]
         if faults:
             raise InvalidParameterError("\n".join(faults))
+
+
+@dataclass(frozen=True, eq=False)
+class Projection:
+    """A linear map of a backbone's vectors, applied to those that are stored."""
+
+    weight: NDArray[np.float32]  # (d, d)
+    bias: NDArray[np.float32]  # (d,)
+
+    def __call__(self, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return projected vectors (n, d)."""
+        projected: NDArray[np.float32] = vectors @ self.weight.T + self.bias
+        return projected
 
 
 class Source(ABC):
@@ -97,6 +111,8 @@ class Backbone(ABC):
         Whether `dtype="auto"` means float32: code of the user's may not bear rounding to 8 bits.
     float32_on : tuple of str
         Types of devices on which it computes in float32 whatever is asked for.
+    projection : Projection or None
+        What vectors become after they are stored.
     """
 
     name: str
@@ -106,6 +122,7 @@ class Backbone(ABC):
     is_foreign: bool = False
     prefers_float32: bool = False
     float32_on: tuple[str, ...] = ()
+    projection: Projection | None = None
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.name!r}, width={self.width})"

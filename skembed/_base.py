@@ -252,13 +252,15 @@ class BaseEmbedder(CallbackSupportMixin, TransformerMixin, BaseEstimator):
         return self._transform_rows(self._checked(X), X, started)
 
     @with_callbacks
-    def _fit_rows(self, X: Any, y: Any) -> CheckedRows:
-        """Fit, and return the checked rows."""
+    def _fit_rows(
+        self, X: Any, y: Any, learn: Callable[[CheckedRows, Any], None] | None = None
+    ) -> CheckedRows:
+        """Fit, and return the checked rows; `learn` stands in for `_learn`."""
         with fit_task(self, X, y):
             self.__dict__.pop("report_", None)
             self._begin()
             rows = self._checked(X)
-            self._learn(rows, y)
+            (learn or self._learn)(rows, y)
         self._has_been_fitted = True
         return rows
 

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import fields
+from functools import partial
 from numbers import Integral
 from typing import Any, ClassVar, TypeVar
 
 import numpy as np
+from sklearn.exceptions import NotFittedError
+from sklearn.utils import Tags
 from sklearn.utils._param_validation import Interval, StrOptions
 
 from skembed._base import BaseEmbedder
 from skembed._encoder import Encoder, join_replicas
 from skembed._inputs import CheckedRows
-from skembed._later import import_torch
+from skembed._later import import_torch, later
 from skembed._parameters import OfModules, plain, plain_fields, snapshot
 from skembed.engine import (
     DTYPES,
@@ -28,11 +32,16 @@ from skembed.engine import (
 )
 from skembed.exceptions import InvalidParameterError, ModelWarning, warn_user, warnings_sent_to
 from skembed.store import resolve_store
+from skembed.training import Strategy, TrainedState
 from skembed.weights import kept_recent
 
 __all__ = ["PretrainedEmbedder"]
 
 Pretrained = TypeVar("Pretrained", bound="PretrainedEmbedder")
+
+_learn = later("skembed.training._learn", "learn")
+_serve = later("skembed.training._trained", "serve")
+_drop_with_state = later("skembed.training._trained", "drop_with_state")
 
 
 def _has_torch() -> bool:
@@ -73,14 +82,29 @@ class PretrainedEmbedder(BaseEmbedder):
         "normalize": ["boolean"],
         "n_components": [Interval(Integral, 1, None, closed="left"), None],
         "preprocess": [callable, None],
+        "training": [Strategy, None],
         "device": [str, list, tuple],
         "dtype": [StrOptions(set(DTYPES) - {"int8"})],
         "revision": [str, None],
         "trust_remote_code": ["boolean"],
     }
     _parameter_checks: ClassVar[dict[str, Callable[[Any], object]]] = {"layer": _refuse_bool}
+    training: Any = None
+
+    # What does not tie trained weights to the parameters they were trained with: which weights
+    # these were is known by their digest, and the others only slice and scale.
+    _are_free: ClassVar[frozenset[str]] = frozenset(
+        (
+            *("model", "weights", "revision", "trust_remote_code", "tokenizer", "preprocess"),
+            *("dtype", "normalize", "n_components"),
+        )
+    )
+
     # Any process finds the encoder again by the parameters.
-    _is_private: ClassVar[tuple[str, ...]] = (*BaseEmbedder._is_private, "_present")
+    _is_private: ClassVar[tuple[str, ...]] = (
+        *(*BaseEmbedder._is_private, "_present"),
+        "_is_learning",
+    )
 
     def _sample_rows(self) -> list[Any]:
         """Return a row for `warm_up`."""
@@ -105,11 +129,16 @@ class PretrainedEmbedder(BaseEmbedder):
     def _find_encoder(self) -> Any:
         """Return the encoder of the present parameters, only remembered as long as that will do."""
         settings, device = self._settings(), plain(self.device)
+        state = None if self.__dict__.get("_is_learning") else self._trained_state(settings)
 
         def find() -> Any:
             import_torch()
             devices = resolve_devices(device)
             backbone = self._find_backbone(settings)
+            if state is not None:  # the instance keeps it, and its weights go when it goes
+                trained = _serve(backbone, state, type(self).__name__)
+                encoders = [self._make_encoder(trained, settings, d) for d in devices]
+                return _drop_with_state(state, join_replicas(encoders))
 
             def make() -> Any:
                 return join_replicas([self._make_encoder(backbone, settings, d) for d in devices])
@@ -119,12 +148,133 @@ class PretrainedEmbedder(BaseEmbedder):
             key = (kind, id(backbone), devices, plain_fields(settings))
             return kept_recent(key, make)
 
-        source = None if _has_torch() else self._find_source(settings)
+        source = None if _has_torch() or state is not None else self._find_source(settings)
         if source is None:
             return find()
         return remembered_encoder(
             self._make_encoder, settings, device, source, find, resolve_store(self.cache)
         )
+
+    # Training -------------------------------------------------------------------------------
+
+    def fit(self: Pretrained, X: Any, y: Any = None, sample_weight: Any = None) -> Pretrained:
+        """Check the parameters, the rows and the model's files; with `training`, train the model.
+
+        Without `training` nothing is learned.
+
+        Parameters
+        ----------
+        X : collection of rows
+            As for `transform`.
+        y : array-like of shape (n_rows,) or (n_rows, n_outputs), default=None
+            What `training` learns from; ignored without it.
+        sample_weight : array-like of shape (n_rows,), default=None
+            Weights of the rows in the loss of `training`; ignored without it.
+
+        Returns
+        -------
+        self
+        """
+        self._fit_trained(X, y, sample_weight)
+        return self
+
+    def fit_transform(self, X: Any, y: Any = None, sample_weight: Any = None) -> Any:
+        """Fit to rows and embed them; the rows are checked once.
+
+        Parameters
+        ----------
+        X, y, sample_weight
+            As for `fit`.
+
+        Returns
+        -------
+        vectors : ndarray of shape (n_rows, n_features), float32
+            As of `transform`; with `training.cross_fit`, each row's vector is one of a model
+            trained without it.
+        """
+        started = time.perf_counter()
+        return self._transform_rows(self._fit_trained(X, y, sample_weight), X, started)
+
+    def _fit_trained(self, X: Any, y: Any, sample_weight: Any) -> CheckedRows:
+        before = self.__dict__.pop("trained_", None)
+        self._is_learning = True
+        try:
+            rows = self._fit_rows(X, y, partial(self._train, before, sample_weight))
+        except BaseException:
+            if before is not None:  # what was learned before is not lost
+                self.trained_ = before
+            raise
+        finally:
+            del self._is_learning
+        if self.training is not None:
+            self._present = (self._present[0], self._find_encoder())
+        return rows
+
+    def _train(
+        self, before: TrainedState | None, sample_weight: Any, rows: CheckedRows, y: Any
+    ) -> None:
+        if self.training is None:
+            return
+        owner = type(self).__name__
+        self.training.check(owner)
+        self.trained_ = _learn(
+            self.training,
+            self._encoder.whole(),
+            rows,
+            y,
+            owner=owner,
+            sample_weight=sample_weight,
+            store=resolve_store(self.cache),
+            before=before if self.training.warm_start else None,
+            made_with=self._made_with(self._settings()),
+            title=f"{owner}: training" if self.verbose else None,
+        )
+
+    def _made_with(self, settings: Any) -> dict[str, str]:
+        """Return the parameters that decide what is learned from rows, as text."""
+        kept = {
+            each.name: repr(plain(getattr(settings, each.name)))
+            for each in fields(settings)
+            if each.name not in self._are_free
+        }
+        return {**kept, **{f"training__{k}": v for k, v in self.training.decides().items()}}
+
+    def _trained_state(self, settings: Any) -> TrainedState | None:
+        """Return what was learned with the present parameters; None where nothing is trained."""
+        if self.training is None:
+            return None
+        state: TrainedState | None = self.__dict__.get("trained_")
+        if state is None:
+            raise NotFittedError(
+                f"This {type(self).__name__} has training={type(self.training).__name__}(...) and "
+                "has not been fitted; call fit(X, y) first."
+            )
+        now = self._made_with(settings)
+        changed = [key for key in now if state.made_with.get(key) != now[key]]
+        if changed:
+            said = ", ".join(f"{key} was {state.made_with.get(key)}" for key in changed)
+            raise NotFittedError(
+                f"This {type(self).__name__} was fitted with other parameters: {said}. Fit again, "
+                "or set them back."
+            )
+        return state
+
+    @property
+    def history_(self) -> dict[str, list[Any]]:
+        """What training recorded after each epoch; epoch 0 is the model before training."""
+        if "trained_" not in self.__dict__:
+            raise AttributeError(f"This {type(self).__name__} has not been trained.")
+        history: dict[str, list[Any]] = self.trained_.history
+        return history
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return self.training is None or "trained_" in self.__dict__
+
+    def __sklearn_tags__(self) -> Tags:
+        tags = super().__sklearn_tags__()
+        tags.requires_fit = self.training is not None
+        tags.target_tags.required = self.training is not None and self.training._needs_y
+        return tags
 
     def _get_encoder(self) -> Any:
         return self._encoder

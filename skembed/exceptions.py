@@ -11,7 +11,8 @@ Every error that a user can meet is a `SkembedError` and also the built-in that 
     ├── ModelNotFoundError        (OSError)      no model by that name; says what was tried
     ├── UnsupportedModelError     (ValueError)   a model that was found but cannot be run here
     │   └── UnsafeModelError                     ... because loading it would run foreign code
-    └── FunctionError             (RuntimeError) your own function failed; its error is the cause
+    ├── FunctionError             (RuntimeError) your own function failed; its error is the cause
+    └── TrainingError             (RuntimeError) training cannot go on, as its loss is no number
 
     SkembedWarning                (UserWarning)
     ├── TruncationWarning         rows were cut at the model's limit
@@ -48,6 +49,7 @@ __all__ = [
     "SkembedError",
     "SkembedWarning",
     "StoreWarning",
+    "TrainingError",
     "TruncatedRowsError",
     "TruncationWarning",
     "UnsafeModelError",
@@ -122,6 +124,10 @@ class UnsafeModelError(UnsupportedModelError):
 
 class FunctionError(SkembedError, RuntimeError):
     """The user's function failed or returned no vectors; its own error is the `__cause__`."""
+
+
+class TrainingError(SkembedError, RuntimeError):
+    """Training cannot go on; the message names the rows and what to change."""
 
 
 class SkembedWarning(UserWarning):

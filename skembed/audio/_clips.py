@@ -21,6 +21,11 @@ class Part:
     values: Tensor  # samples (n,), or features
     n_frames: int | None = None  # of those the model gives, the clip's own; None is all
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the values."""
+        return self.values.nbytes
+
     def to(self, device: torch.device) -> Part:
         """Return it on a device."""
         values = self.values.pin_memory() if device.type == "cuda" else self.values

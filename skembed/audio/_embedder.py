@@ -29,6 +29,7 @@ from skembed.exceptions import (
     warn_user,
 )
 from skembed.store import EmbeddingStore
+from skembed.training import Strategy
 
 __all__ = ["AudioEmbedder", "AudioReport"]
 
@@ -114,6 +115,8 @@ class AudioEmbedder(PretrainedEmbedder):
         Whether vectors have unit length.
     n_components : int, default=None
         Number of leading features to keep, renormalised if `normalize`. None keeps all.
+    training : FineTune, Contrastive or None, default=None
+        How `fit` trains the model; None leaves it as it is. What was learned is `trained_`.
     preprocess : callable, default=None
         For your own module: turns samples, a float32 tensor of shape (n,), into the float tensor
         that the module takes, without the batch dimension. Called from several threads; must not be
@@ -249,6 +252,7 @@ class AudioEmbedder(PretrainedEmbedder):
         hop: float | None = None,
         normalize: bool = False,
         n_components: int | None = None,
+        training: Strategy | None = None,
         preprocess: Callable[..., Any] | None = None,
         sampling_rate: float | None = None,
         model_sampling_rate: int | None = None,
@@ -270,6 +274,7 @@ class AudioEmbedder(PretrainedEmbedder):
         self.hop = hop
         self.normalize = normalize
         self.n_components = n_components
+        self.training = training
         self.preprocess = preprocess
         self.sampling_rate = sampling_rate
         self.model_sampling_rate = model_sampling_rate

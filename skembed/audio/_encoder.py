@@ -74,6 +74,10 @@ class AudioEncoder(BackboneEncoder):
 
         return prepare_in_threads(self._prepare_one, items, size_of, _MOST_BYTES)
 
+    def open(self, item: Sound) -> Samples:
+        """Return the samples at the model's rate."""
+        return item.read(self.rate)[0]
+
     def merge(self, vectors: NDArray[np.float32], costs: NDArray[np.int64]) -> NDArray[np.float32]:
         """Average the windows of a clip, which are of one length."""
         return super().merge(vectors, np.ones_like(costs))

@@ -9,6 +9,8 @@ from skembed.engine._devices import (
 )
 from skembed.engine._embed import Embedded, embed, measure_sizes
 from skembed.engine._frozen import BackboneEncoder, NeedsFloat32, is_in_float32
+from skembed.engine._plan import plan_batches
+from skembed.engine._progress import Progress
 from skembed.engine._remembered import remembered_encoder
 from skembed.engine._threads import map_in_threads, prepare_in_threads, stay_safe_after_fork
 
@@ -17,11 +19,13 @@ __all__ = [
     "BackboneEncoder",
     "Embedded",
     "NeedsFloat32",
+    "Progress",
     "embed",
     "is_in_float32",
     "is_out_of_memory",
     "map_in_threads",
     "measure_sizes",
+    "plan_batches",
     "prepare_in_threads",
     "remembered_encoder",
     "resolve_device",

@@ -5,6 +5,7 @@ Knows backbones and devices, not modalities: the room's subclass says what a par
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -15,6 +16,7 @@ from skembed._backbone import Backbone, ModelSettings
 from skembed._encoder import Encoder
 from skembed.acceleration import accelerate
 from skembed.engine._devices import is_out_of_memory, resolve_dtype
+from skembed.engine._threads import map_in_threads
 from skembed.exceptions import InvalidParameterError, SkembedError, UnsupportedModelError
 from skembed.store import digest_of
 from skembed.weights import is_loaded, shared_model
@@ -133,13 +135,35 @@ class BackboneEncoder(Encoder):
         return vectors.float()
 
     def finish(self, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Keep the leading components, and bring them to unit length if rows have it."""
+        """Project vectors, keep the leading components, and scale them if rows have unit length."""
+        if self.backbone.projection is not None:
+            vectors = self.backbone.projection(vectors)
         kept = vectors[:, : self.n_components]
         if not self.normalize:
             return kept
         lengths = np.linalg.norm(kept, axis=1, keepdims=True)
         unit: NDArray[np.float32] = kept / np.maximum(lengths, np.float32(1e-12))
         return unit
+
+    def unfinished(self) -> BackboneEncoder:
+        """Return an encoder whose output is what the store keeps."""
+        encoder = copy.copy(self)
+        encoder.n_components, encoder.normalize = None, False
+        encoder.width = self.backbone.width
+        return encoder
+
+    def views(self, items: Sequence[Any], seeds: Sequence[int]) -> list[Any]:
+        """Return a random view of each item, as the seed beside it says: a part."""
+
+        def view(pair: tuple[Any, int]) -> Any:
+            item, seed = pair
+            return self.backbone.prepare(self.open(item), np.random.default_rng(seed))
+
+        return map_in_threads(view, list(zip(items, seeds, strict=True)), name="skembed-views")
+
+    def open(self, item: Any) -> Any:
+        """Return an item as `Backbone.prepare` takes it."""
+        return item
 
     def core(self) -> nn.Module:
         """Return the fast core, loading it once per process for all settings that can share it."""

@@ -31,10 +31,11 @@ class Progress:
         self._bar: tqdm | None = None
         self._descriptor: int | None = None
 
-    def update(self, n_rows: int) -> None:
-        """Count rows that are done; called by one thread at a time."""
+    def update(self, n_rows: int, note: str = "") -> None:
+        """Count rows that are done, with a note; called by one thread at a time."""
         self._n_done += n_rows
         if self._bar is not None:
+            self._bar.set_postfix_str(note, refresh=False)
             self._bar.update(n_rows)
         elif self._title is not None and self._n_done < self._total and self._is_due():
             self._bar = tqdm(desc=self._title, total=self._total, initial=self._n_done, unit="row")

@@ -26,6 +26,7 @@ from skembed.image._features import IMAGE_POOLINGS
 from skembed.image._inputs import check_images
 from skembed.image._models import DEFAULT_MODEL, MODELS
 from skembed.store import EmbeddingStore
+from skembed.training import Strategy
 
 __all__ = ["ImageEmbedder", "ImageReport"]
 
@@ -92,6 +93,8 @@ class ImageEmbedder(PretrainedEmbedder):
         Whether vectors have unit length.
     n_components : int, default=None
         Number of leading features to keep, renormalised if `normalize`. None keeps all.
+    training : FineTune, Contrastive or None, default=None
+        How `fit` trains the model; None leaves it as it is. What was learned is `trained_`.
     preprocess : callable, default=None
         Turns a PIL image (mode RGB) into a float tensor of shape (channels, height, width), instead
         of the model's own preprocessing. Called from several threads; must not be random.
@@ -229,6 +232,7 @@ class ImageEmbedder(PretrainedEmbedder):
         pooling: str = "auto",
         normalize: bool = False,
         n_components: int | None = None,
+        training: Strategy | None = None,
         preprocess: Callable[..., Any] | None = None,
         image_shape: tuple[int, ...] | None = None,
         value_range: tuple[float, float] | None = None,
@@ -247,6 +251,7 @@ class ImageEmbedder(PretrainedEmbedder):
         self.pooling = pooling
         self.normalize = normalize
         self.n_components = n_components
+        self.training = training
         self.preprocess = preprocess
         self.image_shape = image_shape
         self.value_range = value_range

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import PIL
 import torch
+from PIL import Image
 
 from skembed._encoder import BatchPolicy, Fault, Prepared
 from skembed._files import ChangedRow
@@ -55,6 +56,10 @@ class ImageEncoder(BackboneEncoder):
             return sum(part.nbytes for part in found.parts)
 
         return prepare_in_threads(self._prepare_one, items, size_of, _MOST_BYTES)
+
+    def open(self, item: Picture) -> Image.Image:
+        """Return the picture in mode RGB."""
+        return item.open()
 
     def _prepare_one(self, item: Picture) -> Prepared | Fault:
         try:

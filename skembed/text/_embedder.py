@@ -29,6 +29,7 @@ from skembed.text._encoder import TextEncoder
 from skembed.text._inputs import check_texts
 from skembed.text._models import DEFAULT_MODEL, MODELS
 from skembed.text._settings import POOLINGS, TextSettings
+from skembed.training import Strategy
 from skembed.weights import FolderSource, resolve_model
 
 if TYPE_CHECKING:
@@ -121,6 +122,8 @@ class TextEmbedder(PretrainedEmbedder):
     n_components : int, default=None
         Number of leading features to keep, renormalised if `normalize`: for models trained so that
         the first features carry the most information (Matryoshka) [2]_. None keeps all.
+    training : FineTune, Contrastive or None, default=None
+        How `fit` trains the model; None leaves it as it is. What was learned is `trained_`.
     on_truncate : {"warn", "ignore", "raise", "mean_of_chunks"}, default="warn"
         What to do with rows of more than `max_length` tokens. "warn" cuts them, with a
         `TruncationWarning` once per process, model and limit; "ignore" cuts them silently; "raise"
@@ -240,6 +243,7 @@ class TextEmbedder(PretrainedEmbedder):
         prompt: str | None = "auto",
         max_length: int | None = None,
         n_components: int | None = None,
+        training: Strategy | None = None,
         on_truncate: str = "warn",
         device: str | list[str] | tuple[str, ...] = "auto",
         dtype: str = "auto",
@@ -257,6 +261,7 @@ class TextEmbedder(PretrainedEmbedder):
         self.prompt = prompt
         self.max_length = max_length
         self.n_components = n_components
+        self.training = training
         self.on_truncate = on_truncate
         self.device = device
         self.dtype = dtype

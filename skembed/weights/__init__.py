@@ -13,8 +13,15 @@ from skembed.weights._files import read_json, read_modules
 from skembed.weights._fingerprint import fingerprint
 from skembed.weights._foreign import looks_like_a_file
 from skembed.weights._load import check_weights, load_state
-from skembed.weights._memory import is_out_of_memory
-from skembed.weights._models import free_memory, is_loaded, kept_recent, shared_model, unload_models
+from skembed.weights._memory import available_memory, is_out_of_memory
+from skembed.weights._models import (
+    forget_model,
+    free_memory,
+    is_loaded,
+    kept_recent,
+    shared_model,
+    unload_models,
+)
 from skembed.weights._packages import PACKAGES
 from skembed.weights._pretrained import (
     has_processor,
@@ -34,11 +41,13 @@ __all__ = [
     "FileSource",
     "FolderSource",
     "RandomSource",
+    "available_memory",
     "check_weights",
     "file_sha256",
     "find_checkpoint",
     "fingerprint",
     "folder_digest",
+    "forget_model",
     "free_memory",
     "has_processor",
     "is_loaded",

@@ -17,7 +17,14 @@ from typing import Any, TypeVar, cast
 from skembed._forks import KeyLocks, after_fork_in_child, one_at_a_time
 from skembed.weights._memory import available_memory
 
-__all__ = ["free_memory", "is_loaded", "kept_recent", "shared_model", "unload_models"]
+__all__ = [
+    "forget_model",
+    "free_memory",
+    "is_loaded",
+    "kept_recent",
+    "shared_model",
+    "unload_models",
+]
 
 T = TypeVar("T")
 
@@ -107,6 +114,15 @@ def unload_models() -> int:
         dropped = list(_models.values())
         _models.clear()
     return _release(dropped)
+
+
+def forget_model(key: bytes) -> None:
+    """Forget one loaded model, which nobody will ask for again."""
+    with _guard:
+        dropped = [_models.pop(key, None)]
+        _held_elsewhere.pop(key, None)
+    if dropped[0] is not None:
+        _release(dropped)
 
 
 def free_memory(*keep: bytes) -> int:

@@ -1,0 +1,10 @@
+"""Training inside `fit`: strategies, one loop, and what it learned.
+
+Strategies and states import no torch; `learn` and `TrainedBackbone` are imported when needed.
+"""
+
+from skembed.training._fine_tune import FineTune
+from skembed.training._state import TrainedState
+from skembed.training._strategy import Strategy
+
+__all__ = ["FineTune", "Strategy", "TrainedState"]

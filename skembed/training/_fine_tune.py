@@ -1,0 +1,168 @@
+"""Training on labels: the strategy's parameters."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar
+
+from sklearn.utils._param_validation import StrOptions
+
+from skembed.training._strategy import Strategy
+
+__all__ = ["FineTune"]
+
+
+class FineTune(Strategy):
+    """Train an embedder on labels or numbers, for its parameter `training`.
+
+    A linear classifier (or regressor) on top of the vectors is fitted first, with the model as it
+    was published; then both are trained together [1]_. The classifier is dropped afterwards: the
+    embedder gives vectors. The weights of the best epoch on held-out rows are kept, those of the
+    published model among them.
+
+    Parameters
+    ----------
+    method : {"full", "lora", "head"}, default="full"
+        What is trained. "full": all weights. "lora": small matrices beside the linear layers [2]_;
+        needs `peft` (`pip install skembed[training]`). "head": a linear projection of the frozen
+        model's vectors, which are computed once, so that an epoch takes milliseconds.
+    loss : {"auto", "log_loss", "squared_error", "absolute_error", "huber"}, default="auto"
+        "auto" is "log_loss" for classes and for several labels per row, "squared_error" for
+        numbers.
+    class_weight : "balanced", dict or None, default=None
+        Weights of the classes in the loss, as in scikit-learn's classifiers.
+    sampling : {"shuffle", "balanced"}, default="shuffle"
+        How rows are drawn for batches. "shuffle": each once an epoch. "balanced": as many of each
+        class, so that rows of rare classes come several times.
+    n_epochs : int, default=3
+        Times each row is seen.
+    batch_size : int, default=32
+        Rows per step. Batches that take too much memory are run in pieces, with the same gradient.
+    learning_rate : float or "auto", default="auto"
+        Of AdamW [3]_ after the warm-up. "auto" is 5e-5 for "full", 5e-4 for "lora", 1e-3 for
+        "head", and 1e-3 for a model with random weights.
+    weight_decay : float, default=0.01
+        Of AdamW; biases and norms have none.
+    warmup : float, default=0.1
+        Share of the steps in which the learning rate rises; afterwards it falls as a cosine.
+    max_grad_norm : float or None, default=1.0
+        Longest gradient; longer ones are shortened. None leaves them.
+    freeze : int or None, default=None
+        Number of the model's lowest blocks that stay as they are. What they compute is computed
+        once, if it fits into memory.
+    lora_rank, lora_alpha, lora_dropout, lora_targets : int, float, float, "auto" or list of str, \
+            default=8, 16, 0.0, "auto"
+        Of LoRA: width and scale of the matrices, dropout before them, and the layers that have
+        them, by the ends of their names; "auto" is every linear layer of the model's blocks.
+    augment : bool, default=False
+        Whether each epoch sees another random view of a row: pictures cropped and mirrored, sounds
+        cut and with noise. Rows are then prepared anew in each epoch.
+    validation_fraction : float or None, default=0.1
+        Share of the rows that is held out to choose the best epoch. None or 0 trains on all rows
+        and keeps the last epoch; so does a share that is less than one row of each class.
+    scoring : str or callable, default="loss"
+        By what epochs are compared on the held-out rows: the loss, or a scorer of scikit-learn for
+        the classifier ("accuracy", "roc_auc", "r2").
+    patience : int or None, default=None
+        Epochs without a better one after which training stops. None runs all.
+    cross_fit : int or None, default=None
+        Number of folds for `fit_transform`. A fine-tuned embedder has seen the labels of its
+        training rows, and a classifier on top would trust their vectors too much. With folds,
+        `fit_transform` gives each row the vector of a model that was trained without it, rotated
+        into the space of the model trained on all rows. It takes as many trainings more.
+    checkpoint : path or None, default=None
+        A folder in which each epoch is saved; a `fit` of the same rows with the same parameters
+        goes on from there.
+    warm_start : bool, default=False
+        Whether `fit` goes on from what the last `fit` learned.
+    dtype : {"auto", "float32", "bfloat16"}, default="auto"
+        Format that products are computed in while training; weights stay in float32. "auto" is
+        bfloat16 where the machine is faster in it.
+    random_state : int or None, default=0
+        Seed of all random choices. On a CPU, fits of the same rows with the same seed give equal
+        weights, bit by bit. None draws a new seed in each fit.
+
+    See Also
+    --------
+    Contrastive : Training on pairs of rows, for few labels or none.
+
+    References
+    ----------
+    .. [1] A. Kumar et al., "Fine-Tuning can Distort Pretrained Features and Underperform
+       Out-of-Distribution", ICLR 2022, arXiv:2202.10054.
+    .. [2] E. J. Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models", ICLR 2022,
+       arXiv:2106.09685.
+    .. [3] I. Loshchilov and F. Hutter, "Decoupled Weight Decay Regularization", ICLR 2019,
+       arXiv:1711.05101.
+
+    Examples
+    --------
+    >>> from sklearn.linear_model import LogisticRegression
+    >>> from sklearn.pipeline import make_pipeline
+    >>> from skembed import FineTune, TextEmbedder
+    >>> pipe = make_pipeline(TextEmbedder(training=FineTune("head")), LogisticRegression())
+    >>> X = ["a cat", "a kitten", "a dog", "a puppy", "a bill", "a tax return", "a fee", "a fine"]
+    >>> pipe.fit(X, ["pet"] * 4 + ["money"] * 4).predict(["a tomcat"])
+    array(['pet'], dtype='<U5')
+    """
+
+    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
+        **Strategy._parameter_constraints,
+        "loss": [StrOptions({"auto", "log_loss", "squared_error", "absolute_error", "huber"})],
+        "class_weight": [StrOptions({"balanced"}), dict, None],
+        "sampling": [StrOptions({"shuffle", "balanced"})],
+    }
+
+    def __init__(
+        self,
+        method: str = "full",
+        *,
+        loss: str = "auto",
+        class_weight: str | dict[Any, float] | None = None,
+        sampling: str = "shuffle",
+        n_epochs: int = 3,
+        batch_size: int = 32,
+        learning_rate: float | str = "auto",
+        weight_decay: float = 0.01,
+        warmup: float = 0.1,
+        max_grad_norm: float | None = 1.0,
+        freeze: int | None = None,
+        lora_rank: int = 8,
+        lora_alpha: float = 16,
+        lora_dropout: float = 0.0,
+        lora_targets: str | Sequence[str] = "auto",
+        augment: bool = False,
+        validation_fraction: float | None = 0.1,
+        scoring: str | Callable[..., float] = "loss",
+        patience: int | None = None,
+        cross_fit: int | None = None,
+        checkpoint: str | os.PathLike[str] | None = None,
+        warm_start: bool = False,
+        dtype: str = "auto",
+        random_state: int | None = 0,
+    ) -> None:
+        self.method = method
+        self.loss = loss
+        self.class_weight = class_weight
+        self.sampling = sampling
+        self.n_epochs = n_epochs
+        self.batch_size = batch_size
+        self.learning_rate = learning_rate
+        self.weight_decay = weight_decay
+        self.warmup = warmup
+        self.max_grad_norm = max_grad_norm
+        self.freeze = freeze
+        self.lora_rank = lora_rank
+        self.lora_alpha = lora_alpha
+        self.lora_dropout = lora_dropout
+        self.lora_targets = lora_targets
+        self.augment = augment
+        self.validation_fraction = validation_fraction
+        self.scoring = scoring
+        self.patience = patience
+        self.cross_fit = cross_fit
+        self.checkpoint = checkpoint
+        self.warm_start = warm_start
+        self.dtype = dtype
+        self.random_state = random_state

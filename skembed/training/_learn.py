@@ -1,0 +1,201 @@
+"""From checked rows, targets and a strategy to a `TrainedState`.
+
+Knows encoders and strategies, never estimators or modalities.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from skembed._inputs import CheckedRows
+from skembed.acceleration import is_bfloat16_faster_on_cpu
+from skembed.engine import BackboneEncoder, Progress, embed
+from skembed.exceptions import InvalidRowsError, describe_rows, name_rows
+from skembed.store import EmbeddingStore
+from skembed.training._examples import Examples, VectorExamples
+from skembed.training._loop import Loop, Settings
+from skembed.training._lora import lora_scale
+from skembed.training._methods import Finished, VectorProjection, arrays_of, choose_weights
+from skembed.training._objective import Objective
+from skembed.training._state import TrainedState
+from skembed.training._strategy import Strategy
+from skembed.training._supervised import make_supervised
+from skembed.training._targets import check_targets
+from skembed.weights import RandomSource, releases_of
+
+__all__ = ["learn"]
+
+_LEARNING_RATES = {"full": 5e-5, "lora": 5e-4, "head": 1e-3}
+_OF_RANDOM_WEIGHTS = 1e-3
+_OF_HEAD = 1e-3
+
+_turn = threading.Lock()
+"""Trainings of one process take turns: torch's random state and the cores are shared."""
+
+
+def learn(
+    strategy: Strategy,
+    encoder: BackboneEncoder,
+    rows: CheckedRows,
+    y: Any,
+    *,
+    owner: str,
+    sample_weight: Any = None,
+    store: EmbeddingStore | None = None,
+    before: TrainedState | None = None,
+    made_with: Mapping[str, str] | None = None,
+    title: str | None = None,
+) -> TrainedState:
+    """Train on good rows, and return what was learned.
+
+    Parameters
+    ----------
+    strategy : Strategy
+        Checked.
+    encoder : BackboneEncoder
+        Of the model as it is published.
+    rows : CheckedRows
+        The rows; those with faults are left out.
+    y, sample_weight
+        As the user gave them, of all rows.
+    owner : str
+        What messages call the embedder.
+    store : EmbeddingStore or None
+        Where vectors of the frozen model are looked up and kept.
+    before : TrainedState or None
+        What to go on from.
+    made_with : mapping
+        What the state says of how it was made.
+    title : str or None
+        Of a progress bar.
+    """
+    targets = check_targets(
+        y,
+        rows,
+        f"{owner}(training={type(strategy).__name__}(...))",
+        loss=strategy.loss,
+        class_weight=strategy.class_weight,
+        sample_weight=sample_weight,
+    )
+    seed = strategy.random_state
+    if seed is None:
+        seed = int(np.random.SeedSequence().generate_state(1)[0])
+    backbone, device = encoder.backbone, encoder.torch_device
+    frozen = embed(encoder.unfinished(), rows.items, store=store)
+    if frozen.faults:
+        faults = {int(rows.positions[i]): why for i, why in frozen.faults.items()}
+        raise InvalidRowsError(
+            f"{len(faults):,} of {rows.n_rows:,} rows cannot be learned from:"
+            f"{describe_rows(faults, rows.labels)}\nFix or drop them.",
+            faults,
+        )
+    vectors = encoder.finish(frozen.vectors)
+    objective: Objective = make_supervised(strategy, targets, vectors, seed)
+    objective.head.to(device)
+    with _turn, torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        if strategy.method == "head":
+            module, loop = _with_head(strategy, encoder, frozen.vectors, objective, seed)
+        else:
+            module, loop = _with_model(strategy, encoder, rows, objective, seed)
+        bar = Progress(title, strategy.n_epochs * objective.n_rows)
+        loop.tell = lambda n_rows, loss: bar.update(n_rows, f"loss {loss:.3g}")
+        loop.name_rows = lambda some: name_rows(
+            sorted({int(rows.positions[i]) for i in some}), rows.labels
+        )
+        try:
+            loop.run()
+        finally:
+            bar.close()
+    return TrainedState(
+        method=strategy.method,
+        arrays=arrays_of(module, strategy.method),
+        base=backbone.source.digest.hex(),
+        made_with=dict(made_with or {}),
+        history=loop.history,
+        lora_scale=lora_scale(strategy.lora_rank, strategy.lora_alpha),
+        head={n: p.detach().cpu().numpy() for n, p in objective.head.named_parameters()},
+        classes=targets.classes,
+        versions=dict(releases_of("torch", "transformers")),
+    )
+
+
+def _with_model(
+    strategy: Strategy,
+    encoder: BackboneEncoder,
+    rows: CheckedRows,
+    objective: Objective,
+    seed: int,
+) -> tuple[Any, Loop]:
+    """Return the module that is trained, and the loop that does it."""
+    backbone, device = encoder.backbone, encoder.torch_device
+    module = backbone.source.read(backbone.load).to(device)
+    examples = Examples(encoder, rows.items)
+    choose_weights(module, strategy, None)
+    module.to(device)
+    is_random = isinstance(backbone.source, RandomSource)
+    rate = strategy.learning_rate
+    if rate == "auto":
+        rate = _OF_RANDOM_WEIGHTS if is_random else _LEARNING_RATES[strategy.method]
+    settings = _settings(strategy, seed, float(rate), _dtype_of(strategy, encoder))
+    settings = replace(settings, budget=encoder.policy.budget, layout=encoder.policy.layout)
+    finished = Finished(module, encoder.n_components, bool(encoder.normalize))
+    return module, Loop(finished, encoder.collate, examples, objective, settings, device)
+
+
+def _with_head(
+    strategy: Strategy,
+    encoder: BackboneEncoder,
+    vectors: NDArray[np.float32],
+    objective: Objective,
+    seed: int,
+) -> tuple[Any, Loop]:
+    """Return the projection that is trained on stored vectors, and the loop that does it."""
+    device = encoder.torch_device
+    projection = VectorProjection(encoder.full_width).to(device)
+    rate = strategy.learning_rate
+    rate = _LEARNING_RATES["head"] if rate == "auto" else float(rate)
+    settings = _settings(strategy, seed, rate, torch.float32)
+    finished = Finished(projection, encoder.n_components, bool(encoder.normalize))
+    examples = VectorExamples(vectors)
+
+    def collate(parts: Any) -> Any:
+        return torch.stack(list(parts)).to(device)
+
+    return projection, Loop(finished, collate, examples, objective, settings, device)
+
+
+def _settings(strategy: Strategy, seed: int, rate: float, dtype: torch.dtype) -> Settings:
+    return Settings(
+        n_epochs=strategy.n_epochs,
+        learning_rate=rate,
+        head_learning_rate=max(rate, _OF_HEAD),
+        weight_decay=strategy.weight_decay,
+        warmup=strategy.warmup,
+        max_grad_norm=strategy.max_grad_norm,
+        patience=strategy.patience,
+        seed=seed,
+        dtype=dtype,
+        budget=1 << 62,
+        layout="packed",
+        augment=strategy.augment,
+    )
+
+
+def _dtype_of(strategy: Strategy, encoder: BackboneEncoder) -> torch.dtype:
+    """Return what products are computed in while training."""
+    if strategy.dtype != "auto":
+        return {"float32": torch.float32, "bfloat16": torch.bfloat16}[strategy.dtype]
+    if encoder.backbone.prefers_float32 or encoder.torch_device.type in encoder.backbone.float32_on:
+        return torch.float32
+    if encoder.torch_device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
+    is_faster = encoder.torch_device.type == "cpu" and is_bfloat16_faster_on_cpu()
+    return torch.bfloat16 if is_faster else torch.float32

@@ -1,0 +1,299 @@
+"""The one loop: batches in, trained weights out.
+
+AdamW, warm-up and cosine, clipping, the best epoch kept. A batch's rows are run in pieces planned
+by cost, whatever its size, with the gradient of the whole batch. Knows modules and vectors, never
+modalities.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from skembed.engine import is_out_of_memory, plan_batches
+from skembed.exceptions import TrainingError
+from skembed.training._examples import Examples
+from skembed.training._objective import Batch, Objective
+
+__all__ = ["Loop", "Settings", "trained_tensors"]
+
+_NO_DECAY_BELOW_DIMS = 2
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How the loop steps; see `FineTune`."""
+
+    n_epochs: int
+    learning_rate: float
+    head_learning_rate: float
+    weight_decay: float
+    warmup: float
+    max_grad_norm: float | None
+    patience: int | None
+    seed: int
+    dtype: torch.dtype
+    budget: int  # most cost of a piece
+    layout: Literal["packed", "padded", "equal"]
+    augment: bool = False
+
+
+class Loop:
+    """Trains a module, and the objective's head, on examples.
+
+    Parameters
+    ----------
+    module : Module
+        Maps a batch, as `collate` makes it, to vectors. Its parameters that require gradients are
+        trained, in place.
+    collate : callable
+        Maps parts to a batch on the device.
+    examples : Examples
+    objective : Objective
+    settings : Settings
+    device : torch.device
+    tell : callable
+        Called after each step with the number of rows and the loss.
+    name_rows : callable
+        Names rows, for messages.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        collate: Callable[[Sequence[Any]], Any],
+        examples: Examples,
+        objective: Objective,
+        settings: Settings,
+        device: torch.device,
+        *,
+        tell: Callable[[int, float], None] = lambda n_rows, loss: None,
+        name_rows: Callable[[NDArray[np.int64]], str] = str,
+    ) -> None:
+        self.module, self.collate, self.examples = module, collate, examples
+        self.objective, self.settings, self.device = objective, settings, device
+        self.tell, self.name_rows = tell, name_rows
+        self.budget = settings.budget
+        self.history: dict[str, list[Any]] = {
+            key: [] for key in ("epoch", "loss", "score", "learning_rate", "seconds", "n_rows")
+        }
+        self.best: dict[str, Tensor] = {}
+        self.best_head: dict[str, Tensor] = {}
+        self._optimizer = self._make_optimizer()
+        self._n_steps = settings.n_epochs * objective.n_batches()
+        self._n_done = 0
+
+    def run(self) -> None:
+        """Train; the best weights are in the module afterwards."""
+        best = self._end_epoch(0, math.nan, time.perf_counter(), 0, best=-math.inf)
+        n_worse = 0
+        for epoch in range(1, self.settings.n_epochs + 1):
+            started = time.perf_counter()
+            loss, n_rows = self._run_epoch(epoch)
+            before = best
+            best = self._end_epoch(epoch, loss, started, n_rows, best=best)
+            n_worse = 0 if best > before or best == math.inf else n_worse + 1
+            if self.settings.patience is not None and n_worse >= self.settings.patience:
+                break
+        self._restore()
+
+    def embed(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Return the vectors of rows with the present weights, without gradients."""
+        self.module.eval()
+        found: NDArray[np.float32] | None = None
+        for start in range(0, len(rows), 1024):
+            some = rows[start : start + 1024]
+            parts = self.examples.parts(some.tolist())
+            for piece in self._pieces(parts):
+                with torch.no_grad(), self._autocast():
+                    vectors = self.module(self.collate([parts[i] for i in piece])).float().cpu()
+                if found is None:
+                    found = np.empty((len(rows), vectors.shape[1]), dtype=np.float32)
+                found[start + piece] = vectors.numpy()
+        return np.empty((0, 0), dtype=np.float32) if found is None else found
+
+    # One epoch ------------------------------------------------------------------------------
+
+    def _run_epoch(self, epoch: int) -> tuple[float, int]:
+        """Return the mean loss of an epoch's batches and its rows."""
+        rng = np.random.default_rng([self.settings.seed, epoch])
+        total, n_rows, n_batches = 0.0, 0, 0
+        for batch in self.objective.batches(rng):
+            # Random choices depend on seed, epoch and step alone: a resumed run too.
+            seed = int(rng.integers(1 << 62))
+            seeds = None
+            if self.settings.augment or batch.views:
+                seeds = rng.integers(1 << 62, size=len(batch.rows)).tolist()
+            loss = self._step(batch, seed, seeds)
+            total += loss
+            n_rows += len(batch.rows)
+            n_batches += 1
+            self.tell(len(batch.rows), loss)
+        return total / max(1, n_batches), n_rows
+
+    def _step(self, batch: Batch, seed: int, seeds: Sequence[int] | None) -> float:
+        set_mode(self.module)
+        rate = self._rate()
+        for group in self._optimizer.param_groups:
+            group["lr"] = rate * group["base_lr"]
+        parts = self.examples.parts(batch.rows.tolist(), seeds)
+        while True:
+            self._optimizer.zero_grad(set_to_none=True)
+            torch.manual_seed(seed)
+            try:
+                loss = self._gradient(batch, parts)
+                break
+            except Exception as error:
+                if not is_out_of_memory(error) or len(parts) == 1:
+                    raise
+            self.budget = max(1, min(self.budget, int(self.examples.costs(parts).sum())) // 2)
+        if not math.isfinite(loss):
+            raise TrainingError(
+                f"The loss is {loss} in step {self._n_done + 1:,} of {self._n_steps:,}, in a batch "
+                f"with {self.name_rows(batch.rows)}. Lower the learning rate (now {rate:.3g} of "
+                "its largest value), or look at these rows."
+            )
+        if self.settings.max_grad_norm is not None:
+            parameters = [p for group in self._optimizer.param_groups for p in group["params"]]
+            nn.utils.clip_grad_norm_(parameters, self.settings.max_grad_norm)
+        self._optimizer.step()
+        self._n_done += 1
+        return loss
+
+    def _gradient(self, batch: Batch, parts: Sequence[Any]) -> float:
+        """Add the gradient of a batch's loss, and return the loss."""
+        pieces = self._pieces(parts)
+        if len(pieces) == 1 or self.objective.is_per_row:
+            total = 0.0
+            for piece in pieces:
+                vectors = self._forward(parts, piece)
+                loss = self.objective.loss(vectors, batch, piece.tolist())
+                loss.backward()
+                total += float(loss.detach())
+            return total
+        # The loss needs all vectors: they are computed without their graphs, then again piece by
+        # piece with the gradient of the loss and the same dropout (GradCache, arXiv:2101.06983).
+        states, found = [], []
+        for piece in pieces:
+            states.append(self._random_state())
+            with torch.no_grad():
+                found.append(self._forward(parts, piece))
+        order = torch.from_numpy(np.concatenate(pieces)).argsort()
+        vectors = torch.cat(found)[order.to(self.device)].requires_grad_()
+        loss = self.objective.loss(vectors, batch)
+        loss.backward()
+        assert vectors.grad is not None
+        for piece, state in zip(pieces, states, strict=True):
+            self._set_random_state(state)
+            again = self._forward(parts, piece)
+            again.backward(vectors.grad[torch.from_numpy(piece).to(self.device)].to(again.dtype))
+        return float(loss.detach())
+
+    def _forward(self, parts: Sequence[Any], piece: NDArray[np.int64]) -> Tensor:
+        with self._autocast():
+            vectors: Tensor = self.module(self.collate([parts[i] for i in piece])).float()
+        return vectors
+
+    def _pieces(self, parts: Sequence[Any]) -> list[NDArray[np.int64]]:
+        costs = self.examples.costs(parts)
+        return plan_batches(costs, budget=self.budget, layout=self.settings.layout)
+
+    def _autocast(self) -> Any:
+        if self.settings.dtype is torch.float32:
+            return contextlib.nullcontext()
+        return torch.autocast(self.device.type, dtype=self.settings.dtype)
+
+    def _random_state(self) -> Any:
+        if self.device.type == "cuda":
+            return torch.get_rng_state(), torch.cuda.get_rng_state(self.device)
+        return torch.get_rng_state(), None
+
+    def _set_random_state(self, state: Any) -> None:
+        torch.set_rng_state(state[0])
+        if state[1] is not None:
+            torch.cuda.set_rng_state(state[1], self.device)
+
+    # Rates, and the best weights ------------------------------------------------------------
+
+    def _make_optimizer(self) -> torch.optim.AdamW:
+        groups = []
+        for module, rate in (
+            (self.module, self.settings.learning_rate),
+            (self.objective.head, self.settings.head_learning_rate),
+        ):
+            trained = [p for p in module.parameters() if p.requires_grad]
+            for decays in (True, False):
+                chosen = [p for p in trained if (p.ndim >= _NO_DECAY_BELOW_DIMS) == decays]
+                decay = self.settings.weight_decay if decays else 0.0
+                if chosen:
+                    groups.append({"params": chosen, "weight_decay": decay, "base_lr": rate})
+        return torch.optim.AdamW(groups, lr=self.settings.learning_rate, fused=True)
+
+    def _rate(self) -> float:
+        """Return the share of the learning rate in the present step."""
+        n_warm = round(self.settings.warmup * self._n_steps)
+        if self._n_done < n_warm:
+            return (self._n_done + 1) / (n_warm + 1)
+        share = (self._n_done - n_warm) / max(1, self._n_steps - n_warm)
+        return 0.5 * (1 + math.cos(math.pi * min(1.0, share)))
+
+    def _end_epoch(
+        self, epoch: int, loss: float, started: float, n_rows: int, *, best: float
+    ) -> float:
+        """Score the present weights, keep them if they are the best, and return the best score."""
+        score = self.objective.score(self.embed)
+        seconds = time.perf_counter() - started
+        rate = self.settings.learning_rate * self._rate() if epoch else 0.0
+        values = (epoch, loss, math.nan if score is None else score, rate, seconds, n_rows)
+        for key, value in zip(self.history, values, strict=True):
+            self.history[key].append(value)
+        if score is None or not score <= best:
+            self.best = _copied(trained_tensors(self.module))
+            self.best_head = _copied(dict(self.objective.head.named_parameters()))
+            return math.inf if score is None else score
+        return best
+
+    @torch.no_grad()
+    def _restore(self) -> None:
+        """Put the best weights back."""
+        for now, best in (
+            (trained_tensors(self.module), self.best),
+            (dict(self.objective.head.named_parameters()), self.best_head),
+        ):
+            for name, tensor in now.items():
+                tensor.copy_(best[name])
+        self.module.eval()
+
+
+def set_mode(module: nn.Module) -> None:
+    """Put what is trained into training mode; what is frozen stays as it is served."""
+    module.train()
+    for each in module.modules():
+        own = list(each.parameters())
+        if own and not any(parameter.requires_grad for parameter in own):
+            each.eval()
+
+
+def trained_tensors(module: nn.Module) -> dict[str, Tensor]:
+    """Return what training changes, by name: parameters with gradients, and buffers of numbers."""
+    found: dict[str, Tensor] = {n: p for n, p in module.named_parameters() if p.requires_grad}
+    found |= {
+        name: buffer
+        for name, buffer in module.named_buffers()
+        if name.endswith(("running_mean", "running_var"))
+    }
+    return found
+
+
+@torch.no_grad()
+def _copied(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.detach().clone() for name, tensor in tensors.items()}

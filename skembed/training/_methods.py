@@ -1,0 +1,75 @@
+"""Which weights are trained: all of a model, LoRA's beside them, or a projection of its vectors.
+
+Knows modules and their layers, not what they embed.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from skembed.training._loop import trained_tensors
+from skembed.training._lora import add_lora, lora_arrays
+from skembed.training._strategy import Strategy
+
+__all__ = ["Finished", "VectorProjection", "arrays_of", "choose_weights"]
+
+
+class Finished(nn.Module):
+    """The vectors that the user sees: a module's, sliced and scaled."""
+
+    def __init__(self, module: nn.Module, n_components: int | None, normalize: bool) -> None:
+        super().__init__()
+        self.module, self.n_components, self.normalize = module, n_components, normalize
+
+    def forward(self, batch: Any) -> Tensor:
+        """Return vectors (n, width), float32."""
+        vectors: Tensor = self.module(batch).float()[:, : self.n_components]
+        return F.normalize(vectors, dim=1) if self.normalize else vectors
+
+
+class VectorProjection(nn.Module):
+    """A linear projection of vectors, at first the identity."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.projection = nn.Linear(width, width)
+        with torch.no_grad():
+            self.projection.weight.copy_(torch.eye(width))
+            self.projection.bias.zero_()
+
+    def forward(self, vectors: Tensor) -> Tensor:
+        """Return projected vectors (n, width)."""
+        projected: Tensor = self.projection(vectors)
+        return projected
+
+
+def choose_weights(module: nn.Module, strategy: Strategy, probe: Any) -> None:
+    """Let those weights of a module require gradients that a strategy trains.
+
+    `probe` is a batch as the module takes it, on which it may be run to find its blocks.
+    """
+    if strategy.method == "lora":
+        module.requires_grad_(False)
+        add_lora(
+            module,
+            rank=strategy.lora_rank,
+            alpha=strategy.lora_alpha,
+            dropout=strategy.lora_dropout,
+            targets=strategy.lora_targets,
+        )
+
+
+def arrays_of(module: nn.Module, method: str) -> dict[str, NDArray[np.float32]]:
+    """Return what was trained, as a `TrainedState` holds it."""
+    if method == "lora":
+        return lora_arrays(module)
+    return {
+        name: tensor.detach().cpu().numpy().copy()
+        for name, tensor in trained_tensors(module).items()
+    }

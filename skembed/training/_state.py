@@ -1,0 +1,78 @@
+"""What an embedder has learned: arrays by name, and what they were learned from. No torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from hashlib import blake2b
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["TrainedState"]
+
+
+@dataclass(frozen=True, eq=False)
+class TrainedState:
+    """What `fit` has learned, as NumPy arrays: pickled without a device or a training library.
+
+    Attributes
+    ----------
+    method : {"full", "lora", "head"}
+        What was trained.
+    arrays : dict of str to ndarray
+        Trained weights, by their names in the model's module; of "lora" the matrices alone, by the
+        layer's name and ".lora_A" or ".lora_B"; of "head" the "projection.weight" (d, d) and the
+        "projection.bias" (d,).
+    base : str
+        Digest of the weights that were trained.
+    made_with : dict of str to str
+        The parameters that decided what was learned, as text.
+    history : dict of str to list
+        Of each epoch, the first (0) before training.
+    lora_scale : float
+        Factor of the product of LoRA's matrices.
+    head : dict of str to ndarray
+        What stood on top of the vectors while training, to go on from.
+    classes : ndarray or None
+        The classes, in the order of the head's outputs.
+    versions : dict of str to str
+        Releases of the libraries that trained.
+    """
+
+    method: str
+    arrays: dict[str, NDArray[Any]]
+    base: str
+    made_with: dict[str, str] = field(default_factory=dict)
+    history: dict[str, list[Any]] = field(default_factory=dict)
+    lora_scale: float = 1.0
+    head: dict[str, NDArray[Any]] = field(default_factory=dict)
+    classes: NDArray[Any] | None = None
+    versions: dict[str, str] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        n_values = sum(array.size for array in self.arrays.values())
+        n_epochs = max(0, len(self.history.get("epoch", [])) - 1)
+        return f"TrainedState(method={self.method!r}, {n_values:,} values, {n_epochs} epochs)"
+
+    @cached_property
+    def digest(self) -> bytes:
+        """Content digest of the weights: of all that changes vectors."""
+        return self._digest_of(self.arrays)
+
+    @cached_property
+    def core_digest(self) -> bytes:
+        """Digest of the weights inside of the model's core."""
+        return self._digest_of(
+            {name: array for name, array in self.arrays.items() if name.startswith("core.")}
+        )
+
+    def _digest_of(self, arrays: Mapping[str, NDArray[Any]]) -> bytes:
+        found = blake2b(f"{self.method} {self.lora_scale!r}".encode(), digest_size=16)
+        for name in sorted(arrays):
+            array = np.ascontiguousarray(arrays[name])
+            found.update(f"\n{name} {array.dtype.str} {array.shape}\n".encode())
+            found.update(array.reshape(-1).view(np.uint8).data)
+        return found.digest()

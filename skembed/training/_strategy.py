@@ -1,0 +1,82 @@
+"""What all ways of training have in common: their parameters, declared, checked and searchable.
+
+Does not import torch. Must not know modalities, models or estimators that are trained.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from numbers import Integral, Real
+from typing import Any, ClassVar
+
+from sklearn.base import BaseEstimator
+from sklearn.utils._param_validation import Interval, StrOptions
+
+from skembed._parameters import fault_of, plain
+from skembed.exceptions import InvalidParameterError
+
+__all__ = ["METHODS", "Strategy"]
+
+METHODS = ("full", "lora", "head")
+
+_share = Interval(Real, 0, 1, closed="left")
+_positive = Interval(Real, 0, None, closed="neither")
+
+
+class Strategy(BaseEstimator):
+    """Base class of the ways to train an embedder in `fit`: an object with parameters of its own.
+
+    It is the value of an embedder's parameter `training`, so that a search reaches its parameters
+    as `training__learning_rate`. It holds no state: what is learned is the embedder's `trained_`.
+    """
+
+    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
+        "method": [StrOptions(set(METHODS))],
+        "n_epochs": [Interval(Integral, 1, None, closed="left")],
+        "batch_size": [Interval(Integral, 1, None, closed="left")],
+        "learning_rate": [_positive, StrOptions({"auto"})],
+        "weight_decay": [Interval(Real, 0, None, closed="left")],
+        "warmup": [_share],
+        "max_grad_norm": [_positive, None],
+        "freeze": [Interval(Integral, 0, None, closed="left"), None],
+        "lora_rank": [Interval(Integral, 1, None, closed="left")],
+        "lora_alpha": [_positive],
+        "lora_dropout": [_share],
+        "lora_targets": [StrOptions({"auto"}), str, list, tuple],
+        "augment": ["boolean"],
+        "validation_fraction": [_share, None],
+        "scoring": [str, callable],
+        "patience": [Interval(Integral, 1, None, closed="left"), None],
+        "cross_fit": [Interval(Integral, 2, None, closed="left"), None],
+        "checkpoint": [str, os.PathLike, None],
+        "warm_start": ["boolean"],
+        "dtype": [StrOptions({"auto", "float32", "bfloat16"})],
+        "random_state": [Interval(Integral, 0, None, closed="left"), None],
+    }
+
+    _needs_y: ClassVar[bool] = True
+    """Whether rows can be learned from only with their targets."""
+
+    # What does not change the weights that are learned.
+    _changes_nothing: ClassVar[frozenset[str]] = frozenset(
+        {"checkpoint", "cross_fit", "warm_start"}
+    )
+
+    def check(self, owner: str) -> None:
+        """Refuse unusable parameters, all at once; messages call the strategy `owner`'s."""
+        name = f"{owner}(training={type(self).__name__}(...))"
+        found = (
+            fault_of(name, key, value, self._parameter_constraints[key])
+            for key, value in self.get_params(deep=False).items()
+            if key in self._parameter_constraints
+        )
+        faults = [fault for fault in found if fault is not None]
+        if faults:
+            raise InvalidParameterError("\n".join(faults))
+
+    def decides(self) -> Mapping[str, str]:
+        """Return the parameters that decide what is learned, as text that can be compared."""
+        params = self.get_params(deep=False)
+        kept = {k: v for k, v in params.items() if k not in self._changes_nothing}
+        return {"strategy": type(self).__name__, **{k: repr(plain(v)) for k, v in kept.items()}}
