@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.metrics import get_scorer
+from sklearn.model_selection import train_test_split
 
 from skembed.exceptions import InvalidParameterError
 from skembed.training._targets import Targets
