@@ -1,8 +1,8 @@
 """Food reviews from a shop, as Debian's package of R's modeldata has them; R is not needed.
 
-4,000 reviews to learn from (3,980 distinct) and 1,000 to be tested on, each rated "great" (five
-stars; 65%) or "other". ``python tests/materials.py`` fetches the package (``apt-get download``,
-nothing is installed); ``pip install rdata`` reads it.
+4,000 reviews to learn from (3,980 distinct) and 1,000 to be tested on, each rated "great" (65%) or
+"other". ``python tests/materials.py`` fetches the package (``apt-get download``, nothing is
+installed); ``pip install rdata`` reads it.
 
 Reference: J. McAuley and J. Leskovec, "From amateurs to connoisseurs: modeling the evolution of
 user expertise through online reviews", WWW 2013, doi:10.1145/2488388.2488466.
