@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from skembed._backbone import Backbone, ModelSettings, thawed
 from skembed.audio._clips import ClipModule, Part, SpeechModule
+from skembed.audio._views import cut_at_random, mask_bands, random_view
 from skembed.exceptions import InvalidParameterError
 from skembed.modules import SpeechModel, pooled_width
 from skembed.store import digest_of
@@ -48,6 +49,7 @@ class AudioBackbone(Backbone):
     window: float | None = 30.0
     pooling: str | None = None  # of the core's frames; None if it gives vectors
     n_prefix: int = 0  # tokens before the frames
+    bands: int | None = None  # dimension of a part that is frequency
     _core_digest: bytes
 
     @property
@@ -58,14 +60,17 @@ class AudioBackbone(Backbone):
     def prepare(self, samples: NDArray[np.float32], rng: np.random.Generator | None = None) -> Part:
         """Turn samples (n,) at the model's rate, of one window, into what it takes.
 
-        With `rng`, a clip longer than a window is cut at a random place.
+        With `rng`, of a random view of it.
         """
-        seconds = self.limit or self.window
-        if rng is not None and seconds is not None:
-            n = round(seconds * self.rate)
-            start = int(rng.integers(max(0, len(samples) - n) + 1))
-            samples = samples[start : start + n]
-        return self._prepare(samples)
+        if rng is None:
+            return self._prepare(samples)
+        most = None if self.limit is None else round(self.limit * self.rate)
+        if most is not None:
+            samples = cut_at_random(samples, most, rng)
+        part = self._prepare(random_view(samples, rng, self.least)[:most])
+        if self.bands is None:
+            return part
+        return replace(part, values=mask_bands(part.values, self.bands, rng))
 
     @abstractmethod
     def _prepare(self, samples: NDArray[np.float32]) -> Part:

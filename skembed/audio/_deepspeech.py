@@ -33,6 +33,7 @@ class DeepSpeechBackbone(AudioBackbone):
     """
 
     name = "deepspeech"
+    bands = -1
     float32_on = ("cpu",)  # where a recurrent step takes six times as long in bfloat16
 
     def __init__(self, source: Source, settings: AudioSettings) -> None:

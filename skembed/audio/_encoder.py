@@ -19,6 +19,7 @@ from skembed.audio._backbone import AudioBackbone, AudioSettings
 from skembed.audio._clips import Part
 from skembed.audio._decoding import DECODERS, UnreadableSound
 from skembed.audio._sounds import Samples, Sound
+from skembed.audio._views import cut_at_random
 from skembed.engine import BackboneEncoder, is_out_of_memory, prepare_in_threads
 from skembed.exceptions import InvalidParameterError
 from skembed.store import digest_of
@@ -77,6 +78,13 @@ class AudioEncoder(BackboneEncoder):
     def open(self, item: Sound) -> Samples:
         """Return the samples at the model's rate."""
         return item.read(self.rate)[0]
+
+    def view(self, item: Sound, rng: np.random.Generator) -> Part:
+        """Return a random view of a window at a random place."""
+        samples = self.open(item)
+        if self.windows.length is not None:
+            samples = cut_at_random(samples, self.windows.length, rng)
+        return self.backbone.prepare(samples, rng)
 
     def merge(self, vectors: NDArray[np.float32], costs: NDArray[np.int64]) -> NDArray[np.float32]:
         """Average the windows of a clip, which are of one length."""

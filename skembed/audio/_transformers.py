@@ -95,6 +95,8 @@ class TransformersBackbone(AudioBackbone):
         _warn_of_head(config, self.name, self._processor.is_normalizing)
         self.rate, self.limit = self._processor.rate, self._processor.limit
         self._auto, self._config = _find_part(config)
+        if self._kind in _PARTS:
+            self.bands = -2 if self._kind == "whisper" else -1
         if hasattr(config, "conv_kernel"):
             windows = list(zip(config.conv_kernel, config.conv_stride, strict=True))
             # SEW averages so many frames to one.
@@ -147,7 +149,7 @@ class TransformersBackbone(AudioBackbone):
         return Part(values, n_patches * grid[0])
 
     def _load_core(self) -> nn.Module:
-        module: nn.Module = load_pretrained(
+        module: Any = load_pretrained(
             self._folder,
             self._config,
             auto=self._auto,
@@ -156,6 +158,8 @@ class TransformersBackbone(AudioBackbone):
             is_unused=self._is_unused,
         )
         module = module.eval()
+        # Masks drawn from NumPy's random state, which is the user's; views have their own.
+        module.config.apply_spec_augment = False
         if self._kind in _PACKED:
             return SpeechModel(module, self._layer).eval()
         with torch.no_grad():

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skembed._backbone import Backbone, ModelSettings
-from skembed._encoder import Encoder
+from skembed._encoder import Encoder, Fault
 from skembed.acceleration import accelerate
 from skembed.engine._devices import is_out_of_memory, resolve_dtype
 from skembed.engine._threads import map_in_threads
@@ -153,13 +153,23 @@ class BackboneEncoder(Encoder):
         return encoder
 
     def views(self, items: Sequence[Any], seeds: Sequence[int]) -> list[Any]:
-        """Return a random view of each item, as the seed beside it says: a part."""
+        """Return a random view of each item, as the seed beside it says: a part, or a Fault."""
 
         def view(pair: tuple[Any, int]) -> Any:
             item, seed = pair
-            return self.backbone.prepare(self.open(item), np.random.default_rng(seed))
+            try:
+                return self.view(item, np.random.default_rng(seed))
+            except Exception as error:
+                if is_out_of_memory(error):
+                    raise
+                kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
+                return Fault(f"{kind}{error}")
 
         return map_in_threads(view, list(zip(items, seeds, strict=True)), name="skembed-views")
+
+    def view(self, item: Any, rng: np.random.Generator) -> Any:
+        """Return a random view of an item: a part."""
+        return self.backbone.prepare(self.open(item), rng)
 
     def open(self, item: Any) -> Any:
         """Return an item as `Backbone.prepare` takes it."""

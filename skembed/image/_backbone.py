@@ -13,13 +13,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor, nn
 
 from skembed._backbone import OF_THE_HUB, Backbone, ModelSettings, Source, thawed
 from skembed.exceptions import InvalidParameterError
 from skembed.image._features import ChannelsFirst, Plan
 from skembed.image._preprocess import probe_pixels
+from skembed.image._views import random_view
 from skembed.modules import Preprocess, Stacks, pool
 from skembed.store import digest_of
 from skembed.weights import is_out_of_memory, kept_recent
@@ -132,10 +133,10 @@ class ImageBackbone(Backbone):
     def prepare(self, image: Image.Image, rng: np.random.Generator | None = None) -> Tensor:
         """Turn a picture in mode RGB into a tensor (channels, height, width), uint8 or float32.
 
-        With `rng`, half of the pictures are mirrored.
+        With `rng`, of a random view of it.
         """
-        if rng is not None and rng.random() < 0.5:
-            image = ImageOps.mirror(image)
+        if rng is not None:
+            image = random_view(image, rng)
         if self._preprocess is None:
             try:
                 return self._pixels(image)

@@ -15,10 +15,18 @@ from skembed._encoder import Fault, Prepared
 from skembed.engine import BackboneEncoder
 from skembed.weights import available_memory
 
-__all__ = ["Examples"]
+__all__ = ["Examples", "FaultyRows", "VectorExamples"]
 
 _MOST_BYTES = 2 << 30
 _SHARE_OF_MEMORY = 0.25
+
+
+class FaultyRows(Exception):
+    """Rows cannot be prepared; `faults` says why, by their place among the items."""
+
+    def __init__(self, faults: dict[int, str]) -> None:
+        super().__init__(f"{len(faults)} rows cannot be prepared")
+        self.faults = faults
 
 
 class Examples:
@@ -46,15 +54,19 @@ class Examples:
             rest = rest[len(done) :]
 
     def parts(self, rows: Sequence[int], seeds: Sequence[int] | None = None) -> list[Any]:
-        """Return a part of each row; with seeds, another one for each."""
+        """Return a part of each row; with seeds, another one for each. FaultyRows says why not."""
         if seeds is not None:
-            return self._encoder.views([self._items[row] for row in rows], seeds)
+            views = self._encoder.views([self._items[row] for row in rows], seeds)
+            pairs = zip(rows, views, strict=True)
+            _refuse({row: view.reason for row, view in pairs if isinstance(view, Fault)})
+            return views
         missing = [row for row in dict.fromkeys(rows) if row not in self._kept]
         found: dict[int, Any] = {}
         while missing:
             done = self._prepare(missing)
             found.update(zip(missing, done, strict=False))
             missing = missing[len(done) :]
+        _refuse({row: self.faults[row] for row in rows if row in self.faults})
         return [self._kept[row] if row in self._kept else found[row] for row in rows]
 
     def costs(self, parts: Sequence[Any]) -> NDArray[np.int64]:
@@ -79,6 +91,11 @@ class Examples:
                 self._n_bytes_left -= n_bytes
                 self._kept[row] = part
         return parts
+
+
+def _refuse(faults: dict[int, str]) -> None:
+    if faults:
+        raise FaultyRows(faults)
 
 
 class VectorExamples(Examples):

@@ -22,11 +22,13 @@ from torch import Tensor, nn
 from skembed.engine import is_out_of_memory, plan_batches
 from skembed.exceptions import TrainingError
 from skembed.training._examples import Examples
+from skembed.training._norms import learns_statistics, statistics_of, weigh_next_batch
 from skembed.training._objective import Batch, Objective
 
 __all__ = ["Loop", "Settings", "trained_tensors"]
 
 _NO_DECAY_BELOW_DIMS = 2
+_ANY_COST = 1 << 62
 
 
 @dataclass(frozen=True)
@@ -83,6 +85,7 @@ class Loop:
         self.objective, self.settings, self.device = objective, settings, device
         self.tell, self.name_rows = tell, name_rows
         self.budget = settings.budget
+        self._is_whole = learns_statistics(module)  # of whole batches, not of pieces
         self.history: dict[str, list[Any]] = {
             key: [] for key in ("epoch", "loss", "score", "learning_rate", "seconds", "n_rows")
         }
@@ -155,6 +158,12 @@ class Loop:
             except Exception as error:
                 if not is_out_of_memory(error) or len(parts) == 1:
                     raise
+                if self._is_whole:
+                    raise TrainingError(
+                        f"A batch of {len(parts)} rows takes too much memory. The model learns the "
+                        "statistics of its batch normalisation, which are those of whole batches, "
+                        "so it cannot be run in pieces. Lower batch_size."
+                    ) from error
             self.budget = max(1, min(self.budget, int(self.examples.costs(parts).sum())) // 2)
         if not math.isfinite(loss):
             raise TrainingError(
@@ -171,7 +180,7 @@ class Loop:
 
     def _gradient(self, batch: Batch, parts: Sequence[Any]) -> float:
         """Add the gradient of a batch's loss, and return the loss."""
-        pieces = self._pieces(parts)
+        pieces = self._pieces(parts, is_whole=self._is_whole)
         if len(pieces) == 1 or self.objective.is_per_row:
             total = 0.0
             for piece in pieces:
@@ -203,9 +212,10 @@ class Loop:
             vectors: Tensor = self.module(self.collate([parts[i] for i in piece])).float()
         return vectors
 
-    def _pieces(self, parts: Sequence[Any]) -> list[NDArray[np.int64]]:
+    def _pieces(self, parts: Sequence[Any], *, is_whole: bool = False) -> list[NDArray[np.int64]]:
         costs = self.examples.costs(parts)
-        return plan_batches(costs, budget=self.budget, layout=self.settings.layout)
+        budget = _ANY_COST if is_whole else self.budget
+        return plan_batches(costs, budget=budget, layout=self.settings.layout)
 
     def _autocast(self) -> Any:
         if self.settings.dtype is torch.float32:
@@ -279,19 +289,16 @@ def set_mode(module: nn.Module) -> None:
     module.train()
     for each in module.modules():
         own = list(each.parameters())
-        if own and not any(parameter.requires_grad for parameter in own):
+        is_frozen = own and not any(parameter.requires_grad for parameter in own)
+        if is_frozen or getattr(each, "keeps_statistics", False):
             each.eval()
+    weigh_next_batch(module)
 
 
 def trained_tensors(module: nn.Module) -> dict[str, Tensor]:
-    """Return what training changes, by name: parameters with gradients, and buffers of numbers."""
+    """Return what training changes, by name: parameters with gradients, and statistics."""
     found: dict[str, Tensor] = {n: p for n, p in module.named_parameters() if p.requires_grad}
-    found |= {
-        name: buffer
-        for name, buffer in module.named_buffers()
-        if name.endswith(("running_mean", "running_var"))
-    }
-    return found
+    return found | statistics_of(module)
 
 
 @torch.no_grad()

@@ -1,21 +1,29 @@
-"""LoRA through peft: small trained matrices beside the linear layers of a frozen module.
+"""LoRA through peft: small trained matrices beside the layers of a frozen module.
 
 Knows modules and peft, not what they embed. References: arXiv:2106.09685.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import nn
 
 from skembed._optional import import_optional
 from skembed.exceptions import InvalidParameterError
 
-__all__ = ["add_lora", "lora_arrays", "lora_scale"]
+__all__ = ["add_lora", "find_targets", "lora_arrays", "lora_scale"]
+
+_LINEAR = (nn.Linear, nn.MultiheadAttention)
+_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+
+_NUMBERED = re.compile(r"(^|_)\d+$")
+"""What blocks are called: "layer.3", "encoder_layer_3"."""
 
 
 def lora_scale(rank: int, alpha: float) -> float:
@@ -25,23 +33,69 @@ def lora_scale(rank: int, alpha: float) -> float:
 
 def add_lora(
     module: nn.Module,
+    probe: Any,
     *,
     rank: int,
     alpha: float,
     dropout: float,
     targets: str | Sequence[str],
 ) -> None:
-    """Put trained matrices beside layers of a module, in place."""
+    """Put trained matrices beside layers of a module, in place.
+
+    `probe` is a batch as the module takes it. `targets` are ends of names, or "auto"; see
+    `find_targets`.
+    """
     peft: Any = import_optional("peft", extra="training", purpose="method='lora'")
-    names = [
-        name
-        for name, each in module.named_modules()
-        if isinstance(each, nn.Linear) and (targets == "auto" or name.endswith(tuple(targets)))
-    ]
-    if not names:
-        raise InvalidParameterError(f"lora_targets={targets!r}: the model has no such layers.")
-    config = peft.LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=names)
+    _leave_fast_path(module)
+    layers = find_targets(module, probe, targets)
+    most = max(map(_shorter_side, layers.values()))
+    if rank > most:
+        raise InvalidParameterError(
+            f"training__lora_rank={rank}: expected at most {most}, the shorter side of the largest "
+            "matrix that is adapted. Lower it, or use method='full'."
+        )
+    config = peft.LoraConfig(
+        r=rank,
+        lora_alpha=alpha,
+        lora_dropout=dropout,
+        target_modules=list(layers),
+        fan_in_fan_out=all(_is_conv1d_of_gpt2(each) for each in layers.values()),
+    )
     peft.inject_adapter_in_model(config, module)
+
+
+def find_targets(
+    module: nn.Module, probe: Any, targets: str | Sequence[str]
+) -> dict[str, nn.Module]:
+    """Return the layers that get matrices, by name.
+
+    Those of "auto" are the linear layers of the blocks, attention's and feed-forward ones, without
+    heads and poolers; convolutions where there are no linear layers. Only layers that are called
+    when `probe` is run count: of others only the weights are read, and matrices beside them would
+    do nothing.
+    """
+    called = _called(module, probe)
+    if targets == "auto":
+        inside = {name: each for name, each in called.items() if name.startswith("core.")} or called
+        inside = {name: each for name, each in inside.items() if _is_of_block(name)} or inside
+        found = {n: each for n, each in inside.items() if not isinstance(each, _CONVOLUTIONS)}
+        found = found or inside
+        if not found:
+            raise InvalidParameterError(
+                "training__method='lora': the model calls neither linear layers nor convolutions "
+                "that matrices can stand beside. Use method='full' or 'head'."
+            )
+        return found
+    ends = [targets] if isinstance(targets, str) else list(targets)
+    unknown = [end for end in ends if not any(_has_end(name, end) for name in called)]
+    if unknown or not ends:
+        last = dict.fromkeys(_end_of(name) for name in called)
+        raise InvalidParameterError(
+            f"training__lora_targets={targets!r}: no layer's name ends in "
+            f"{', '.join(map(repr, unknown)) or 'nothing'}. The model's layers end in "
+            f"{', '.join(map(repr, last)) or 'nothing: it has none'}."
+        )
+    return {n: each for n, each in called.items() if any(_has_end(n, end) for end in ends)}
 
 
 def lora_arrays(module: nn.Module) -> dict[str, NDArray[np.float32]]:
@@ -51,6 +105,72 @@ def lora_arrays(module: nn.Module) -> dict[str, NDArray[np.float32]]:
         for kind in ("lora_A", "lora_B"):
             marker = f".{kind}.default.weight"
             if name.endswith(marker):
-                array = parameter.detach().cpu().numpy().copy()
-                found[f"{name.removesuffix(marker)}.{kind}"] = array
+                layer = name.removesuffix(marker).replace(".base_layer.", ".")
+                found[f"{layer}.{kind}"] = parameter.detach().cpu().numpy().copy()
     return found
+
+
+@torch.no_grad()
+def _called(module: nn.Module, probe: Any) -> dict[str, nn.Module]:
+    """Return the layers that can be adapted and are called, by name."""
+    names = {each: name for name, each in module.named_modules() if _is_adaptable(each)}
+    called: set[nn.Module] = set()
+    hooks = [
+        each.register_forward_pre_hook(lambda layer, inputs: called.add(layer)) for each in names
+    ]
+    try:
+        module(probe)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return {name: each for each, name in names.items() if each in called}
+
+
+def _is_adaptable(layer: nn.Module) -> bool:
+    """Return whether a product of matrices can be added to what a layer multiplies by."""
+    if isinstance(layer, nn.MultiheadAttention):  # which reads the weights of its linear layer
+        return bool(layer._qkv_same_embed_dim)
+    if "weight" not in layer._parameters:  # it is computed of others, as by weight norm
+        return False
+    if _is_conv1d_of_gpt2(layer):
+        return True
+    if isinstance(layer, nn.Linear):
+        return type(layer).forward is nn.Linear.forward
+    if isinstance(layer, _CONVOLUTIONS):
+        is_plain = layer.groups == 1 and set(layer.dilation) == {1}
+        own = type(layer).forward in {each.forward for each in _CONVOLUTIONS}
+        return is_plain and own and layer.padding_mode == "zeros"
+    return False
+
+
+def _is_conv1d_of_gpt2(layer: nn.Module) -> bool:
+    """Return whether it is transformers' linear layer whose weight stands the other way."""
+    return type(layer).__name__ == "Conv1D" and type(layer).__module__.startswith("transformers.")
+
+
+def _is_of_block(name: str) -> bool:
+    return any(_NUMBERED.search(part) for part in name.split("."))
+
+
+def _has_end(name: str, end: str) -> bool:
+    return name == end or name.endswith(f".{end}")
+
+
+def _end_of(name: str) -> str:
+    """Return the end of a name that tells what a layer does: without numbers before it."""
+    parts = name.split(".")
+    return parts[-1] if not parts[-1].isdigit() else ".".join(parts[-2:])
+
+
+def _shorter_side(layer: Any) -> int:
+    weight = layer.in_proj_weight if isinstance(layer, nn.MultiheadAttention) else layer.weight
+    return min(len(weight), weight[0].numel())
+
+
+def _leave_fast_path(module: nn.Module) -> None:
+    """Keep torch's transformer layers from reading their weights past the layers that hold them."""
+    layers: list[Any] = [
+        each for each in module.modules() if isinstance(each, nn.TransformerEncoderLayer)
+    ]
+    for each in layers:
+        each.activation_relu_or_gelu = 0  # as of an activation that has no fast path

@@ -5,6 +5,7 @@ Knows modules and their layers, not what they embed.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -13,8 +14,10 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from skembed.exceptions import InvalidParameterError
 from skembed.training._loop import trained_tensors
 from skembed.training._lora import add_lora, lora_arrays
+from skembed.training._norms import keep_statistics
 from skembed.training._strategy import Strategy
 
 __all__ = ["Finished", "VectorProjection", "arrays_of", "choose_weights"]
@@ -49,15 +52,26 @@ class VectorProjection(nn.Module):
         return projected
 
 
-def choose_weights(module: nn.Module, strategy: Strategy, probe: Any) -> None:
+def choose_weights(
+    module: nn.Module, strategy: Strategy, probe: Callable[[], Any], name: str
+) -> None:
     """Let those weights of a module require gradients that a strategy trains.
 
-    `probe` is a batch as the module takes it, on which it may be run to find its blocks.
+    `probe` makes a batch as the module takes it, on which it may be run to find its layers;
+    messages call the model `name`.
     """
-    if strategy.method == "lora":
+    if not any(each.requires_grad for each in module.parameters()):
+        raise InvalidParameterError(
+            f"training__method={strategy.method!r}: {name} has no weights to train. Use "
+            "method='head', which trains a projection of its vectors."
+        )
+    is_lora = strategy.method == "lora"
+    keep_statistics(module, keeps_all=is_lora)
+    if is_lora:
         module.requires_grad_(False)
         add_lora(
             module,
+            probe(),
             rank=strategy.lora_rank,
             alpha=strategy.lora_alpha,
             dropout=strategy.lora_dropout,
