@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from skembed.image import ImageEmbedder
     from skembed.store import EmbeddingStore
     from skembed.text import TextEmbedder
-    from skembed.training import FineTune, TrainedState
+    from skembed.training import Contrastive, FineTune, TrainedState
     from skembed.weights import unload_models
 
 __version__ = "0.1.0"
@@ -31,6 +31,7 @@ _HOMES = {
     "AudioEmbedder": "skembed.audio",
     "BaseEmbedder": "skembed._base",
     "BatchPolicy": "skembed._encoder",
+    "Contrastive": "skembed.training",
     "EmbeddingStore": "skembed.store",
     "Encoder": "skembed._encoder",
     "Fault": "skembed._encoder",
@@ -49,6 +50,7 @@ __all__ = [
     "AudioEmbedder",
     "BaseEmbedder",
     "BatchPolicy",
+    "Contrastive",
     "EmbeddingStore",
     "Encoder",
     "Fault",

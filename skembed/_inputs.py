@@ -32,13 +32,17 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class CheckedRows:
-    """The good rows for the room's encoder, where each stood, and what is wrong with the others."""
+    """The good rows for the room's encoder, where each stood, and what is wrong with the others.
+
+    Rows that are pairs have `n_sides` items each, one after the other.
+    """
 
     items: Sequence[Any]
     positions: NDArray[np.int64]
     n_rows: int
     faults: dict[int, str] = field(default_factory=dict)
     labels: Sequence[Any] | None = None  # the index of a Series or frame, for messages
+    n_sides: int = 1
 
 
 def labels_of(X: Any) -> Sequence[Any] | None:

@@ -30,9 +30,15 @@ from skembed.engine import (
     remembered_encoder,
     resolve_devices,
 )
-from skembed.exceptions import InvalidParameterError, ModelWarning, warn_user, warnings_sent_to
+from skembed.exceptions import (
+    InvalidInputError,
+    InvalidParameterError,
+    ModelWarning,
+    warn_user,
+    warnings_sent_to,
+)
 from skembed.store import resolve_store
-from skembed.training import Strategy, TrainedState
+from skembed.training import Strategy, TrainedState, check_pairs
 from skembed.weights import kept_recent
 
 __all__ = ["PretrainedEmbedder"]
@@ -193,6 +199,11 @@ class PretrainedEmbedder(BaseEmbedder):
             trained without it.
         """
         started = time.perf_counter()
+        if self._are_pairs(X):
+            raise InvalidInputError(
+                "fit_transform: X is made of pairs of rows, which have no vectors of their own. "
+                "Call fit(pairs), then transform(rows)."
+            )
         return self._transform_rows(self._fit_trained(X, y, sample_weight), X, started)
 
     def _fit_trained(self, X: Any, y: Any, sample_weight: Any) -> CheckedRows:
@@ -208,6 +219,18 @@ class PretrainedEmbedder(BaseEmbedder):
             del self._is_learning
         if self.training is not None:
             self._present = (self._present[0], self._find_encoder())
+        return rows
+
+    def _are_pairs(self, X: Any) -> bool:
+        """Return whether rows given to `fit` are pairs of what `transform` takes."""
+        return isinstance(self.training, Strategy) and self.training._takes_pairs(X)
+
+    def _checked(self, X: Any) -> CheckedRows:
+        if not (self.__dict__.get("_is_learning") and self._are_pairs(X)):
+            return super()._checked(X)
+        rows = check_pairs(X, self._check_rows)
+        if self.on_error == "raise":
+            self._refuse_or_warn(rows.faults, rows)
         return rows
 
     def _train(

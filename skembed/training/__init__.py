@@ -3,8 +3,10 @@
 Strategies and states import no torch; `learn` and `TrainedBackbone` are imported when needed.
 """
 
+from skembed.training._contrastive import Contrastive
 from skembed.training._fine_tune import FineTune
+from skembed.training._pairs import check_pairs
 from skembed.training._state import TrainedState
 from skembed.training._strategy import Strategy
 
-__all__ = ["FineTune", "Strategy", "TrainedState"]
+__all__ = ["Contrastive", "FineTune", "Strategy", "TrainedState", "check_pairs"]

@@ -6,8 +6,9 @@ Knows encoders and strategies, never estimators or modalities.
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -19,20 +20,28 @@ from skembed.acceleration import is_bfloat16_faster_on_cpu
 from skembed.engine import BackboneEncoder, Progress, embed
 from skembed.exceptions import InvalidRowsError, describe_rows, name_rows
 from skembed.store import EmbeddingStore
+from skembed.training._contrast import check_contrast, make_contrast
+from skembed.training._contrastive import Contrastive
 from skembed.training._examples import Examples, FaultyRows, VectorExamples
+from skembed.training._fine_tune import FineTune
 from skembed.training._loop import Loop, Settings
 from skembed.training._lora import lora_scale
 from skembed.training._methods import Finished, VectorProjection, arrays_of, choose_weights
 from skembed.training._objective import Objective
 from skembed.training._state import TrainedState
 from skembed.training._strategy import Strategy
-from skembed.training._supervised import make_supervised
-from skembed.training._targets import check_targets
+from skembed.training._supervised import check_labels, make_supervised
+from skembed.training._targets import Targets
 from skembed.weights import RandomSource, releases_of
 
 __all__ = ["learn"]
 
-_LEARNING_RATES = {"full": 5e-5, "lora": 5e-4, "head": 1e-3}
+_WAYS: dict[type[Strategy], tuple[Callable[..., Targets], Callable[..., Objective]]] = {
+    FineTune: (check_labels, make_supervised),
+    Contrastive: (check_contrast, make_contrast),
+}
+"""What checks targets, and what makes the objective, for each strategy."""
+
 _OF_RANDOM_WEIGHTS = 1e-3
 _OF_HEAD = 1e-3
 
@@ -76,31 +85,23 @@ def learn(
     title : str or None
         Of a progress bar.
     """
-    targets = check_targets(
-        y,
-        rows,
-        f"{owner}(training={type(strategy).__name__}(...))",
-        loss=strategy.loss,
-        class_weight=strategy.class_weight,
-        sample_weight=sample_weight,
-    )
+    check, make = _WAYS[type(strategy)]
+    name = f"{owner}(training={type(strategy).__name__}(...))"
+    targets = check(strategy, y, rows, name, sample_weight)
     seed = strategy.random_state
     if seed is None:
         seed = int(np.random.SeedSequence().generate_state(1)[0])
     backbone, device = encoder.backbone, encoder.torch_device
-    frozen = embed(encoder.unfinished(), rows.items, store=store)
-    if frozen.faults:
-        raise _unfit(frozen.faults, rows)
-    vectors = encoder.finish(frozen.vectors)
-    objective: Objective = make_supervised(strategy, targets, vectors, seed)
+    frozen = _Frozen(encoder, rows, store)
+    objective: Objective = make(strategy, targets, frozen, seed)
     objective.head.to(device)
     with _turn, torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         if strategy.method == "head":
-            module, loop = _with_head(strategy, encoder, frozen.vectors, objective, seed)
+            module, loop = _with_head(strategy, encoder, frozen.raw, objective, seed)
         else:
             module, loop = _with_model(strategy, encoder, rows, objective, seed)
-        bar = Progress(title, strategy.n_epochs * objective.n_rows)
+        bar = Progress(title, loop.settings.n_epochs * objective.n_rows)
         loop.tell = lambda n_rows, loss: bar.update(n_rows, f"loss {loss:.3g}")
         loop.name_rows = lambda some: name_rows(
             sorted({int(rows.positions[i]) for i in some}), rows.labels
@@ -124,6 +125,35 @@ def learn(
     )
 
 
+class _Frozen:
+    """What the published model says of the rows; see `FrozenRows`."""
+
+    def __init__(
+        self, encoder: BackboneEncoder, rows: CheckedRows, store: EmbeddingStore | None
+    ) -> None:
+        self._encoder, self._rows, self._store = encoder, rows, store
+
+    @cached_property
+    def raw(self) -> NDArray[np.float32]:
+        """The vectors as they are stored."""
+        found = embed(self._encoder.unfinished(), self._rows.items, store=self._store)
+        if found.faults:
+            raise _unfit(found.faults, self._rows)
+        return found.vectors
+
+    @property
+    def vectors(self) -> NDArray[np.float32]:
+        """The vectors that the user would see."""
+        return self._encoder.finish(self.raw)
+
+    @property
+    def keys(self) -> NDArray[np.int64]:
+        """Numbers that are equal for equal rows."""
+        seen: dict[bytes, int] = {}
+        contents = self._encoder.contents(self._rows.items)
+        return np.array([seen.setdefault(bytes(each), len(seen)) for each in contents])
+
+
 def _unfit(faults: Mapping[int, str], rows: CheckedRows) -> InvalidRowsError:
     """Return the error that names rows, given by their place among the good ones."""
     found = {int(rows.positions[i]): why for i, why in faults.items()}
@@ -145,13 +175,16 @@ def _with_model(
     backbone, device = encoder.backbone, encoder.torch_device
     module = backbone.source.read(backbone.load).to(device)
     examples = Examples(encoder, rows.items)
+    examples.prepare()
+    if examples.faults:
+        raise _unfit(examples.faults, rows)
     choose_weights(module, strategy, lambda: encoder.collate(examples.parts([0])), backbone.name)
     module.to(device).to(memory_format=torch.channels_last)  # twice as fast on CPUs
     is_random = isinstance(backbone.source, RandomSource)
     rate = strategy.learning_rate
     if rate == "auto":
-        rate = _OF_RANDOM_WEIGHTS if is_random else _LEARNING_RATES[strategy.method]
-    settings = _settings(strategy, seed, float(rate), _dtype_of(strategy, encoder))
+        rate = _OF_RANDOM_WEIGHTS if is_random else strategy._learning_rates[strategy.method]
+    settings = _settings(strategy, objective, seed, float(rate), _dtype_of(strategy, encoder))
     settings = replace(settings, budget=encoder.policy.budget, layout=encoder.policy.layout)
     finished = Finished(module, encoder.n_components, bool(encoder.normalize))
     return module, Loop(finished, encoder.collate, examples, objective, settings, device)
@@ -168,8 +201,8 @@ def _with_head(
     device = encoder.torch_device
     projection = VectorProjection(encoder.full_width).to(device)
     rate = strategy.learning_rate
-    rate = _LEARNING_RATES["head"] if rate == "auto" else float(rate)
-    settings = _settings(strategy, seed, rate, torch.float32)
+    rate = strategy._learning_rates["head"] if rate == "auto" else float(rate)
+    settings = _settings(strategy, objective, seed, rate, torch.float32)
     finished = Finished(projection, encoder.n_components, bool(encoder.normalize))
     examples = VectorExamples(vectors)
 
@@ -179,9 +212,14 @@ def _with_head(
     return projection, Loop(finished, collate, examples, objective, settings, device)
 
 
-def _settings(strategy: Strategy, seed: int, rate: float, dtype: torch.dtype) -> Settings:
+def _settings(
+    strategy: Strategy, objective: Objective, seed: int, rate: float, dtype: torch.dtype
+) -> Settings:
+    n_epochs = strategy.n_epochs
+    if n_epochs == "auto":
+        n_epochs = -(-strategy._least_steps // objective.n_batches())
     return Settings(
-        n_epochs=strategy.n_epochs,
+        n_epochs=n_epochs,
         learning_rate=rate,
         head_learning_rate=max(rate, _OF_HEAD),
         weight_decay=strategy.weight_decay,

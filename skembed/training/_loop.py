@@ -109,13 +109,24 @@ class Loop:
                 break
         self._restore()
 
-    def embed(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Return the vectors of rows with the present weights, without gradients."""
-        self.module.eval()
+    def embed(
+        self, rows: NDArray[np.int64], seeds: Sequence[int] | None = None
+    ) -> NDArray[np.float32]:
+        """Return the vectors of rows with the present weights, without gradients.
+
+        With seeds, those of a random view of each, with dropout.
+        """
+        if seeds is None:
+            self.module.eval()
+        else:
+            set_mode(self.module)
+            hold_statistics(self.module)
+            torch.manual_seed(seeds[0])
         found: NDArray[np.float32] | None = None
         for start in range(0, len(rows), 1024):
             some = rows[start : start + 1024]
-            parts = self.examples.parts(some.tolist())
+            views = None if seeds is None else seeds[start : start + 1024]
+            parts = self.examples.parts(some.tolist(), views)
             for piece in self._pieces(parts):
                 with torch.no_grad(), self._autocast():
                     vectors = self.module(self.collate([parts[i] for i in piece])).float().cpu()
@@ -293,6 +304,13 @@ def set_mode(module: nn.Module) -> None:
         if is_frozen or getattr(each, "keeps_statistics", False):
             each.eval()
     weigh_next_batch(module)
+
+
+def hold_statistics(module: nn.Module) -> None:
+    """Let norms use the statistics that they have, and leave them."""
+    for each in module.modules():
+        if getattr(each, "running_mean", None) is not None:
+            each.eval()
 
 
 def trained_tensors(module: nn.Module) -> dict[str, Tensor]:

@@ -7,18 +7,39 @@ their vectors should be, how good they are on held-out rows.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-__all__ = ["Batch", "Embed", "Objective"]
+__all__ = ["Batch", "Embed", "FrozenRows", "Objective"]
 
-Embed = Callable[[NDArray[np.int64]], NDArray[np.float32]]
-"""Embeds rows as the present weights do, without gradients: (n,) -> (n, d)."""
+
+class Embed(Protocol):
+    """Embeds rows as the present weights do, without gradients: (n,) -> (n, d).
+
+    With seeds, a random view of each, with dropout.
+    """
+
+    def __call__(
+        self, rows: NDArray[np.int64], seeds: Sequence[int] | None = None
+    ) -> NDArray[np.float32]:
+        """Return vectors (n, d)."""
+
+
+class FrozenRows(Protocol):
+    """What the model as it is published says of the rows, found when it is asked for."""
+
+    @property
+    def vectors(self) -> NDArray[np.float32]:
+        """The vectors that the user would see."""
+
+    @property
+    def keys(self) -> NDArray[np.int64]:
+        """Numbers that are equal for equal rows."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -55,13 +55,25 @@ class Strategy(BaseEstimator):
         "random_state": [Interval(Integral, 0, None, closed="left"), None],
     }
 
-    _needs_y: ClassVar[bool] = True
-    """Whether rows can be learned from only with their targets."""
+    _learning_rates: ClassVar[Mapping[str, float]] = {"full": 5e-5, "lora": 5e-4, "head": 1e-3}
+    """What `learning_rate="auto"` is, by the method."""
+
+    _least_steps: ClassVar[int] = 1
+    """How many steps `n_epochs="auto"` takes at least."""
 
     # What does not change the weights that are learned.
     _changes_nothing: ClassVar[frozenset[str]] = frozenset(
         {"checkpoint", "cross_fit", "warm_start"}
     )
+
+    @property
+    def _needs_y(self) -> bool:
+        """Whether rows can be learned from only with their targets."""
+        return True
+
+    def _takes_pairs(self, X: Any) -> bool:
+        """Return whether rows given to `fit` are pairs of what `transform` takes."""
+        return False
 
     def check(self, owner: str) -> None:
         """Refuse unusable parameters, all at once; messages call the strategy `owner`'s."""

@@ -15,12 +15,13 @@ from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression, Ridge
 from torch import Tensor, nn
 
+from skembed._inputs import CheckedRows
 from skembed.training._fine_tune import FineTune
-from skembed.training._objective import Batch, Embed, Objective
-from skembed.training._targets import Targets
+from skembed.training._objective import Batch, Embed, FrozenRows, Objective
+from skembed.training._targets import Targets, check_targets
 from skembed.training._validation import scorer_of, split
 
-__all__ = ["LinearHead", "Supervised", "make_supervised"]
+__all__ = ["LinearHead", "Supervised", "check_labels", "make_supervised"]
 
 _C = 10.0
 """Inverse strength of the first fit's penalty, on vectors of mean length 1."""
@@ -82,16 +83,30 @@ def _fit_classes(
     return coef, bias
 
 
+def check_labels(
+    strategy: FineTune, y: Any, rows: CheckedRows, owner: str, sample_weight: Any
+) -> Targets:
+    """Check and encode the targets of good rows; messages call who needs them `owner`."""
+    return check_targets(
+        y,
+        rows,
+        owner,
+        loss=strategy.loss,
+        class_weight=strategy.class_weight,
+        sample_weight=sample_weight,
+    )
+
+
 def make_supervised(
-    strategy: FineTune, targets: Targets, vectors: NDArray[np.float32], seed: int
+    strategy: FineTune, targets: Targets, rows: FrozenRows, seed: int
 ) -> Supervised:
-    """Return the objective of a strategy, given the finished vectors of the frozen model."""
+    """Return the objective of a strategy."""
     train, held_out = split(targets, strategy.validation_fraction, seed)
     return Supervised(
         targets,
         train,
         held_out,
-        head=LinearHead.fitted(vectors[train], targets.take(train)),
+        head=LinearHead.fitted(rows.vectors[train], targets.take(train)),
         loss=strategy.loss,
         batch_size=strategy.batch_size,
         sampling=strategy.sampling,

@@ -28,10 +28,12 @@ __all__ = ["Targets", "check_targets"]
 class Targets:
     """What rows are to be told by.
 
-    `values` are class numbers (n,), int64; or labels of 0 and 1 or numbers (n, outputs), float32.
+    `values` are class numbers (n,), int64; labels of 0 and 1 or numbers (n, outputs), float32;
+    of "pairs" the places of their rows (n, sides), of "scores" the similarities of pairs (n,), of
+    "views" the places of rows (n,).
     """
 
-    kind: Literal["classes", "labels", "numbers"]
+    kind: Literal["classes", "labels", "numbers", "pairs", "scores", "views"]
     values: NDArray[Any]
     weights: NDArray[np.float32]
     classes: NDArray[Any] | None = None
