@@ -275,10 +275,11 @@ class Pairs(_Contrast):
             return triplet_loss(sides[0], sides[1], sides[2], self.strategy.margin)
         n = len(sides[0])
         anchors, candidates = batch.rows[:n], batch.rows[n:]
-        # A row equal to the anchor or its partner is no negative, nor is the partner that the same
-        # anchor has in another pair.
-        ignored = self._equal(anchors, candidates) | self._equal(candidates[:n], candidates)
-        ignored[:, :n] |= self._equal(anchors, anchors)
+        # No negatives: rows equal to the anchor, or to a partner that it has here in any pair.
+        partners = self._equal(candidates[:n], candidates).float()
+        ignored = self._equal(anchors, candidates) | (
+            self._equal(anchors, anchors).float() @ partners > 0
+        )
         ignored.fill_diagonal_(False)
         return info_nce_loss(
             sides[0], vectors[n:], self.strategy.temperature, ignored.to(vectors.device)

@@ -192,7 +192,11 @@ class Loop:
     def _gradient(self, batch: Batch, parts: Sequence[Any]) -> float:
         """Add the gradient of a batch's loss, and return the loss."""
         pieces = self._pieces(parts, is_whole=self._is_whole)
-        if len(pieces) == 1 or self.objective.is_per_row:
+        if len(pieces) == 1:
+            loss = self.objective.loss(self._forward(parts, np.arange(len(parts))), batch)
+            loss.backward()
+            return float(loss.detach())
+        if self.objective.is_per_row:
             total = 0.0
             for piece in pieces:
                 vectors = self._forward(parts, piece)
