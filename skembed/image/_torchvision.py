@@ -207,7 +207,9 @@ class TorchvisionBackbone(ImageBackbone):
 def _count_bytes(name: str) -> int:
     from torchvision import models
 
-    module = build_empty(lambda: models.get_model(name, weights=None))
+    # Those that can initialise themselves warn unless they are told.
+    options = {"init_weights": False} if name in ("inception_v3", "googlenet") else {}
+    module = build_empty(lambda: models.get_model(name, weights=None, **options))
     _drop_head(module)
     return sum(4 * each.numel() for each in module.parameters())
 

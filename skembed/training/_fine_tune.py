@@ -54,10 +54,15 @@ class FineTune(Strategy):
     lora_rank, lora_alpha, lora_dropout, lora_targets : int, float, float, "auto" or list of str, \
             default=8, 16, 0.0, "auto"
         Of LoRA: width and scale of the matrices, dropout before them, and the layers that have
-        them, by the ends of their names; "auto" is every linear layer of the model's blocks.
+        them, by the ends of their names; "auto" is every linear layer of the model's blocks, or
+        every convolution where they have no linear layers.
     augment : bool, default=False
-        Whether each epoch sees another random view of a row: pictures cropped and mirrored, sounds
-        cut and with noise. Rows are then prepared anew in each epoch.
+        Whether each epoch sees another random view of a row: pictures are cropped (to half of
+        their area or more), mirrored, and their brightness, contrast and saturation changed by up
+        to 30%; sounds are cut, made up to 10% faster or slower and 6 dB louder or softer, put into
+        white noise, and lose short spans of time and, where the model takes spectra, of frequency;
+        texts too long for the model are cut at another place. Rows are then prepared anew in each
+        epoch. Leave it where that changes what a row means, as mirroring does for letters.
     validation_fraction : float or None, default=0.1
         Share of the rows that is held out to choose the best epoch. None or 0 trains on all rows
         and keeps the last epoch; so does a share that is less than one row of each class.
@@ -82,6 +87,13 @@ class FineTune(Strategy):
     random_state : int or None, default=0
         Seed of all random choices. On a CPU, fits of the same rows with the same seed give equal
         weights, bit by bit. None draws a new seed in each fit.
+
+    Notes
+    -----
+    Batch normalisation keeps the statistics that come with the weights, and its scales and shifts
+    are trained: statistics of a few rows are worse, and would depend on the pieces in which a batch
+    is run. Layers that have never seen data (`weights=None`) take the statistics of each batch,
+    which is then run whole, and learn their own; a batch too large for the memory is an error.
 
     See Also
     --------

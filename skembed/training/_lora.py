@@ -12,14 +12,13 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from skembed._optional import import_optional
 from skembed.exceptions import InvalidParameterError
 
 __all__ = ["add_lora", "find_targets", "lora_arrays", "lora_scale"]
 
-_LINEAR = (nn.Linear, nn.MultiheadAttention)
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 _NUMBERED = re.compile(r"(^|_)\d+$")
@@ -62,6 +61,7 @@ def add_lora(
         fan_in_fan_out=all(_is_conv1d_of_gpt2(each) for each in layers.values()),
     )
     peft.inject_adapter_in_model(config, module)
+    module.train(module.training)  # new layers, as the others
 
 
 def find_targets(
@@ -71,8 +71,9 @@ def find_targets(
 
     Those of "auto" are the linear layers of the blocks, attention's and feed-forward ones, without
     heads and poolers; convolutions where there are no linear layers. Only layers that are called
-    when `probe` is run count: of others only the weights are read, and matrices beside them would
-    do nothing.
+    when `probe` is run count: of others, such as those within `nn.MultiheadAttention`, only the
+    weights are read, and matrices beside them would do nothing. (What peft 0.18 has for that one
+    adds the product for its last layer twice.)
     """
     called = _called(module, probe)
     if targets == "auto":
@@ -105,8 +106,8 @@ def lora_arrays(module: nn.Module) -> dict[str, NDArray[np.float32]]:
         for kind in ("lora_A", "lora_B"):
             marker = f".{kind}.default.weight"
             if name.endswith(marker):
-                layer = name.removesuffix(marker).replace(".base_layer.", ".")
-                found[f"{layer}.{kind}"] = parameter.detach().cpu().numpy().copy()
+                array = parameter.detach().cpu().numpy().copy()
+                found[f"{name.removesuffix(marker)}.{kind}"] = array
     return found
 
 
@@ -128,8 +129,6 @@ def _called(module: nn.Module, probe: Any) -> dict[str, nn.Module]:
 
 def _is_adaptable(layer: nn.Module) -> bool:
     """Return whether a product of matrices can be added to what a layer multiplies by."""
-    if isinstance(layer, nn.MultiheadAttention):  # which reads the weights of its linear layer
-        return bool(layer._qkv_same_embed_dim)
     if "weight" not in layer._parameters:  # it is computed of others, as by weight norm
         return False
     if _is_conv1d_of_gpt2(layer):
@@ -163,7 +162,7 @@ def _end_of(name: str) -> str:
 
 
 def _shorter_side(layer: Any) -> int:
-    weight = layer.in_proj_weight if isinstance(layer, nn.MultiheadAttention) else layer.weight
+    weight: Tensor = layer.weight
     return min(len(weight), weight[0].numel())
 
 

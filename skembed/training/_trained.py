@@ -116,8 +116,7 @@ def apply_state(module: nn.Module, state: TrainedState, *, is_core_done: bool = 
             if not name.endswith(".lora_A"):
                 continue
             layer = name.removesuffix(".lora_A")
-            name = f"{layer}.in_proj_weight"  # of torch's attention
-            weight = _of(own, name if name in own else f"{layer}.weight", state)
+            weight = _of(own, f"{layer}.weight", state)
             a, b = array, state.arrays[f"{layer}.lora_B"]
             weight += _product(b, a, weight, state.lora_scale).to(weight)
         else:

@@ -15,7 +15,7 @@ from tests.training.trained import check_trained
 
 X = pictures(8, sizes=((40, 36), (33, 50)))
 Y = ["a", "b"] * 4
-FAMILIES = ("vit", "dinov2", "clip", "siglip", "convnext", "swin", "resnet", "mobilevit")
+FAMILIES = ("vit", "dinov2", "clip", "siglip", "convnext", "swin", "resnet")
 
 
 def embedder(model, **options):

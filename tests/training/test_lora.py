@@ -74,20 +74,20 @@ def test_text_models_are_adapted_in_attention_and_feed_forward(tmp_path, family,
     assert not any("pooler" in name for name in found)
 
 
+# Names differ between releases of transformers. A block has six linear layers, of ConvNeXt two.
 @pytest.mark.parametrize(
-    ("family", "expected"),
-    [
-        ("vit", {"query", "key", "value", "dense"}),
-        ("dinov2", {"query", "key", "value", "dense", "fc1", "fc2"}),
-        ("clip", {"q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2"}),
-        ("convnext", {"pwconv1", "pwconv2"}),
-        ("resnet", {"convolution"}),
-    ],
+    ("family", "n_layers"), [("vit", 18), ("dinov2", 18), ("clip", 18), ("convnext", 10)]
 )
-def test_vision_models_are_adapted_in_their_blocks(tmp_path, family, expected):
+def test_vision_models_are_adapted_in_their_blocks(tmp_path, family, n_layers):
     found = vision_targets(write_vision_model(tmp_path, family))
-    assert ends(found) == expected
-    assert not any("head" in name or "projection" in name.split(".")[-1] for name in found)
+    assert len(found) == n_layers
+    assert all(".layer" in name for name in found)
+
+
+def test_heads_and_poolers_are_left(tmp_path):
+    found = vision_targets(write_vision_model(tmp_path, "clip"))
+    assert found
+    assert not any("visual_projection" in name for name in found)
 
 
 def test_convolutions_are_adapted_where_blocks_have_no_linear_layers():
@@ -188,13 +188,9 @@ def adapted(kind, **options):
     return module
 
 
-def test_attention_of_torch_is_adapted_whole():
-    found = {
-        name.split("0.", 1)[1]
-        for name in find_targets(made(Attending), vectors(), "auto")
-        if ".0." in name
-    }
-    assert found == {"self_attn", "linear1", "linear2"}
+def test_layers_whose_weights_alone_are_read_are_left():
+    found = set(find_targets(made(Attending), vectors(), "auto"))
+    assert found == {f"core.layers.{i}.linear{j}" for i in (0, 1) for j in (1, 2)}
 
 
 def test_convolutions_in_groups_are_left():
