@@ -38,6 +38,7 @@ from skembed._sklearn import (
     with_callbacks,
     with_index,
 )
+from skembed._workers import send_with_line
 from skembed.engine import (
     Embedded,
     embed,
@@ -329,6 +330,10 @@ class BaseEmbedder(CallbackSupportMixin, TransformerMixin, BaseEstimator):
         return np.array([f"{prefix}{i}" for i in range(width)], dtype=object)
 
     # Plumbing -------------------------------------------------------------------------------
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        send_with_line(cls)
 
     def _begin(self) -> None:
         stay_safe_after_fork()
