@@ -6,7 +6,6 @@ Estimators hold no weights.
 from __future__ import annotations
 
 import copy
-import inspect
 import os
 import time
 from collections.abc import Callable
@@ -38,6 +37,7 @@ from skembed._sklearn import (
     with_callbacks,
     with_index,
 )
+from skembed._workers import send_with_line
 from skembed.engine import (
     Embedded,
     embed,
@@ -330,6 +330,10 @@ class BaseEmbedder(CallbackSupportMixin, TransformerMixin, BaseEstimator):
 
     # Plumbing -------------------------------------------------------------------------------
 
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        send_with_line(cls)
+
     def _begin(self) -> None:
         stay_safe_after_fork()
         params = self.get_params(deep=False)
@@ -402,11 +406,6 @@ class BaseEmbedder(CallbackSupportMixin, TransformerMixin, BaseEstimator):
 
     def _get_params_html(self, *args: Any, **options: Any) -> Any:
         return abridged(self)._get_params_html(*args, **options)
-
-    def _get_doc_link(self) -> str:
-        """Return where the HTML view links to: the file with the class and its documentation."""
-        is_ours = type(self).__module__.startswith("skembed.")
-        return Path(inspect.getfile(type(self))).as_uri() if is_ours else ""
 
     def __getstate__(self) -> dict[str, Any]:
         state: Any = super().__getstate__()

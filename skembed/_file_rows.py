@@ -11,6 +11,7 @@ import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any, Generic, TypeVar
 from urllib.parse import unquote
 
@@ -117,6 +118,9 @@ def check_rows(column: Sequence[Any], room: FileRoom[Any]) -> CheckedRows:
             others[row] = value
     for row, checked in zip(others, room.check_others(list(others.values())), strict=True):
         note(row, checked)
+    fault = None if items or paths else _fault_of_all(list(others.values()), room.what)
+    if fault is not None:
+        faults.update(dict.fromkeys(others, fault))
     digests = digest_files(
         list(paths.values()), room.why_not, what=room.what, most_bytes=room.most_bytes
     )
@@ -125,6 +129,29 @@ def check_rows(column: Sequence[Any], room: FileRoom[Any]) -> CheckedRows:
     positions = np.array(sorted(items), dtype=np.int64)
     good = [items[row] for row in positions.tolist()]
     return CheckedRows(good, positions, len(column), dict(sorted(faults.items())))
+
+
+def _fault_of_all(values: list[Any], what: str) -> str | None:
+    """Say what is wrong with a whole column, which is then said once, and how to mend it."""
+    kinds = {type(value).__name__ for value in values}
+    if len(values) < 2 or len(kinds) > 1:
+        return None
+    (kind,) = kinds
+    if all(isinstance(value, (Real, np.generic)) for value in values):
+        return (
+            f"expected {what} (a path, encoded bytes or an array), got {kind}; choose the column "
+            "that has them, or, if these are the numbers of a single one, use [np.asarray(X)]"
+        )
+    if all(map(_is_around_one, values)):
+        return f"expected {what}, got a {kind} of one value; use [row[0] for row in X]"
+    return None
+
+
+def _is_around_one(value: Any) -> bool:
+    """Return whether a row is a list around one value that is no part of an array."""
+    if not isinstance(value, (list, tuple)) or len(value) != 1:
+        return False
+    return not (isinstance(value[0], (list, tuple, Real)) or holds_array(value[0]))
 
 
 def is_single_file(X: Any) -> bool:

@@ -56,7 +56,9 @@ __all__ = [
     "UnsupportedModelError",
     "describe_rows",
     "did_you_mean",
+    "line_of_user",
     "name_rows",
+    "note_line_of_user",
     "once_in_run",
     "warn_user",
     "warnings_sent_to",
@@ -209,12 +211,19 @@ def did_you_mean(
     return f" Did you mean {' or '.join(map(repr, close))}?" if close else ""
 
 
-_LIBRARY_ROOTS = ("skembed", "sklearn", "joblib")
-# What stands below the user's frames in a worker, where none of them is.
+_LIBRARY_ROOTS = ("skembed", "sklearn", "joblib", "cloudpickle")
+# What stands below the libraries' frames in a worker, where none is the user's.
 _LAUNCHERS = ("concurrent", "multiprocessing", "runpy", "threading")
+
+Line = tuple[str, int, str]
+"""A file, the number of a line in it, and the name of its module."""
 
 _of_thread = threading.local()
 _told: set[str] = set()
+# What was shown from a file, as `warnings` notes it for the action "default".
+_shown: dict[str, dict[Any, Any]] = {}
+# Where the code is that sent this process its work.
+_line_noted: Line | None = None
 # Says whether another worker of this run has told something. Set by the store, which knows the run.
 _is_told_in_run: Callable[[str], bool] | None = None
 
@@ -238,7 +247,9 @@ def warn_user(message: str, category: type[SkembedWarning], once: str = "") -> N
         if key in _told or (_is_told_in_run is not None and _is_told_in_run(key)):
             return
         _told.add(key)
-    warnings.warn(message, category, stacklevel=_level_of_user())
+    file, number, module = line_of_user() or _line_of(sys._getframe(1))
+    registry = _shown.setdefault(file, {})
+    warnings.warn_explicit(message, category, file, number, module, registry)
 
 
 def once_in_run(is_told: Callable[[str], bool]) -> None:
@@ -258,13 +269,45 @@ def _action_for(message: str, category: type[Warning]) -> str:
     return "default"
 
 
-def _level_of_user() -> int:
-    """Return the `stacklevel`, for the caller, of the innermost frame outside the libraries."""
-    level, frame = 1, sys._getframe(1)
-    while frame.f_back is not None and _is_of(frame, _LIBRARY_ROOTS):
+def line_of_user() -> Line | None:
+    """Return the user's line: the innermost one, of this thread, outside the libraries.
+
+    In a worker thread it is the line that waits for joblib's workers, if that is one line, and in a
+    worker process the one that was noted.
+    """
+    user = _user_above(sys._getframe(1))
+    if user is not None:
+        return _line_of(user)
+    waiting = filter(None, map(_user_of_workers, sys._current_frames().values()))
+    lines = set(map(_line_of, waiting))
+    return lines.pop() if len(lines) == 1 else _line_noted
+
+
+def note_line_of_user(line: Line | None) -> None:
+    """Note the line that sent this process its work."""
+    global _line_noted
+    _line_noted = line
+
+
+def _user_above(frame: FrameType | None) -> FrameType | None:
+    """Return the innermost frame that is not a library's, if a library did not start its thread."""
+    while frame is not None and _is_of(frame, _LIBRARY_ROOTS):
         frame = frame.f_back
-        level += 1
-    return 2 if _is_of(frame, _LAUNCHERS) else level
+    return None if frame is None or _is_of(frame, _LAUNCHERS) else frame
+
+
+def _user_of_workers(frame: FrameType | None) -> FrameType | None:
+    """Return the user's frame in a thread that waits for joblib's workers."""
+    while frame is not None:
+        is_call = frame.f_code.co_name == "__call__"
+        if is_call and frame.f_globals.get("__name__") == "joblib.parallel":
+            return _user_above(frame)
+        frame = frame.f_back
+    return None
+
+
+def _line_of(frame: FrameType) -> Line:
+    return frame.f_code.co_filename, frame.f_lineno, frame.f_globals.get("__name__", "")
 
 
 def _is_of(frame: FrameType, roots: tuple[str, ...]) -> bool:

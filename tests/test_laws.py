@@ -16,6 +16,7 @@ ORDER = [
     "exceptions",
     "_forks",
     "_later",
+    "_workers",
     "_optional",
     "_models",
     "_files",

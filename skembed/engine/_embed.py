@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from skembed._encoder import Encoder, Prepared
 from skembed.engine._job import Job, stored_sizes
-from skembed.engine._others import leave_to_others
+from skembed.engine._others import leave_to_others, tell_others
 from skembed.engine._rows import Distinct, find_distinct, keys_of
 from skembed.engine._run import Runner
 from skembed.store import EmbeddingStore
@@ -95,6 +95,7 @@ def embed(
             if len(missing):
                 whole = encoder.whole()
                 _ = whole.policy  # loads the model, while others leave these rows to this process
+                tell_others(job)
         finally:
             job.give_up(wanted)
         if whole is not encoder:

@@ -66,7 +66,8 @@ class FunctionEmbedder(BaseEmbedder):
         caused by, a `ConnectionError` or `TimeoutError`, that has an HTTP status (408, 409, 425,
         429, or 500 and above, in its `status_code`, `status`, `code` or those of its `response`),
         or that asks for a retry (`retry_after` in seconds, or that header, up to ten minutes).
-        Otherwise the waits are about 1, 2, 4, ... seconds, at most a minute.
+        Otherwise the waits are about 1, 2, 4, ... seconds, at most a minute. A warning says that a
+        call is retried.
     batch_size : int, default=64
         Maximum rows per call of the function.
     cache : "run", path, EmbeddingStore or None, default="run"

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from skembed._encoder import BatchPolicy, Encoder
 from skembed._inputs import shown
 from skembed.engine import embed
-from skembed.exceptions import FunctionError
+from skembed.exceptions import FunctionError, SkembedWarning, warn_user
 from skembed.function._inputs import Item, content_of, value_of
 from skembed.store import EmbeddingStore, digest_of
 
@@ -123,6 +123,13 @@ class FunctionEncoder(Encoder):
                         f"{name} failed {n_tries} times in a row, most recently with {found}"
                         f"{asked}. Rows embedded so far are in the store: call again to continue."
                     ) from error
+            if n_tries == 1:
+                warn_user(
+                    f"{name} failed with {found}. It is called again in {wait:.1f} s, and "
+                    f"up to max_retries={self.max_retries} times, after ever longer waits.",
+                    SkembedWarning,
+                    once=f"{name} {found}",
+                )
             time.sleep(wait)
         return _as_vectors(output, len(rows), name)
 

@@ -311,3 +311,15 @@ def test_pairs_in_any_container_are_rows(make, lengths):
         rows = [(clip, RATE) for clip in clips(n, lengths=lengths)]
         of_torch = [(torch.from_numpy(clip)[None], rate) for clip, rate in rows]
         assert digests(make(rows)) == digests(of_torch) == digests(rows)
+
+
+@pytest.mark.parametrize(
+    ("X", "fix"),
+    [
+        (pd.Series([7, 8, 9]), r"choose the column .* \[np\.asarray\(X\)\]"),
+        ([["a.wav"], ["b.wav"]], r"use \[row\[0\] for row in X\]"),
+    ],
+)
+def test_a_column_of_the_wrong_kind_has_one_fault(X, fix):
+    (fault,) = set(check_sounds(list(X), sampling_rate=16000).faults.values())
+    assert re.search(fix, fault)

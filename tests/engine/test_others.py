@@ -1,8 +1,10 @@
 """Few rows are left to who has the model, by who would have to load it first."""
 
 import threading
+from types import SimpleNamespace
 
 import numpy as np
+import pytest
 
 from skembed.engine import _others, embed
 from skembed.store import EmbeddingStore
@@ -93,3 +95,38 @@ def test_many_rows_are_divided_as_ever():
     _, second, results = embed_beside(texts, texts)
     np.testing.assert_array_equal(results["second"].vectors, expected(texts))
     assert second.n_loads == 1
+
+
+def key_of_model(encoder):
+    return _others._key_of_model(SimpleNamespace(encoder=encoder))
+
+
+@pytest.mark.parametrize("is_worker", [True, False])
+def test_a_worker_gives_who_has_the_model_time_to_embed_new_rows(monkeypatch, is_worker):
+    monkeypatch.setattr(_others, "is_worker", lambda: is_worker)
+    store, encoder, quick = EmbeddingStore(), Unloaded(), LetterEncoder()
+    store.claim([key_of_model(encoder)], holder="another worker")
+    looked = _others._look_up_for_a_while
+
+    def embed_meanwhile(job, missing):
+        embed(quick, ["a", "bb"], store=store)
+        return looked(job, missing)
+
+    monkeypatch.setattr(_others, "_look_up_for_a_while", embed_meanwhile)
+    found = embed(encoder, ["a", "bb"], store=store)
+    np.testing.assert_array_equal(found.vectors, expected(["a", "bb"]))
+    assert (encoder.n_loads, found.n_encoded) == ((0, 0) if is_worker else (1, 2))
+
+
+@pytest.mark.parametrize("is_worker", [True, False])
+def test_a_worker_says_that_it_has_the_model(monkeypatch, is_worker):
+    monkeypatch.setattr(_others, "is_worker", lambda: is_worker)
+    monkeypatch.setattr(_others, "_GRACE_SECONDS", 5)
+    store = EmbeddingStore()
+    for _ in range(2):  # it does not wait for itself, should it need the model again
+        encoder = Unloaded()
+        encoder.model_key = b"model"
+        embed(encoder, ["a", "bb"], store=store)
+        assert store.claim([key_of_model(encoder)], holder="another") == [not is_worker]
+        store.release([key_of_model(encoder)], holder="another")
+        store.clear()

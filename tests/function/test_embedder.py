@@ -27,6 +27,7 @@ from skembed.exceptions import (
     InvalidParameterError,
     InvalidRowsError,
     InvalidRowsWarning,
+    SkembedWarning,
 )
 from skembed.function import _encoder
 from skembed.testing import embedder_checks
@@ -76,6 +77,10 @@ class Service:
     @property
     def n_asked(self):
         return sum(map(len, self.asked))
+
+
+# Most do not ask what is said before a wait.
+pytestmark = pytest.mark.filterwarnings("ignore:.*It is called again:UserWarning")
 
 
 @pytest.fixture(autouse=True)
@@ -281,6 +286,19 @@ def test_what_may_pass_is_tried_again(error, is_temporary, waits):
         with pytest.raises(InvalidRowsError, match=r"1 of 6 rows.*\n  row 3: .*failed on it"):
             embedder.fit_transform(ROWS)
         assert not waits
+
+
+def test_the_first_wait_is_told_and_why(waits):
+    def answer(rows):
+        if len(waits) < 3:
+            raise ConnectionError("no route")
+        return letters(rows)
+
+    said = r"embed failed with ConnectionError: no route\. It is called again in \d\.\d s"
+    with pytest.warns(SkembedWarning, match=said) as caught:
+        Service(answer).embedder().fit(ROWS)
+    assert len(waits) == 3
+    assert [each.filename for each in caught] == [__file__]
 
 
 def test_waits_grow_and_a_service_may_say_how_long(waits):

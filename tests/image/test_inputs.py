@@ -4,6 +4,7 @@ import base64
 import io
 import json
 import os
+import re
 import threading
 import time
 import warnings
@@ -425,3 +426,24 @@ def test_whole_numbers_that_are_nearly_black_are_told(X, settings, largest):
     advice *= 1 if "image_shape" in settings else 2
     for warning, text in zip(caught, advice, strict=True):
         assert text in str(warning.message)
+
+
+@pytest.mark.parametrize(
+    ("X", "fix"),
+    [
+        (pd.Series([7, 8, 9]), "choose the column"),
+        ([0.5, None, 2.5], "choose the column"),
+        ([["a.png"], ["b.png"], ["c.png"]], r"use \[row\[0\] for row in X\]"),
+    ],
+)
+def test_a_column_of_the_wrong_kind_has_one_fault(X, fix):
+    faults = check_images(X).faults
+    (fault,) = {fault for fault in faults.values() if "missing" not in fault}
+    assert re.search(fix, fault)
+    assert len(faults) == 3
+
+
+def test_a_bad_row_among_others_is_named_with_its_value():
+    faults = check_images([RGB, 7, 8]).faults
+    assert "got int: 7" in faults[1]
+    assert "got int: 8" in faults[2]
