@@ -1,7 +1,8 @@
 """Frozen modules made fast: packed attention, linear layers and convolutions, folding, int8.
 
 `accelerate` takes a plain module and returns one that is proven equal on probes, or the module
-itself. Knows modules and tensors; must not know rows, encoders or modalities.
+itself; `prepare_for_training` does so for a module that stays trainable. Knows modules and tensors;
+must not know rows, encoders or modalities.
 """
 
 from __future__ import annotations
@@ -15,9 +16,16 @@ from skembed.acceleration._processor import (
     keep_freed_memory,
 )
 
-__all__ = ["accelerate", "has_int8", "is_bfloat16_faster_on_cpu", "keep_freed_memory"]
+__all__ = [
+    "accelerate",
+    "has_int8",
+    "is_bfloat16_faster_on_cpu",
+    "keep_freed_memory",
+    "prepare_for_training",
+]
 
 if TYPE_CHECKING:
-    from skembed.acceleration._accelerate import accelerate
+    from skembed.acceleration._accelerate import accelerate, prepare_for_training
 else:
     accelerate = later("skembed.acceleration._accelerate", "accelerate")
+    prepare_for_training = later("skembed.acceleration._accelerate", "prepare_for_training")

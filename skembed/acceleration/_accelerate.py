@@ -12,10 +12,10 @@ from skembed.acceleration._passes import convert
 from skembed.acceleration._processor import keep_freed_memory
 from skembed.acceleration._speech import accelerate_speech
 from skembed.acceleration._stacks import accelerate_stacks
-from skembed.acceleration._tokens import accelerate_tokens
+from skembed.acceleration._tokens import accelerate_tokens, pack_for_training
 from skembed.modules import SpeechModel, TokenModule, TokenTransformer
 
-__all__ = ["accelerate"]
+__all__ = ["accelerate", "prepare_for_training"]
 
 
 @torch.inference_mode()
@@ -63,3 +63,15 @@ def accelerate(
         if isinstance(core, SpeechModel):
             return accelerate_speech(core, device=device, dtype=dtype)
         return accelerate_stacks(core, probes, device=device, dtype=dtype, is_foreign=is_foreign)
+
+
+def prepare_for_training(core: nn.Module, *, device: torch.device) -> nn.Module:
+    """Return a module on its device that trains faster and is proven to give the same vectors.
+
+    Its parameters are those of `core`, in float32 and under the same names; or it is `core` itself.
+    """
+    core = core.to(device)
+    if type(core) is TokenTransformer:
+        with torch.autocast(device.type, enabled=False):
+            return pack_for_training(core, device=device)
+    return core

@@ -2,8 +2,9 @@
 
 `transformers` lets a library register attention and mask functions by name. Under the name
 `PACKED`, a model's linear layers see one long sequence and attention runs row by row: on CPUs rows
-of equal length together, on CUDA a kernel for sequences of variable length. A model is switched to
-it with `model.set_attn_implementation(PACKED)` and called inside `packed_rows(...)`.
+of equal length together, on CUDA a kernel for sequences of variable length; where gradients are
+wanted, rows of like length. A model is switched to it with `model.set_attn_implementation(PACKED)`
+and called inside `packed_rows(...)`.
 
 Knows tensors and lengths, not what a token is.
 """
@@ -16,6 +17,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -23,6 +25,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from skembed.acceleration._padded_attention import attend_in_buckets
 from skembed.acceleration._products import ProductPlan, most_length
 from skembed.modules import Rows
 
@@ -34,14 +37,14 @@ _now = threading.local()
 
 
 @contextmanager
-def packed_rows(rows: Rows) -> Iterator[None]:
-    """Tell the packed attention of this thread where rows lie."""
-    _now.rows = rows
+def packed_rows(rows: Rows, *, is_trained: bool = False) -> Iterator[None]:
+    """Tell the packed attention of this thread where rows lie, and whether gradients are wanted."""
+    _now.rows, _now.is_trained = rows, is_trained
     _now.boundaries = None
     try:
         yield
     finally:
-        del _now.rows, _now.boundaries
+        del _now.rows, _now.is_trained, _now.boundaries
 
 
 @functools.cache
@@ -82,14 +85,18 @@ def _packed_attention(
         raise NotImplementedError(f"packed attention does not know {unknown or 'masks'}")
     if is_causal is None:
         is_causal = bool(getattr(module, "is_causal", False))
+    how = _How(scaling, is_causal, sliding_window)
+    is_half = query.dtype in (torch.bfloat16, torch.float16)
     run: Callable[..., Tensor] = _attend_by_length
-    if query.device.type == "cpu":
-        run = _attend_on_cpu
-    elif query.is_cuda and query.dtype in (torch.bfloat16, torch.float16) and _varlen_attn():
+    if query.is_cuda and is_half and not dropout and _varlen_attn():
         run = _attend_varlen
+    elif _now.is_trained:
+        run = partial(_attend_in_buckets, dropout=dropout)
+    elif query.device.type == "cpu":
+        run = _attend_on_cpu
     # (tokens, heads, d): how the projections lie in memory, so that slices of rows are views.
     q, k, v = (t[0].transpose(0, 1) for t in (query, key, value))
-    return run(_now.rows, q, k, v, _How(scaling, is_causal, sliding_window)).unsqueeze(0), None
+    return run(_now.rows, q, k, v, how).unsqueeze(0), None
 
 
 @dataclass(frozen=True)
@@ -97,6 +104,19 @@ class _How:
     scale: float | None
     is_causal: bool
     window: int | None
+
+
+def _attend_in_buckets(
+    rows: Rows, q: Tensor, k: Tensor, v: Tensor, how: _How, dropout: float
+) -> Tensor:
+    """Attend so that gradients pass."""
+    return attend_in_buckets(
+        *(rows, q, k, v),
+        scale=how.scale,
+        is_causal=how.is_causal,
+        window=how.window,
+        dropout=dropout,
+    )
 
 
 def _attend_on_cpu(rows: Rows, q: Tensor, k: Tensor, v: Tensor, how: _How) -> Tensor:

@@ -24,7 +24,7 @@ from skembed.acceleration._processor import is_bfloat16_faster_on_cpu
 from skembed.exceptions import UnsupportedModelError
 from skembed.modules import TokenBatch, TokenTransformer
 
-__all__ = ["FastTransformer", "accelerate_tokens"]
+__all__ = ["FastTransformer", "accelerate_tokens", "pack_for_training"]
 
 _LEAST_COSINE_IN_INT8 = 0.95
 _PROBE_LENGTHS = (11, 7, 7, 3)
@@ -45,8 +45,10 @@ class FastTransformer(TokenTransformer):
 
     `position_offset` is the number of the first position in packed rows. `is_steady`: packed
     batches are padded to a few sizes, for which kernels are compiled. `is_exact`: packed attention
-    keeps its scores in float32.
+    keeps its scores in float32. `is_trained`: gradients pass through packed attention.
     """
+
+    is_trained = False
 
     def __init__(
         self,
@@ -72,7 +74,8 @@ class FastTransformer(TokenTransformer):
             positions = F.pad(positions, (0, n_more))
         if self.position_offset:
             positions = positions + self.position_offset
-        with packed_rows(replace(batch.rows, n_more=n_more, is_exact=self.is_exact)):
+        rows = replace(batch.rows, n_more=n_more, is_exact=self.is_exact)
+        with packed_rows(rows, is_trained=self.is_trained):
             hidden: Tensor = self.model(
                 input_ids=ids[None], position_ids=positions[None]
             ).last_hidden_state
@@ -110,12 +113,26 @@ def accelerate_tokens(
     return fast
 
 
+@torch.no_grad()
+def pack_for_training(core: TokenTransformer, *, device: torch.device) -> TokenTransformer:
+    """Return a transformer that can be trained, in the fastest layout that is proven for it.
+
+    It has the weights of `core` under their names, in its mode.
+    """
+    is_training = core.training
+    fast = _find_layout(
+        core.eval(), device, core.model.config._attn_implementation, is_trained=True
+    )
+    return fast.train(is_training)
+
+
 def _find_layout(
-    core: TokenTransformer, device: torch.device, implementation: str
+    core: TokenTransformer, device: torch.device, implementation: str, *, is_trained: bool = False
 ) -> FastTransformer:
     """Return the fastest layout whose hidden states are those of each row alone.
 
-    `implementation` is the attention that transformers chose for the model.
+    `implementation` is the attention that transformers chose for the model. `is_trained`: gradients
+    are to pass.
     """
     model = core.model
     model.set_attn_implementation(implementation)
@@ -131,6 +148,7 @@ def _find_layout(
         # RoBERTa and its kin number positions from the padding token's id + 1.
         for offset in (0, core.pad_token_id + 1):
             candidate = FastTransformer(core, "packed", offset)
+            candidate.is_trained = is_trained
             try:
                 if are_alike(candidate(batch), expected):
                     return candidate

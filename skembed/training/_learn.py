@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from skembed._inputs import CheckedRows
-from skembed.acceleration import is_bfloat16_faster_on_cpu
+from skembed.acceleration import is_bfloat16_faster_on_cpu, prepare_for_training
 from skembed.engine import BackboneEncoder, Progress, embed
 from skembed.exceptions import InvalidRowsError, describe_rows, name_rows
 from skembed.store import EmbeddingStore
@@ -173,7 +173,8 @@ def _with_model(
 ) -> tuple[Any, Loop]:
     """Return the module that is trained, and the loop that does it."""
     backbone, device = encoder.backbone, encoder.torch_device
-    module = backbone.source.read(backbone.load).to(device)
+    module: Any = backbone.source.read(backbone.load)
+    module.core = prepare_for_training(module.core, device=device)
     examples = Examples(encoder, rows.items)
     examples.prepare()
     if examples.faults:
@@ -185,7 +186,8 @@ def _with_model(
     if rate == "auto":
         rate = _OF_RANDOM_WEIGHTS if is_random else strategy._learning_rates[strategy.method]
     settings = _settings(strategy, objective, seed, float(rate), _dtype_of(strategy, encoder))
-    settings = replace(settings, budget=encoder.policy.budget, layout=encoder.policy.layout)
+    layout = getattr(module.core, "layout", encoder.policy.layout)
+    settings = replace(settings, budget=encoder.policy.budget, layout=layout)
     finished = Finished(module, encoder.n_components, bool(encoder.normalize))
     return module, Loop(finished, encoder.collate, examples, objective, settings, device)
 
