@@ -6,6 +6,7 @@ optional.
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from collections.abc import Mapping
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from skembed._backbone import Source
+from skembed._backbone import Exported, Source
 from skembed._optional import import_optional
 from skembed.exceptions import (
     InvalidParameterError,
@@ -32,6 +33,7 @@ from skembed.image._backbone import (
     kept_backbone,
     refuse_enormous,
 )
+from skembed.image._export import pixels_code, pooling_code
 from skembed.image._features import Plan, extract, find_on_meta, make_plan, measure
 from skembed.modules import (
     CutAt,
@@ -40,8 +42,10 @@ from skembed.modules import (
     build_random,
     check_layer,
     fill,
+    fill_part,
     is_empty,
     plain_names,
+    write_state,
 )
 from skembed.weights import (
     FileSource,
@@ -157,14 +161,44 @@ class TimmBackbone(ImageBackbone):
         """Prepare a picture as the model's own evaluation transform does."""
         return self._preparation.prepare(image)
 
-    def _load_core(self) -> nn.Module:
+    def _load_whole(self) -> nn.Module:
         source = self.source
         if isinstance(source, FolderSource):
-            module = self._load_files(check_weights(source.folder))
-        elif isinstance(source, FileSource):
-            module = self._load_files([source.path])
-        else:
-            module = build_random(self._architecture.build)
+            return self._load_files(check_weights(source.folder))
+        if isinstance(source, FileSource):
+            return self._load_files([source.path])
+        return build_random(self._architecture.build)
+
+    def _export(self, core: Any, folder: Path) -> Exported:
+        """Write a folder as timm does, without the classifier."""
+        whole, is_part = self._load_whole(), self._settings.layer is not None
+        fill_part(whole, core.module if is_part or self.plan.output == _PATCHES else core)
+        write_state(whole.state_dict(), folder / "model.safetensors")
+        given = self._architecture
+        known = {k: v for k, v in given.config.items() if v is not None}
+        config = {
+            "architecture": given.name,
+            "num_classes": 0,
+            "num_features": self.width,
+            "model_args": given.options,
+            "pretrained_cfg": {**known, "num_classes": 0},
+        }
+        (folder / "config.json").write_text(json.dumps(config, indent=2, default=list))
+        code = """
+import timm
+import torch
+
+model = timm.create_model("local-dir:.", pretrained=True).eval()
+data = timm.data.resolve_model_data_config(model)
+"""
+        prepare = "timm.data.create_transform(**data, is_training=False)"
+        code += pixels_code(prepare, self._preprocess is not None)
+        call = "forward_features" if self.plan.output == _PATCHES else "forward"
+        code += pooling_code(f"model.{call}(pixels)", self.plan, self._settings.layer)
+        return Exported("timm", code)
+
+    def _load_core(self) -> nn.Module:
+        module = self._load_whole()
         layer = self._settings.layer
         if layer is not None:
             module = extract(module, str(layer), self._preparation.size)
