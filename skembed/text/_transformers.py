@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from skembed._backbone import Backbone, Ending, Exported, Source
+from skembed._backbone import Backbone, Ending, Exported, Source, thawed
 from skembed.engine import resolve_dtype
 from skembed.exceptions import InvalidInputError, InvalidParameterError, did_you_mean
 from skembed.modules import (
@@ -132,9 +132,10 @@ class TransformerBackbone(Backbone):
     ) -> TextModule:
         """Load the module, or put it around a core; see `Backbone`."""
         if core is None:
-            core = self._load_core(dtype)
+            core = thawed(self._load_core(dtype))
         layers = [*self._load_projection(), *load_head(self._head)]
         module = TextModule(core, self.pooling, n_skipped=self._n_skipped, layers=layers)
+        thawed(module.layers)
         return module.eval()
 
     def export(self, module: nn.Module, folder: Path, ending: Ending) -> Exported:
