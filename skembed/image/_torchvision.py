@@ -146,7 +146,7 @@ class TorchvisionBackbone(ImageBackbone):
         weights = _RANDOM if self._is_random else str(self._member)
         write_state(whole.state_dict(), folder / "model.safetensors", **{_ORIGIN: weights})
         head = re.sub(r"\.(\d+)", r"[\1]", f".{_drop_head(build_empty(self._build_whole))}")
-        options = "".join(f", {k}={v!r}" for k, v in self._all_options().items())
+        options = "".join(f", {k}={v!r}" for k, v in self._all_options(draws=False).items())
         is_old = self.name.startswith("mnasnet")
         state = 'load_file("model.safetensors")'
         code = f"""
@@ -197,12 +197,15 @@ state._metadata = {{"": {{"version": 2}}}}
     def _build_whole(self) -> nn.Module:
         from torchvision import models
 
-        module: nn.Module = models.get_model(self.name, weights=None, **self._all_options())
+        module: nn.Module = models.get_model(
+            self.name, weights=None, **self._all_options(draws=self._file is None)
+        )
         return module
 
-    def _all_options(self) -> dict[str, Any]:
-        is_slow = "aux_logits" in self._options  # to draw random weights
-        return {**self._options, **({"init_weights": self._file is None} if is_slow else {})}
+    def _all_options(self, *, draws: bool) -> dict[str, Any]:
+        """Return with what the architecture is built; whether it draws random weights."""
+        is_slow = "aux_logits" in self._options
+        return {**self._options, **({"init_weights": draws} if is_slow else {})}
 
     def _build(self) -> nn.Module:
         """Build the model without its classifier."""
