@@ -157,7 +157,8 @@ model.load_state_dict(load_file("model.safetensors"))
 """
         values = values if self._is_standardized else f"{clip}[None]"
         if self._layer == 0:
-            frames = "model.encoder.feature_projection(model.feature_extractor(values, None)[0])"
+            projected = "model.encoder.feature_projection(model.feature_extractor(values, None)[0])"
+            frames = f"model.encoder.transformer._preprocess({projected})"
         code += self._clips_code(frames, prepare=values)
         return Exported("torchaudio", code, f'"{self.name}", weights="model.safetensors"')
 
