@@ -100,7 +100,7 @@ def _card(encoder: BackboneEncoder, ending: Ending, exported: Exported, embedder
     if state is not None:
         n_epochs = max(0, len(state.history.get("epoch", [])) - 1)
         trained = f"trained by `{type(embedder.training).__name__}({state.method!r})`"
-        trained += f" for {n_epochs} epoch{"s" * (n_epochs > 1)}" if n_epochs else ""
+        trained += f" for {n_epochs} epoch{'s' * (n_epochs > 1)}" if n_epochs else ""
         by = ", ".join(f"{name} {release}" for name, release in state.versions.items())
         lines = [f"- trained with: {by}"] if by else []
     before = "" if exported.is_finished or ending.projection is None else _BEFORE_PROJECTION
