@@ -13,7 +13,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from skembed.exceptions import InvalidParameterError
+from skembed.exceptions import InvalidParameterError, UnsupportedModelError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -21,7 +21,16 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import nn
 
-__all__ = ["OF_THE_HUB", "Backbone", "ModelSettings", "Projection", "Source", "thawed"]
+__all__ = [
+    "OF_THE_HUB",
+    "Backbone",
+    "Ending",
+    "Exported",
+    "ModelSettings",
+    "Projection",
+    "Source",
+    "thawed",
+]
 
 T = TypeVar("T")
 
@@ -65,6 +74,37 @@ class Projection:
         """Return projected vectors (n, d)."""
         projected: NDArray[np.float32] = vectors @ self.weight.T + self.bias
         return projected
+
+
+@dataclass(frozen=True)
+class Ending:
+    """What becomes of a backbone's vectors, in this order: projected, cut, brought to length 1."""
+
+    projection: Projection | None = None
+    n_components: int | None = None
+    normalize: bool = False
+
+
+@dataclass(frozen=True)
+class Exported:
+    """How an exported model is used without skembed, and with it.
+
+    Attributes
+    ----------
+    library : str
+        What loads it.
+    code : str
+        Python that makes `vectors`, a tensor (n, width), of rows, in the model's folder.
+    arguments : str
+        By which a new embedder finds it, in that folder.
+    is_finished : bool
+        Whether `code` does what the `Ending` asks for.
+    """
+
+    library: str
+    code: str
+    arguments: str = '"."'
+    is_finished: bool = False
 
 
 class Source(ABC):
@@ -163,6 +203,14 @@ class Backbone(ABC):
         own, whose weights are then not read. `dtype` is what the module will be converted to: a
         model too large for float32 is read in it.
         """
+
+    def export(self, module: nn.Module, folder: Path, ending: Ending) -> Exported:
+        """Write the model into a folder as its own library does, with the weights of a module.
+
+        The module is one of `load`, perhaps trained since, and is not used afterwards. What the
+        library's files cannot say of the `ending` is left to the caller.
+        """
+        raise UnsupportedModelError(f"{self.name} has no weights that could be exported.")
 
 
 def thawed(module: nn.Module) -> nn.Module:

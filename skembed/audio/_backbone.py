@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,10 +13,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from skembed._backbone import Backbone, ModelSettings, thawed
+from skembed._backbone import Backbone, Ending, Exported, ModelSettings, thawed
 from skembed.audio._clips import ClipModule, Part, SpeechModule
 from skembed.audio._views import cut_at_random, mask_bands, random_view
-from skembed.exceptions import InvalidParameterError
+from skembed.exceptions import InvalidParameterError, UnsupportedModelError
 from skembed.modules import SpeechModel, pooled_width
 from skembed.store import digest_of
 
@@ -27,6 +28,16 @@ __all__ = [
     "probe_samples",
     "standardize",
 ]
+
+
+_POOLED = {
+    "none": "features",
+    "mean": "features.mean(1)",
+    "std": "features.std(1, correction=0)",
+    "max": "features.amax(1)",
+    "cls": "features[:, 0]",
+}
+"""In the code on a model's card."""
 
 
 @dataclass(frozen=True)
@@ -102,6 +113,34 @@ class AudioBackbone(Backbone):
     @abstractmethod
     def _load_core(self) -> nn.Module:
         """Load what maps stacks of values, or clips of any lengths, to frames or vectors."""
+
+    def export(self, module: nn.Module, folder: Path, ending: Ending) -> Exported:
+        """Write the model as its library does; the code on its card pools."""
+        return self._export(module.core, folder)
+
+    def _export(self, core: Any, folder: Path) -> Exported:
+        """Write the weights of what `_load_core` has returned."""
+        raise UnsupportedModelError(f"{self.name} has no weights that could be exported.")
+
+    def _clips_code(self, frames: str, *, prepare: str = "torch.from_numpy(clip)[None]") -> str:
+        """Return lines for a card that make `vectors` of clips.
+
+        `prepare` is an expression for `values`, what the model takes of a clip, as a batch; and
+        `frames` one for what it gives for them, frames (1, n, d), or vectors without a pooling.
+        """
+        pooled = [_POOLED[name] for name in (self.pooling or "none").split("+")]
+        vector = pooled[0] if len(pooled) == 1 else f"torch.cat([{', '.join(pooled)}], 1)"
+        return f"""
+# clips: a list of float32 arrays of samples at {self.rate:,} Hz. Those longer than a window are
+# cut into windows, whose vectors are averaged.
+vectors = []
+with torch.inference_mode():
+    for clip in clips:
+        values = {prepare}
+        features = {frames}
+        vectors.append({vector})
+vectors = torch.cat(vectors)
+"""
 
     def _take_pooling(self, asked: str, d: int, own: str | None = "mean") -> None:
         """Take the pooling that is asked for, and the width; `own` None: the core gives vectors."""

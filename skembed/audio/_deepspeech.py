@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,12 +10,19 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from skembed._backbone import OF_THE_HUB, Source
+from skembed._backbone import OF_THE_HUB, Exported, Source
 from skembed.audio._backbone import AudioBackbone, AudioSettings
 from skembed.audio._clips import Part
 from skembed.audio._spectra import LogMel
 from skembed.exceptions import InvalidParameterError, UnsupportedModelError
-from skembed.modules import build_empty, build_random, fill, plain_names
+from skembed.modules import (
+    build_empty,
+    build_random,
+    fill,
+    fill_part,
+    plain_names,
+    write_state,
+)
 from skembed.weights import FileSource, load_state, releases_of
 
 __all__ = ["DeepSpeechBackbone"]
@@ -53,13 +61,32 @@ class DeepSpeechBackbone(AudioBackbone):
         return Part((bands - mean) / (std + _FLOOR))
 
     def _load_core(self) -> nn.Module:
-        if isinstance(self.source, FileSource):
-            module = build_empty(self._build)
-            path = self.source.path
-            fill(module, load_state(path), path=path, name=self.name)
-        else:
-            module = build_random(self._build)
-        return _HiddenLayer(module, self._place).eval()
+        return _HiddenLayer(self._load_whole(), self._place).eval()
+
+    def _load_whole(self) -> nn.Module:
+        if not isinstance(self.source, FileSource):
+            return build_random(self._build)
+        module, path = build_empty(self._build), self.source.path
+        fill(module, load_state(path), path=path, name=self.name)
+        return module
+
+    def _export(self, core: _HiddenLayer, folder: Path) -> Exported:
+        """Write a state dict by torchaudio's names; the layers after the one that was run, too."""
+        whole: Any = self._load_whole()
+        for name, layer in core.layers.items():
+            fill_part(getattr(whole, name), layer)
+        write_state(whole.state_dict(), folder / "model.safetensors")
+        sizes = ", ".join(f"{name}={size}" for name, size in self._sizes.items())
+        code = f"""
+import torch
+import torchaudio
+from safetensors.torch import load_file
+
+model = torchaudio.models.DeepSpeech({sizes}).eval()
+model.load_state_dict(load_file("model.safetensors"))
+# vectors: its hidden layer {self._place + 1} on log-mel bands, pooled as AudioEmbedder does it
+"""
+        return Exported("torchaudio", code, '"deepspeech", weights="model.safetensors"')
 
     def _build(self) -> nn.Module:
         from torchaudio.models import DeepSpeech

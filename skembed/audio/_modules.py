@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from skembed._backbone import OF_THE_HUB
+from skembed._backbone import OF_THE_HUB, Exported
 from skembed.audio._backbone import AudioBackbone, AudioSettings, probe_samples
 from skembed.audio._clips import Part
 from skembed.exceptions import ModelWarning, UnsupportedModelError, warn_user
@@ -23,6 +24,7 @@ from skembed.modules import (
     make_preprocess,
     run_apart,
     try_out,
+    write_state,
 )
 from skembed.weights import kept_recent, releases_of
 
@@ -119,6 +121,20 @@ class ModuleBackbone(AudioBackbone):
 
     def _load_core(self) -> nn.Module:
         return nn.Sequential(self._copy(), _Frames(self._time)).eval()
+
+    def _export(self, core: Any, folder: Path) -> Exported:
+        """Write the state dict of the user's module, by its own names."""
+        own = core[0].module if self._layer is None else core[0].module.module
+        write_state(own.state_dict(), folder / "model.safetensors")
+        code = f"""
+import torch
+from safetensors.torch import load_file
+
+# model: your {self.name}
+model.load_state_dict(load_file("model.safetensors"))
+# vectors: what it gives for clips, pooled: a tensor (n, {self.width})
+"""
+        return Exported("torch", code, "model")
 
     def _copy(self) -> nn.Module:
         module = self.source.copy()

@@ -28,7 +28,7 @@ class Processor:
 
     `rate` is in Hz, `limit` in seconds of the longest clip that it takes whole (None is any), `hop`
     in samples from one of its frames to the next (1 where it makes none), `is_normalizing` whether
-    it gives waveforms mean 0 and variance 1.
+    it gives waveforms mean 0 and variance 1, `input_name` what transformers calls what it makes.
     """
 
     def __init__(self, extractor: Any) -> None:
@@ -48,6 +48,7 @@ class Processor:
             most = getattr(extractor, "nb_max_samples", None)  # of CLAP, n_samples of Whisper
             most = getattr(extractor, "n_samples", most)
             self.limit = None if most is None else float(most) / self.rate
+        self.input_name = "input_values"
         self.probe = self.prepare(probe_samples(self.rate))
 
     def prepare(self, samples: NDArray[np.float32]) -> Tensor:
@@ -59,6 +60,7 @@ class Processor:
         made = self._extractor(samples, sampling_rate=self.rate, return_tensors="pt")
         for name in _INPUTS:
             if isinstance(made.get(name), Tensor):
+                self.input_name = name
                 values: Tensor = made[name][0]
                 return values.to(torch.float32)
         raise UnsupportedModelError(f"it gives {', '.join(made)}, expected one of {_INPUTS}")

@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from skembed._backbone import OF_THE_HUB, Source
+from skembed._backbone import OF_THE_HUB, Exported, Source
 from skembed._forks import one_at_a_time
 from skembed.audio._backbone import (
     AudioBackbone,
@@ -28,7 +28,14 @@ from skembed.audio._backbone import (
     standardize,
 )
 from skembed.audio._clips import Part
-from skembed.modules import SpeechModel, build_random, fill, plain_names
+from skembed.modules import (
+    SpeechModel,
+    build_empty,
+    build_random,
+    fill,
+    plain_names,
+    write_state,
+)
 from skembed.weights import FileSource, load_state, releases_of
 
 __all__ = ["TorchaudioBackbone", "bundle_names", "bundle_url"]
@@ -127,11 +134,45 @@ class TorchaudioBackbone(AudioBackbone):
         fill(module, _renamed(state), path=path, name=self.name)
         return SpeechModel(module, self._layer).eval()
 
+    def _export(self, core: SpeechModel, folder: Path) -> Exported:
+        """Write a state dict by torchaudio's names, without what follows the last layer."""
+        state, named = core.model.state_dict(), {}
+        for name, tensor in build_empty(self._build).state_dict().items():
+            parts = [state[each] for each in _renamed({name: tensor})]
+            named[name] = parts[0] if len(parts) == 1 else torch.cat(parts)
+        write_state(named, folder / "model.safetensors")
+        clip = "torch.from_numpy(clip)"
+        values = f"torch.nn.functional.layer_norm({clip}, clip.shape)[None]"
+        frames = "model(values)[0]"
+        if self._layer is not None:  # torchaudio's first is that after the first layer
+            frames = f"model.extract_features(values)[0][{self._layer - 1}]"
+        code = f"""
+import torch
+import torchaudio
+from safetensors.torch import load_file
+
+settings = {self._options()!r}
+model = torchaudio.models.{self._builder}(**settings).eval()
+model.load_state_dict(load_file("model.safetensors"))
+"""
+        values = values if self._is_standardized else f"{clip}[None]"
+        if self._layer == 0:
+            projected = "model.encoder.feature_projection(model.feature_extractor(values, None)[0])"
+            frames = f"model.encoder.transformer._preprocess({projected})"
+        code += self._clips_code(frames, prepare=values)
+        return Exported("torchaudio", code, f'"{self.name}", weights="model.safetensors"')
+
+    @property
+    def _builder(self) -> str:
+        return "wavlm_model" if self._kind == "WavLM" else "wav2vec2_model"
+
+    def _options(self) -> dict[str, Any]:
+        return {**self._params, "aux_num_out": None}
+
     def _build(self) -> nn.Module:
         from torchaudio import models
 
-        build = models.wavlm_model if self._kind == "WavLM" else models.wav2vec2_model
-        module: nn.Module = build(**{**self._params, "aux_num_out": None})
+        module: nn.Module = getattr(models, self._builder)(**self._options())
         return module
 
     def _as_transformers(self) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from skembed._backbone import Exported
 from skembed.audio._backbone import (
     AudioBackbone,
     AudioSettings,
@@ -26,16 +28,26 @@ from skembed.exceptions import (
     UnsupportedModelError,
     warn_user,
 )
-from skembed.modules import SpeechModel, States, find_unused, make_states
+from skembed.modules import (
+    SpeechModel,
+    States,
+    fill_part,
+    find_unused,
+    has_weights,
+    make_states,
+)
 from skembed.weights import (
     FolderSource,
     check_weights,
+    copy_processor,
     has_processor,
     load_config,
     load_pretrained,
     load_processor,
     refuse_code_from_elsewhere,
+    refuse_custom_code,
     releases_of,
+    save_pretrained,
 )
 
 __all__ = ["TransformersBackbone"]
@@ -148,8 +160,8 @@ class TransformersBackbone(AudioBackbone):
         n_patches = min(grid[1], -(-n_frames // int(self._config.time_stride)))
         return Part(values, n_patches * grid[0])
 
-    def _load_core(self) -> nn.Module:
-        module: Any = load_pretrained(
+    def _load_whole(self) -> nn.Module:
+        module: nn.Module = load_pretrained(
             self._folder,
             self._config,
             auto=self._auto,
@@ -157,7 +169,46 @@ class TransformersBackbone(AudioBackbone):
             trust_remote_code=self.is_foreign,
             is_unused=self._is_unused,
         )
-        module = module.eval()
+        return module.eval()
+
+    def _export(self, core: Any, folder: Path) -> Exported:
+        """Write a folder of transformers: of sounds and texts, the part that was loaded."""
+        refuse_custom_code(self.name, self.is_foreign)
+        whole: Any = self._load_whole()
+        is_packed, is_whisper = self._kind in _PACKED, self._kind == "whisper"
+        part = core.model if is_packed else core.module
+        fill_part(whole.encoder if is_whisper else whole, part)
+        lacking = {
+            name
+            for name in whole.state_dict()
+            if self._is_unused(name) and not has_weights(self._folder, [name])
+        }
+        save_pretrained(whole, folder, is_left_out=lacking.__contains__)
+        copy_processor(self._folder, folder)
+        return Exported("transformers", self._code(type(whole).__name__))
+
+    def _code(self, kind: str) -> str:
+        layer, is_whisper = self._settings.layer, self._kind == "whisper"
+        call = "model.encoder(values" if is_whisper else "model(values"
+        if getattr(self._config, "enable_fusion", False):
+            call += ", is_longer=torch.zeros(1, 1, dtype=torch.bool)"
+        frames = f"{call}).{self._output}"
+        if layer is not None:
+            frames = f"{call}, output_hidden_states=True).hidden_states[{layer}]"
+        if is_whisper:  # a convolution of stride 2 halves the frames
+            frames += f"[:, : -(-len(clip) // {2 * self._processor.hop})]"
+        name = self._processor.input_name
+        made = f"extractor(clip, sampling_rate={self.rate}, return_tensors="
+        return f"""
+import torch
+from transformers import AutoFeatureExtractor, {kind}
+
+extractor = AutoFeatureExtractor.from_pretrained(".")
+model = {kind}.from_pretrained(".")
+""" + self._clips_code(frames, prepare=f'{made}"pt")["{name}"]')
+
+    def _load_core(self) -> nn.Module:
+        module: Any = self._load_whole()
         # Masks drawn from NumPy's random state, which is the user's; views have their own.
         module.config.apply_spec_augment = False
         if self._kind in _PACKED:

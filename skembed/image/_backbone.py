@@ -9,6 +9,7 @@ import copy
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,15 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from skembed._backbone import OF_THE_HUB, Backbone, ModelSettings, Source, thawed
+from skembed._backbone import (
+    OF_THE_HUB,
+    Backbone,
+    Ending,
+    Exported,
+    ModelSettings,
+    Source,
+    thawed,
+)
 from skembed.exceptions import InvalidParameterError
 from skembed.image._features import ChannelsFirst, Plan
 from skembed.image._preprocess import probe_pixels
@@ -183,6 +192,15 @@ class ImageBackbone(Backbone):
                 core = nn.Sequential(core, ChannelsFirst())
             thawed(core)
         return PixelModule(core, copy.deepcopy(self._scale), self.plan).eval()
+
+    def export(self, module: nn.Module, folder: Path, ending: Ending) -> Exported:
+        """Write the model as its library does; the code on its card pools."""
+        core: Any = module.core
+        return self._export(core[0] if self.plan.is_channels_last else core, folder)
+
+    @abstractmethod
+    def _export(self, core: Any, folder: Path) -> Exported:
+        """Write the weights of what `_load_core` has returned."""
 
     @abstractmethod
     def _load_core(self) -> nn.Module:

@@ -45,6 +45,7 @@ class Plan:
     n_prefix: int = 0
     output: str | None = None
     is_channels_last: bool = False
+    is_map: bool = False
 
 
 def make_plan(
@@ -85,7 +86,7 @@ def make_plan(
             f"pooling={pooling!r}, but {name} gives {what}. Use 'mean' or 'max'."
         )
     width = pooled_width(int(shape[2] if n_dims == 3 else shape[1]), pooling)
-    return Plan(width, pooling, n_prefix, output, is_channels_last)
+    return Plan(width, pooling, n_prefix, output, is_channels_last, n_dims == 4)
 
 
 def find_on_meta(find: Callable[[str], T]) -> T:

@@ -9,13 +9,16 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from skembed._backbone import Exported
 from skembed.exceptions import InvalidParameterError
 from skembed.image._backbone import ImageBackbone, ImageSettings, check_settings, kept_backbone
+from skembed.image._export import pixels_code, pooling_code
 from skembed.image._features import make_plan, measure
 from skembed.image._preprocess import probe_pixels
 from skembed.modules import (
@@ -27,6 +30,7 @@ from skembed.modules import (
     check_layer,
     run_apart,
     try_out,
+    write_state,
 )
 from skembed.weights import kept_recent, releases_of
 
@@ -103,6 +107,22 @@ class ModuleBackbone(ImageBackbone):
 
     def _load_core(self) -> nn.Module:
         return self._copy()
+
+    def _export(self, core: Any, folder: Path) -> Exported:
+        """Write the state dict of the user's module, by its own names."""
+        own = core.module if self._settings.layer is None else core.module.module
+        write_state(own.state_dict(), folder / "model.safetensors")
+        code = f"""
+import torch
+from safetensors.torch import load_file
+
+# model: your {self.name}
+model.load_state_dict(load_file("model.safetensors"))
+model.eval()
+"""
+        code += pixels_code("", has_own=True)
+        code += pooling_code("model(pixels)", self.plan, self._settings.layer)
+        return Exported("torch", code, "model")
 
     def _copy(self) -> nn.Module:
         module, layer = self.source.copy(), self._settings.layer

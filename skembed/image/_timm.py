@@ -6,9 +6,9 @@ optional.
 
 from __future__ import annotations
 
+import json
 import os
 import sys
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from skembed._backbone import Source
+from skembed._backbone import Exported, Source
 from skembed._optional import import_optional
 from skembed.exceptions import (
     InvalidParameterError,
@@ -27,12 +27,12 @@ from skembed.exceptions import (
 from skembed.image._backbone import (
     ImageBackbone,
     ImageSettings,
-    Scale,
     check_settings,
     kept_backbone,
-    refuse_enormous,
 )
+from skembed.image._export import pixels_code, pooling_code
 from skembed.image._features import Plan, extract, find_on_meta, make_plan, measure
+from skembed.image._timm_pixels import TimmPixels
 from skembed.modules import (
     CutAt,
     Preprocess,
@@ -40,8 +40,10 @@ from skembed.modules import (
     build_random,
     check_layer,
     fill,
+    fill_part,
     is_empty,
     plain_names,
+    write_state,
 )
 from skembed.weights import (
     FileSource,
@@ -157,14 +159,44 @@ class TimmBackbone(ImageBackbone):
         """Prepare a picture as the model's own evaluation transform does."""
         return self._preparation.prepare(image)
 
-    def _load_core(self) -> nn.Module:
+    def _load_whole(self) -> nn.Module:
         source = self.source
         if isinstance(source, FolderSource):
-            module = self._load_files(check_weights(source.folder))
-        elif isinstance(source, FileSource):
-            module = self._load_files([source.path])
-        else:
-            module = build_random(self._architecture.build)
+            return self._load_files(check_weights(source.folder))
+        if isinstance(source, FileSource):
+            return self._load_files([source.path])
+        return build_random(self._architecture.build)
+
+    def _export(self, core: Any, folder: Path) -> Exported:
+        """Write a folder as timm does, without the classifier."""
+        whole, is_part = self._load_whole(), self._settings.layer is not None
+        fill_part(whole, core.module if is_part or self.plan.output == _PATCHES else core)
+        write_state(whole.state_dict(), folder / "model.safetensors")
+        given = self._architecture
+        known = {k: v for k, v in given.config.items() if v is not None}
+        config = {
+            "architecture": given.name,
+            "num_classes": 0,
+            "num_features": self.width,
+            "model_args": given.options,
+            "pretrained_cfg": {**known, "num_classes": 0},
+        }
+        (folder / "config.json").write_text(json.dumps(config, indent=2, default=list))
+        code = """
+import timm
+import torch
+
+model = timm.create_model("local-dir:.", pretrained=True).eval()
+data = timm.data.resolve_model_data_config(model)
+"""
+        prepare = "timm.data.create_transform(**data, is_training=False)"
+        code += pixels_code(prepare, self._preprocess is not None)
+        call = "forward_features" if self.plan.output == _PATCHES else "forward"
+        code += pooling_code(f"model.{call}(pixels)", self.plan, self._settings.layer)
+        return Exported("timm", code)
+
+    def _load_core(self) -> nn.Module:
+        module = self._load_whole()
         layer = self._settings.layer
         if layer is not None:
             module = extract(module, str(layer), self._preparation.size)
@@ -333,59 +365,3 @@ def _translated(state: dict[str, Tensor], module: nn.Module) -> dict[str, Tensor
         return dict(translate(dict(state), module))
     except Exception:  # of another architecture; what does not fit is reported by name
         return state
-
-
-class TimmPixels:
-    """Makes a model's pixels of pictures, as the model's configuration says.
-
-    Where the transform ends by turning the picture into a tensor and normalising it, as timm's do,
-    pictures stay in uint8 and are normalised as batches.
-    """
-
-    def __init__(self, config: Mapping[str, Any], name: str) -> None:
-        from torchvision import transforms
-
-        data: Any = import_optional("timm.data", extra="timm", purpose="A timm model")
-        if not config:
-            raise UnsupportedModelError(
-                f"timm does not say which pixels {name} takes. Register it with a configuration "
-                "(timm.models.generate_default_cfgs) that has input_size, mean and std."
-            )
-        found = data.resolve_data_config(pretrained_cfg=dict(config))
-        self.size = (1, *(int(each) for each in found["input_size"]))
-        if self.size[1] != 3:
-            raise UnsupportedModelError(
-                f"{name} takes pictures with {self.size[1]} channels; expected 3. Choose a model "
-                "for colour pictures."
-            )
-        self._transform: Any = data.create_transform(**found, is_training=False)
-        self._shortest = _shortest_edge(self._transform)
-        self.description = f"{self._transform!r}"
-        self.scale = Scale()
-        steps = list(getattr(self._transform, "transforms", ()))
-        ends = [type(each).__name__ for each in steps[-2:]]
-        if ends in (["MaybeToTensor", "Normalize"], ["ToTensor", "Normalize"]):
-            numbers = steps[-1].mean, steps[-1].std
-            self.scale = Scale(*numbers)
-            # Its representation rounds them.
-            self.description += f" {[torch.as_tensor(each).tolist() for each in numbers]}"
-            self._transform = transforms.Compose([*steps[:-2], transforms.PILToTensor()])
-
-    def prepare(self, image: Image) -> Tensor:
-        """Return pixels (3, height, width) of a picture, uint8 or float32."""
-        if self._shortest is not None:
-            refuse_enormous(image, self._shortest)
-        pixels: Tensor = self._transform(image)
-        return pixels
-
-
-def _shortest_edge(transform: Any) -> int | None:
-    """Return to what a picture's shorter side is resized, None if both sides are bounded."""
-    for step in getattr(transform, "transforms", ()):
-        size: Any = getattr(step, "size", None)
-        if type(step).__name__ == "Resize":
-            sides = [size] if isinstance(size, int) else list(size)
-            return int(sides[0]) if len(sides) == 1 else None
-        if type(step).__name__ == "ResizeKeepRatio" and getattr(step, "longest", 0) < 1:
-            return int(size if isinstance(size, int) else max(size))
-    return None

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from skembed._backbone import Exported
 from skembed._forks import one_at_a_time
 from skembed.exceptions import InvalidParameterError, did_you_mean
 from skembed.image._backbone import (
@@ -23,9 +24,19 @@ from skembed.image._backbone import (
     kept_backbone,
     refuse_enormous,
 )
+from skembed.image._export import pixels_code, pooling_code
 from skembed.image._features import Plan, extract, make_plan, measure
 from skembed.image._models import MODELS
-from skembed.modules import CutAt, Preprocess, build_empty, build_random, check_layer, fill
+from skembed.modules import (
+    CutAt,
+    Preprocess,
+    build_empty,
+    build_random,
+    check_layer,
+    fill,
+    fill_part,
+    write_state,
+)
 from skembed.weights import (
     FileSource,
     RandomSource,
@@ -45,6 +56,9 @@ _TOKENS = "encoder"
 
 # Where classifiers are; the last three are run in training only.
 _CLASSIFIERS = ("classifier.", "fc.", "head.", "heads.", "AuxLogits.", "aux1.", "aux2.")
+
+# In the header of an exported file: the published weights that it was trained from.
+_ORIGIN, _RANDOM = "torchvision_weights", "random"
 
 # As densenets were saved before names could hold no dots; torchvision's own files are such.
 _OLD_NAME = re.compile(r"^(.*denselayer\d+\.(?:norm|relu|conv))\.([12]\.\w+)$")
@@ -87,6 +101,7 @@ class TorchvisionBackbone(ImageBackbone):
     ) -> None:
         super().__init__(source, settings, preprocess)
         self._file = source.path if isinstance(source, FileSource) else None
+        self._member = member
         preset: Any = member.transforms()
         self._preset = preset
         self._scale = Scale(preset.mean, preset.std)
@@ -116,10 +131,45 @@ class TorchvisionBackbone(ImageBackbone):
         return pixels
 
     def _load_core(self) -> nn.Module:
-        module = build_random(self._build) if self._file is None else self._load_file(self._file)
+        module = self._load_whole()
         if self.plan.output is not None:
             module = extract(module, self.plan.output, self._size())
         return module
+
+    def _load_whole(self) -> nn.Module:
+        return build_random(self._build) if self._file is None else self._load_file(self._file)
+
+    def _export(self, core: Any, folder: Path) -> Exported:
+        """Write a state dict by torchvision's names, without the classifier."""
+        whole = self._load_whole()
+        fill_part(whole, core if self.plan.output is None else core.module)
+        weights = _RANDOM if self._is_random else str(self._member)
+        write_state(whole.state_dict(), folder / "model.safetensors", **{_ORIGIN: weights})
+        head = re.sub(r"\.(\d+)", r"[\1]", f".{_drop_head(build_empty(self._build_whole))}")
+        options = "".join(f", {k}={v!r}" for k, v in self._all_options(draws=False).items())
+        is_old = self.name.startswith("mnasnet")
+        state = 'load_file("model.safetensors")'
+        code = f"""
+import torch
+import torchvision
+from safetensors.torch import load_file
+
+model = torchvision.models.get_model("{self.name}", weights=None{options}).eval()
+model{head} = torch.nn.Identity()  # it gives vectors, not classes
+"""
+        if is_old:  # which asks which version the names are of
+            code += f"""
+from collections import OrderedDict
+
+state = OrderedDict({state})
+state._metadata = {{"": {{"version": 2}}}}
+"""
+            state = "state"
+        code += f"model.load_state_dict({state})\n"
+        prepare = f'torchvision.models.get_weight("{self._member}").transforms()'
+        code += pixels_code(prepare, self._preprocess is not None)
+        code += pooling_code("model(pixels)", self.plan, self.plan.output)
+        return Exported("torchvision", code, f'"{self.name}", weights="model.safetensors"')
 
     def _choose_options(self) -> dict[str, Any]:
         """Return with what the architecture is built."""
@@ -127,8 +177,13 @@ class TorchvisionBackbone(ImageBackbone):
             return {"image_size": int(self._preset.crop_size[0])}
         if self.name in ("inception_v3", "googlenet"):
             # Published weights take pixels of another range than their preset gives.
-            return {"transform_input": self._file is not None, "aux_logits": False}
+            return {"transform_input": not self._is_random, "aux_logits": False}
         return {}
+
+    @property
+    def _is_random(self) -> bool:
+        """Whether the weights, or those that they were trained from, were random."""
+        return self._file is None or _origin_of(self._file) == _RANDOM
 
     def _refuse_missing_classifier(self, member: Any) -> None:
         layer = self._settings.layer
@@ -142,11 +197,15 @@ class TorchvisionBackbone(ImageBackbone):
     def _build_whole(self) -> nn.Module:
         from torchvision import models
 
-        options = dict(self._options)
-        if "aux_logits" in options:
-            options["init_weights"] = self._file is None
-        module: nn.Module = models.get_model(self.name, weights=None, **options)
+        module: nn.Module = models.get_model(
+            self.name, weights=None, **self._all_options(draws=self._file is None)
+        )
         return module
+
+    def _all_options(self, *, draws: bool) -> dict[str, Any]:
+        """Return with what the architecture is built; whether it draws random weights."""
+        is_slow = "aux_logits" in self._options
+        return {**self._options, **({"init_weights": draws} if is_slow else {})}
 
     def _build(self) -> nn.Module:
         """Build the model without its classifier."""
@@ -269,8 +328,24 @@ def _find_weights(name: str, weights: str | Path | None) -> tuple[Path | None, A
     )
 
 
+def _origin_of(path: Path) -> str:
+    """Return what an exported file says of the weights that it was trained from; "" of others."""
+    from safetensors import SafetensorError, safe_open
+
+    if path.suffix != ".safetensors":
+        return ""
+    try:
+        with safe_open(path, framework="numpy", backend="pread") as file:
+            return str((file.metadata() or {}).get(_ORIGIN, ""))
+    except (SafetensorError, OSError):  # told when it is read
+        return ""
+
+
 def _published_as(path: Path, known: Any) -> Any:
     """Return the published weights that a file holds: pictures are prepared for these."""
+    short = _origin_of(path).removeprefix(f"{known.__name__}.")
+    if short in known.__members__:
+        return known[short]
     sha256 = file_sha256(path)
     for member in known:
         found = re.search(r"-([0-9a-f]{8,64})\.\w+$", member.url)

@@ -8,26 +8,40 @@ from __future__ import annotations
 import copy
 import functools
 import inspect
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
+from skembed._backbone import Exported
 from skembed.exceptions import UnsupportedModelError
 from skembed.image._backbone import ImageBackbone, ImageSettings, kept_backbone
+from skembed.image._export import pixels_code, pooling_code
 from skembed.image._features import Plan, find_on_meta, make_plan
 from skembed.image._processor import Processor
-from skembed.modules import Preprocess, States, drop_unused, find_unused, has_weights, make_states
+from skembed.modules import (
+    Preprocess,
+    States,
+    drop_unused,
+    fill_part,
+    find_unused,
+    has_weights,
+    make_states,
+)
 from skembed.weights import (
     FolderSource,
     check_weights,
+    copy_processor,
     has_processor,
     kept_recent,
     load_config,
     load_pretrained,
     load_processor,
     refuse_code_from_elsewhere,
+    refuse_custom_code,
     releases_of,
+    save_pretrained,
 )
 
 if TYPE_CHECKING:
@@ -109,7 +123,7 @@ class TransformersBackbone(ImageBackbone):
             raise RuntimeError("made for preprocessing of the user, not to prepare pictures")
         return self._processor.prepare(image)
 
-    def _load_core(self) -> nn.Module:
+    def _load_whole(self) -> nn.Module:
         module: nn.Module = load_pretrained(
             self.source.folder,
             self._config,
@@ -118,6 +132,48 @@ class TransformersBackbone(ImageBackbone):
             trust_remote_code=self._settings.trust_remote_code,
             is_unused=lambda name: name in self._unused,
         ).eval()
+        return module
+
+    def _export(self, core: VisionStates, folder: Path) -> Exported:
+        """Write a folder of transformers: of pictures and texts, the part that was loaded."""
+        refuse_custom_code(self.name, self._settings.trust_remote_code)
+        whole: Any = self._load_whole()
+        fill_part(whole, core.module)
+        unused = [name for name in self._unused if not has_weights(self.source.folder, [name])]
+        save_pretrained(whole, folder, is_left_out=set(unused).__contains__)
+        copy_processor(self.source.folder, folder)
+        kind = type(whole).__name__
+        code = f"""
+import torch
+from transformers import AutoImageProcessor, {kind}
+
+model = {kind}.from_pretrained(".")
+"""
+        if self._preprocess is not None:
+            code += pixels_code("", has_own=True)
+        else:
+            code += """
+processor = AutoImageProcessor.from_pretrained(".")
+# images: a list of PIL images in mode RGB
+pixels = processor(images=images, return_tensors="pt")["pixel_values"]
+"""
+        layer = self._settings.layer
+        found = self._features_code(str(self.plan.output))
+        return Exported("transformers", code + pooling_code(found, self.plan, layer))
+
+    def _features_code(self, output: str) -> str:
+        layer, call = self._settings.layer, "model(pixel_values=pixels"
+        if output == "image_features":
+            return f"{call.replace('model', 'model.get_image_features', 1)}).pooler_output"
+        if isinstance(layer, str):
+            return f"{call})"
+        if layer is not None:
+            return f"{call}, output_hidden_states=True).hidden_states[{layer}]"
+        flat = ".flatten(1)" if output == "pooler_output" else ""
+        return f"{call}).{output}{flat}"
+
+    def _load_core(self) -> nn.Module:
+        module = self._load_whole()
         output = str(self.plan.output)
         if output == "image_features":
             drop_unused(module, self._unused)

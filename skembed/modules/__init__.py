@@ -27,7 +27,7 @@ from skembed.modules._preprocess import Preprocess, make_preprocess
 from skembed.modules._rows import Rows, TokenBatch
 from skembed.modules._speech import SpeechModel
 from skembed.modules._stacks import Stacks
-from skembed.modules._state_dicts import fill, plain_names
+from skembed.modules._state_dicts import fill, fill_part, plain_names, write_state
 from skembed.modules._states import States, make_states
 from skembed.modules._tokens import TokenModule, TokenTransformer
 from skembed.modules._tracing import of_this_thread
@@ -53,6 +53,7 @@ __all__ = [
     "check_layer",
     "drop_unused",
     "fill",
+    "fill_part",
     "find_layer",
     "find_unused",
     "first_tensor",
@@ -69,4 +70,5 @@ __all__ = [
     "run_apart",
     "stop_after",
     "try_out",
+    "write_state",
 ]

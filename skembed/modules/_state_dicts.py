@@ -1,6 +1,6 @@
 """State dicts: whether they fit an architecture, and loading them into its modules.
 
-Knows names and shapes of tensors, not what models do or where files come from.
+And writing them. Knows names and shapes of tensors, not what models do or where files come from.
 """
 
 from __future__ import annotations
@@ -8,13 +8,14 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from skembed.exceptions import UnsupportedModelError
 
-__all__ = ["fill", "plain_names"]
+__all__ = ["fill", "fill_part", "plain_names", "write_state"]
 
 _N_NAMED = 5
 
@@ -86,6 +87,32 @@ def fill(
             "Give the model that these weights are of, or other weights."
         )
     module.requires_grad_(False)
+
+
+def fill_part(whole: nn.Module, part: nn.Module) -> None:
+    """Give a module the values that a part of it, whose weights have the same names, has now."""
+    found = whole.load_state_dict(part.state_dict(), strict=False)
+    lost = sorted(set(found.unexpected_keys) & {name for name, _ in part.named_parameters()})
+    if lost:
+        raise UnsupportedModelError(
+            f"{type(whole).__name__} has no weights {', '.join(lost[:_N_NAMED])}, which belong to "
+            "the part of it that was run: it cannot be exported whole."
+        )
+
+
+def write_state(state: Mapping[str, Any], path: Path, **metadata: str) -> None:
+    """Write a state dict as safetensors; `metadata` stands in the file's header."""
+    from safetensors.torch import save_file
+
+    strange = [name for name, value in state.items() if not isinstance(value, Tensor)]
+    if strange:
+        raise UnsupportedModelError(
+            f"The state dict has more than tensors ({', '.join(strange[:_N_NAMED])}), which cannot "
+            "be written as safetensors."
+        )
+    # Copied, as weights that share memory are refused.
+    own = {name: value.detach().cpu().clone().contiguous() for name, value in state.items()}
+    save_file(own, path, {"format": "pt", **metadata})
 
 
 def _why_unlike(value: Tensor, wanted: Tensor) -> str | None:

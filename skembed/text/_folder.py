@@ -15,10 +15,10 @@ from skembed.exceptions import UnsafeModelError, UnsupportedModelError
 from skembed.text._head import HeadModule
 from skembed.weights import read_json, read_modules
 
-__all__ = ["TextFolder", "read_folder"]
+__all__ = ["POOLING_FLAGS", "TextFolder", "read_folder"]
 
 # In the order in which several poolings are joined.
-_POOLING_FLAGS = {
+POOLING_FLAGS = {
     "pooling_mode_cls_token": "cls",
     "pooling_mode_max_tokens": "max",
     "pooling_mode_mean_tokens": "mean",
@@ -193,7 +193,7 @@ def _read_pooling(config: Mapping[str, Any]) -> str:
     if named:
         names = [named] if isinstance(named, str) else list(named)
         return "+".join(_POOLING_NAMES.get(name, name) for name in names)
-    flagged = [name for flag, name in _POOLING_FLAGS.items() if config.get(flag)]
+    flagged = [name for flag, name in POOLING_FLAGS.items() if config.get(flag)]
     return "+".join(flagged) or "mean"
 
 

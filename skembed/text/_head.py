@@ -17,7 +17,7 @@ from torch.nn.utils import skip_init
 from skembed.exceptions import UnsafeModelError, UnsupportedModelError
 from skembed.weights import check_weights, load_state
 
-__all__ = ["HeadModule", "check_head", "load_head", "load_layer"]
+__all__ = ["HeadModule", "UnitLength", "check_head", "load_head", "load_layer"]
 
 _TANH = "torch.nn.modules.activation.Tanh"
 _IDENTITY = "torch.nn.modules.linear.Identity"
@@ -33,7 +33,7 @@ class HeadModule:
     config: Mapping[str, Any]
 
 
-class _Normalize(nn.Module):
+class UnitLength(nn.Module):
     """Scales rows to unit length."""
 
     def forward(self, vectors: Tensor) -> Tensor:
@@ -62,7 +62,7 @@ def load_head(modules: tuple[HeadModule, ...]) -> list[nn.Module]:
     for module in modules:
         config, folder = module.config, module.folder
         if module.kind == "Normalize":
-            layers.append(_Normalize())
+            layers.append(UnitLength())
         elif module.kind == "LayerNorm":
             layers.append(load_layer(skip_init(nn.LayerNorm, config["dimension"]), folder, "norm"))
         else:

@@ -17,10 +17,16 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from skembed._backbone import OF_THE_HUB
+from skembed._backbone import OF_THE_HUB, Ending, Exported
 from skembed._inputs import shown
 from skembed.exceptions import InvalidParameterError, UnsupportedModelError
-from skembed.modules import ModuleSource, TokenModule, pooled_width, try_out
+from skembed.modules import (
+    ModuleSource,
+    TokenModule,
+    pooled_width,
+    try_out,
+    write_state,
+)
 from skembed.store import digest_of
 from skembed.text._backbone import TextSettings
 from skembed.text._folder import TextFolder, read_folder
@@ -244,6 +250,12 @@ class TransformerInMemory(TransformerBackbone):
     def _load_tokenizer(self, folder: TextFolder) -> Any:
         return _copy_of_tokenizer(self._given, folder.lower_case, self.name)
 
+    def _whole(self, model: Any) -> tuple[Any, frozenset[str]]:
+        return model, frozenset()
+
+    def _write_tokenizer(self, folder: Path) -> None:
+        self._tokenizer.save_pretrained(folder)
+
     def _load_transformer(self, dtype: torch.dtype | None) -> Any:
         module: Any = self.source.copy()
         module.config.use_cache = False
@@ -278,6 +290,22 @@ class ModuleBackbone(TransformerInMemory):
         """Digest of all that decides the module's output: who asks for a pooling means states."""
         is_auto = self._asked_pooling == "auto"
         return digest_of({"parts": self._parts_digest, "is_auto": is_auto})
+
+    def export(self, module: nn.Module, folder: Path, ending: Ending) -> Exported:
+        """Write the state dict of the user's module, by its own names, and the tokenizer."""
+        # Around it: one thread at a time, its features, its arguments.
+        own: Any = module.core.module.module.module.module  # type: ignore[union-attr]
+        write_state(own.state_dict(), folder / "model.safetensors")
+        self._write_tokenizer(folder)
+        code = f"""
+import torch
+from safetensors.torch import load_file
+
+# model: your {self.name}
+model.load_state_dict(load_file("model.safetensors"))
+# vectors: what it gives for texts, pooled: a tensor (n, {self.width})
+"""
+        return Exported("torch", code, "model, tokenizer=tokenizer")
 
     def _own_pooling(self, folder: TextFolder) -> str:
         return "mean"  # where it gives states; see `_width_of_states`

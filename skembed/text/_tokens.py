@@ -19,7 +19,7 @@ from skembed._optional import import_optional
 from skembed.exceptions import InvalidParameterError, UnsupportedModelError
 from skembed.weights import read_json
 
-__all__ = ["Ids", "Padding", "TextTokenizer", "load_tokenizer"]
+__all__ = ["TOKENIZER_FILES", "Ids", "Padding", "TextTokenizer", "load_tokenizer"]
 
 Ids = NDArray[np.int64]
 
@@ -29,6 +29,13 @@ _VOCABULARIES = (
     *("tokenizer.json", "vocab.txt", "vocab.json"),
     *("*.model", "*.tiktoken", "tekken.json"),
 )
+
+TOKENIZER_FILES = (
+    *_VOCABULARIES,
+    *("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab*"),
+    *("merges.txt", "bpe.codes", "dict.txt", "*.spm"),
+)
+"""All that a tokenizer is read from."""
 
 _TEXTS_AT_ONCE = 256
 """Most texts whose encodings are in memory together."""

@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import skip_init
 
+from skembed._backbone import Ending, Exported
 from skembed.exceptions import UnsupportedModelError
+from skembed.modules import fill_part
 from skembed.store import digest_of
 from skembed.text._backbone import TextSettings
 from skembed.text._folder import TextFolder
@@ -89,6 +92,22 @@ class TowerBackbone(TransformerBackbone):
         found = model.embeddings
         model.embeddings = _Embeddings(found.token_embedding, found.position_embedding)
         return model
+
+    def export(self, module: nn.Module, folder: Path, ending: Ending) -> Exported:
+        """Write the part that reads texts, its projection as a Dense module."""
+        if self._tower.is_padded:
+            raise UnsupportedModelError(
+                f"{self.name} reads padding as it reads words; sentence-transformers has no folder "
+                "for such a text model, so it cannot be exported."
+            )
+        return super().export(module, folder, ending)
+
+    def _whole(self, model: Any) -> tuple[Any, frozenset[str]]:
+        import transformers
+
+        whole = getattr(transformers, self._tower.architecture)._from_config(self.config)
+        fill_part(getattr(whole, "text_model", whole), model)
+        return whole, frozenset()
 
     def _load_projection(self) -> list[nn.Module]:
         if self._projection_width is None:

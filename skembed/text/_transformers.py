@@ -8,25 +8,47 @@ from __future__ import annotations
 import copy
 import inspect
 import re
+import shutil
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
-from skembed._backbone import Backbone, Source
+from skembed._backbone import Backbone, Ending, Exported, Source, thawed
 from skembed.engine import resolve_dtype
 from skembed.exceptions import InvalidInputError, InvalidParameterError, did_you_mean
-from skembed.modules import TokenBatch, TokenTransformer, pooled_width
+from skembed.modules import (
+    TokenBatch,
+    TokenTransformer,
+    fill_part,
+    has_weights,
+    pooled_width,
+)
 from skembed.store import digest_of
 from skembed.text._backbone import POOLINGS, TextModule, TextSettings
+from skembed.text._export import Chain, write_chain
 from skembed.text._folder import TextFolder
 from skembed.text._head import check_head, load_head
 from skembed.text._models import MODELS
 from skembed.text._settings import NO_TOKENS
-from skembed.text._tokens import Ids, Padding, TextTokenizer, load_tokenizer
-from skembed.weights import check_weights, kept_recent, load_pretrained, releases_of
+from skembed.text._tokens import (
+    TOKENIZER_FILES,
+    Ids,
+    Padding,
+    TextTokenizer,
+    load_tokenizer,
+)
+from skembed.weights import (
+    check_weights,
+    kept_recent,
+    load_pretrained,
+    refuse_custom_code,
+    releases_of,
+    save_pretrained,
+)
 
 __all__ = ["TransformerBackbone"]
 
@@ -65,7 +87,9 @@ class TransformerBackbone(Backbone):
         self._trusts_code = settings.trust_remote_code
         is_auto = settings.pooling == "auto"
         self.pooling: str | None = self._own_pooling(folder) if is_auto else settings.pooling
-        prompt = self._choose_prompt(folder, settings.prompt)
+        self._folder = folder
+        self.prompts = folder.prompts or getattr(MODELS.get(self.name), "prompts", {})
+        prompt = self.prompt = self._choose_prompt(folder, settings.prompt)
         self._tokenizer = self._load_tokenizer(folder)
         self.max_length = self._choose_max_length(folder, settings.max_length)
         padding, limit = self._row_padding(), self.max_length
@@ -108,10 +132,34 @@ class TransformerBackbone(Backbone):
     ) -> TextModule:
         """Load the module, or put it around a core; see `Backbone`."""
         if core is None:
-            core = self._load_core(dtype)
+            core = thawed(self._load_core(dtype))
         layers = [*self._load_projection(), *load_head(self._head)]
         module = TextModule(core, self.pooling, n_skipped=self._n_skipped, layers=layers)
+        thawed(module.layers)
         return module.eval()
+
+    def export(self, module: nn.Module, folder: Path, ending: Ending) -> Exported:
+        """Write a sentence-transformers folder, whose transformer is in the folder itself."""
+        refuse_custom_code(self.name, self._trusts_code)
+        assert isinstance(module, TextModule)
+        core: Any = module.core
+        whole, lacking = self._whole(core.model)
+        save_pretrained(whole, folder, is_left_out=lacking.__contains__)
+        self._write_tokenizer(folder)
+        return write_chain(
+            folder,
+            Chain(
+                n_states=int(self.config.get_text_config().hidden_size),
+                pooling=str(self.pooling),
+                pools_prompt=self._folder.pools_prompt,
+                max_length=self.max_length,
+                lower_case=self._folder.lower_case,
+                prompts=self.prompts,
+                prompt=self.prompt,
+            ),
+            module.layers,
+            ending,
+        )
 
     # What other families do in another way --------------------------------------------------
 
@@ -145,13 +193,33 @@ class TransformerBackbone(Backbone):
         is_t5 = self.config.model_type in _T5_FAMILY
         return self._load_pretrained(AutoModelForTextEncoding if is_t5 else AutoModel, dtype)
 
+    def _whole(self, model: Any) -> tuple[Any, frozenset[str]]:
+        """Return the transformer as AutoModel loads it, and which weights the files lack."""
+        if not hasattr(model, "pooler") or model.pooler is not None:
+            return model, frozenset()
+        from transformers import AutoModel
+
+        whole = self._load_pretrained(AutoModel, None, has_pooler=True)
+        fill_part(whole, model)
+        names = [name for name in whole.state_dict() if name.startswith("pooler.")]
+        return whole, frozenset(n for n in names if not has_weights(self._transformer, [n]))
+
+    def _write_tokenizer(self, folder: Path) -> None:
+        for pattern in TOKENIZER_FILES:
+            for path in self._transformer.glob(pattern):
+                shutil.copyfile(path, folder / path.name)
+        if (folder / "tokenizer.json").is_file():  # with what is put right when it is loaded
+            self._tokenizer.backend_tokenizer.save(str(folder / "tokenizer.json"))
+
     def _load_projection(self) -> list[nn.Module]:
         """Load what comes between pooling and head."""
         return []
 
     # Plumbing -------------------------------------------------------------------------------
 
-    def _load_pretrained(self, auto: Any, dtype: torch.dtype | None) -> Any:
+    def _load_pretrained(
+        self, auto: Any, dtype: torch.dtype | None, *, has_pooler: bool = False
+    ) -> Any:
         """Load a model of transformers; in `dtype` only where it is large."""
         n_bytes = sum(path.stat().st_size for path in check_weights(self._transformer))
         if dtype is None or n_bytes <= _MOST_BYTES_IN_FLOAT32:
@@ -171,7 +239,7 @@ class TransformerBackbone(Backbone):
             dtype=dtype,
             trust_remote_code=self._trusts_code,
             is_unused=lambda name: name.startswith("pooler."),
-            **({"add_pooling_layer": False} if "add_pooling_layer" in parameters else {}),
+            **({"add_pooling_layer": has_pooler} if "add_pooling_layer" in parameters else {}),
         )
 
     def _load_tokenizer(self, folder: TextFolder) -> Any:

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from torch import nn
 
-from skembed._backbone import Backbone, Projection
+from skembed._backbone import Backbone, Ending, Exported, Projection
 from skembed._encoder import Encoder
 from skembed.exceptions import InvalidParameterError, UnsupportedModelError
 from skembed.store import digest_of
@@ -103,6 +104,10 @@ class TrainedBackbone(Backbone):
         if self.state.method != "head":
             apply_state(module, self.state, is_core_done=core is not None)
         return module
+
+    def export(self, module: nn.Module, folder: Path, ending: Ending) -> Exported:
+        """Write the model into a folder as its own library does."""
+        return self.base.export(module, folder, ending)
 
 
 @torch.no_grad()

@@ -24,12 +24,15 @@ from skembed.weights._models import (
 )
 from skembed.weights._packages import PACKAGES
 from skembed.weights._pretrained import (
+    copy_processor,
     has_processor,
     load_config,
     load_pretrained,
     load_processor,
     quiet_transformers,
     refuse_code_from_elsewhere,
+    refuse_custom_code,
+    save_pretrained,
 )
 from skembed.weights._remember import recalled, remembered, user_cache_folder
 from skembed.weights._resolve import resolve_model
@@ -43,6 +46,7 @@ __all__ = [
     "RandomSource",
     "available_memory",
     "check_weights",
+    "copy_processor",
     "file_sha256",
     "find_checkpoint",
     "fingerprint",
@@ -63,9 +67,11 @@ __all__ = [
     "read_modules",
     "recalled",
     "refuse_code_from_elsewhere",
+    "refuse_custom_code",
     "releases_of",
     "remembered",
     "resolve_model",
+    "save_pretrained",
     "send_weights_once",
     "shared_model",
     "unload_models",

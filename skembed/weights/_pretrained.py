@@ -8,6 +8,7 @@ torch and transformers are imported when the first model is loaded.
 from __future__ import annotations
 
 import copy
+import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,12 +24,15 @@ if TYPE_CHECKING:
     import torch
 
 __all__ = [
+    "copy_processor",
     "has_processor",
     "load_config",
     "load_pretrained",
     "load_processor",
     "quiet_transformers",
     "refuse_code_from_elsewhere",
+    "refuse_custom_code",
+    "save_pretrained",
 ]
 
 T = TypeVar("T")
@@ -153,6 +157,34 @@ def load_pretrained(
             ) from error
     _refuse_random_weights(folder, info, is_unused)
     return module
+
+
+def refuse_custom_code(name: str, trust_remote_code: bool) -> None:
+    """Refuse to export a model that may run code of its own, which its weights are nothing without.
+
+    Messages call it `name`.
+    """
+    if trust_remote_code:
+        raise UnsupportedModelError(
+            f"{name} runs with trust_remote_code=True; skembed exports only models that need no "
+            "code of their own."
+        )
+
+
+def copy_processor(folder: Path, to: Path) -> None:
+    """Copy what says how rows are prepared from one folder into another."""
+    for name in ("preprocessor_config.json", "processor_config.json"):
+        if (folder / name).is_file():
+            shutil.copyfile(folder / name, to / name)
+
+
+def save_pretrained(
+    module: Any, folder: Path, *, is_left_out: Callable[[str], bool] = lambda name: False
+) -> None:
+    """Write a model of transformers, without the weights that are left out by name."""
+    state = {name: value for name, value in module.state_dict().items() if not is_left_out(name)}
+    with one_at_a_time(), quiet_transformers():
+        module.save_pretrained(folder, state_dict=state)
 
 
 def _choose_class(auto: Any, config: Any, trust_remote_code: bool) -> tuple[Any, Any]:

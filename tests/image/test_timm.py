@@ -18,7 +18,7 @@ from skembed.exceptions import (
     UnsupportedModelError,
 )
 from skembed.image import _timm
-from skembed.image._timm import TimmPixels
+from skembed.image._timm_pixels import TimmPixels
 from tests.image.backbones import backbone_of, vectors
 from tests.image.checkpoints import settle, stir
 from tests.image.timm_folders import IMAGES, pixels_of, write_folder
