@@ -1,7 +1,7 @@
 """Labelled rows for the benchmark of training: texts, pictures and sounds, with their embedders.
 
-Each task has rows to draw from and rows to be tested on, an embedder to train, and vectors that need
-no model. Nothing is read or imported before it is asked for.
+Each task has rows to draw from and rows to be tested on, an embedder to train, and vectors that
+need no model. Nothing is read or imported before it is asked for.
 """
 
 from __future__ import annotations
