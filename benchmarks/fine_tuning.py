@@ -4,9 +4,9 @@ Docstrings and food reviews (MiniLM), clothes (a ResNet-18 with random weights, 
 with ImageNet's) and voices (a speaker encoder): the vectors of the frozen model and of one trained
 with each strategy's defaults, each under the same logistic regression and the same five nearest
 neighbours, beside those on TF-IDF, pixels or statistics of log-mel bands. Balanced accuracy, the
-mean over the classes. Rows are drawn anew with each of five seeds, 8 and 64 of
-each class or all; the rows to be tested on are the same. `_labelled.py` says what is capped. Each
-cell is written to the file when it is done, and a run goes on where the last one stopped.
+mean over the classes. Rows are drawn anew with each of five seeds, 8 and 64 of each class or 1,000
+of all; the rows to be tested on are the same. `_labelled.py` says what is capped. Each cell is
+written to the file when it is done, and a run goes on where the last one stopped.
 
     python benchmarks/fine_tuning.py --out benchmarks/results/fine_tuning.json
 """
@@ -24,7 +24,7 @@ os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
 import numpy as np
 from _common import describe_machine, make_parser
-from _labelled import TASKS, Task, draw, load
+from _labelled import N_ROWS, TASKS, Task, draw, load
 from sklearn.metrics import accuracy_score, balanced_accuracy_score
 from sklearn.neighbors import KNeighborsClassifier
 
@@ -32,7 +32,7 @@ import skembed
 from skembed import FineTune
 from skembed.exceptions import SkembedError
 
-SIZES: dict[str, int | None] = {"8": 8, "64": 64, "all": None}
+SIZES: dict[str, int | None] = {"8": 8, "64": 64, f"{N_ROWS:,} of all": None}
 BASELINE, FROZEN = "no model", "frozen"
 
 
@@ -123,10 +123,10 @@ def main() -> None:
     loaded: dict[str, Task] = {}
     wanted = [
         (task, size, way, seed)
+        for seed in range(args.seeds)
         for task in args.tasks
         for size in args.sizes
         for way in args.ways or [BASELINE, FROZEN, *strategies(0)]
-        for seed in range(args.seeds)
     ]
     for task, size, way, seed in [] if args.show else wanted:
         key = f"{task}/{size}/{way}/{seed}"
