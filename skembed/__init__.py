@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from skembed.image import ImageEmbedder
     from skembed.store import EmbeddingStore
     from skembed.text import TextEmbedder
-    from skembed.training import Contrastive, FineTune, TrainedState
+    from skembed.training import Contrastive, FineTune, TrainedState, TrainingCurveDisplay
     from skembed.weights import unload_models
 
 __version__ = "0.1.0"
@@ -41,6 +41,7 @@ _HOMES = {
     "ImageEmbedder": "skembed.image",
     "TextEmbedder": "skembed.text",
     "TrainedState": "skembed.training",
+    "TrainingCurveDisplay": "skembed.training",
     "unload_models": "skembed.weights",
 }
 _MODULES = ("exceptions", "testing")
@@ -61,6 +62,7 @@ __all__ = [
     "Prepared",
     "TextEmbedder",
     "TrainedState",
+    "TrainingCurveDisplay",
     "__version__",
     "exceptions",
     "list_models",

@@ -4,9 +4,17 @@ Strategies and states import no torch; `learn` and `TrainedBackbone` are importe
 """
 
 from skembed.training._contrastive import Contrastive
+from skembed.training._display import TrainingCurveDisplay
 from skembed.training._fine_tune import FineTune
 from skembed.training._pairs import check_pairs
 from skembed.training._state import TrainedState
 from skembed.training._strategy import Strategy
 
-__all__ = ["Contrastive", "FineTune", "Strategy", "TrainedState", "check_pairs"]
+__all__ = [
+    "Contrastive",
+    "FineTune",
+    "Strategy",
+    "TrainedState",
+    "TrainingCurveDisplay",
+    "check_pairs",
+]

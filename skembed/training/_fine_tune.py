@@ -35,8 +35,8 @@ class FineTune(Strategy):
     sampling : {"shuffle", "balanced"}, default="shuffle"
         How rows are drawn for batches. "shuffle": each once an epoch. "balanced": as many of each
         class, so that rows of rare classes come several times.
-    n_epochs : int, default=3
-        Times each row is seen.
+    n_epochs : int or "auto", default="auto"
+        Times each row is seen. "auto" is 3, or with few rows as many as take 50 steps.
     batch_size : int, default=32
         Rows per step. Batches that take too much memory are run in pieces, with the same gradient.
     learning_rate : float or "auto", default="auto"
@@ -63,9 +63,10 @@ class FineTune(Strategy):
         white noise, and lose short spans of time and, where the model takes spectra, of frequency;
         texts too long for the model are cut at another place. Rows are then prepared anew in each
         epoch. Leave it where that changes what a row means, as mirroring does for letters.
-    validation_fraction : float or None, default=0.1
+    validation_fraction : float, "auto" or None, default="auto"
         Share of the rows that is held out to choose the best epoch. None or 0 trains on all rows
-        and keeps the last epoch; so does a share that is less than one row of each class.
+        and keeps the last epoch; so does a share that is less than one row of each class. "auto" is
+        0.1, if that is 20 rows or more: fewer do not tell epochs apart.
     scoring : str or callable, default="loss"
         By what epochs are compared on the held-out rows: the loss, or a scorer of scikit-learn for
         the classifier ("accuracy", "roc_auc", "r2").
@@ -126,6 +127,9 @@ class FineTune(Strategy):
         "sampling": [StrOptions({"shuffle", "balanced"})],
     }
 
+    _least_epochs: ClassVar[int] = 3
+    _least_steps: ClassVar[int] = 50
+
     def __init__(
         self,
         method: str = "full",
@@ -133,7 +137,7 @@ class FineTune(Strategy):
         loss: str = "auto",
         class_weight: str | dict[Any, float] | None = None,
         sampling: str = "shuffle",
-        n_epochs: int = 3,
+        n_epochs: int | str = "auto",
         batch_size: int = 32,
         learning_rate: float | str = "auto",
         weight_decay: float = 0.01,
@@ -145,7 +149,7 @@ class FineTune(Strategy):
         lora_dropout: float = 0.0,
         lora_targets: str | Sequence[str] = "auto",
         augment: bool = False,
-        validation_fraction: float | None = 0.1,
+        validation_fraction: float | str | None = "auto",
         scoring: str | Callable[..., float] = "loss",
         patience: int | None = None,
         cross_fit: int | None = None,

@@ -220,6 +220,7 @@ def _settings(
     n_epochs = strategy.n_epochs
     if n_epochs == "auto":
         n_epochs = -(-strategy._least_steps // objective.n_batches())
+        n_epochs = max(n_epochs, strategy._least_epochs)
     return Settings(
         n_epochs=n_epochs,
         learning_rate=rate,

@@ -33,7 +33,7 @@ class Strategy(BaseEstimator):
 
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         "method": [StrOptions(set(METHODS))],
-        "n_epochs": [Interval(Integral, 1, None, closed="left")],
+        "n_epochs": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"})],
         "batch_size": [Interval(Integral, 1, None, closed="left")],
         "learning_rate": [_positive, StrOptions({"auto"})],
         "weight_decay": [Interval(Real, 0, None, closed="left")],
@@ -45,7 +45,7 @@ class Strategy(BaseEstimator):
         "lora_dropout": [_share],
         "lora_targets": [StrOptions({"auto"}), str, list, tuple],
         "augment": ["boolean"],
-        "validation_fraction": [_share, None],
+        "validation_fraction": [_share, StrOptions({"auto"}), None],
         "scoring": [str, callable],
         "patience": [Interval(Integral, 1, None, closed="left"), None],
         "cross_fit": [Interval(Integral, 2, None, closed="left"), None],
@@ -58,8 +58,9 @@ class Strategy(BaseEstimator):
     _learning_rates: ClassVar[Mapping[str, float]] = {"full": 5e-5, "lora": 5e-4, "head": 1e-3}
     """What `learning_rate="auto"` is, by the method."""
 
+    _least_epochs: ClassVar[int] = 1
     _least_steps: ClassVar[int] = 1
-    """How many steps `n_epochs="auto"` takes at least."""
+    """What `n_epochs="auto"` comes to at least, of few rows in steps."""
 
     # What does not change the weights that are learned.
     _changes_nothing: ClassVar[frozenset[str]] = frozenset(

@@ -17,13 +17,18 @@ from skembed.training._targets import Targets
 
 __all__ = ["scorer_of", "split"]
 
+_SHARE, _LEAST = 0.1, 20
+"""What "auto" holds out, and how few rows are too few to tell epochs apart."""
+
 
 def split(
-    targets: Targets, fraction: float | None, seed: int
+    targets: Targets, fraction: float | str | None, seed: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Return the rows to train on and those held out, as many of each class if there are any."""
     rows = np.arange(len(targets.values))
-    n_held_out = round((fraction or 0) * len(rows))
+    if fraction == "auto":
+        fraction = _SHARE if round(_SHARE * len(rows)) >= _LEAST else None
+    n_held_out = round(float(fraction or 0) * len(rows))
     strata = targets.values if targets.kind == "classes" else None
     if strata is not None:
         _, counts = np.unique(strata, return_counts=True)
