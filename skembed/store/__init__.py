@@ -10,7 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from skembed.store._keys import VECTOR_FORMAT, content_key, digest_of
-from skembed.store._run import announce_run, run_folder
+from skembed.store._run import announce_run, is_worker, run_folder
 
 if TYPE_CHECKING:
     from skembed.store._large import write_whole
@@ -24,6 +24,7 @@ __all__ = [
     "announce_run",
     "content_key",
     "digest_of",
+    "is_worker",
     "keep_in_run",
     "lock_in_run",
     "resolve_store",

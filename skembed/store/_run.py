@@ -23,7 +23,15 @@ from pathlib import Path
 
 from skembed.exceptions import once_in_run
 
-__all__ = ["VARIABLE", "announce_run", "create_run_folder", "run_folder", "run_limit", "sweep_runs"]
+__all__ = [
+    "VARIABLE",
+    "announce_run",
+    "create_run_folder",
+    "is_worker",
+    "run_folder",
+    "run_limit",
+    "sweep_runs",
+]
 
 VARIABLE = "SKEMBED_RUN"
 
@@ -52,6 +60,11 @@ def run_folder() -> Path:
     return Path(os.environ[VARIABLE])
 
 
+def is_worker() -> bool:
+    """Return whether another process started this run."""
+    return _owned is None or _owned[0] != os.getpid()
+
+
 def create_run_folder(path: Path) -> None:
     """Create the folder, or accept the one that another process of this run created."""
     with suppress(FileExistsError):
@@ -69,7 +82,7 @@ def _is_told(key: str) -> bool:
 
     The owner is where the user looks: it tells again what its workers have told.
     """
-    if _owned is not None and _owned[0] == os.getpid():
+    if not is_worker():
         return False
     name = f"told-{hashlib.blake2b(key.encode(), digest_size=8).hexdigest()}"
     try:
