@@ -75,7 +75,7 @@ class Loop:
     progress : tuple of str
         The attributes, beside weights and the optimizer's moments, that the rest depends on.
     after_epoch : callable
-        Called when an epoch has ended, and before the first.
+        Called with the loop when an epoch has ended, and before the first.
     """
 
     progress = ("history", "best_score", "n_worse", "n_done", "budget")
@@ -103,7 +103,7 @@ class Loop:
         self.best: dict[str, Tensor] = {}
         self.best_head: dict[str, Tensor] = {}
         self.best_score, self.n_worse, self.n_done = -math.inf, 0, 0
-        self.after_epoch: Callable[[], None] = lambda: None
+        self.after_epoch: Callable[[Loop], None] = lambda loop: None
         self.optimizer = self._make_optimizer()
         self._n_steps = settings.n_epochs * objective.n_batches()
 
@@ -299,7 +299,7 @@ class Loop:
             self.best_score, self.n_worse = math.inf if score is None else score, 0
         else:
             self.n_worse += 1
-        self.after_epoch()
+        self.after_epoch(self)
 
     @torch.no_grad()
     def _restore(self) -> None:
