@@ -13,7 +13,7 @@ from torch import nn
 
 from skembed.exceptions import InvalidInputError, InvalidParameterError
 from skembed.training._fine_tune import FineTune
-from skembed.training._lora import lora_scale
+from skembed.training._lora import lora_matrices, lora_scale
 from skembed.training._state import TrainedState
 from skembed.training._strategy import Strategy
 from skembed.training._targets import Targets
@@ -70,15 +70,16 @@ def check_step(before: TrainedState, targets: Targets, name: str) -> None:
 @torch.no_grad()
 def load_trained(module: nn.Module, before: TrainedState) -> None:
     """Give the weights that are trained the values that were learned before."""
-    own = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+    own: dict[str, Any] = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+    if before.method == "lora":
+        own = {**lora_matrices(module)}
     for name, array in before.arrays.items():
-        where = f"{name}.default.weight" if before.method == "lora" else name
-        if where not in own:
+        if name not in own:
             raise InvalidParameterError(
                 f"The model has no weights {name!r} to go on with: it is built otherwise than the "
                 "one that was trained. Set the parameters back, or fit without warm_start."
             )
-        copy_array(array, own[where], name, before)
+        copy_array(array, own[name], name, before)
 
 
 def with_history(before: TrainedState, history: dict[str, list[Any]]) -> dict[str, list[Any]]:

@@ -126,6 +126,8 @@ def apply_state(module: nn.Module, state: TrainedState, *, is_core_done: bool = 
             name = f"{layer}.in_proj_weight"  # of torch's attention
             weight = _of(own, name if name in own else f"{layer}.weight", state)
             a, b = array, state.arrays[f"{layer}.lora_B"]
+            if a[0].size * b[:, 0].size != weight.numel():
+                raise _other_shape(layer, (len(b), a[0].size), weight, state)
             weight += _product(b, a, weight, state.lora_scale).to(weight)
         else:
             copy_array(array, _of(own, name, state), name, state)
@@ -135,11 +137,17 @@ def apply_state(module: nn.Module, state: TrainedState, *, is_core_done: bool = 
 def copy_array(array: NDArray[Any], tensor: torch.Tensor, name: str, state: TrainedState) -> None:
     """Give a tensor of a model the values that were learned."""
     if array.shape != tuple(tensor.shape):
-        raise UnsupportedModelError(
-            f"The model's weights {name!r} are of shape {tuple(tensor.shape)}, and of "
-            f"{array.shape} where they were trained, {_trained_by(state)}. Fit again."
-        )
+        raise _other_shape(name, array.shape, tensor, state)
     tensor.copy_(as_tensor(array))
+
+
+def _other_shape(
+    name: str, trained: tuple[int, ...], tensor: torch.Tensor, state: TrainedState
+) -> UnsupportedModelError:
+    return UnsupportedModelError(
+        f"The model's weights {name!r} are of shape {tuple(tensor.shape)}, and of {trained} where "
+        f"they were trained, {_trained_by(state)}. Fit again."
+    )
 
 
 def as_tensor(array: NDArray[Any]) -> torch.Tensor:
