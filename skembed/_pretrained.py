@@ -228,8 +228,8 @@ class PretrainedEmbedder(BaseEmbedder):
         y : array-like of shape (n_rows,) or (n_rows, n_outputs), default=None
             What `training` learns from.
         classes : array-like of shape (n_classes,), default=None
-            All classes that any call will give. Only the first call may name them; those that it
-            does not name, and has not in y, are an error later.
+            All classes that any call will give, for `FineTune`. They are those of the first call,
+            which need not have rows of each; it takes those in y if it names none.
         sample_weight : array-like of shape (n_rows,), default=None
             Weights of the rows in the loss.
 

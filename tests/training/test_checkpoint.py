@@ -10,7 +10,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 
-from skembed import FineTune
+from skembed import Contrastive, FineTune
 from skembed.exceptions import InvalidParameterError, TrainingWarning
 from skembed.store import write_whole
 from skembed.training import _learn
@@ -84,6 +84,18 @@ def test_what_was_cut_short_ends_bit_by_bit_as_if_it_had_not(
     resumed = embedder(strategy(method, tmp_path)).fit(X, Y).trained_
     assert epochs_run == [1, 2, 3, 4]  # none of them twice
     assert same(resumed, whole)
+
+
+def test_pairs_go_on_too(embedder, tmp_path, cut_after):
+    def contrastive(folder=None):
+        return Contrastive(method="lora", n_epochs=3, batch_size=8, checkpoint=folder)
+
+    whole = embedder(contrastive()).fit(X, Y).trained_
+    cut_after(1)
+    with pytest.raises(Cut):
+        embedder(contrastive(tmp_path)).fit(X, Y)
+    cut_after(None)
+    assert same(embedder(contrastive(tmp_path)).fit(X, Y).trained_, whole)
 
 
 def test_patience_goes_on_too(embedder, tmp_path, cut_after, epochs_run):
