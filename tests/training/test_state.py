@@ -68,9 +68,7 @@ class TestRoundTrips:
         expected = trained.transform(X)  # also takes its digests, which are not to be saved
         again = TRIPS[trip](trained)
         assert again.trained_.digest == trained.trained_.digest
-        assert again.history_ == pytest.approx(trained.history_, nan_ok=True, rel=0, abs=0) or (
-            repr(again.history_) == repr(trained.history_)
-        )
+        assert repr(again.history_) == repr(trained.history_)
         assert again.trained_.classes.tolist() == ["money", "pet"]
         np.testing.assert_array_equal(again.transform(X), expected)
 
@@ -151,7 +149,6 @@ class TestPartialFit:
         second = embedder.partial_fit(X, Y).trained_
         assert embedder.history_["epoch"] == [0, 1, 2, 3]
         assert len({before.digest, first.digest, second.digest}) == 3
-        assert embedder.history_["loss"][3] < embedder.history_["loss"][2]
 
     def test_it_begins_from_the_published_model(self, embedder):
         made = embedder(FineTune("full")).partial_fit(X, Y)
@@ -187,7 +184,7 @@ class TestPartialFit:
     def test_classes_that_were_not_named_are_an_error(self, embedder):
         made = embedder(FineTune("head")).partial_fit(X, Y)
         before = made.trained_
-        with pytest.raises(InvalidRowsError, match=r"row 1 .*'weather'|row 1: 'weather'"):
+        with pytest.raises(InvalidRowsError, match=r"not named .*\n  row 1: 'weather'"):
             made.partial_fit(["a cat", "rain"], ["pet", "weather"])
         assert made.trained_ is before
         with pytest.raises(InvalidInputError, match=r"trained on the classes \['money', 'pet'\]"):
