@@ -134,10 +134,14 @@ class PretrainedEmbedder(BaseEmbedder):
         if self.__dict__.get("_present") != present:
             self._present = present
 
-    def _find_encoder(self) -> Any:
-        """Return the encoder of the present parameters, only remembered as long as that will do."""
+    def _find_encoder(self, state: TrainedState | None = None) -> Any:
+        """Return the encoder of the present parameters, only remembered as long as that will do.
+
+        `state` is what it has learned, where that is not what the instance has.
+        """
         settings, device = self._settings(), plain(self.device)
-        state = None if self.__dict__.get("_is_learning") else self._trained_state(settings)
+        if not self.__dict__.get("_is_learning"):
+            state = self._trained_state(settings)
 
         def find() -> Any:
             import_torch()
@@ -208,11 +212,51 @@ class PretrainedEmbedder(BaseEmbedder):
             )
         return self._transform_rows(self._fit_trained(X, y, sample_weight), X, started)
 
-    def _fit_trained(self, X: Any, y: Any, sample_weight: Any) -> CheckedRows:
-        before = self.__dict__.pop("trained_", None)
+    def partial_fit(
+        self: Pretrained, X: Any, y: Any = None, classes: Any = None, sample_weight: Any = None
+    ) -> Pretrained:
+        """Train for one epoch on rows, going on from what `fit` or `partial_fit` has learned.
+
+        The weights and what stands on top of the vectors while training (a classifier) go on from
+        where they are, or from the model as it was published; the optimizer starts anew. The
+        learning rate is constant, no rows are held out and none is compared: what is learned is
+        kept. The last two, `n_epochs`, `warmup`, `patience` and `checkpoint` of `training` count in
+        `fit` alone. Without `training`, parameters and rows are checked and nothing is learned.
+
+        Parameters
+        ----------
+        X : collection of rows
+            As for `transform`.
+        y : array-like of shape (n_rows,) or (n_rows, n_outputs), default=None
+            What `training` learns from.
+        classes : array-like of shape (n_classes,), default=None
+            All classes that any call will give, for `FineTune`. They are those of the first call,
+            which need not have rows of each; it takes those in y if it names none.
+        sample_weight : array-like of shape (n_rows,), default=None
+            Weights of the rows in the loss.
+
+        Returns
+        -------
+        self
+
+        Raises
+        ------
+        NotFittedError
+            If parameters that decide what is learned have changed since.
+        InvalidRowsError
+            If y has classes that were not named at first; it names the rows.
+        """
+        self._fit_trained(X, y, sample_weight, is_step=True, classes=classes)
+        return self
+
+    def _fit_trained(self, X: Any, y: Any, sample_weight: Any, **step: Any) -> CheckedRows:
+        before: TrainedState | None = self.__dict__.get("trained_")
+        if step and before is not None and self.training is not None:
+            before = self._trained_state(self._settings())
+        self.__dict__.pop("trained_", None)
         self._is_learning = True
         try:
-            rows = self._fit_rows(X, y, partial(self._train, before, sample_weight))
+            rows = self._fit_rows(X, y, partial(self._train, before, sample_weight, step))
         except BaseException:
             if before is not None:  # what was learned before is not lost
                 self.trained_ = before
@@ -236,12 +280,18 @@ class PretrainedEmbedder(BaseEmbedder):
         return rows
 
     def _train(
-        self, before: TrainedState | None, sample_weight: Any, rows: CheckedRows, y: Any
+        self,
+        before: TrainedState | None,
+        sample_weight: Any,
+        step: dict[str, Any],
+        rows: CheckedRows,
+        y: Any,
     ) -> None:
         if self.training is None:
             return
         owner = type(self).__name__
         self.training.check(owner)
+        goes_on = before is not None and (step or self.training.warm_start)
         self.trained_ = _learn(
             self.training,
             self._encoder.whole(),
@@ -250,9 +300,10 @@ class PretrainedEmbedder(BaseEmbedder):
             owner=owner,
             sample_weight=sample_weight,
             store=resolve_store(self.cache),
-            before=before if self.training.warm_start else None,
+            before=self._find_encoder(before) if goes_on else None,
             made_with=self._made_with(self._settings()),
             title=f"{owner}: training" if self.verbose else None,
+            **step,
         )
 
     def _made_with(self, settings: Any) -> dict[str, str]:

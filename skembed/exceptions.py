@@ -20,6 +20,7 @@ Every error that a user can meet is a `SkembedError` and also the built-in that 
     ├── ModelWarning              a model does not run as its files say
     ├── QualityWarning            silent, clipped or truncated sound was embedded
     ├── StoreWarning              the embedding store failed; work went on without it
+    ├── TrainingWarning           a checkpoint is damaged, or of another training
     └── MemoryWarning             the device ran out of memory; batches were made smaller
 """
 
@@ -50,6 +51,7 @@ __all__ = [
     "SkembedWarning",
     "StoreWarning",
     "TrainingError",
+    "TrainingWarning",
     "TruncatedRowsError",
     "TruncationWarning",
     "UnsafeModelError",
@@ -154,6 +156,10 @@ class ModelWarning(SkembedWarning):
 
 class StoreWarning(SkembedWarning):
     """The embedding store failed; embedding went on without it, and results are correct."""
+
+
+class TrainingWarning(SkembedWarning):
+    """Training does not go on from a checkpoint; it starts at the first epoch."""
 
 
 class MemoryWarning(SkembedWarning):

@@ -126,9 +126,10 @@ class AudioEmbedder(PretrainedEmbedder):
     model_sampling_rate : int, default=None
         Rate in Hz that your own module takes; None is 16,000. Other models specify theirs.
     device : str or list of str, default="auto"
-        "auto" is the first CUDA GPU, else Apple's GPU, else the CPU. Or torch's name for a device
-        ("cuda:1"). Or a list of names (["cuda:0", "cuda:1"]), all of one kind: each GPU holds a
-        copy of the model, and they share the batches.
+        "auto" is the first CUDA GPU, else Apple's GPU, else the CPU; of several CUDA GPUs each of
+        joblib's workers takes another. Or torch's name for a device ("cuda:1"). Or a list of names
+        (["cuda:0", "cuda:1"]), all of one kind: each GPU holds a copy of the model, and they share
+        the batches.
     dtype : {"auto", "float32", "bfloat16", "float16"}, default="auto"
         Format the model computes in. "auto" is bfloat16 on GPUs that have it and on CPUs where a
         short probe finds it faster, else float32; your own module runs in float32, and so does a

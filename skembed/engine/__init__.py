@@ -12,6 +12,7 @@ from skembed.engine._frozen import BackboneEncoder, NeedsFloat32, is_in_float32
 from skembed.engine._plan import plan_batches
 from skembed.engine._progress import Progress
 from skembed.engine._remembered import remembered_encoder
+from skembed.engine._rows import keys_of
 from skembed.engine._threads import map_in_threads, prepare_in_threads, stay_safe_after_fork
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "embed",
     "is_in_float32",
     "is_out_of_memory",
+    "keys_of",
     "map_in_threads",
     "measure_sizes",
     "plan_batches",

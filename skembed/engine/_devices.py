@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from skembed.acceleration import has_int8, is_bfloat16_faster_on_cpu
+from skembed.engine._own_device import own_cuda_device
 from skembed.exceptions import InvalidParameterError, SkembedError, did_you_mean
 from skembed.weights import is_out_of_memory
 
@@ -54,7 +55,8 @@ def is_of_a_row(error: Exception) -> bool:
 def resolve_device(device: str) -> torch.device:
     """Resolve "auto" or a device's name to a device that is there.
 
-    "auto" is the first CUDA device, else Apple's GPU ("mps"), else the CPU.
+    "auto" is the first CUDA device (in joblib's workers, the next that none of them has), else
+    Apple's GPU ("mps"), else the CPU.
 
     Raises
     ------
@@ -65,7 +67,8 @@ def resolve_device(device: str) -> torch.device:
 
     if device == "auto":
         if torch.cuda.is_available():
-            return torch.device("cuda", torch.cuda.current_device())
+            chosen = torch.cuda.current_device()
+            return torch.device("cuda", own_cuda_device(torch.cuda.device_count(), chosen))
         if torch.backends.mps.is_available():
             return torch.device("mps")
         return torch.device("cpu")

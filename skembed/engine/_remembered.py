@@ -13,9 +13,8 @@ import json
 import os
 import platform
 import sys
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import fields
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
@@ -79,7 +78,8 @@ def remembered_encoder(
     key = json.dumps(described, sort_keys=True)
     text = recalled(_NAMESPACE, key)
     if text is None:
-        with _in_turn(store, content_key(_NAMESPACE.encode(), key.encode())):
+        turn = content_key(_NAMESPACE.encode(), key.encode())
+        with nullcontext() if store is None else store.in_turn(turn, _PATIENCE_SECONDS):
             text = remembered(_NAMESPACE, key, compute)
     if made:
         return made[0]
@@ -90,21 +90,6 @@ def remembered_encoder(
     vars(encoder).update(facts["encoder"], is_whole=False, find=find)
     encoder.backbone = cast(Any, SimpleNamespace(**facts["backbone"]))
     return encoder
-
-
-@contextmanager
-def _in_turn(store: EmbeddingStore | None, key: bytes) -> Iterator[None]:
-    """Let one process that shares the store pass at a time, for as long as that is no long wait."""
-    if store is None:
-        yield
-        return
-    holder, started = object(), time.monotonic()
-    try:
-        while not store.claim([key], holder)[0] and time.monotonic() - started < _PATIENCE_SECONDS:
-            store.wait([key], _PATIENCE_SECONDS)
-        yield
-    finally:
-        store.release([key], holder)
 
 
 def _facts_of(encoder: BackboneEncoder) -> dict[str, dict[str, Any]] | None:

@@ -13,6 +13,7 @@ from skembed.store._keys import VECTOR_FORMAT, content_key, digest_of
 from skembed.store._run import announce_run, is_worker, run_folder
 
 if TYPE_CHECKING:
+    from skembed.store._large import write_whole
     from skembed.store._resolve import keep_in_run, lock_in_run, resolve_store
     from skembed.store._store import EmbeddingStore, StoreInfo
 
@@ -28,13 +29,16 @@ __all__ = [
     "lock_in_run",
     "resolve_store",
     "run_folder",
+    "write_whole",
 ]
+
+_HOMES = {"EmbeddingStore": "_store", "StoreInfo": "_store", "write_whole": "_large"}
 
 
 def __getattr__(name: str) -> object:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    home = "_resolve" if name in ("keep_in_run", "lock_in_run", "resolve_store") else "_store"
+    home = _HOMES.get(name, "_resolve")
     return getattr(import_module(f"skembed.store.{home}"), name)
 
 

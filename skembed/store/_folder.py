@@ -6,6 +6,7 @@ Layout::
     alive/<token>   one for each process, locked as long as it lives
     vectors/        LMDB: values
     claims/         LMDB: who encodes what; thrown away when nobody is alive
+    large/<key>     one file for each large value
 """
 
 from __future__ import annotations

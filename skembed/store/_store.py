@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import atexit
 import os
+import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import compress
 from pathlib import Path
@@ -19,7 +21,9 @@ from skembed.exceptions import InvalidParameterError, StoreWarning, warn_user
 from skembed.store._claims import claims_of
 from skembed.store._errors import STORE_ERRORS, StaleError, describe_failure, is_full
 from skembed.store._folder import Folder, close_folders, leave_folder, open_folder
+from skembed.store._large import drop_large, read_large, write_large
 from skembed.store._memory import MemoryTier
+from skembed.store._run import run_limit
 
 __all__ = ["EmbeddingStore", "StoreInfo", "absolute_path"]
 
@@ -27,6 +31,7 @@ T = TypeVar("T")
 
 _MEMORY_ONLY_BYTES = 1 << 30
 _MEMORY_TIER_BYTES = 128 << 20
+_PAUSE_SECONDS = 60.0
 
 
 @dataclass(frozen=True, repr=False)
@@ -84,6 +89,8 @@ class EmbeddingStore:
     max_bytes : int, default=None
         Keep at most this many bytes of vectors, dropping the least recently used. The folder itself
         takes two to three times as much. None is no limit for a folder, and 1 GiB in memory.
+        Weights that training has learned are kept beside the vectors of a folder: at most as many
+        bytes again, and without a limit 8 GiB, or half of what is free.
 
     Raises
     ------
@@ -204,6 +211,44 @@ class EmbeddingStore:
             self._claims.wait(lambda: self._is_any_settled(keys), timeout)
         self._tell()
 
+    @contextmanager
+    def in_turn(self, key: bytes, patience: float = float("inf")) -> Iterator[None]:
+        """Let one caller at a time pass, among all threads and processes that share the store.
+
+        After `patience` seconds others wait no longer. Nothing must be stored under the key.
+        """
+        holder, deadline = object(), time.monotonic() + patience
+        try:
+            while not self.claim([key], holder)[0] and time.monotonic() < deadline:
+                self.wait([key], min(_PAUSE_SECONDS, patience))
+            yield
+        finally:
+            self.release([key], holder)
+
+    def get_large(self, key: bytes) -> bytes | None:
+        """Return what `put_large` has kept, which may be damaged; None if there is nothing."""
+        if self.path is None:
+            return self._memory.get_many([key])[0]
+        found = self._on_disk(lambda folder: read_large(folder.path, key))
+        self._tell()
+        return found
+
+    def put_large(self, key: bytes, value: bytes) -> None:
+        """Keep a value of megabytes: in a file beside the vectors, or in memory without a folder.
+
+        Nothing is kept that would take more than half of what vectors may take in memory.
+        """
+        if self.path is not None:
+            self._on_disk(
+                lambda folder: write_large(
+                    folder.path, key, value, self.max_bytes or run_limit(folder.path)
+                ),
+                is_write=True,
+            )
+        elif 2 * len(value) <= self._memory.max_bytes:
+            self._memory.put_many([(key, value)])
+        self._tell()
+
     def info(self) -> StoreInfo:
         """Return what the store holds, and its statistics."""
         count = self._on_disk(lambda folder: folder.vectors.count())
@@ -222,12 +267,13 @@ class EmbeddingStore:
         )
 
     def clear(self) -> None:
-        """Drop every vector, for every process that uses the folder; repairs a damaged folder."""
+        """Drop everything, for every process that uses the folder; repairs a damaged folder."""
         self._memory.clear()
         if self.path is not None:
             self._is_off = self._is_full = False
             self._warned.clear()
             self._on_disk(lambda folder: folder.vectors.clear(), is_write=True)
+            self._on_disk(lambda folder: drop_large(folder.path), is_write=True)
         self._tell()
 
     def close(self) -> None:

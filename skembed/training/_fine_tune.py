@@ -21,6 +21,11 @@ class FineTune(Strategy):
     embedder gives vectors. The weights of the best epoch on held-out rows are kept, those of the
     published model among them.
 
+    What was learned is kept in the embedder's `cache`: a fit of the same rows, targets and
+    parameters from the same weights takes it from there. A search over a classifier's parameters
+    trains once per fold, and so do its workers together. It is trained anew with `cache=None` or
+    `random_state=None`.
+
     Parameters
     ----------
     method : {"full", "lora", "head"}, default="full"
@@ -78,16 +83,21 @@ class FineTune(Strategy):
         `fit_transform` gives each row the vector of a model that was trained without it, rotated
         into the space of the model trained on all rows. It takes as many trainings more.
     checkpoint : path or None, default=None
-        A folder in which each epoch is saved; a `fit` of the same rows with the same parameters
-        goes on from there.
+        A folder in which each epoch is saved: a `fit` of the same rows and targets with the same
+        parameters goes on from there, and ends with the weights that it would have had. Each
+        training has a file of its own, about four times as large as the weights that are trained;
+        others are left as they are, and a warning tells of those that an earlier run left
+        unfinished.
     warm_start : bool, default=False
-        Whether `fit` goes on from what the last `fit` learned.
+        Whether `fit` goes on from what the last `fit` or `partial_fit` learned: from its weights,
+        and its classifier where the classes are the same. The optimizer starts anew.
     dtype : {"auto", "float32", "bfloat16"}, default="auto"
         Format that products are computed in while training; weights stay in float32. "auto" is
         bfloat16 where the machine is faster in it.
     random_state : int or None, default=0
-        Seed of all random choices. On a CPU, fits of the same rows with the same seed give equal
-        weights, bit by bit. None draws a new seed in each fit.
+        Seed of all random choices. On a CPU, fits of the same rows with the same seed and number of
+        threads give equal weights, bit by bit; with another number of threads, sums are rounded
+        otherwise. None draws a new seed in each fit.
 
     Notes
     -----

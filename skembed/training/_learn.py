@@ -5,33 +5,44 @@ Knows encoders and strategies, never estimators or modalities.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Mapping
-from dataclasses import replace
-from functools import cached_property
-from typing import Any
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
+from typing import Any, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from sklearn.base import clone
 
+from skembed._forks import KeyLocks
 from skembed._inputs import CheckedRows
 from skembed.acceleration import is_bfloat16_faster_on_cpu, prepare_for_training
 from skembed.engine import BackboneEncoder, Progress, embed
 from skembed.exceptions import InvalidRowsError, describe_rows, name_rows
 from skembed.store import EmbeddingStore
+from skembed.training._checkpoint import Checkpoint
 from skembed.training._contrast import check_contrast, make_contrast
 from skembed.training._contrastive import Contrastive
 from skembed.training._examples import Examples, FaultyRows, VectorExamples
 from skembed.training._fine_tune import FineTune
+from skembed.training._going_on import (
+    check_method,
+    check_step,
+    labels_of_step,
+    load_trained,
+    with_history,
+)
 from skembed.training._loop import Loop, Settings
 from skembed.training._lora import lora_scale
 from skembed.training._methods import Finished, VectorProjection, arrays_of, choose_weights
 from skembed.training._objective import Objective
+from skembed.training._reuse import key_of_training, train_once
 from skembed.training._state import TrainedState
 from skembed.training._strategy import Strategy
 from skembed.training._supervised import check_labels, make_supervised
 from skembed.training._targets import Targets
+from skembed.training._trained import TrainedBackbone
 from skembed.weights import RandomSource, releases_of
 
 __all__ = ["learn"]
@@ -45,8 +56,10 @@ _WAYS: dict[type[Strategy], tuple[Callable[..., Targets], Callable[..., Objectiv
 _OF_RANDOM_WEIGHTS = 1e-3
 _OF_HEAD = 1e-3
 
-_turn = threading.Lock()
-"""Trainings of one process take turns: torch's random state and the cores are shared."""
+_turns = KeyLocks()
+"""Trainings of one process take turns: torch's random state and the cores are shared.
+
+A child that is forked meanwhile waits for none of its parent's."""
 
 
 def learn(
@@ -57,8 +70,10 @@ def learn(
     *,
     owner: str,
     sample_weight: Any = None,
+    classes: Any = None,
     store: EmbeddingStore | None = None,
-    before: TrainedState | None = None,
+    before: BackboneEncoder | None = None,
+    is_step: bool = False,
     made_with: Mapping[str, str] | None = None,
     title: str | None = None,
 ) -> TrainedState:
@@ -76,69 +91,132 @@ def learn(
         As the user gave them, of all rows.
     owner : str
         What messages call the embedder.
+    classes : array-like or None
+        All classes that there are, if the y of a step may lack some.
     store : EmbeddingStore or None
-        Where vectors of the frozen model are looked up and kept.
-    before : TrainedState or None
-        What to go on from.
+        Where vectors of the frozen model, and what was learned, are looked up and kept.
+    before : BackboneEncoder or None
+        Of what to go on from, a `TrainedBackbone`.
+    is_step : bool
+        Whether this is one epoch of many calls: at a constant rate, with no rows held out.
     made_with : mapping
         What the state says of how it was made.
     title : str or None
         Of a progress bar.
     """
-    check, make = _WAYS[type(strategy)]
+    made_with, known = dict(made_with or {}), _state_in(before)
     name = f"{owner}(training={type(strategy).__name__}(...))"
-    targets = check(strategy, y, rows, name, sample_weight)
+    if known is not None:
+        check_method(known, strategy, name)
+    step: dict[str, Any] = {}
+    if is_step and isinstance(strategy, FineTune):
+        step = labels_of_step(strategy, classes, known, name)
+    targets = _WAYS[type(strategy)][0](strategy, y, rows, name, sample_weight, **step)
+    if step and known is not None:
+        check_step(known, targets, name)
+    if is_step:
+        changes = {"n_epochs": 1, "validation_fraction": None, "checkpoint": None}
+        strategy = clone(strategy).set_params(**changes)
+    task = _Task(strategy, encoder, rows, targets, store, before, is_step, title)
+    if is_step:
+        return _train(task, None, made_with)
+    computes_in = str(_dtype_of(strategy, encoder))
+    key = key_of_training(strategy, encoder, rows, targets, made_with, computes_in, known)
+    train = partial(_train, task, key, made_with)
+    return train_once(store, key, train, made_with=made_with, classes=targets.classes)
+
+
+def _state_in(before: BackboneEncoder | None) -> TrainedState | None:
+    return None if before is None else cast(TrainedBackbone, before.backbone).state
+
+
+@dataclass(frozen=True)
+class _Task:
+    """One training: what to learn from, and how."""
+
+    strategy: Strategy
+    encoder: BackboneEncoder
+    rows: CheckedRows
+    targets: Targets
+    store: EmbeddingStore | None
+    before: BackboneEncoder | None
+    is_step: bool
+    title: str | None
+
+
+def _train(task: _Task, key: bytes | None, made_with: dict[str, str]) -> TrainedState:
+    strategy, rows, device = task.strategy, task.rows, task.encoder.torch_device
     seed = strategy.random_state
     if seed is None:
         seed = int(np.random.SeedSequence().generate_state(1)[0])
-    backbone, device = encoder.backbone, encoder.torch_device
-    frozen = _Frozen(encoder, rows, store)
-    objective: Objective = make(strategy, targets, frozen, seed)
+    checkpoint = None if strategy.checkpoint is None else Checkpoint(strategy.checkpoint, key)
+    start = _Start(task)
+    objective = _WAYS[type(strategy)][1](strategy, task.targets, start, seed)
     objective.head.to(device)
-    with _turn, torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+    # The turn is taken before the random state is looked at, which is the process's.
+    with _turns.hold(None), torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         if strategy.method == "head":
-            module, loop = _with_head(strategy, encoder, frozen.raw, objective, seed)
+            module, loop = _with_head(task, start.raw, objective, seed)
         else:
-            module, loop = _with_model(strategy, encoder, rows, objective, seed)
-        bar = Progress(title, loop.settings.n_epochs * objective.n_rows)
-        loop.tell = lambda n_rows, loss: bar.update(n_rows, f"loss {loss:.3g}")
+            module, loop = _with_model(task, objective, seed)
+        if start.before is not None:
+            load_trained(module, start.before)
         loop.name_rows = lambda some: name_rows(
             sorted({int(rows.positions[i]) for i in some}), rows.labels
         )
-        try:
-            loop.run()
-        except FaultyRows as error:
-            raise _unfit(error.faults, rows) from None
-        finally:
-            bar.close()
+        if checkpoint is not None:
+            checkpoint.resume(loop)
+            loop.after_epoch = checkpoint.save
+        _run(loop, task)
+    history = loop.history
+    if task.is_step and start.before is not None:
+        history = with_history(start.before, history)
     return TrainedState(
         method=strategy.method,
         arrays=arrays_of(module, strategy.method),
-        base=backbone.source.digest.hex(),
-        made_with=dict(made_with or {}),
-        history=loop.history,
+        base=task.encoder.backbone.source.digest.hex(),
+        made_with=made_with,
+        history=history,
         lora_scale=lora_scale(strategy.lora_rank, strategy.lora_alpha),
         head={n: p.detach().cpu().numpy() for n, p in objective.head.named_parameters()},
-        classes=targets.classes,
+        kind=task.targets.kind,
+        classes=task.targets.classes,
         versions=dict(releases_of("torch", "transformers")),
     )
 
 
-class _Frozen:
-    """What the published model says of the rows; see `FrozenRows`."""
+def _run(loop: Loop, task: _Task) -> None:
+    bar = Progress(task.title, loop.settings.n_epochs * loop.objective.n_rows)
+    loop.tell = lambda n_rows, loss: bar.update(n_rows, f"loss {loss:.3g}")
+    try:
+        loop.run()
+    except FaultyRows as error:
+        raise _unfit(error.faults, task.rows) from None
+    finally:
+        bar.close()
 
-    def __init__(
-        self, encoder: BackboneEncoder, rows: CheckedRows, store: EmbeddingStore | None
-    ) -> None:
-        self._encoder, self._rows, self._store = encoder, rows, store
+
+class _Start:
+    """What the weights to start from say of the rows; see `FrozenRows`."""
+
+    def __init__(self, task: _Task) -> None:
+        self._task = task
+        self._encoder = task.before or task.encoder
+
+    @property
+    def before(self) -> TrainedState | None:
+        """What to go on from."""
+        return _state_in(self._task.before)
 
     @cached_property
     def raw(self) -> NDArray[np.float32]:
-        """The vectors as they are stored."""
-        found = embed(self._encoder.unfinished(), self._rows.items, store=self._store)
+        """The vectors as they are stored: those of the frozen model if only a head is trained."""
+        task = self._task
+        encoder = task.encoder if task.strategy.method == "head" else self._encoder
+        found = embed(encoder.unfinished(), task.rows.items, store=task.store)
         if found.faults:
-            raise _unfit(found.faults, self._rows)
+            raise _unfit(found.faults, task.rows)
         return found.vectors
 
     @property
@@ -150,7 +228,7 @@ class _Frozen:
     def keys(self) -> NDArray[np.int64]:
         """Numbers that are equal for equal rows."""
         seen: dict[bytes, int] = {}
-        contents = self._encoder.contents(self._rows.items)
+        contents = self._encoder.contents(self._task.rows.items)
         return np.array([seen.setdefault(bytes(each), len(seen)) for each in contents])
 
 
@@ -164,14 +242,9 @@ def _unfit(faults: Mapping[int, str], rows: CheckedRows) -> InvalidRowsError:
     )
 
 
-def _with_model(
-    strategy: Strategy,
-    encoder: BackboneEncoder,
-    rows: CheckedRows,
-    objective: Objective,
-    seed: int,
-) -> tuple[Any, Loop]:
+def _with_model(task: _Task, objective: Objective, seed: int) -> tuple[Any, Loop]:
     """Return the module that is trained, and the loop that does it."""
+    strategy, encoder, rows = task.strategy, task.encoder, task.rows
     backbone, device = encoder.backbone, encoder.torch_device
     module: Any = backbone.source.read(backbone.load)
     module.core = prepare_for_training(module.core, device=device)
@@ -185,7 +258,7 @@ def _with_model(
     rate = strategy.learning_rate
     if rate == "auto":
         rate = _OF_RANDOM_WEIGHTS if is_random else strategy._learning_rates[strategy.method]
-    settings = _settings(strategy, objective, seed, float(rate), _dtype_of(strategy, encoder))
+    settings = _settings(task, objective, seed, float(rate), _dtype_of(strategy, encoder))
     layout = getattr(module.core, "layout", encoder.policy.layout)
     settings = replace(settings, budget=encoder.policy.budget, layout=layout)
     finished = Finished(module, encoder.n_components, bool(encoder.normalize))
@@ -193,18 +266,14 @@ def _with_model(
 
 
 def _with_head(
-    strategy: Strategy,
-    encoder: BackboneEncoder,
-    vectors: NDArray[np.float32],
-    objective: Objective,
-    seed: int,
+    task: _Task, vectors: NDArray[np.float32], objective: Objective, seed: int
 ) -> tuple[Any, Loop]:
     """Return the projection that is trained on stored vectors, and the loop that does it."""
-    device = encoder.torch_device
+    strategy, encoder, device = task.strategy, task.encoder, task.encoder.torch_device
     projection = VectorProjection(encoder.full_width).to(device)
     rate = strategy.learning_rate
     rate = strategy._learning_rates["head"] if rate == "auto" else float(rate)
-    settings = _settings(strategy, objective, seed, rate, torch.float32)
+    settings = _settings(task, objective, seed, rate, torch.float32)
     finished = Finished(projection, encoder.n_components, bool(encoder.normalize))
     examples = VectorExamples(vectors)
 
@@ -215,8 +284,9 @@ def _with_head(
 
 
 def _settings(
-    strategy: Strategy, objective: Objective, seed: int, rate: float, dtype: torch.dtype
+    task: _Task, objective: Objective, seed: int, rate: float, dtype: torch.dtype
 ) -> Settings:
+    strategy, known = task.strategy, _state_in(task.before)
     n_epochs = strategy.n_epochs
     if n_epochs == "auto":
         n_epochs = -(-strategy._least_steps // objective.n_batches())
@@ -234,6 +304,8 @@ def _settings(
         budget=1 << 62,
         layout="packed",
         augment=strategy.augment,
+        n_before=known.n_epochs if task.is_step and known is not None else 0,
+        is_constant=task.is_step,
     )
 
 

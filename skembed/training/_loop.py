@@ -47,6 +47,8 @@ class Settings:
     budget: int  # most cost of a piece
     layout: Literal["packed", "padded", "equal"]
     augment: bool = False
+    n_before: int = 0  # epochs that came before: their random choices are not made again
+    is_constant: bool = False  # the learning rate neither rises nor falls
 
 
 class Loop:
@@ -67,7 +69,16 @@ class Loop:
         Called after each step with the number of rows and the loss.
     name_rows : callable
         Names rows, for messages.
+
+    Attributes
+    ----------
+    progress : tuple of str
+        The attributes, beside weights and the optimizer's moments, that the rest depends on.
+    after_epoch : callable
+        Called with the loop when an epoch has ended, and before the first.
     """
+
+    progress = ("history", "best_score", "n_worse", "n_done", "budget")
 
     def __init__(
         self,
@@ -91,23 +102,28 @@ class Loop:
         }
         self.best: dict[str, Tensor] = {}
         self.best_head: dict[str, Tensor] = {}
-        self._optimizer = self._make_optimizer()
+        self.best_score, self.n_worse, self.n_done = -math.inf, 0, 0
+        self.after_epoch: Callable[[Loop], None] = lambda loop: None
+        self.optimizer = self._make_optimizer()
         self._n_steps = settings.n_epochs * objective.n_batches()
-        self._n_done = 0
 
     def run(self) -> None:
-        """Train; the best weights are in the module afterwards."""
-        best = self._end_epoch(0, math.nan, time.perf_counter(), 0, best=-math.inf)
-        n_worse = 0
-        for epoch in range(1, self.settings.n_epochs + 1):
+        """Train from where it stands; the best weights are in the module afterwards."""
+        if not self.history["epoch"]:
+            self._end_epoch(self.settings.n_before, math.nan, time.perf_counter(), 0)
+        while not self.is_over:
             started = time.perf_counter()
+            epoch = self.history["epoch"][-1] + 1
             loss, n_rows = self._run_epoch(epoch)
-            before = best
-            best = self._end_epoch(epoch, loss, started, n_rows, best=best)
-            n_worse = 0 if best > before or best == math.inf else n_worse + 1
-            if self.settings.patience is not None and n_worse >= self.settings.patience:
-                break
+            self._end_epoch(epoch, loss, started, n_rows)
         self._restore()
+
+    @property
+    def is_over(self) -> bool:
+        """Whether all epochs are done, or no better one is waited for any more."""
+        n_epochs = self.history["epoch"][-1] - self.settings.n_before
+        is_hopeless = self.settings.patience is not None and self.n_worse >= self.settings.patience
+        return n_epochs >= self.settings.n_epochs or is_hopeless
 
     def embed(
         self, rows: NDArray[np.int64], seeds: Sequence[int] | None = None
@@ -157,11 +173,11 @@ class Loop:
     def _step(self, batch: Batch, seed: int, seeds: Sequence[int] | None) -> float:
         set_mode(self.module)
         rate = self._rate()
-        for group in self._optimizer.param_groups:
+        for group in self.optimizer.param_groups:
             group["lr"] = rate * group["base_lr"]
         parts = self.examples.parts(batch.rows.tolist(), seeds)
         while True:
-            self._optimizer.zero_grad(set_to_none=True)
+            self.optimizer.zero_grad(set_to_none=True)
             torch.manual_seed(seed)
             try:
                 loss = self._gradient(batch, parts)
@@ -178,15 +194,15 @@ class Loop:
             self.budget = max(1, min(self.budget, int(self.examples.costs(parts).sum())) // 2)
         if not math.isfinite(loss):
             raise TrainingError(
-                f"The loss is {loss} in step {self._n_done + 1:,} of {self._n_steps:,}, in a batch "
+                f"The loss is {loss} in step {self.n_done + 1:,} of {self._n_steps:,}, in a batch "
                 f"with {self.name_rows(batch.rows)}. Lower the learning rate (now {rate:.3g} of "
                 "its largest value), or look at these rows."
             )
         if self.settings.max_grad_norm is not None:
-            parameters = [p for group in self._optimizer.param_groups for p in group["params"]]
+            parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
             nn.utils.clip_grad_norm_(parameters, self.settings.max_grad_norm)
-        self._optimizer.step()
-        self._n_done += 1
+        self.optimizer.step()
+        self.n_done += 1
         return loss
 
     def _gradient(self, batch: Batch, parts: Sequence[Any]) -> float:
@@ -265,27 +281,29 @@ class Loop:
 
     def _rate(self) -> float:
         """Return the share of the learning rate in the present step."""
+        if self.settings.is_constant:
+            return 1.0
         n_warm = round(self.settings.warmup * self._n_steps)
-        if self._n_done < n_warm:
-            return (self._n_done + 1) / (n_warm + 1)
-        share = (self._n_done - n_warm) / max(1, self._n_steps - n_warm)
+        if self.n_done < n_warm:
+            return (self.n_done + 1) / (n_warm + 1)
+        share = (self.n_done - n_warm) / max(1, self._n_steps - n_warm)
         return 0.5 * (1 + math.cos(math.pi * min(1.0, share)))
 
-    def _end_epoch(
-        self, epoch: int, loss: float, started: float, n_rows: int, *, best: float
-    ) -> float:
-        """Score the present weights, keep them if they are the best, and return the best score."""
+    def _end_epoch(self, epoch: int, loss: float, started: float, n_rows: int) -> None:
+        """Score the present weights, and keep them if they are the best."""
         score = self.objective.score(self.embed)
         seconds = time.perf_counter() - started
-        rate = self.settings.learning_rate * self._rate() if epoch else 0.0
+        rate = self.settings.learning_rate * self._rate() if self.n_done else 0.0
         values = (epoch, loss, math.nan if score is None else score, rate, seconds, n_rows)
         for key, value in zip(self.history, values, strict=True):
             self.history[key].append(value)
-        if score is None or not score <= best:
+        if score is None or not score <= self.best_score:
             self.best = _copied(trained_tensors(self.module))
             self.best_head = _copied(dict(self.objective.head.named_parameters()))
-            return math.inf if score is None else score
-        return best
+            self.best_score, self.n_worse = math.inf if score is None else score, 0
+        else:
+            self.n_worse += 1
+        self.after_epoch(self)
 
     @torch.no_grad()
     def _restore(self) -> None:

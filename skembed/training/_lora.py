@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from skembed._optional import import_optional
 from skembed.exceptions import InvalidParameterError
 
-__all__ = ["add_lora", "find_targets", "lora_arrays", "lora_scale"]
+__all__ = ["add_lora", "find_targets", "lora_arrays", "lora_matrices", "lora_scale"]
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
@@ -99,16 +99,23 @@ def find_targets(
     return {n: each for n, each in called.items() if any(_has_end(n, end) for end in ends)}
 
 
-def lora_arrays(module: nn.Module) -> dict[str, NDArray[np.float32]]:
+def lora_matrices(module: nn.Module) -> dict[str, nn.Parameter]:
     """Return the trained matrices, by their layer's name."""
     found = {}
     for name, parameter in module.named_parameters():
         for kind in ("lora_A", "lora_B"):
             marker = f".{kind}.default.weight"
             if name.endswith(marker):
-                array = parameter.detach().cpu().numpy().copy()
-                found[f"{name.removesuffix(marker)}.{kind}"] = array
+                found[f"{name.removesuffix(marker)}.{kind}"] = parameter
     return found
+
+
+def lora_arrays(module: nn.Module) -> dict[str, NDArray[np.float32]]:
+    """Return the values of the trained matrices, by their layer's name."""
+    return {
+        name: parameter.detach().cpu().numpy().copy()
+        for name, parameter in lora_matrices(module).items()
+    }
 
 
 @torch.no_grad()

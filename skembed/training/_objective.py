@@ -15,6 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from skembed.training._state import TrainedState
+
 __all__ = ["Batch", "Embed", "FrozenRows", "Objective"]
 
 
@@ -31,7 +33,14 @@ class Embed(Protocol):
 
 
 class FrozenRows(Protocol):
-    """What the model as it is published says of the rows, found when it is asked for."""
+    """What the weights to start from say of the rows, found when it is asked for.
+
+    They are the published ones, or those that were learned `before`.
+    """
+
+    @property
+    def before(self) -> TrainedState | None:
+        """What to go on from."""
 
     @property
     def vectors(self) -> NDArray[np.float32]:

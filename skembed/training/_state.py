@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from hashlib import blake2b
 from typing import Any
@@ -36,6 +36,8 @@ class TrainedState:
         Factor of the product of LoRA's matrices.
     head : dict of str to ndarray
         What stood on top of the vectors while training, to go on from.
+    kind : {"classes", "labels", "numbers", ""}
+        What the head gives; "" without targets.
     classes : ndarray or None
         The classes, in the order of the head's outputs.
     versions : dict of str to str
@@ -49,13 +51,21 @@ class TrainedState:
     history: dict[str, list[Any]] = field(default_factory=dict)
     lora_scale: float = 1.0
     head: dict[str, NDArray[Any]] = field(default_factory=dict)
+    kind: str = ""
     classes: NDArray[Any] | None = None
     versions: dict[str, str] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         n_values = sum(array.size for array in self.arrays.values())
-        n_epochs = max(0, len(self.history.get("epoch", [])) - 1)
-        return f"TrainedState(method={self.method!r}, {n_values:,} values, {n_epochs} epochs)"
+        return f"TrainedState(method={self.method!r}, {n_values:,} values, {self.n_epochs} epochs)"
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {each.name: getattr(self, each.name) for each in fields(self)}  # not the digests
+
+    @property
+    def n_epochs(self) -> int:
+        """How many epochs it was trained for."""
+        return int(max(self.history.get("epoch", [0])))
 
     @cached_property
     def digest(self) -> bytes:
@@ -68,6 +78,12 @@ class TrainedState:
         return self._digest_of(
             {name: array for name, array in self.arrays.items() if name.startswith("core.")}
         )
+
+    @property
+    def start_digest(self) -> bytes:
+        """Digest of all that training goes on from."""
+        head = {f"head:{name}": array for name, array in self.head.items()}
+        return self._digest_of({**self.arrays, **head})
 
     def _digest_of(self, arrays: Mapping[str, NDArray[Any]]) -> bytes:
         found = blake2b(f"{self.method} {self.lora_scale!r}".encode(), digest_size=16)

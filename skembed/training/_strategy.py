@@ -88,8 +88,18 @@ class Strategy(BaseEstimator):
         if faults:
             raise InvalidParameterError("\n".join(faults))
 
-    def decides(self) -> Mapping[str, str]:
-        """Return the parameters that decide what is learned, as text that can be compared."""
+    def deciding(self) -> dict[str, Any]:
+        """Return the parameters that decide what is learned."""
         params = self.get_params(deep=False)
         kept = {k: v for k, v in params.items() if k not in self._changes_nothing}
-        return {"strategy": type(self).__name__, **{k: repr(plain(v)) for k, v in kept.items()}}
+        return {"strategy": type(self).__name__, **kept}
+
+    def decides(self) -> dict[str, str]:
+        """Return the parameters that decide what is learned, as text that can be compared."""
+        return {name: _spelled(value) for name, value in self.deciding().items()}
+
+
+def _spelled(value: Any) -> str:
+    """Return a value's repr, and of a function its name: its repr is another one elsewhere."""
+    name = getattr(value, "__qualname__", None)
+    return repr(plain(value)) if name is None else f"{value.__module__}.{name}"

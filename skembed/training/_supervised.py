@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from skembed._inputs import CheckedRows
 from skembed.training._fine_tune import FineTune
 from skembed.training._objective import Batch, Embed, FrozenRows, Objective
+from skembed.training._state import TrainedState
 from skembed.training._targets import Targets, check_targets
 from skembed.training._validation import scorer_of, split
 
@@ -54,6 +55,17 @@ class LinearHead(nn.Module):
                 coef, bias = np.concatenate([-coef, coef]) / 2, np.concatenate([-bias, bias]) / 2
         return cls((coef / scale).astype(np.float32), bias.astype(np.float32))
 
+    @classmethod
+    def learned(cls, before: TrainedState, targets: Targets) -> LinearHead | None:
+        """Return the head that was trained, if it has the outputs that targets ask for."""
+        if set(before.head) != {"weight", "bias"} or before.kind != targets.kind:
+            return None
+        known, classes = before.classes, targets.classes
+        if known is not None and (classes is None or not np.array_equal(known, classes)):
+            return None
+        head = cls(before.head["weight"], before.head["bias"])
+        return head if len(head.bias) == targets.n_outputs else None
+
     def forward(self, vectors: Tensor) -> Tensor:
         """Return outputs (n, outputs)."""
         return F.linear(vectors, self.weight, self.bias)
@@ -84,16 +96,27 @@ def _fit_classes(
 
 
 def check_labels(
-    strategy: FineTune, y: Any, rows: CheckedRows, owner: str, sample_weight: Any
+    strategy: FineTune,
+    y: Any,
+    rows: CheckedRows,
+    owner: str,
+    sample_weight: Any,
+    *,
+    loss: str | None = None,
+    classes: Any = None,
 ) -> Targets:
-    """Check and encode the targets of good rows; messages call who needs them `owner`."""
+    """Check and encode the targets of good rows; messages call who needs them `owner`.
+
+    `loss` stands in for the strategy's; `classes` are all that there are, if y may lack some.
+    """
     return check_targets(
         y,
         rows,
         owner,
-        loss=strategy.loss,
+        loss=loss or strategy.loss,
         class_weight=strategy.class_weight,
         sample_weight=sample_weight,
+        classes=classes,
     )
 
 
@@ -102,11 +125,12 @@ def make_supervised(
 ) -> Supervised:
     """Return the objective of a strategy."""
     train, held_out = split(targets, strategy.validation_fraction, seed)
+    head = None if rows.before is None else LinearHead.learned(rows.before, targets)
     return Supervised(
         targets,
         train,
         held_out,
-        head=LinearHead.fitted(rows.vectors[train], targets.take(train)),
+        head=head or LinearHead.fitted(rows.vectors[train], targets.take(train)),
         loss=strategy.loss,
         batch_size=strategy.batch_size,
         sampling=strategy.sampling,

@@ -90,11 +90,12 @@ def check_targets(
     known = np.unique(array) if classes is None else np.unique(_array_of(classes))
     strange = np.flatnonzero(~np.isin(array, known))
     if len(strange):
+        places, labels = rows.positions[strange].tolist(), array[strange].tolist()
+        faults = dict(zip(places, map(repr, labels), strict=True))
         raise InvalidRowsError(
-            "y has classes that were not named at first:"
-            + describe_rows({int(rows.positions[i]): repr(array[i]) for i in strange}, rows.labels)
-            + "\nName all classes in the first partial_fit(X, y, classes=[...]), or fit again.",
-            {int(rows.positions[i]): repr(array[i]) for i in strange},
+            f"y has classes that were not named at first:{describe_rows(faults, rows.labels)}\n"
+            "Name all classes in the first partial_fit(X, y, classes=[...]), or fit again.",
+            faults,
         )
     if len(known) < 2:
         raise InvalidInputError(f"y: expected at least two classes, got one: {known[:1].tolist()}.")

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from skembed._backbone import Backbone, Ending, Exported, Projection
@@ -21,7 +22,7 @@ from skembed.store import digest_of
 from skembed.training._state import TrainedState
 from skembed.weights import forget_model
 
-__all__ = ["TrainedBackbone", "apply_state", "drop_with_state", "serve"]
+__all__ = ["TrainedBackbone", "apply_state", "copy_array", "drop_with_state", "serve"]
 
 E = TypeVar("E", bound=Encoder)
 
@@ -49,8 +50,14 @@ def drop_with_state(state: TrainedState, encoder: E) -> E:
         for each in encoder.replicas or (encoder,):
             if each.model_key not in keys:
                 keys.add(each.model_key)
-                weakref.finalize(state, forget_model, each.model_key).atexit = False
+                weakref.finalize(state, _let_go, each.model_key).atexit = False
     return encoder
+
+
+def _let_go(key: bytes) -> None:
+    """Forget the model of a state that is gone, unless another state has learned the same."""
+    if not any(key in keys for keys in _served.values()):
+        forget_model(key)
 
 
 class TrainedBackbone(Backbone):
@@ -123,24 +130,51 @@ def apply_state(module: nn.Module, state: TrainedState, *, is_core_done: bool = 
             layer = name.removesuffix(".lora_A")
             weight = _of(own, f"{layer}.weight", state)
             a, b = array, state.arrays[f"{layer}.lora_B"]
+            if a[0].size * b[:, 0].size != weight.numel():
+                raise _other_shape(layer, (len(b), a[0].size), weight, state)
             weight += _product(b, a, weight, state.lora_scale).to(weight)
         else:
-            _of(own, name, state).copy_(torch.from_numpy(array))
+            copy_array(array, _of(own, name, state), name, state)
+
+
+@torch.no_grad()
+def copy_array(array: NDArray[Any], tensor: torch.Tensor, name: str, state: TrainedState) -> None:
+    """Give a tensor of a model the values that were learned."""
+    if array.shape != tuple(tensor.shape):
+        raise _other_shape(name, array.shape, tensor, state)
+    tensor.copy_(as_tensor(array))
+
+
+def _other_shape(
+    name: str, trained: tuple[int, ...], tensor: torch.Tensor, state: TrainedState
+) -> UnsupportedModelError:
+    return UnsupportedModelError(
+        f"The model's weights {name!r} are of shape {tuple(tensor.shape)}, and of {trained} where "
+        f"they were trained, {_trained_by(state)}. Fit again."
+    )
+
+
+def as_tensor(array: NDArray[Any]) -> torch.Tensor:
+    """Return an array as a tensor: a copy if it must not be written to, as one on a disk."""
+    return torch.from_numpy(array if array.flags.writeable else array.copy())
+
+
+def _trained_by(state: TrainedState) -> str:
+    return "with " + ", ".join(f"{name} {release}" for name, release in state.versions.items())
 
 
 def _of(own: dict[str, torch.Tensor], name: str, state: TrainedState) -> torch.Tensor:
     if name not in own:
-        trained_by = ", ".join(f"{k} {v}" for k, v in state.versions.items())
         raise UnsupportedModelError(
             f"The model has no weights {name!r}, which training has changed: another release of "
-            f"its library may name them otherwise. It was trained with {trained_by}."
+            f"its library may name them otherwise. It was trained {_trained_by(state)}."
         )
     return own[name]
 
 
 def _product(b: np.ndarray, a: np.ndarray, weight: torch.Tensor, scale: float) -> torch.Tensor:
     """Return what LoRA adds to a weight: that of a linear layer, or a convolution."""
-    first, second = torch.from_numpy(a), torch.from_numpy(b)
+    first, second = as_tensor(a), as_tensor(b)
     rank = first.shape[0]
     product = second.reshape(-1, rank) @ first.reshape(rank, -1)
     if product.shape != weight.shape and product.T.shape == weight.shape:  # GPT-2's Conv1D

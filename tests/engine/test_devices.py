@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from skembed.acceleration import _processor
-from skembed.engine import _devices, resolve_device, resolve_devices, resolve_dtype
+from skembed.engine import _devices, _own_device, resolve_device, resolve_devices, resolve_dtype
 from skembed.engine._devices import is_out_of_memory
 from skembed.exceptions import InvalidParameterError
+from tests.store._processes import finish, start
 
 CPU = torch.device("cpu")
 
@@ -127,3 +128,49 @@ def test_memory_errors_are_told_from_others(error, expected):
 
 def test_a_cpu_is_one_device_by_any_number():
     assert resolve_device("cpu:7") == resolve_device("cpu") == torch.device("cpu")
+
+
+class TestWorkers:
+    """Devices of the processes of a run, on a machine that says it has three."""
+
+    CODE = """
+        import sys
+        from skembed.engine._own_device import own_cuda_device
+        print(own_cuda_device(3, int(sys.argv[1])), flush=True)
+        sys.stdin.readline()
+    """
+
+    def start(self, chosen=0, **changes):
+        process = start(self.CODE, chosen, **changes)
+        return process, int(process.stdout.readline())
+
+    @pytest.fixture
+    def of_a_run(self, tmp_path):
+        return {"SKEMBED_RUN": str(tmp_path / "run")}
+
+    def test_each_takes_its_own_until_there_is_none_left(self, of_a_run):
+        started = [self.start(**of_a_run) for _ in range(5)]
+        assert [device for _, device in started] == [0, 1, 2, 0, 1]
+        finish(started[1][0])
+        again, device = self.start(**of_a_run)  # what a worker leaves is free
+        assert device == 1
+        for process in [again, *(p for i, (p, _) in enumerate(started) if i != 1)]:
+            finish(process)
+
+    def test_who_has_chosen_keeps_that_device(self, of_a_run):
+        process, device = self.start(2, **of_a_run)
+        finish(process)
+        assert device == 2
+
+    def test_the_process_that_began_the_run_takes_torchs(self):
+        first, second = self.start(), self.start()
+        assert first[1] == second[1] == 0
+        finish(first[0]), finish(second[0])
+
+    def test_auto_is_the_workers_own(self, monkeypatch):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+        monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+        monkeypatch.setattr(_own_device, "is_worker", lambda: True)
+        monkeypatch.setattr(_own_device, "_own", [4])
+        assert resolve_device("auto") == torch.device("cuda:1")
