@@ -58,10 +58,11 @@ class Contrastive(Strategy):
         As for `FineTune`.
     augment : bool, default=False
         Whether each epoch sees another random view of a row of labels or pairs.
-    validation_fraction : float or None, default=0.1
-        Share of the rows or pairs that is held out to choose the best epoch, if that is 20 or more:
-        fewer do not tell epochs apart. Of labels as many of each class. Else, and with None or 0,
-        all are trained on and the last epoch is kept.
+    validation_fraction : float, "auto" or None, default="auto"
+        Share of the rows or pairs that is held out to choose the best epoch, of labels as many of
+        each class. None or 0 trains on all and keeps the last epoch; so does a share that is less
+        than one row of each class. "auto" is 0.1, if that is 20 or more: fewer do not tell epochs
+        apart.
     scoring : str or callable, default="loss"
         By what epochs are compared on the rows held out. Of labels: a logistic regression on the
         vectors of the training rows (of 2,000, if there are more) is tried on them, and "loss" is
@@ -132,7 +133,7 @@ class Contrastive(Strategy):
         lora_dropout: float = 0.0,
         lora_targets: str | Sequence[str] = "auto",
         augment: bool = False,
-        validation_fraction: float | None = 0.1,
+        validation_fraction: float | str | None = "auto",
         scoring: str | Callable[..., float] = "loss",
         patience: int | None = None,
         cross_fit: int | None = None,
