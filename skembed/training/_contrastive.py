@@ -45,7 +45,7 @@ class Contrastive(Strategy):
     margin : float, default=0.5
         Of "triplet": by how much the cosine of a negative is to be less than the positive's.
     n_epochs : int or "auto", default="auto"
-        Times each row is seen. "auto" is 1, or as many as take 50 steps.
+        Times each row is seen. "auto" is 1, or with few rows as many as take 20 steps.
     batch_size : int, default=32
         Rows per step, or pairs. Of labels, a batch has several rows of each class in it. Equal rows
         in a batch are never negatives of each other.
@@ -111,7 +111,7 @@ class Contrastive(Strategy):
     }
 
     _learning_rates: ClassVar[Mapping[str, float]] = {"full": 5e-5, "lora": 5e-4, "head": 1e-3}
-    _least_steps: ClassVar[int] = 50
+    _least_steps: ClassVar[int] = 20
 
     def __init__(
         self,
