@@ -35,7 +35,6 @@ from skembed.training._validation import scorer_of, split
 
 __all__ = ["Classes", "Pairs", "Views", "check_contrast", "make_contrast"]
 
-_LEAST_HELD_OUT = 20
 _MOST_OF_PROBE = 2000
 _MOST_OF_A_CLASS = 4
 """Most rows of a class that come into a batch together, so that there are other classes in it."""
@@ -137,10 +136,7 @@ def make_contrast(
     strategy: Contrastive, targets: Targets, rows: FrozenRows, seed: int
 ) -> Objective:
     """Return the objective of a strategy."""
-    fraction = strategy.validation_fraction or 0.0
-    if round(fraction * len(targets.values)) < _LEAST_HELD_OUT:
-        fraction = 0.0
-    train, held_out = split(targets, fraction, seed)
+    train, held_out = split(targets, strategy.validation_fraction, seed)
     kinds: dict[str, type[_Contrast]] = {"classes": Classes, "views": Views}
     kind = kinds.get(targets.kind, Pairs)
     return kind(strategy, targets, train, held_out, rows.keys, seed)

@@ -27,10 +27,9 @@ class Contrastive(Strategy):
         Which rows belong together. "labels": those of one class in `y`. "pairs": X is made of pairs
         or triplets, `fit([(row, similar_row), ...])` or `fit([(row, similar_row, other_row),
         ...])`, or a frame of two or three columns; with `y`, each pair's cosine similarity from -1
-        to 1, other rows' pairs mean nothing. `transform` takes single rows as ever. "views": each
-        row with itself, seen twice: a text with two patterns of dropout [1]_, a picture or sound
-        with two random augmentations [2]_. "auto": "pairs" if X is made of pairs, else "labels" if
-        there is `y`, else "views".
+        to 1. `transform` takes single rows as ever. "views": each row with itself, seen twice: a
+        text with two patterns of dropout [1]_, a picture or sound with two random augmentations
+        [2]_. "auto": "pairs" if X is made of pairs, else "labels" if there is `y`, else "views".
     method : {"full", "lora", "head"}, default="full"
         What is trained, as for `FineTune`. "head" has no views.
     loss : {"auto", "supervised_contrastive", "cosine", "info_nce", "triplet"}, default="auto"
@@ -46,12 +45,12 @@ class Contrastive(Strategy):
     margin : float, default=0.5
         Of "triplet": by how much the cosine of a negative is to be less than the positive's.
     n_epochs : int or "auto", default="auto"
-        Times each row is seen. "auto" is 1, or as many as take {least_steps} steps.
+        Times each row is seen. "auto" is 1, or with few rows as many as take 20 steps.
     batch_size : int, default=32
         Rows per step, or pairs. Of labels, a batch has several rows of each class in it. Equal rows
         in a batch are never negatives of each other.
     learning_rate : float or "auto", default="auto"
-        Of AdamW after the warm-up. "auto" is {full} for "full", {lora} for "lora", {head} for
+        Of AdamW after the warm-up. "auto" is 5e-5 for "full", 5e-4 for "lora", 1e-3 for
         "head", and 1e-3 for a model with random weights.
     weight_decay, warmup, max_grad_norm : float, float, float or None, default=0.01, 0.1, 1.0
         As for `FineTune`.
@@ -59,10 +58,11 @@ class Contrastive(Strategy):
         As for `FineTune`.
     augment : bool, default=False
         Whether each epoch sees another random view of a row of labels or pairs.
-    validation_fraction : float or None, default=0.1
-        Share of the rows or pairs that is held out to choose the best epoch, if they are {least} or
-        more; of labels as many of each class. Else, and with None or 0, all are trained on and the
-        last epoch is kept.
+    validation_fraction : float, "auto" or None, default="auto"
+        Share of the rows or pairs that is held out to choose the best epoch, of labels as many of
+        each class. None or 0 trains on all and keeps the last epoch; so does a share that is less
+        than one row of each class. "auto" is 0.1, if that is 20 or more: fewer do not tell epochs
+        apart.
     scoring : str or callable, default="loss"
         By what epochs are compared on the rows held out. Of labels: a logistic regression on the
         vectors of the training rows (of 2,000, if there are more) is tried on them, and "loss" is
@@ -111,7 +111,7 @@ class Contrastive(Strategy):
     }
 
     _learning_rates: ClassVar[Mapping[str, float]] = {"full": 5e-5, "lora": 5e-4, "head": 1e-3}
-    _least_steps: ClassVar[int] = 50
+    _least_steps: ClassVar[int] = 20
 
     def __init__(
         self,
@@ -133,7 +133,7 @@ class Contrastive(Strategy):
         lora_dropout: float = 0.0,
         lora_targets: str | Sequence[str] = "auto",
         augment: bool = False,
-        validation_fraction: float | None = 0.1,
+        validation_fraction: float | str | None = "auto",
         scoring: str | Callable[..., float] = "loss",
         patience: int | None = None,
         cross_fit: int | None = None,

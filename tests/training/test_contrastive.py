@@ -15,6 +15,7 @@ from skembed import AudioEmbedder, Contrastive, ImageEmbedder, TextEmbedder
 from skembed._inputs import CheckedRows
 from skembed.exceptions import InvalidInputError, InvalidParameterError, InvalidRowsError
 from skembed.training._contrast import check_contrast, make_contrast
+from skembed.training._similarity import class_cosine_loss
 from tests.text.checkpoints import write_checkpoint
 
 WORDS = ["fit", "curve", "data", "bounds", "metric", "space", "kernel", "density", "fox", "dog"]
@@ -100,6 +101,21 @@ def test_a_rare_class_comes_into_batches_with_others():
     objective = objective_of(Contrastive(validation_fraction=None), y, len(y))
     batches = [y[b.rows] for b in objective.batches(np.random.default_rng(0)) if y[b.rows].any()]
     assert [sum(batch) for batch in batches] == [4]
+
+
+def test_the_first_loss_is_that_of_the_published_vectors(tmp_path):
+    """Rows of all lengths keep their classes, in whatever order they are run."""
+    still = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    folder = write_checkpoint(tmp_path / "model", **still)
+    texts = [" ".join([*WORDS[: 1 + 7 * i % 10], WORDS[i]]) for i in range(10)]
+    classes = np.arange(10) % 3
+    embedder = TextEmbedder(folder, device="cpu", dtype="float32", cache=None)
+    vectors = torch.from_numpy(embedder.transform(texts))
+    is_same = torch.from_numpy(np.equal.outer(classes, classes))
+    training = Contrastive(n_epochs=1, dtype="float32")
+    history = embedder.set_params(training=training).fit(texts, classes).history_
+    expected = class_cosine_loss(vectors, is_same).item()
+    assert history["loss"][1] == pytest.approx(expected, rel=1e-4)
 
 
 @pytest.mark.parametrize("loss", ["cosine", "supervised_contrastive"])
