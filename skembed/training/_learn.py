@@ -253,7 +253,7 @@ def _with_model(task: _Task, objective: Objective, seed: int) -> tuple[Any, Loop
     if examples.faults:
         raise _unfit(examples.faults, rows)
     choose_weights(module, strategy, lambda: encoder.collate(examples.parts([0])), backbone.name)
-    module.to(device).to(memory_format=torch.channels_last)  # twice as fast on CPUs
+    module.to(device).to(memory_format=torch.channels_last)  # convolutions: up to twice as fast
     is_random = isinstance(backbone.source, RandomSource)
     rate = strategy.learning_rate
     if rate == "auto":

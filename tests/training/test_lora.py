@@ -1,10 +1,9 @@
 """LoRA: the layers that get matrices, the same steps as peft's own, states without peft."""
 
-import copy
 import pickle
 import subprocess
 import sys
-from types import SimpleNamespace
+from dataclasses import replace
 
 import numpy as np
 import peft
@@ -240,6 +239,24 @@ def test_merged_weights_give_what_peft_gives(kind):
         torch.testing.assert_close(served(vectors()), expected, rtol=1e-5, atol=1e-5)
 
 
+def settings_of(**changes):
+    """Return the settings of one epoch at a rate that does not rise."""
+    settings = Settings(
+        n_epochs=1,
+        learning_rate=1e-2,
+        head_learning_rate=1e-2,
+        weight_decay=0.01,
+        warmup=0.0,
+        max_grad_norm=1.0,
+        patience=None,
+        seed=0,
+        dtype=torch.float32,
+        budget=1 << 62,
+        layout="packed",
+    )
+    return replace(settings, **changes)
+
+
 class Regression(Objective):
     """Vectors are to be given numbers; all rows are one batch."""
 
@@ -266,19 +283,7 @@ class Regression(Objective):
 @pytest.mark.parametrize("kind", [Layers, Turned, Maps])
 def test_a_step_is_that_of_peft(kind):
     ours = adapted(kind)
-    settings = Settings(
-        n_epochs=1,
-        learning_rate=1e-2,
-        head_learning_rate=1e-2,
-        weight_decay=0.01,
-        warmup=0.0,
-        max_grad_norm=None,
-        patience=None,
-        seed=0,
-        dtype=torch.float32,
-        budget=1 << 62,
-        layout="packed",
-    )
+    settings = settings_of(max_grad_norm=None)
     examples = VectorExamples(vectors().numpy())
     Loop(ours, torch.stack, examples, Regression(), settings, torch.device("cpu")).run()
 
@@ -313,23 +318,8 @@ def test_a_step_is_that_of_peft(kind):
 def test_pieces_of_a_batch_give_the_step_of_the_whole():
     # Gradients of all vectors at once, then piece by piece: twice the forward pass.
     whole, pieces = adapted(Layers), adapted(Layers)
-    settings = SimpleNamespace(
-        n_epochs=2,
-        learning_rate=1e-2,
-        head_learning_rate=1e-2,
-        weight_decay=0.01,
-        warmup=0.0,
-        max_grad_norm=1.0,
-        patience=None,
-        seed=0,
-        dtype=torch.float32,
-        budget=1 << 62,
-        layout="packed",
-        augment=False,
-    )
     for module, budget in ((whole, 1 << 62), (pieces, 5)):
-        settings = copy.copy(settings)
-        settings.budget = budget
+        settings = settings_of(n_epochs=2, budget=budget)
         examples = VectorExamples(vectors().numpy())
         Loop(module, torch.stack, examples, Regression(), settings, torch.device("cpu")).run()
     for name, array in lora_arrays(whole).items():
