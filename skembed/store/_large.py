@@ -6,13 +6,17 @@ Knows bytes, not what they say: who reads them checks that they are whole.
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from uuid import uuid4
 
-__all__ = ["drop_large", "read_large", "write_large", "write_whole"]
+__all__ = ["Pieces", "drop_large", "read_large", "write_large", "write_whole"]
 
 _FOLDER = "large"
+
+Pieces = Sequence[bytes | memoryview]
+"""Of a value, one after the other; each item is a byte."""
 
 
 def read_large(folder: Path, key: bytes) -> bytes | None:
@@ -27,12 +31,12 @@ def read_large(folder: Path, key: bytes) -> bytes | None:
     return data
 
 
-def write_large(folder: Path, key: bytes, data: bytes, max_bytes: int) -> None:
+def write_large(folder: Path, key: bytes, pieces: Pieces, max_bytes: int) -> None:
     """Keep a value, and drop the oldest until there are at most `max_bytes` of them."""
-    if len(data) > max_bytes:
+    if sum(map(len, pieces)) > max_bytes:
         return
     (folder / _FOLDER).mkdir(exist_ok=True)
-    write_whole(folder / _FOLDER / key.hex(), data)
+    write_whole(folder / _FOLDER / key.hex(), pieces)
     found = []
     for path in (folder / _FOLDER).iterdir():
         with suppress(FileNotFoundError):  # dropped by another process
@@ -51,11 +55,12 @@ def drop_large(folder: Path) -> None:
     shutil.rmtree(folder / _FOLDER, ignore_errors=True)
 
 
-def write_whole(path: Path, data: bytes) -> None:
+def write_whole(path: Path, pieces: Pieces) -> None:
     """Write a file that appears at `path` in one step: nobody meets a part of it."""
     draft = path.with_name(f".{path.name}-{uuid4().hex}")
     try:
-        draft.write_bytes(data)
+        with draft.open("wb") as file:
+            file.writelines(pieces)
         draft.replace(path)
     except BaseException:
         draft.unlink(missing_ok=True)

@@ -21,7 +21,7 @@ from skembed.exceptions import InvalidParameterError, StoreWarning, warn_user
 from skembed.store._claims import claims_of
 from skembed.store._errors import STORE_ERRORS, StaleError, describe_failure, is_full
 from skembed.store._folder import Folder, close_folders, leave_folder, open_folder
-from skembed.store._large import drop_large, read_large, write_large
+from skembed.store._large import Pieces, drop_large, read_large, write_large
 from skembed.store._memory import MemoryTier
 from skembed.store._run import run_limit
 
@@ -233,20 +233,20 @@ class EmbeddingStore:
         self._tell()
         return found
 
-    def put_large(self, key: bytes, value: bytes) -> None:
+    def put_large(self, key: bytes, pieces: Pieces) -> None:
         """Keep a value of megabytes: in a file beside the vectors, or in memory without a folder.
 
-        Nothing is kept that would take more than half of what vectors may take in memory.
+        In memory it takes half of what there is for vectors at most; what is larger is not kept.
         """
         if self.path is not None:
             self._on_disk(
                 lambda folder: write_large(
-                    folder.path, key, value, self.max_bytes or run_limit(folder.path)
+                    folder.path, key, pieces, self.max_bytes or run_limit(folder.path)
                 ),
                 is_write=True,
             )
-        elif 2 * len(value) <= self._memory.max_bytes:
-            self._memory.put_many([(key, value)])
+        elif 2 * sum(map(len, pieces)) <= self._memory.max_bytes:
+            self._memory.put_many([(key, b"".join(pieces))])
         self._tell()
 
     def info(self) -> StoreInfo:

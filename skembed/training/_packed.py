@@ -18,14 +18,35 @@ from numpy.typing import NDArray
 __all__ = ["facts_in", "pack", "under", "unpack"]
 
 _FACTS, _CHECK = "skembed", "crc32"
+_NAMES = {
+    "<f4": "F32",
+    "<f8": "F64",
+    "<f2": "F16",
+    "<i8": "I64",
+    "<i4": "I32",
+    "|u1": "U8",
+    "|b1": "BOOL",
+}
 
 
-def pack(arrays: Mapping[str, NDArray[Any]], facts: Mapping[str, Any]) -> bytes:
-    """Return arrays by name and facts, which JSON knows, as the bytes of one file."""
-    whole = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+def pack(arrays: Mapping[str, NDArray[Any]], facts: Mapping[str, Any]) -> list[memoryview]:
+    """Return arrays by name and facts, which JSON knows, as the pieces of one file.
+
+    No array is copied: there may be gigabytes.
+    """
+    whole = {name: np.asarray(array, order="C") for name, array in arrays.items()}
     text = json.dumps(facts)
     told = {_FACTS: text, _CHECK: str(_check(whole, text))}
-    return bytes(safetensors.numpy.save(whole, metadata=told))
+    header: dict[str, Any] = {"__metadata__": told}
+    pieces, end = [], 0
+    for name, array in whole.items():
+        start, end = end, end + array.nbytes
+        kind = {"dtype": _NAMES[array.dtype.str], "shape": array.shape}
+        header[name] = {**kind, "data_offsets": [start, end]}
+        pieces.append(_bytes_of(array))
+    head = json.dumps(header).encode()
+    head += b" " * (-len(head) % 8)
+    return [memoryview(len(head).to_bytes(8, "little") + head), *pieces]
 
 
 def unpack(data: bytes) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
@@ -69,5 +90,9 @@ def _check(arrays: Mapping[str, NDArray[Any]], text: str) -> int:
     for name in sorted(arrays):
         array = arrays[name]
         found = crc32(f"{name} {array.dtype.str} {array.shape}".encode(), found)
-        found = crc32(array.reshape(-1).view(np.uint8).data, found)
+        found = crc32(_bytes_of(array), found)
     return found
+
+
+def _bytes_of(array: NDArray[Any]) -> memoryview:
+    return array.reshape(-1).view(np.uint8).data

@@ -110,7 +110,7 @@ def _digest_of(targets: Targets) -> bytes:
 _FACTS = ("method", "base", "kind", "history", "lora_scale", "versions")
 
 
-def _packed(state: TrainedState) -> bytes:
+def _packed(state: TrainedState) -> list[memoryview]:
     arrays = {f"array:{name}": array for name, array in state.arrays.items()}
     arrays |= {f"head:{name}": array for name, array in state.head.items()}
     return pack(arrays, {name: getattr(state, name) for name in _FACTS})

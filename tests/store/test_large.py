@@ -20,27 +20,27 @@ def store(request, tmp_path):
 
 def test_a_value_is_found_by_its_key(store):
     assert store.get_large(KEYS[0]) is None
-    store.put_large(KEYS[0], b"first")
-    store.put_large(KEYS[0], b"second")
+    store.put_large(KEYS[0], [b"first"])
+    store.put_large(KEYS[0], [b"second"])
     assert store.get_large(KEYS[0]) == b"second"
     assert store.get_large(KEYS[1]) is None
 
 
 def test_clear_drops_it(store):
-    store.put_large(KEYS[0], b"value")
+    store.put_large(KEYS[0], [b"value"])
     store.clear()
     assert store.get_large(KEYS[0]) is None
 
 
 def test_what_is_too_large_is_not_kept_and_takes_no_others_place(store):
-    store.put_large(KEYS[0], b"value")
-    store.put_large(KEYS[1], bytes(1001))
+    store.put_large(KEYS[0], [b"value"])
+    store.put_large(KEYS[1], [bytes(1001)])
     assert store.get_large(KEYS[1]) is None
     assert store.get_large(KEYS[0]) == b"value"
 
 
 def test_another_process_finds_it(tmp_path):
-    EmbeddingStore(tmp_path).put_large(KEYS[0], b"value")
+    EmbeddingStore(tmp_path).put_large(KEYS[0], [b"value"])
     code = """
         import sys
         from skembed.store import EmbeddingStore
@@ -51,10 +51,10 @@ def test_another_process_finds_it(tmp_path):
 
 def test_the_least_recently_used_is_dropped_first(tmp_path):
     for second, key in enumerate(KEYS[:3]):
-        write_large(tmp_path, key, bytes(300), 1000)
+        write_large(tmp_path, key, [bytes(100), bytes(200)], 1000)
         os.utime(tmp_path / "large" / key.hex(), (second, second))
     assert EmbeddingStore(tmp_path).get_large(KEYS[0])  # a use
-    write_large(tmp_path, KEYS[3], bytes(300), 1000)
+    write_large(tmp_path, KEYS[3], [bytes(300)], 1000)
     left = {path.name for path in (tmp_path / "large").iterdir()}
     assert left == {KEYS[0].hex(), KEYS[2].hex(), KEYS[3].hex()}
 
@@ -63,7 +63,7 @@ def test_a_folder_that_fails_costs_a_warning(tmp_path):
     store = EmbeddingStore(tmp_path)
     (tmp_path / "large").write_text("not a folder")
     with pytest.warns(StoreWarning, match="store"):
-        store.put_large(KEYS[0], b"value")
+        store.put_large(KEYS[0], [b"value"])
     assert store.get_large(KEYS[0]) is None
 
 
