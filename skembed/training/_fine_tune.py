@@ -34,7 +34,8 @@ class FineTune(Strategy):
         model's vectors, which are computed once, so that an epoch takes milliseconds.
     loss : {"auto", "log_loss", "squared_error", "absolute_error", "huber"}, default="auto"
         "auto" is "log_loss" for classes and for several labels per row, "squared_error" for
-        numbers.
+        numbers. Whole numbers are classes, unless the loss is one of numbers. Errors of numbers are
+        in units of their standard deviation.
     class_weight : "balanced", dict or None, default=None
         Weights of the classes in the loss, as in scikit-learn's classifiers.
     sampling : {"shuffle", "balanced"}, default="shuffle"
@@ -81,7 +82,8 @@ class FineTune(Strategy):
         Number of folds for `fit_transform`. A fine-tuned embedder has seen the labels of its
         training rows, and a classifier on top would trust their vectors too much. With folds,
         `fit_transform` gives each row the vector of a model that was trained without it, rotated
-        into the space of the model trained on all rows. It takes as many trainings more.
+        into the space of the model trained on all rows, which `transform` uses [4]_. Equal rows
+        share a fold. It takes as many trainings more; see Notes.
     checkpoint : path or None, default=None
         A folder in which each epoch is saved: a `fit` of the same rows and targets with the same
         parameters goes on from there, and ends with the weights that it would have had. Each
@@ -118,6 +120,8 @@ class FineTune(Strategy):
        arXiv:2106.09685.
     .. [3] I. Loshchilov and F. Hutter, "Decoupled Weight Decay Regularization", ICLR 2019,
        arXiv:1711.05101.
+    .. [4] P. H. Schönemann, "A generalized solution of the orthogonal Procrustes problem",
+       Psychometrika 31, 1966, doi:10.1007/BF02289451.
 
     Examples
     --------
