@@ -99,9 +99,12 @@ def main() -> None:
     parser = make_parser(__doc__)
     parser.add_argument("--methods", nargs="+", default=list(SETTINGS), choices=list(SETTINGS))
     parser.add_argument("--rows", nargs="+", type=int, default=[128, 512])
+    parser.add_argument("--test", type=int, default=1000, help="how many test rows are embedded")
     parser.add_argument("--reviews", type=Path, help="folder of Rdata.rdx")
     options = parser.parse_args()
-    data = tuple(food_reviews(part, options.reviews) for part in ("train", "test"))
+    new_texts, new_ratings = food_reviews("test", options.reviews)
+    test = new_texts[: options.test], new_ratings[: options.test]
+    data = food_reviews("train", options.reviews), test
     results: dict[str, Any] = {}
     for name in options.methods:
         for n_rows in options.rows:
@@ -113,7 +116,10 @@ def main() -> None:
                     f"{k} {v['mean']:.3f}±{v['std']:.3f}" for k, v in values.items()
                 )
                 print(f"  {way:12} {numbers}", flush=True)
-    write_results(options.out, {"folds": N_FOLDS, "settings": SETTINGS, "results": results})
+    write_results(
+        options.out,
+        {"folds": N_FOLDS, "test_rows": len(test[0]), "settings": SETTINGS, "results": results},
+    )
 
 
 if __name__ == "__main__":
