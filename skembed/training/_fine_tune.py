@@ -112,6 +112,14 @@ class FineTune(Strategy):
     --------
     Contrastive : Training on pairs of rows, for few labels or none.
 
+    Notes
+    -----
+    What is fitted on the vectors of rows that were learned from believes more than there is: of 60
+    texts with labels by chance, a logistic regression is right about 98% of rows that it has not
+    seen itself, and about 57% with `cross_fit=5`. It is worth its trainings where a step of the
+    pipeline on top is fitted on the same rows and its probabilities count, or where it has
+    parameters that are chosen by them; not where vectors are searched, or compared on other rows.
+
     References
     ----------
     .. [1] A. Kumar et al., "Fine-Tuning can Distort Pretrained Features and Underperform
