@@ -4,7 +4,9 @@ A logistic regression on a fine-tuned MiniLM, for food reviews: fitted on the ve
 embedder gives the rows it has learned from, or on out-of-fold vectors (`cross_fit=5`). The embedder
 is the same, and so are the vectors of the test rows. Frozen vectors stand beside both.
 
-Fetch the reviews with ``python tests/materials.py``.
+Fetch the reviews with ``python tests/materials.py``::
+
+    python benchmarks/cross_fitting.py --out benchmarks/results/cross_fitting.json
 """
 
 from __future__ import annotations

@@ -114,11 +114,14 @@ class FineTune(Strategy):
 
     Notes
     -----
-    What is fitted on the vectors of rows that were learned from believes more than there is: of 60
-    texts with labels by chance, a logistic regression is right about 98% of rows that it has not
-    seen itself, and about 57% with `cross_fit=5`. It is worth its trainings where a step of the
-    pipeline on top is fitted on the same rows and its probabilities count, or where it has
-    parameters that are chosen by them; not where vectors are searched, or compared on other rows.
+    What is fitted on the vectors of rows that were learned from is too sure of itself. Of a
+    logistic regression on "head", trained on 128 food reviews, the accuracy on them is 0.36 above
+    that on new ones, and 0.07 with `cross_fit=5`; the Brier score of new ones falls from 0.246 to
+    0.224, the calibration error from 0.15 to 0.08, the accuracy stays at 0.63. On 512 reviews, where
+    training changed less, the gaps are 0.10 and 0.07 and the rest is equal. So it is worth its
+    trainings where rows are few or epochs many and probabilities count, or parameters of what
+    stands on top are chosen on the same vectors; not where vectors are searched, or many rows were
+    seen a few times.
 
     References
     ----------
