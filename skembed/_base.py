@@ -264,10 +264,19 @@ class BaseEmbedder(CallbackSupportMixin, TransformerMixin, BaseEstimator):
         self._has_been_fitted = True
         return rows
 
-    def _transform_rows(self, rows: CheckedRows, X: Any, started: float) -> NDArray[np.float32]:
-        """Embed checked rows of X, report, and refuse or warn of bad ones."""
+    def _transform_rows(
+        self,
+        rows: CheckedRows,
+        X: Any,
+        started: float,
+        embed: Callable[[CheckedRows], Embedded] | None = None,
+    ) -> NDArray[np.float32]:
+        """Embed checked rows of X, report, and refuse or warn of bad ones.
+
+        `embed` stands in for `_embed`.
+        """
         self._refuse(rows)
-        embedded = self._embed(rows)
+        embedded = (embed or self._embed)(rows)
         faults = dict(rows.faults)
         faults.update({int(rows.positions[i]): why for i, why in embedded.faults.items()})
         notes = {int(rows.positions[i]): note for i, note in embedded.notes.items()}
@@ -345,6 +354,8 @@ class BaseEmbedder(CallbackSupportMixin, TransformerMixin, BaseEstimator):
             raise error.with_traceback(None) from error.__cause__
 
     def _checked(self, X: Any) -> CheckedRows:
+        if isinstance(X, CheckedRows):
+            return X
         rows = replace(self._check_rows(X), labels=labels_of(X))
         if self.on_error == "raise":
             self._refuse_or_warn(rows.faults, rows)

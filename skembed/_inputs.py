@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -26,6 +26,7 @@ __all__ = [
     "is_tensor",
     "labels_of",
     "shown",
+    "take",
     "with_article",
 ]
 
@@ -43,6 +44,12 @@ class CheckedRows:
     faults: dict[int, str] = field(default_factory=dict)
     labels: Sequence[Any] | None = None  # the index of a Series or frame, for messages
     n_sides: int = 1
+
+
+def take(rows: CheckedRows, where: NDArray[np.int64]) -> CheckedRows:
+    """Return some of the good rows, which stay where they stood."""
+    items = [rows.items[i] for i in where.tolist()]
+    return replace(rows, items=items, positions=rows.positions[where], faults={})
 
 
 def labels_of(X: Any) -> Sequence[Any] | None:

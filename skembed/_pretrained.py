@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 import numpy as np
+from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 from sklearn.utils import Tags
 from sklearn.utils._param_validation import Interval, StrOptions
@@ -50,6 +51,7 @@ _learn = later("skembed.training._learn", "learn")
 _serve = later("skembed.training._trained", "serve")
 _drop_with_state = later("skembed.training._trained", "drop_with_state")
 _export = later("skembed.training._export", "export")
+_cross_fit = later("skembed.training._cross_fit", "cross_fit")
 
 
 def _has_torch() -> bool:
@@ -130,6 +132,8 @@ class PretrainedEmbedder(BaseEmbedder):
         return self._settings_type(**other)
 
     def _get_ready(self, params: dict[str, Any]) -> None:
+        if self.training is not None and self.__dict__.get("_is_learning"):
+            self.training.check()  # what transform uses is as it was fitted
         present = (snapshot(params), self._find_encoder())
         if self.__dict__.get("_present") != present:
             self._present = present
@@ -210,7 +214,26 @@ class PretrainedEmbedder(BaseEmbedder):
                 "fit_transform: X is made of pairs of rows, which have no vectors of their own. "
                 "Call fit(pairs), then transform(rows)."
             )
-        return self._transform_rows(self._fit_trained(X, y, sample_weight), X, started)
+        rows = self._fit_trained(X, y, sample_weight)
+        if self.training is None or self.training.cross_fit is None:
+            return self._transform_rows(rows, X, started)
+        embed = partial(self._embed_out_of_fold, y, sample_weight)
+        return self._transform_rows(rows, X, started, embed)
+
+    def _embed_out_of_fold(self, y: Any, sample_weight: Any, rows: CheckedRows) -> Embedded:
+        """Embed the rows that were learned from, each by a model trained without it."""
+
+        def embed_without(fold: int, others: CheckedRows) -> Embedded:
+            folder = self.training.checkpoint
+            place = None if folder is None else Path(folder) / f"fold_{fold}"
+            other = clone(self).set_params(training__cross_fit=None, training__checkpoint=place)
+            other._fit_trained(others, y, sample_weight)
+            embedded: Embedded = other._embed(rows)
+            return embedded
+
+        whole = self._embed(rows)
+        found: Embedded = _cross_fit(self.training, self._encoder, rows, y, whole, embed_without)
+        return found
 
     def partial_fit(
         self: Pretrained, X: Any, y: Any = None, classes: Any = None, sample_weight: Any = None
@@ -290,7 +313,6 @@ class PretrainedEmbedder(BaseEmbedder):
         if self.training is None:
             return
         owner = type(self).__name__
-        self.training.check(owner)
         goes_on = before is not None and (step or self.training.warm_start)
         self.trained_ = _learn(
             self.training,
@@ -303,6 +325,7 @@ class PretrainedEmbedder(BaseEmbedder):
             before=self._find_encoder(before) if goes_on else None,
             made_with=self._made_with(self._settings()),
             title=f"{owner}: training" if self.verbose else None,
+            drops_bad_rows=self.on_error == "nan",
             **step,
         )
 

@@ -7,6 +7,7 @@ Every error that a user can meet is a `SkembedError` and also the built-in that 
     ├── InvalidRowsError          (ValueError)   rows that cannot be embedded, each named
     │   └── TruncatedRowsError                   rows too long for the model
     ├── InvalidInputError         (TypeError)    the whole input is of the wrong kind
+    │   └── InvalidTargetsError   (ValueError)   ... or y is, from which training learns
     ├── MissingDependencyError    (ImportError)  an optional library is missing; says how to get it
     ├── ModelNotFoundError        (OSError)      no model by that name; says what was tried
     ├── UnsupportedModelError     (ValueError)   a model that was found but cannot be run here
@@ -42,6 +43,7 @@ __all__ = [
     "InvalidParameterError",
     "InvalidRowsError",
     "InvalidRowsWarning",
+    "InvalidTargetsError",
     "MemoryWarning",
     "MissingDependencyError",
     "ModelNotFoundError",
@@ -108,6 +110,10 @@ class TruncatedRowsError(InvalidRowsError):
 
 class InvalidInputError(SkembedError, TypeError):
     """The input as a whole is not a collection of rows that this embedder can read."""
+
+
+class InvalidTargetsError(InvalidInputError, ValueError):
+    """Nothing can be learned from y, or from its weights."""
 
 
 class MissingDependencyError(SkembedError, ImportError):

@@ -11,9 +11,16 @@ from unittest import SkipTest
 
 import numpy as np
 from sklearn import config_context
+from sklearn.utils import get_tags
 
 from skembed.exceptions import InvalidInputError, InvalidParameterError, SkembedError
-from skembed.testing import _checks_estimator, _checks_output, _checks_processes, _checks_rows
+from skembed.testing import (
+    _checks_estimator,
+    _checks_output,
+    _checks_processes,
+    _checks_rows,
+    _checks_targets,
+)
 from skembed.testing._case import Case, CheckFailed, skip
 
 __all__ = ["CheckResults", "EmbedderCheckError", "check_embedder", "embedder_checks"]
@@ -22,7 +29,9 @@ Check = Callable[[Case], None]
 
 _CHECKS: dict[str, Check] = {
     name: check
-    for module in (_checks_estimator, _checks_output, _checks_rows, _checks_processes)
+    for module in (
+        *(_checks_estimator, _checks_output, _checks_rows, _checks_targets, _checks_processes),
+    )
     for name, check in vars(module).items()
     if name.startswith("check_") and check.__module__ == module.__name__
 }
@@ -80,6 +89,10 @@ def check_embedder(
 ) -> CheckResults:
     """Run the checks that scikit-learn leaves out for rows that are not 2-D numbers, and more.
 
+    An embedder that learns from targets, as its tags say (`target_tags.required`), is also checked
+    for what it makes of them: that other targets give other vectors; that it is unfitted without
+    them, and when cloned; that missing ones are named by row; that classes may have any names.
+
     Parameters
     ----------
     embedder : estimator
@@ -88,7 +101,8 @@ def check_embedder(
     rows : list, tuple, 1-D object array, frame or 2-D array
         Distinct rows of the kind it embeds: at least 4, preferably 6 to 12, of different lengths.
     y : sequence of length n_rows, default=None
-        Targets for `fit`; not passed if None.
+        Targets for `fit`; not passed if None. The first half of the rows should have more than one
+        class, and each class more than one row.
     atol, rtol : float, default=1e-5, 0.0
         Two vectors are the same if they differ by at most `atol + rtol * |expected|`.
     set_params : mapping of str to object, default=None
@@ -175,6 +189,8 @@ def embedder_checks(
         faults.append(f"expected at least {_MIN_ROWS} rows, got {case.n_rows}")
     if case.y is not None and len(case.y) != case.n_rows:
         faults.append(f"expected y of length {case.n_rows}, got {len(case.y)}")
+    if case.y is None and hasattr(embedder, "fit") and get_tags(embedder).target_tags.required:
+        faults.append("expected y, since the embedder's tags say that it needs targets")
     if unknown := sorted(set(skip) - set(_CHECKS)):
         faults.append(f"expected skip to name checks of {list(_CHECKS)}, got also {unknown}")
     if faults:

@@ -56,6 +56,8 @@ def check_tags(case: Case) -> None:
     is_vector = case.is_table or isinstance(case.given_rows[0], (np.ndarray, list, tuple))
     if not is_vector and tags.input_tags.two_d_array:
         fail("expected input_tags.two_d_array to be False for rows that are not vectors, got True")
+    if tags.target_tags.required and not tags.requires_fit:
+        fail("expected requires_fit to be True where target_tags.required is, got False")
 
 
 def check_parameters_untouched(case: Case) -> None:

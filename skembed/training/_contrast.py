@@ -5,6 +5,7 @@ Knows vectors, classes and pairs, not rows or models.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -19,6 +20,7 @@ from skembed.exceptions import (
     InvalidInputError,
     InvalidParameterError,
     InvalidRowsError,
+    InvalidTargetsError,
     describe_rows,
 )
 from skembed.training._contrastive import Contrastive
@@ -31,7 +33,7 @@ from skembed.training._similarity import (
     triplet_loss,
 )
 from skembed.training._targets import Targets, check_targets
-from skembed.training._validation import scorer_of, split
+from skembed.training._validation import score_by, scorer_of, split, without_advice
 
 __all__ = ["Classes", "Pairs", "Views", "check_contrast", "make_contrast"]
 
@@ -59,7 +61,9 @@ def check_contrast(
 ) -> Targets:
     """Check and encode what good rows are to be told by; messages call who needs it `owner`."""
     if sample_weight is not None:
-        raise InvalidInputError(f"sample_weight: {owner} learns from pairs, which have no weights.")
+        raise InvalidTargetsError(
+            f"sample_weight: {owner} learns from pairs, which have no weights."
+        )
     targets = _find_targets(strategy, y, rows, owner)
     kind = "triplets" if targets.kind == "pairs" and rows.n_sides == 3 else targets.kind
     name, known = _NAMES.get(kind, kind), _LOSSES[kind]
@@ -87,12 +91,12 @@ def _find_targets(strategy: Contrastive, y: Any, rows: CheckedRows, owner: str) 
         targets = check_targets(y, rows, owner)
         if targets.kind != "classes":
             kind = "numbers" if targets.kind == "numbers" else "several labels a row"
-            raise InvalidInputError(
+            raise InvalidTargetsError(
                 f"y: expected one class per row, got {kind}. Use training=FineTune(...), or give "
                 "pairs of rows and their similarity."
             )
         if np.unique(targets.values, return_counts=True)[1].max() < 2:
-            raise InvalidInputError("y: expected two rows of one class, got one of each.")
+            raise InvalidTargetsError("y: expected two rows of one class, got one of each class.")
         return targets
     if len(rows.items) < 2:
         raise InvalidInputError(f"{owner} learns from two rows or more, got {len(rows.items)}.")
@@ -110,10 +114,10 @@ def _check_pairs(y: Any, rows: CheckedRows) -> Targets:
     if y is None:
         return _targets_of("pairs", places)
     if rows.n_sides == 3:
-        raise InvalidInputError("y: triplets have no similarities; call fit(X) without y.")
+        raise InvalidTargetsError("y: triplets have no similarities; call fit(X) without y.")
     values = list(y)
     if len(values) != rows.n_rows:
-        raise InvalidInputError(
+        raise InvalidTargetsError(
             f"y: expected one similarity for each of {rows.n_rows:,} pairs, got {len(values):,}."
         )
     faults, scores = dict[int, str](), []
@@ -235,11 +239,15 @@ class Classes(_Contrast):
         some = np.random.default_rng(self._seed).permutation(self.train)[:_MOST_OF_PROBE]
         known = self.targets.classes
         assert known is not None
-        probe = LogisticRegression(max_iter=1000).fit(embed(some), known[self._of(some)])
-        vectors, classes = embed(self.held_out), self._of(self.held_out)
+        of_some, vectors = embed(some), embed(self.held_out)
+        if not (np.isfinite(of_some).all() and np.isfinite(vectors).all()):
+            return -math.inf
+        with without_advice():
+            probe = LogisticRegression(max_iter=1000).fit(of_some, known[self._of(some)])
+        classes = self._of(self.held_out)
         scorer = scorer_of(self.strategy.scoring)
         if scorer is not None:
-            return float(scorer(probe, vectors, known[classes]))
+            return score_by(scorer, probe, vectors, known[classes])
         shares = probe.predict_log_proba(vectors)
         columns = np.searchsorted(probe.classes_, known[classes])
         return float(shares[np.arange(len(columns)), columns].mean())

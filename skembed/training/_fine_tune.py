@@ -34,7 +34,8 @@ class FineTune(Strategy):
         model's vectors, which are computed once, so that an epoch takes milliseconds.
     loss : {"auto", "log_loss", "squared_error", "absolute_error", "huber"}, default="auto"
         "auto" is "log_loss" for classes and for several labels per row, "squared_error" for
-        numbers.
+        numbers. Whole numbers are classes, unless the loss is one of numbers. Errors of numbers are
+        in units of their standard deviation.
     class_weight : "balanced", dict or None, default=None
         Weights of the classes in the loss, as in scikit-learn's classifiers.
     sampling : {"shuffle", "balanced"}, default="shuffle"
@@ -81,7 +82,8 @@ class FineTune(Strategy):
         Number of folds for `fit_transform`. A fine-tuned embedder has seen the labels of its
         training rows, and a classifier on top would trust their vectors too much. With folds,
         `fit_transform` gives each row the vector of a model that was trained without it, rotated
-        into the space of the model trained on all rows. It takes as many trainings more.
+        into the space of the model trained on all rows, which `transform` uses [4]_. Equal rows
+        share a fold. It takes as many trainings more; see Notes.
     checkpoint : path or None, default=None
         A folder in which each epoch is saved: a `fit` of the same rows and targets with the same
         parameters goes on from there, and ends with the weights that it would have had. Each
@@ -113,6 +115,17 @@ class FineTune(Strategy):
     --------
     Contrastive : Training on pairs of rows, for few labels or none.
 
+    Notes
+    -----
+    What is fitted on the vectors of rows that were learned from is too sure of itself. Of a
+    logistic regression on "head", trained on 128 food reviews, the accuracy on them is 0.36 above
+    that on new ones, and 0.07 with `cross_fit=5`; the Brier score of new ones falls from 0.246 to
+    0.224, the calibration error from 0.15 to 0.08, the accuracy stays at 0.63. On 512, where
+    training changed less, the gaps are 0.10 and 0.07 and the rest is equal. So it is worth its
+    trainings where rows are few or epochs many and probabilities count, or parameters of what
+    stands on top are chosen on the same vectors; not where vectors are searched, or many rows were
+    seen a few times.
+
     References
     ----------
     .. [1] A. Kumar et al., "Fine-Tuning can Distort Pretrained Features and Underperform
@@ -121,6 +134,8 @@ class FineTune(Strategy):
        arXiv:2106.09685.
     .. [3] I. Loshchilov and F. Hutter, "Decoupled Weight Decay Regularization", ICLR 2019,
        arXiv:1711.05101.
+    .. [4] P. H. Schönemann, "A generalized solution of the orthogonal Procrustes problem",
+       Psychometrika 31, 1966, doi:10.1007/BF02289451.
 
     Examples
     --------

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from sklearn.base import clone
 
 from skembed._forks import KeyLocks
-from skembed._inputs import CheckedRows
+from skembed._inputs import CheckedRows, take
 from skembed.acceleration import is_bfloat16_faster_on_cpu, prepare_for_training
 from skembed.engine import BackboneEncoder, Progress, embed
 from skembed.exceptions import InvalidRowsError, describe_rows, name_rows
@@ -43,9 +43,10 @@ from skembed.training._strategy import Strategy
 from skembed.training._supervised import check_labels, make_supervised
 from skembed.training._targets import Targets
 from skembed.training._trained import TrainedBackbone
+from skembed.training._validation import find_folds
 from skembed.weights import RandomSource, releases_of
 
-__all__ = ["learn"]
+__all__ = ["check_targets_of", "folds_of", "learn"]
 
 _WAYS: dict[type[Strategy], tuple[Callable[..., Targets], Callable[..., Objective]]] = {
     FineTune: (check_labels, make_supervised),
@@ -76,6 +77,7 @@ def learn(
     is_step: bool = False,
     made_with: Mapping[str, str] | None = None,
     title: str | None = None,
+    drops_bad_rows: bool = False,
 ) -> TrainedState:
     """Train on good rows, and return what was learned.
 
@@ -103,17 +105,23 @@ def learn(
         What the state says of how it was made.
     title : str or None
         Of a progress bar.
+    drops_bad_rows : bool
+        Whether rows that cannot be embedded are left out, or refused.
     """
     made_with, known = dict(made_with or {}), _state_in(before)
     name = f"{owner}(training={type(strategy).__name__}(...))"
     if known is not None:
         check_method(known, strategy, name)
+    if drops_bad_rows:
+        rows = _without_faults(encoder, rows, store)
     step: dict[str, Any] = {}
     if is_step and isinstance(strategy, FineTune):
         step = labels_of_step(strategy, classes, known, name)
-    targets = _WAYS[type(strategy)][0](strategy, y, rows, name, sample_weight, **step)
+    targets = check_targets_of(strategy, y, rows, name, sample_weight, **step)
     if step and known is not None:
         check_step(known, targets, name)
+    if strategy.cross_fit is not None and not is_step:  # before hours of training
+        folds_of(strategy, encoder, rows, targets)
     if is_step:
         changes = {"n_epochs": 1, "validation_fraction": None, "checkpoint": None}
         strategy = clone(strategy).set_params(**changes)
@@ -124,6 +132,39 @@ def learn(
     key = key_of_training(strategy, encoder, rows, targets, made_with, computes_in, known)
     train = partial(_train, task, key, made_with)
     return train_once(store, key, train, made_with=made_with, classes=targets.classes)
+
+
+def check_targets_of(
+    strategy: Strategy, y: Any, rows: CheckedRows, name: str, sample_weight: Any = None, **step: Any
+) -> Targets:
+    """Check and encode what good rows are to be told by; messages call who needs it `name`."""
+    return _WAYS[type(strategy)][0](strategy, y, rows, name, sample_weight, **step)
+
+
+def folds_of(
+    strategy: Strategy, encoder: BackboneEncoder, rows: CheckedRows, targets: Targets
+) -> NDArray[np.int64]:
+    """Return the fold of each good row, for `cross_fit`."""
+    assert strategy.cross_fit is not None
+    keys = _keys_of(encoder, rows)
+    return find_folds(keys, targets, strategy.cross_fit, strategy.random_state or 0)
+
+
+def _keys_of(encoder: BackboneEncoder, rows: CheckedRows) -> NDArray[np.int64]:
+    """Return numbers that are equal for equal rows."""
+    seen: dict[bytes, int] = {}
+    contents = encoder.contents(rows.items)
+    return np.array([seen.setdefault(bytes(each), len(seen)) for each in contents])
+
+
+def _without_faults(
+    encoder: BackboneEncoder, rows: CheckedRows, store: EmbeddingStore | None
+) -> CheckedRows:
+    """Leave out rows that cannot be embedded; of pairs none is, and the error names them."""
+    if rows.n_sides > 1:
+        return rows
+    faults = embed(encoder.unfinished(), rows.items, store=store).faults
+    return take(rows, np.setdiff1d(np.arange(len(rows.items)), list(faults))) if faults else rows
 
 
 def _state_in(before: BackboneEncoder | None) -> TrainedState | None:
@@ -227,9 +268,7 @@ class _Start:
     @property
     def keys(self) -> NDArray[np.int64]:
         """Numbers that are equal for equal rows."""
-        seen: dict[bytes, int] = {}
-        contents = self._encoder.contents(self._task.rows.items)
-        return np.array([seen.setdefault(bytes(each), len(seen)) for each in contents])
+        return _keys_of(self._encoder, self._task.rows)
 
 
 def _unfit(faults: Mapping[int, str], rows: CheckedRows) -> InvalidRowsError:

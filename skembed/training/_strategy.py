@@ -11,10 +11,11 @@ from numbers import Integral, Real
 from typing import Any, ClassVar
 
 from sklearn.base import BaseEstimator
+from sklearn.metrics import get_scorer_names
 from sklearn.utils._param_validation import Interval, StrOptions
 
 from skembed._parameters import fault_of, plain
-from skembed.exceptions import InvalidParameterError
+from skembed.exceptions import InvalidParameterError, did_you_mean
 
 __all__ = ["METHODS", "Strategy"]
 
@@ -76,15 +77,21 @@ class Strategy(BaseEstimator):
         """Return whether rows given to `fit` are pairs of what `transform` takes."""
         return False
 
-    def check(self, owner: str) -> None:
-        """Refuse unusable parameters, all at once; messages call the strategy `owner`'s."""
-        name = f"{owner}(training={type(self).__name__}(...))"
-        found = (
-            fault_of(name, key, value, self._parameter_constraints[key])
-            for key, value in self.get_params(deep=False).items()
-            if key in self._parameter_constraints
-        )
+    def check(self) -> None:
+        """Refuse unusable parameters, all at once."""
+        params = self.get_params(deep=False)
+        name, constraints = type(self).__name__, self._parameter_constraints
+        found = [
+            fault_of(name, k, v, constraints[k]) for k, v in params.items() if k in constraints
+        ]
         faults = [fault for fault in found if fault is not None]
+        scoring = params.get("scoring", "loss")
+        if isinstance(scoring, str) and scoring not in ("loss", *get_scorer_names()):
+            close = did_you_mean(scoring, ["loss", *get_scorer_names()])
+            faults.append(
+                f"{name}(scoring={scoring!r}): expected 'loss', a scorer of scikit-learn or a "
+                f"callable.{close}"
+            )
         if faults:
             raise InvalidParameterError("\n".join(faults))
 

@@ -5,6 +5,7 @@ Knows vectors and targets, not rows or models.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -13,36 +14,63 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.multioutput import MultiOutputClassifier
 from torch import Tensor, nn
 
 from skembed._inputs import CheckedRows
+from skembed.exceptions import InvalidParameterError
 from skembed.training._fine_tune import FineTune
 from skembed.training._objective import Batch, Embed, FrozenRows, Objective
 from skembed.training._state import TrainedState
 from skembed.training._targets import Targets, check_targets
-from skembed.training._validation import scorer_of, split
+from skembed.training._validation import score_by, scorer_of, split, without_advice
 
 __all__ = ["LinearHead", "Supervised", "check_labels", "make_supervised"]
 
-_C = 10.0
-"""Inverse strength of the first fit's penalty, on vectors of mean length 1."""
+_C = 3.0
+"""Inverse strength of the first fit's penalty, on vectors at a mean square distance of 1.
+
+Of MiniLM on 16, 64, 256 and 2,000 food reviews, 0.1 to 100 tried: the log loss of new reviews is
+0.74, 0.65, 0.59 and 0.51, the least or within 0.02 of it; of 10 it is 0.78, 0.68, 0.64 and 0.53."""
 
 
 class LinearHead(nn.Module):
-    """Maps vectors to one output per class, label or number."""
+    """Maps vectors to one output per class, label or number.
 
-    def __init__(self, weight: NDArray[np.float32], bias: NDArray[np.float32]) -> None:
+    Numbers are learned in units of their spread, about their mean: `scale` and `center`.
+    """
+
+    center: Tensor
+    scale: Tensor
+
+    def __init__(
+        self,
+        weight: NDArray[Any],
+        bias: NDArray[Any],
+        center: NDArray[Any] | None = None,
+        scale: NDArray[Any] | None = None,
+    ) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.from_numpy(weight.copy()))
-        self.bias = nn.Parameter(torch.from_numpy(bias.copy()))
+        self.weight = nn.Parameter(torch.from_numpy(weight.astype(np.float32)))
+        self.bias = nn.Parameter(torch.from_numpy(bias.astype(np.float32)))
+        self.has_units = center is not None and scale is not None
+        if center is not None and scale is not None:
+            for name, values in (("center", center), ("scale", scale)):
+                fixed = torch.from_numpy(values.astype(np.float32))
+                self.register_parameter(name, nn.Parameter(fixed, requires_grad=False))
 
     @classmethod
     def fitted(cls, vectors: NDArray[np.float32], targets: Targets) -> LinearHead:
         """Return the head that is best on fixed vectors, up to a small penalty."""
-        scale = float(np.linalg.norm(vectors, axis=1).mean()) or 1.0
-        unit, weights = vectors / scale, targets.weights
+        weights = targets.weights
+        # About their mean, and near length 1: vectors of some models differ little from each other.
+        middle = vectors.mean(axis=0, dtype=np.float64)
+        spread = float(np.sqrt(np.square(vectors - middle).sum(axis=1).mean())) or 1.0
+        unit = (vectors - middle) / spread
+        units: tuple[NDArray[Any], ...] = ()
         if targets.kind == "numbers":
-            ridge = Ridge(alpha=1.0 / _C).fit(unit, targets.values, sample_weight=weights)
+            units = center, scale = _units_of(targets)
+            ridge = Ridge().fit(unit, (targets.values - center) / scale, sample_weight=weights)
             coef = ridge.coef_.reshape(targets.n_outputs, -1)
             bias = np.reshape(ridge.intercept_, -1)
         elif targets.kind == "labels":
@@ -53,26 +81,52 @@ class LinearHead(nn.Module):
             coef, bias = _fit_classes(unit, targets.values, targets.n_outputs, weights)
             if targets.n_outputs == 2:
                 coef, bias = np.concatenate([-coef, coef]) / 2, np.concatenate([-bias, bias]) / 2
-        return cls((coef / scale).astype(np.float32), bias.astype(np.float32))
+        coef = coef / spread
+        return cls(coef, bias - coef @ middle, *units)
 
     @classmethod
     def learned(cls, before: TrainedState, targets: Targets) -> LinearHead | None:
         """Return the head that was trained, if it has the outputs that targets ask for."""
-        if set(before.head) != {"weight", "bias"} or before.kind != targets.kind:
+        if not {"weight", "bias"} <= set(before.head) or before.kind != targets.kind:
             return None
         known, classes = before.classes, targets.classes
         if known is not None and (classes is None or not np.array_equal(known, classes)):
             return None
-        head = cls(before.head["weight"], before.head["bias"])
+        head = cls(**before.head)
         return head if len(head.bias) == targets.n_outputs else None
 
     def forward(self, vectors: Tensor) -> Tensor:
         """Return outputs (n, outputs)."""
         return F.linear(vectors, self.weight, self.bias)
 
+    def in_units(self, values: NDArray[Any]) -> NDArray[Any]:
+        """Return targets as the outputs should be."""
+        if not self.has_units:
+            return values
+        center, scale = self.center.cpu().numpy(), self.scale.cpu().numpy()
+        found: NDArray[Any] = ((values - center) / scale).astype(np.float32)
+        return found
+
+    def in_users_units(self) -> tuple[NDArray[Any], NDArray[Any]]:
+        """Return weight and bias of a head whose outputs are what targets are, float64."""
+        weight, bias = (p.detach().cpu().double().numpy() for p in (self.weight, self.bias))
+        if not self.has_units:
+            return weight, bias
+        center, scale = (p.cpu().double().numpy() for p in (self.center, self.scale))
+        return weight * scale[:, None], bias * scale + center
+
+
+def _units_of(targets: Targets) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the mean and the standard deviation of numbers (outputs,), 1 of those all alike."""
+    center = np.average(targets.values, axis=0, weights=targets.weights)
+    square = np.average(np.square(targets.values - center), axis=0, weights=targets.weights)
+    scale = np.sqrt(square)
+    is_alike = scale <= 1e-12 * np.abs(center)
+    return center, np.where(is_alike, 1.0, scale)
+
 
 def _fit_classes(
-    vectors: NDArray[np.float32],
+    vectors: NDArray[Any],
     values: NDArray[Any],
     n_classes: int,
     weights: NDArray[np.float32],
@@ -80,9 +134,14 @@ def _fit_classes(
     """Return coefficients and intercepts of a logistic regression; zeros of unseen classes."""
     n_rows = 1 if n_classes == 2 else n_classes
     coef, bias = np.zeros((n_rows, vectors.shape[1])), np.zeros(n_rows)
-    present = np.unique(values)
+    present = np.unique(values[weights > 0])
+    if len(present) == 1 and n_classes == 2:
+        bias[:] = 5.0 if present[0] else -5.0
     if len(present) > 1:
-        fit = LogisticRegression(C=_C, max_iter=300).fit(vectors, values, sample_weight=weights)
+        is_used = weights > 0
+        fit = LogisticRegression(C=_C, max_iter=300)
+        with without_advice():
+            fit.fit(vectors[is_used], values[is_used], sample_weight=weights[is_used])
         if n_classes == 2 or len(present) > 2:
             where: Any = slice(None) if n_classes == 2 else present.astype(int)
             coef[where], bias[where] = fit.coef_, fit.intercept_
@@ -124,6 +183,11 @@ def make_supervised(
     strategy: FineTune, targets: Targets, rows: FrozenRows, seed: int
 ) -> Supervised:
     """Return the objective of a strategy."""
+    if strategy.sampling == "balanced" and targets.kind != "classes":
+        raise InvalidParameterError(
+            f"training__sampling='balanced': y is made of {targets.kind}, not of classes. Use "
+            "sampling='shuffle'."
+        )
     train, held_out = split(targets, strategy.validation_fraction, seed)
     head = None if rows.before is None else LinearHead.learned(rows.before, targets)
     return Supervised(
@@ -142,6 +206,7 @@ class Supervised(Objective):
     """Cross-entropy, or an error of numbers, of a linear head."""
 
     is_per_row = True
+    head: LinearHead
 
     def __init__(
         self,
@@ -161,7 +226,7 @@ class Supervised(Objective):
             *(loss, batch_size, sampling),
             scorer,
         )
-        self._values = torch.from_numpy(targets.values)
+        self._values = torch.from_numpy(head.in_units(targets.values))
         self._weights = torch.from_numpy(targets.weights)
 
     def n_batches(self) -> int:
@@ -189,26 +254,27 @@ class Supervised(Objective):
         if not len(self.held_out):
             return None
         vectors = embed(self.held_out)
-        if self._scorer is not None:
-            return float(self._scorer(self.as_estimator(), vectors, self._y(self.held_out)))
-        with torch.no_grad():
-            head = next(self.head.parameters())
-            batch = Batch(self.held_out)
-            return -float(self.loss(torch.from_numpy(vectors).to(head.device), batch))
+        if not np.isfinite(vectors).all():
+            return -math.inf
+        if self._scorer is None:
+            with torch.no_grad():
+                at = torch.from_numpy(vectors).to(next(self.head.parameters()).device)
+                loss = float(self.loss(at, Batch(self.held_out)))
+            return -math.inf if math.isnan(loss) else -loss
+        return score_by(self._scorer, self.as_estimator(), vectors, self._y(self.held_out))
 
     def as_estimator(self) -> Any:
         """Return the head as an estimator of scikit-learn, for scorers."""
-        weight, bias = (p.detach().cpu().double().numpy() for p in self.head.parameters())
+        weight, bias = self.head.in_users_units()
         if self.targets.kind == "numbers":
-            return _of_numbers(weight, bias)
-        if self.targets.kind == "labels":
-            return _HeadOfLabels(weight, bias)
-        found = LogisticRegression()
-        found.classes_ = self.targets.classes
-        is_binary = len(weight) == 2
-        found.coef_ = weight[1:] - weight[:1] if is_binary else weight
-        found.intercept_ = bias[1:] - bias[:1] if is_binary else bias
-        found.n_features_in_ = weight.shape[1]
+            return _regressor(weight, bias)
+        if self.targets.kind == "classes":
+            return _classifier(weight, bias, self.targets.classes)
+        found = MultiOutputClassifier(LogisticRegression())
+        found.estimators_ = [
+            _classifier(weight[i : i + 1], bias[i : i + 1], np.arange(2)) for i in range(len(bias))
+        ]
+        found.classes_ = [each.classes_ for each in found.estimators_]
         return found
 
     def _y(self, rows: NDArray[np.int64]) -> NDArray[Any]:
@@ -230,7 +296,7 @@ class Supervised(Objective):
         return F.mse_loss(outputs, values, reduction="none").mean(1)
 
 
-def _of_numbers(weight: NDArray[Any], bias: NDArray[Any]) -> Ridge:
+def _regressor(weight: NDArray[Any], bias: NDArray[Any]) -> Ridge:
     found = Ridge()
     is_one = len(weight) == 1
     found.coef_ = weight[0] if is_one else weight
@@ -239,20 +305,14 @@ def _of_numbers(weight: NDArray[Any], bias: NDArray[Any]) -> Ridge:
     return found
 
 
-class _HeadOfLabels:
-    """Several labels a row, for scorers."""
-
-    _estimator_type = "classifier"
-
-    def __init__(self, weight: NDArray[Any], bias: NDArray[Any]) -> None:
-        self._weight, self._bias = weight, bias
-
-    def decision_function(self, X: NDArray[Any]) -> NDArray[Any]:
-        found: NDArray[Any] = X @ self._weight.T + self._bias
-        return found
-
-    def predict(self, X: NDArray[Any]) -> NDArray[np.int64]:
-        return (self.decision_function(X) > 0).astype(np.int64)
+def _classifier(weight: NDArray[Any], bias: NDArray[Any], classes: Any) -> LogisticRegression:
+    found = LogisticRegression()
+    found.classes_ = classes
+    has_two = len(weight) == 2
+    found.coef_ = weight[1:] - weight[:1] if has_two else weight
+    found.intercept_ = bias[1:] - bias[:1] if has_two else bias
+    found.n_features_in_ = weight.shape[1]
+    return found
 
 
 def _balanced(

@@ -5,7 +5,9 @@ Knows labels, not rows or models. Does not import torch.
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any, Literal
 
 import numpy as np
@@ -15,9 +17,9 @@ from sklearn.utils.multiclass import type_of_target
 
 from skembed._inputs import CheckedRows, is_missing
 from skembed.exceptions import (
-    InvalidInputError,
     InvalidParameterError,
     InvalidRowsError,
+    InvalidTargetsError,
     describe_rows,
 )
 
@@ -28,9 +30,9 @@ __all__ = ["Targets", "check_targets"]
 class Targets:
     """What rows are to be told by.
 
-    `values` are class numbers (n,), int64; labels of 0 and 1 or numbers (n, outputs), float32;
-    of "pairs" the places of their rows (n, sides), of "scores" the similarities of pairs (n,), of
-    "views" the places of rows (n,).
+    `values` are class numbers (n,), int64; labels of 0 and 1 (n, outputs), float32; numbers
+    (n, outputs), float64; of "pairs" the places of their rows (n, sides), of "scores" the
+    similarities of pairs (n,), of "views" the places of rows (n,).
     """
 
     kind: Literal["classes", "labels", "numbers", "pairs", "scores", "views"]
@@ -63,31 +65,34 @@ def check_targets(
 ) -> Targets:
     """Check and encode the targets of good rows; messages call who needs them `owner`."""
     if y is None:
-        raise InvalidInputError(
+        raise InvalidTargetsError(
             f"{owner} learns from targets, and y is missing: pass one label or number per row, "
             "fit(X, y)."
         )
     array = _array_of(y)
     if len(array) != rows.n_rows:
-        raise InvalidInputError(
+        raise InvalidTargetsError(
             f"y: expected one target for each of {rows.n_rows:,} rows, got {len(array):,}."
         )
     weights = _check_weights(sample_weight, rows)
     array = array[rows.positions]
+    if not len(array):
+        raise InvalidTargetsError(f"{owner} has no good rows to learn from.")
     _refuse_missing(array, rows)
+    _refuse_mixed(array, rows)
     kind = _kind_of(array, loss, owner)
     if kind == "numbers":
         if class_weight is not None:
             raise InvalidParameterError(
                 f"class_weight={class_weight!r}: y is made of numbers, which have no classes."
             )
-        numbers = array.astype(np.float32).reshape(len(array), -1)
-        return Targets(kind, numbers, weights)
+        return Targets(kind, array.astype(np.float64).reshape(len(array), -1), weights)
+    if class_weight is not None:
+        weights = _with_class_weight(weights, class_weight, array)
     if kind == "labels":
-        if class_weight is not None:
-            weights = weights * compute_sample_weight(class_weight, array)
-        return Targets(kind, array.astype(np.float32), weights.astype(np.float32))
-    known = np.unique(array) if classes is None else np.unique(_array_of(classes))
+        return Targets(kind, array.astype(np.float32), weights)
+    array = _plain(array)
+    known = np.unique(array if classes is None else _plain(_array_of(classes)))
     strange = np.flatnonzero(~np.isin(array, known))
     if len(strange):
         places, labels = rows.positions[strange].tolist(), array[strange].tolist()
@@ -98,38 +103,64 @@ def check_targets(
             faults,
         )
     if len(known) < 2:
-        raise InvalidInputError(f"y: expected at least two classes, got one: {known[:1].tolist()}.")
-    if class_weight is not None:
-        try:
-            weights = weights * compute_sample_weight(class_weight, array)
-        except ValueError as error:
-            raise InvalidParameterError(f"class_weight={class_weight!r}: {error}") from None
-    codes = np.searchsorted(known, array).astype(np.int64)
-    return Targets("classes", codes, weights.astype(np.float32), known)
+        raise InvalidTargetsError(f"y: expected at least two classes, got one: {known.tolist()}.")
+    return Targets(kind, np.searchsorted(known, array).astype(np.int64), weights, known)
+
+
+def _plain(array: NDArray[Any]) -> NDArray[Any]:
+    """Return labels that are objects, of one type, as an array of that type."""
+    return array if array.dtype != object else np.array(array.tolist())
+
+
+def _with_class_weight(
+    weights: NDArray[np.float32], class_weight: Any, array: NDArray[Any]
+) -> NDArray[np.float32]:
+    try:
+        of_classes = compute_sample_weight(class_weight, _plain(array))
+    except ValueError as error:
+        raise InvalidParameterError(f"class_weight={class_weight!r}: {error}") from None
+    found: NDArray[np.float32] = (weights * of_classes).astype(np.float32)
+    return found
 
 
 def _array_of(y: Any) -> NDArray[Any]:
-    if hasattr(y, "to_numpy"):
-        y = y.to_numpy()
+    """Return targets, or classes, as an array of one or two dimensions.
+
+    Texts stand in arrays of objects: NumPy's own would turn numbers and gaps among them into texts.
+    """
     if hasattr(y, "toarray"):
         y = y.toarray()
-    array = np.asarray(y)
+    try:
+        array = np.asarray(y)
+        if array.dtype.kind in "US":
+            array = np.asarray(y, dtype=object)
+    except ValueError as error:
+        raise InvalidTargetsError(
+            f"y: expected one target per row, (n,) or (n, outputs): {str(error).rstrip('.')}. Of "
+            "several labels a row make columns of 0 and 1, with MultiLabelBinarizer()."
+        ) from None
     if array.ndim == 2 and array.shape[1] == 1:
         array = array[:, 0]
-    if array.ndim not in (1, 2):
-        raise InvalidInputError(
+    if array.ndim not in (1, 2) or (array.ndim == 2 and not array.shape[1]):
+        raise InvalidTargetsError(
             f"y: expected one target per row, (n,) or (n, outputs), got shape {array.shape}."
         )
     return array
 
 
 def _refuse_missing(array: NDArray[Any], rows: CheckedRows) -> None:
-    faults: dict[int, str] = {}
-    for i, value in enumerate(array):
-        values = value if array.ndim == 2 else [value]
-        bad = next((v for v in values if is_missing(v) or _is_infinite(v)), None)
-        if bad is not None or any(v is None for v in values):
-            faults[int(rows.positions[i])] = f"missing ({bad!r})"
+    """Refuse what is not there, or not finite, by row."""
+    if array.dtype.kind in "biu":
+        return
+    if array.dtype.kind in "fc":
+        is_bad = ~np.isfinite(array)
+    else:
+        is_bad = np.array([is_missing(v) or _is_infinite(v) for v in array.flat], dtype=bool)
+    table = is_bad.reshape(len(array), -1)
+    faults = {
+        int(rows.positions[i]): f"{array.reshape(len(array), -1)[i, table[i].argmax()]!s}"
+        for i in np.flatnonzero(table.any(axis=1))
+    }
     if faults:
         raise InvalidRowsError(
             f"{len(faults):,} of {rows.n_rows:,} targets in y are missing or not finite:"
@@ -142,31 +173,47 @@ def _is_infinite(value: Any) -> bool:
     return isinstance(value, (float, np.floating)) and not np.isfinite(value)
 
 
+def _refuse_mixed(array: NDArray[Any], rows: CheckedRows) -> None:
+    """Refuse texts among numbers, by row: the rows of the rarer kind."""
+    if array.dtype != object:
+        return
+    is_text = np.array([isinstance(v, str) for v in array.flat], dtype=bool)
+    is_text = is_text.reshape(len(array), -1)
+    if is_text.all() or not is_text.any():
+        return
+    texts, others = is_text.any(axis=1), ~is_text.all(axis=1)
+    rare = texts if texts.sum() <= others.sum() else others
+    faults = {int(rows.positions[i]): repr(array[i]) for i in np.flatnonzero(rare)}
+    raise InvalidRowsError(
+        "y: expected labels of one type, got texts and others. The rarer are:"
+        f"{describe_rows(faults, rows.labels)}\nMake all of them texts, or all numbers.",
+        faults,
+    )
+
+
 def _kind_of(array: NDArray[Any], loss: str, owner: str) -> Literal["classes", "labels", "numbers"]:
     is_number = array.dtype.kind in "fiub" or (
-        array.dtype == object and all(isinstance(v, (int, float)) for v in array.flat)
+        array.dtype == object and all(isinstance(v, (Real, np.bool_)) for v in array.flat)
     )
     if loss not in ("auto", "log_loss"):
         if not is_number:
-            raise InvalidInputError(f"y: loss={loss!r} takes numbers, got {array.dtype} values.")
+            raise InvalidTargetsError(
+                f"y: loss={loss!r} takes numbers, got {array.flat[0]!r:.60} for one."
+            )
         return "numbers"
-    if array.dtype == object:
-        kinds = {str if isinstance(value, str) else type(value) for value in array.flat}
-        if len(kinds) > 1 and str in kinds:
-            names = ", ".join(sorted(kind.__name__ for kind in kinds))
-            raise InvalidInputError(f"y: expected labels of one type, got {names}.")
-    found = type_of_target(array if array.dtype != object else array.tolist(), input_name="y")
+    with warnings.catch_warnings():  # that classes are many
+        warnings.simplefilter("ignore", UserWarning)
+        found = type_of_target(array if array.dtype != object else array.tolist(), input_name="y")
     if found in ("binary", "multiclass"):
         return "classes"
     if found == "multilabel-indicator":
         return "labels"
-    if found.startswith("continuous") and loss == "auto":
+    is_table_of_numbers = found == "multiclass-multioutput" and is_number
+    if loss == "auto" and (found.startswith("continuous") or is_table_of_numbers):
         return "numbers"
-    if found == "multiclass-multioutput" and loss == "auto" and is_number:
-        return "numbers"
-    raise InvalidInputError(
-        f"y: expected classes, several labels a row (0 or 1), or numbers; {owner} cannot learn "
-        f"from {found} targets with loss={loss!r}."
+    raise InvalidTargetsError(
+        f"y: expected classes, several labels a row (columns of 0 and 1), or numbers; {owner} "
+        f"cannot learn from {found} targets with loss={loss!r}."
     )
 
 
@@ -175,12 +222,14 @@ def _check_weights(sample_weight: Any, rows: CheckedRows) -> NDArray[np.float32]
         return np.ones(len(rows.positions), dtype=np.float32)
     weights: NDArray[Any] = np.asarray(sample_weight, dtype=np.float64)
     if weights.shape != (rows.n_rows,):
-        raise InvalidInputError(
+        raise InvalidTargetsError(
             f"sample_weight: expected one for each of {rows.n_rows:,} rows, got shape "
             f"{weights.shape}."
         )
     weights = weights[rows.positions]
     if not np.isfinite(weights).all() or (weights < 0).any() or not weights.sum():
-        raise InvalidInputError("sample_weight: expected finite numbers of at least 0, not all 0.")
+        raise InvalidTargetsError(
+            "sample_weight: expected finite numbers of at least 0, not all 0."
+        )
     scaled: NDArray[np.float32] = (weights * (len(weights) / weights.sum())).astype(np.float32)
     return scaled

@@ -1,6 +1,7 @@
 """Embedders broken on purpose, one fault each: construction, state, parameters, processes.
 
-Each stands with the checks that have to catch it; `broken_outputs.py` has the rest.
+Each stands with the checks that have to catch it; `broken_outputs.py` and `broken_targets.py` have
+the rest.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ class Fault:
     caught_by: frozenset[str]
     only: bool = True  # no other check may fail
     time_limit: float = 60.0
+    y: list | None = None
 
 
 FAULTS: list[Fault] = []

@@ -11,7 +11,7 @@ from skembed.testing._letters import read_texts
 from tests.testing.broken import FAULTS, caught_by
 from tests.testing.embedders import Letters
 
-__all__ = ["FAULTS"]  # those of both files
+__all__ = ["FAULTS", "caught_by"]  # the faults of both files
 
 
 @caught_by("check_output_format")

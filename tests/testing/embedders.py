@@ -10,6 +10,7 @@ from skembed.testing import LetterCountEmbedder
 
 ROWS = ["Bee", "a sea foam", "deed", "easy does it, easy goes it", "off", "deaf bead"]
 BAD_ROWS = [3.5, b"bytes", None]
+TARGETS = ["good", "bad"] * 3
 NEW_PARAMS = {"alphabet": "ebx"}
 
 
@@ -36,6 +37,39 @@ class CentredEmbedder(Letters):
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
         tags.requires_fit = True
+        return tags
+
+
+class GuidedEmbedder(Letters):
+    """Letter counts, each weighted by how far classes differ in it: learned from targets."""
+
+    def fit(self, X, y=None):
+        counts = self.count(X)
+        labels = self.read_targets(y, len(counts))
+        means = [counts[labels == label].mean(axis=0) for label in np.unique(labels)]
+        self.weights_ = np.std(means, axis=0).astype(np.float32)
+        return self
+
+    def read_targets(self, y, n_rows):
+        if y is None or np.ndim(np.array(y, dtype=object)) != 1:
+            raise ValueError("expected y with a label per row")
+        labels = list(y)
+        if len(labels) != n_rows:
+            raise ValueError(f"expected y with {n_rows} labels, got {len(labels)}")
+        if gaps := [row for row, label in enumerate(labels) if label is None or label != label]:
+            raise ValueError(f"expected labels, got none in rows {gaps}")
+        if len(set(labels)) < 2:
+            raise ValueError("expected labels of two classes, got one")
+        return np.array(labels)
+
+    def transform(self, X):
+        if not hasattr(self, "weights_"):
+            raise NotFittedError("This GuidedEmbedder is not fitted; call fit first.")
+        return self.count(X) * self.weights_
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.requires_fit = tags.target_tags.required = True
         return tags
 
 

@@ -22,8 +22,16 @@ from skembed.testing import (
     check_embedder,
     embedder_checks,
 )
-from tests.testing.broken_outputs import FAULTS
-from tests.testing.embedders import BAD_ROWS, NEW_PARAMS, ROWS, CentredEmbedder, WaveEmbedder
+from tests.testing.broken_targets import FAULTS
+from tests.testing.embedders import (
+    BAD_ROWS,
+    NEW_PARAMS,
+    ROWS,
+    TARGETS,
+    CentredEmbedder,
+    GuidedEmbedder,
+    WaveEmbedder,
+)
 
 NAMES = [name for name, _ in embedder_checks(LetterCountEmbedder(), ROWS)]
 
@@ -34,20 +42,23 @@ def _numpy_settings_are_put_back():
         yield
 
 
-@pytest.mark.parametrize("embedder", [LetterCountEmbedder(), CentredEmbedder()], ids=repr)
-def test_a_right_text_embedder_passes_every_check(embedder):
-    results = check_embedder(embedder, ROWS, set_params=NEW_PARAMS, bad_rows=BAD_ROWS)
-    is_stateless = not isinstance(embedder, CentredEmbedder)
-    skipped = (
-        {"check_batch_size"}
-        if is_stateless
-        else {
-            "check_batch_size",
-            "check_set_params_without_refit",
-        }
-    )
-    assert set(results.skipped) == skipped
-    assert [name for name in NAMES if name not in skipped] == list(results.passed)
+OF_TARGETS = {name for name in NAMES if "target" in name or name.startswith("check_one_")}
+OF_TARGETS -= {"check_one_row"}
+
+
+@pytest.mark.parametrize(
+    ("embedder", "y", "skipped"),
+    [
+        (LetterCountEmbedder(), None, OF_TARGETS),
+        (CentredEmbedder(), None, {*OF_TARGETS, "check_set_params_without_refit"}),
+        (GuidedEmbedder(), TARGETS, {"check_set_params_without_refit"}),
+    ],
+    ids=repr,
+)
+def test_a_right_text_embedder_passes_every_check(embedder, y, skipped):
+    results = check_embedder(embedder, ROWS, y=y, set_params=NEW_PARAMS, bad_rows=BAD_ROWS)
+    assert set(results.skipped) == {*skipped, "check_batch_size"}
+    assert [name for name in NAMES if name not in results.skipped] == list(results.passed)
 
 
 def test_a_right_embedder_of_arrays_passes_every_check():
@@ -56,7 +67,7 @@ def test_a_right_embedder_of_arrays_passes_every_check():
     results = check_embedder(
         WaveEmbedder(), waves, set_params={"scale": 2.0}, bad_rows=[None, "text"]
     )
-    assert results.skipped == {}
+    assert set(results.skipped) == OF_TARGETS
 
 
 def test_a_transformer_of_tables_passes_what_applies():
@@ -75,6 +86,7 @@ def test_a_broken_embedder_is_caught_by_the_checks_of_its_fault(fault):
         check_embedder(
             fault.embedder,
             ROWS,
+            y=fault.y,
             set_params=NEW_PARAMS,
             bad_rows=BAD_ROWS,
             time_limit=fault.time_limit,
@@ -137,8 +149,9 @@ def test_the_checks_can_be_parametrized(name, check):
         "check_refit_after_set_params",
         "check_set_params_without_refit",
         "check_bad_rows_named",
+        *OF_TARGETS,
     }:
-        with pytest.raises(SkipTest, match="given"):
+        with pytest.raises(SkipTest, match=r"given|needs no targets"):
             check()
     else:
         check()
@@ -179,6 +192,11 @@ def test_bad_arguments_are_refused_all_at_once():
         InvalidParameterError, match=r"at least 4 rows, got 2; .*length 2, got 1; .*typo"
     ):
         check_embedder(LetterCountEmbedder(), ["a", "b"], y=[1], skip=["check_typo"])
+
+
+def test_targets_that_the_tags_ask_for_are_missed():
+    with pytest.raises(InvalidParameterError, match="expected y, since the embedder's tags say"):
+        check_embedder(GuidedEmbedder(), ROWS)
 
 
 def test_tolerance_is_the_callers():

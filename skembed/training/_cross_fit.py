@@ -1,0 +1,85 @@
+"""Out-of-fold vectors: each row embedded by a model that was trained without it.
+
+Knows rows by their keys, targets and vectors; not what trains or embeds them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.linalg import orthogonal_procrustes
+
+from skembed._inputs import CheckedRows, take
+from skembed.engine import BackboneEncoder, Embedded
+from skembed.training._learn import check_targets_of, folds_of
+from skembed.training._strategy import Strategy
+
+__all__ = ["align", "cross_fit"]
+
+_PULL = 0.01
+"""How strongly axes stay where they are, as a share of what the shared rows say of a mean axis.
+
+Of heads trained on 100 reviews, MiniLM's 384 axes: new reviews' vectors by a fold's model are 0.19
+(root mean square) from the whole model's, 0.27 unturned, and 1.02 where nothing holds the axes that
+80 rows say nothing of. Of 800 reviews 0.25 and 0.45, with or without it.
+"""
+
+
+def cross_fit(
+    strategy: Strategy,
+    encoder: BackboneEncoder,
+    rows: CheckedRows,
+    y: Any,
+    embedded: Embedded,
+    embed_without: Callable[[int, CheckedRows], Embedded],
+) -> Embedded:
+    """Return the rows of `embedded`, each with a vector by a model trained without it.
+
+    Parameters
+    ----------
+    strategy : Strategy
+    encoder : BackboneEncoder
+        Says which rows are equal.
+    rows : CheckedRows
+    y
+        As the user gave it, of all rows.
+    embedded : Embedded
+        The rows as the model embeds them that was trained on all. The others' vectors are turned
+        into its space.
+    embed_without : callable
+        Maps the number of a fold, and the rows to train on, to all rows embedded by that model.
+    """
+    good = np.setdiff1d(np.arange(len(rows.items)), list(embedded.faults))
+    known = take(rows, good)
+    targets = check_targets_of(strategy, y, known, "cross_fit")
+    folds = folds_of(strategy, encoder, known, targets)
+    found = embedded.vectors.copy()
+    for fold in range(folds.max() + 1):
+        others, held_out = good[folds != fold], good[folds == fold]
+        vectors = embed_without(fold, take(rows, others)).vectors
+        turn = align(vectors[others], embedded.vectors[others])
+        found[held_out] = vectors[held_out] @ turn
+    return replace(embedded, vectors=found)
+
+
+def align(vectors: NDArray[np.float32], to: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return the rotation (d, d), or reflection, that brings vectors closest to others.
+
+    It turns about the origin: lengths, and cosines between rows, stay as they are. (Moving the mean
+    as well would bring vectors closer by a tenth at most.) Where the rows
+    do not say how to turn, as few rows in many dimensions do not, axes stay where they are: both
+    spaces come from the same model before training.
+    """
+    width = vectors.shape[1]
+    mean_square = float(np.square(to, dtype=np.float64).sum()) / width
+    axes = np.sqrt(_PULL * mean_square) * np.eye(width)
+    turn, _ = orthogonal_procrustes(
+        np.concatenate([vectors.astype(np.float64), axes]),
+        np.concatenate([to.astype(np.float64), axes]),
+    )
+    rotation: NDArray[np.float32] = turn.astype(np.float32)
+    return rotation
