@@ -252,7 +252,9 @@ def _with_model(task: _Task, objective: Objective, seed: int) -> tuple[Any, Loop
     examples.prepare()
     if examples.faults:
         raise _unfit(examples.faults, rows)
-    choose_weights(module, strategy, lambda: encoder.collate(examples.parts([0])), backbone.name)
+    lowest = choose_weights(
+        module, strategy, lambda: encoder.collate(examples.parts([0])), backbone.name
+    )
     module.to(device).to(memory_format=torch.channels_last)  # twice as fast on CPUs
     is_random = isinstance(backbone.source, RandomSource)
     rate = strategy.learning_rate
@@ -262,7 +264,8 @@ def _with_model(task: _Task, objective: Objective, seed: int) -> tuple[Any, Loop
     layout = getattr(module.core, "layout", encoder.policy.layout)
     settings = replace(settings, budget=encoder.policy.budget, layout=layout)
     finished = Finished(module, encoder.n_components, bool(encoder.normalize))
-    return module, Loop(finished, encoder.collate, examples, objective, settings, device)
+    loop = Loop(finished, encoder.collate, examples, objective, settings, device, lowest=lowest)
+    return module, loop
 
 
 def _with_head(
