@@ -223,7 +223,7 @@ class Loop:
         """Add the gradient of a batch's loss, and return the loss; `rows` as of `_forward`."""
         pieces = self._pieces(parts, is_whole=self._is_whole)
         if len(pieces) == 1:
-            loss = self.objective.loss(self._forward(parts, np.arange(len(parts))), batch)
+            loss = self.objective.loss(self._forward(parts, np.arange(len(parts)), rows), batch)
             loss.backward()
             return float(loss.detach())
         if self.objective.is_per_row:

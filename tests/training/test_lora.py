@@ -326,6 +326,8 @@ def test_pieces_of_a_batch_give_the_step_of_the_whole():
         budget=1 << 62,
         layout="packed",
         augment=False,
+        n_before=0,
+        is_constant=False,
     )
     for module, budget in ((whole, 1 << 62), (pieces, 5)):
         settings = copy.copy(settings)
