@@ -246,7 +246,7 @@ def _with_model(task: _Task, objective: Objective, seed: int) -> tuple[Any, Loop
     """Return the module that is trained, and the loop that does it."""
     strategy, encoder, rows = task.strategy, task.encoder, task.rows
     backbone, device = encoder.backbone, encoder.torch_device
-    module: Any = backbone.source.read(backbone.load)
+    module: Any = backbone.source.read(backbone.load).to(device)
     module.core = prepare_for_training(module.core, device=device)
     examples = Examples(encoder, rows.items)
     examples.prepare()
