@@ -24,7 +24,7 @@ import numpy as np
 
 _PACKAGES = (
     *("skembed", "torch", "torchvision", "torchaudio", "timm", "Pillow", "transformers"),
-    *("tokenizers", "sentence-transformers", "openvino", "soundfile", "soxr"),
+    *("tokenizers", "sentence-transformers", "accelerate", "openvino", "soundfile", "soxr"),
     *("embetter", "skrub", "scikit-learn", "numpy", "lmdb"),
 )
 _FLAGS = ("avx2", "avx512f", "avx512_bf16", "amx_tile", "amx_bf16", "asimd", "bf16", "sve")

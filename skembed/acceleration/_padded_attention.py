@@ -65,10 +65,12 @@ def attend_in_buckets(
     attended = []
     for bucket in plan.buckets:
         here = slice(bucket.start, bucket.start + bucket.n_rows * bucket.length)
-        own = (t[here].unflatten(0, (bucket.n_rows, bucket.length)).transpose(1, 2) for t in padded)
+        own = [t[here].unflatten(0, (bucket.n_rows, bucket.length)).transpose(1, 2) for t in padded]
         mask = _mask(bucket, is_causal, window, q.device)
         found = F.scaled_dot_product_attention(
-            *own,
+            own[0],
+            own[1],
+            own[2],
             attn_mask=mask,
             dropout_p=dropout,
             is_causal=is_causal and mask is None,
@@ -91,7 +93,7 @@ class _Moved(torch.autograd.Function):
         return tokens.index_select(0, sources)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
         (places,) = ctx.saved_tensors
         return gradient.index_select(0, places), None, None
 

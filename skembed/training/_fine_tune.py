@@ -55,8 +55,10 @@ class FineTune(Strategy):
     max_grad_norm : float or None, default=1.0
         Longest gradient; longer ones are shortened. None leaves them.
     freeze : int or None, default=None
-        Number of the model's lowest blocks that stay as they are. What they compute is computed
-        once, if it fits into memory.
+        Number of the model's lowest blocks that stay as they are, with all that comes before them
+        (embeddings, first convolutions); they have no dropout, and LoRA adds nothing to them. What
+        texts of packed models, and pictures or sounds of one size, are there is computed once, if
+        it fits into 1 GiB; not with random views.
     lora_rank, lora_alpha, lora_dropout, lora_targets : int, float, float, "auto" or list of str, \
             default=8, 16, 0.0, "auto"
         Of LoRA: width and scale of the matrices, dropout before them, and the layers that have

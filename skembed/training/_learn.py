@@ -285,13 +285,15 @@ def _with_model(task: _Task, objective: Objective, seed: int) -> tuple[Any, Loop
     """Return the module that is trained, and the loop that does it."""
     strategy, encoder, rows = task.strategy, task.encoder, task.rows
     backbone, device = encoder.backbone, encoder.torch_device
-    module: Any = backbone.source.read(backbone.load)
+    module: Any = backbone.source.read(backbone.load).to(device)
     module.core = prepare_for_training(module.core, device=device)
     examples = Examples(encoder, rows.items)
     examples.prepare()
     if examples.faults:
         raise _unfit(examples.faults, rows)
-    choose_weights(module, strategy, lambda: encoder.collate(examples.parts([0])), backbone.name)
+    lowest = choose_weights(
+        module, strategy, lambda: encoder.collate(examples.parts([0])), backbone.name
+    )
     module.to(device).to(memory_format=torch.channels_last)  # convolutions: up to twice as fast
     is_random = isinstance(backbone.source, RandomSource)
     rate = strategy.learning_rate
@@ -301,7 +303,8 @@ def _with_model(task: _Task, objective: Objective, seed: int) -> tuple[Any, Loop
     layout = getattr(module.core, "layout", encoder.policy.layout)
     settings = replace(settings, budget=encoder.policy.budget, layout=layout)
     finished = Finished(module, encoder.n_components, bool(encoder.normalize))
-    return module, Loop(finished, encoder.collate, examples, objective, settings, device)
+    loop = Loop(finished, encoder.collate, examples, objective, settings, device, lowest=lowest)
+    return module, loop
 
 
 def _with_head(

@@ -12,6 +12,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -21,6 +22,7 @@ from torch import Tensor, nn
 
 from skembed.engine import is_out_of_memory, plan_batches
 from skembed.exceptions import TrainingError
+from skembed.training._depth import Lowest
 from skembed.training._examples import Examples
 from skembed.training._norms import learns_statistics, statistics_of, weigh_next_batch
 from skembed.training._objective import Batch, Objective
@@ -65,6 +67,8 @@ class Loop:
     objective : Objective
     settings : Settings
     device : torch.device
+    lowest : Lowest or None
+        Frozen blocks: what they give is computed once, unless rows are seen in random views.
     tell : callable
         Called after each step with the number of rows and the loss.
     name_rows : callable
@@ -89,12 +93,13 @@ class Loop:
         settings: Settings,
         device: torch.device,
         *,
+        lowest: Lowest | None = None,
         tell: Callable[[int, float], None] = lambda n_rows, loss: None,
         name_rows: Callable[[NDArray[np.int64]], str] = str,
     ) -> None:
         self.module, self.collate, self.examples = module, collate, examples
         self.objective, self.settings, self.device = objective, settings, device
-        self.tell, self.name_rows = tell, name_rows
+        self.lowest, self.tell, self.name_rows = lowest, tell, name_rows
         self.budget = settings.budget
         self._is_whole = learns_statistics(module)  # of whole batches, not of pieces
         self.history: dict[str, list[Any]] = {
@@ -144,8 +149,8 @@ class Loop:
             views = None if seeds is None else seeds[start : start + 1024]
             parts = self.examples.parts(some.tolist(), views)
             for piece in self._pieces(parts):
-                with torch.no_grad(), self._autocast():
-                    vectors = self.module(self.collate([parts[i] for i in piece])).float().cpu()
+                with torch.no_grad():
+                    vectors = self._forward(parts, piece, some if seeds is None else None).cpu()
                 if found is None:
                     found = np.empty((len(rows), vectors.shape[1]), dtype=np.float32)
                 found[start + piece] = vectors.numpy()
@@ -175,15 +180,19 @@ class Loop:
         rate = self._rate()
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group["base_lr"]
+        rows = None if seeds is not None else batch.rows
+        if rows is not None:
+            self._keep_lowest()
         parts = self.examples.parts(batch.rows.tolist(), seeds)
         while True:
             self.optimizer.zero_grad(set_to_none=True)
             torch.manual_seed(seed)
             try:
-                loss = self._gradient(batch, parts)
+                loss = self._gradient(batch, parts, rows)
                 break
             except Exception as error:
-                if not is_out_of_memory(error) or len(parts) == 1:
+                is_alone = all(len(piece) == 1 for piece in self._pieces(parts))
+                if not is_out_of_memory(error) or is_alone:
                     raise
                 if self._is_whole:
                     raise TrainingError(
@@ -191,6 +200,9 @@ class Loop:
                         "statistics of its batch normalisation, which are those of whole batches, "
                         "so it cannot be run in pieces. Lower batch_size."
                     ) from error
+            # Out of the handler, so that the failed piece's tensors are gone.
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()
             self.budget = max(1, min(self.budget, int(self.examples.costs(parts).sum())) // 2)
         if not math.isfinite(loss):
             raise TrainingError(
@@ -205,17 +217,19 @@ class Loop:
         self.n_done += 1
         return loss
 
-    def _gradient(self, batch: Batch, parts: Sequence[Any]) -> float:
-        """Add the gradient of a batch's loss, and return the loss."""
+    def _gradient(
+        self, batch: Batch, parts: Sequence[Any], rows: NDArray[np.int64] | None
+    ) -> float:
+        """Add the gradient of a batch's loss, and return the loss; `rows` as of `_forward`."""
         pieces = self._pieces(parts, is_whole=self._is_whole)
         if len(pieces) == 1:
-            loss = self.objective.loss(self._forward(parts, np.arange(len(parts))), batch)
+            loss = self.objective.loss(self._forward(parts, np.arange(len(parts)), rows), batch)
             loss.backward()
             return float(loss.detach())
         if self.objective.is_per_row:
             total = 0.0
             for piece in pieces:
-                vectors = self._forward(parts, piece)
+                vectors = self._forward(parts, piece, rows)
                 loss = self.objective.loss(vectors, batch, piece.tolist())
                 loss.backward()
                 total += float(loss.detach())
@@ -226,7 +240,7 @@ class Loop:
         for piece in pieces:
             states.append(self._random_state())
             with torch.no_grad():
-                found.append(self._forward(parts, piece))
+                found.append(self._forward(parts, piece, rows))
         order = torch.from_numpy(np.concatenate(pieces)).argsort()
         vectors = torch.cat(found)[order.to(self.device)].requires_grad_()
         loss = self.objective.loss(vectors, batch)
@@ -234,14 +248,38 @@ class Loop:
         assert vectors.grad is not None
         for piece, state in zip(pieces, states, strict=True):
             self._set_random_state(state)
-            again = self._forward(parts, piece)
+            again = self._forward(parts, piece, rows)
             again.backward(vectors.grad[torch.from_numpy(piece).to(self.device)].to(again.dtype))
         return float(loss.detach())
 
-    def _forward(self, parts: Sequence[Any], piece: NDArray[np.int64]) -> Tensor:
-        with self._autocast():
+    def _forward(
+        self, parts: Sequence[Any], piece: NDArray[np.int64], rows: NDArray[np.int64] | None
+    ) -> Tensor:
+        """Return the vectors of some of the parts; `rows` says whose they are, if no views."""
+        below: Any = contextlib.nullcontext()
+        if rows is not None and self.lowest is not None and self.lowest.is_kept:
+            below = self.lowest.used(rows[piece])
+        with self._autocast(), below:
             vectors: Tensor = self.module(self.collate([parts[i] for i in piece])).float()
         return vectors
+
+    def _keep_lowest(self) -> None:
+        """Compute once what the frozen blocks give, if they can be left out afterwards."""
+        lowest, self.lowest = self.lowest, None
+        if lowest is None or lowest.is_kept:
+            self.lowest = lowest
+            return
+        self.module.eval()
+        for rows in np.split(np.arange(len(self.examples)), range(1024, len(self.examples), 1024)):
+            parts = self.examples.parts(rows.tolist())
+            costs = self.examples.costs(parts)
+            for piece in self._pieces(parts):
+                run = partial(self._forward, parts, piece, None)
+                if not lowest.keep(run, rows[piece], costs[piece], self.settings.layout):
+                    return set_mode(self.module)
+        lowest.is_kept = True
+        self.lowest = lowest
+        set_mode(self.module)
 
     def _pieces(self, parts: Sequence[Any], *, is_whole: bool = False) -> list[NDArray[np.int64]]:
         costs = self.examples.costs(parts)
@@ -323,6 +361,7 @@ def set_mode(module: nn.Module) -> None:
     for each in module.modules():
         own = list(each.parameters())
         is_frozen = own and not any(parameter.requires_grad for parameter in own)
+        is_frozen = is_frozen or getattr(each, "stays_frozen", False)
         if is_frozen or getattr(each, "keeps_statistics", False):
             each.eval()
     weigh_next_batch(module)

@@ -73,9 +73,13 @@ def find_targets(
     heads and poolers; convolutions where there are no linear layers. Only layers that are called
     when `probe` is run count: of others, such as those within `nn.MultiheadAttention`, only the
     weights are read, and matrices beside them would do nothing. (What peft 0.18 has for that one
-    adds the product for its last layer twice.)
+    adds the product for its last layer twice.) Frozen blocks get none.
     """
-    called = _called(module, probe)
+    called = {
+        name: each
+        for name, each in _called(module, probe).items()
+        if not getattr(each, "stays_frozen", False)
+    }
     if targets == "auto":
         inside = {name: each for name, each in called.items() if name.startswith("core.")} or called
         inside = {name: each for name, each in inside.items() if _is_of_block(name)} or inside

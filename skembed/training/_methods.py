@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from skembed.exceptions import InvalidParameterError
+from skembed.training._depth import Lowest, freeze_lowest
 from skembed.training._loop import trained_tensors
 from skembed.training._lora import add_lora, lora_arrays
 from skembed.training._norms import keep_statistics
@@ -54,8 +55,10 @@ class VectorProjection(nn.Module):
 
 def choose_weights(
     module: nn.Module, strategy: Strategy, probe: Callable[[], Any], name: str
-) -> None:
+) -> Lowest | None:
     """Let those weights of a module require gradients that a strategy trains.
+
+    Returns the blocks that stay as they are, if there are any.
 
     `probe` makes a batch as the module takes it, on which it may be run to find its layers;
     messages call the model `name`.
@@ -65,6 +68,9 @@ def choose_weights(
             f"training__method={strategy.method!r}: {name} has no weights to train. Use "
             "method='head', which trains a projection of its vectors."
         )
+    lowest = None
+    if strategy.freeze:
+        lowest = freeze_lowest(module, strategy.freeze, lambda: module(probe()), name)
     is_lora = strategy.method == "lora"
     keep_statistics(module, keeps_all=is_lora)
     if is_lora:
@@ -77,6 +83,7 @@ def choose_weights(
             dropout=strategy.lora_dropout,
             targets=strategy.lora_targets,
         )
+    return lowest
 
 
 def arrays_of(module: nn.Module, method: str) -> dict[str, NDArray[np.float32]]:

@@ -1,5 +1,7 @@
 """Modules prepared for training: the same vectors and gradients as the plain ones."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -40,7 +42,7 @@ CPU = torch.device("cpu")
 
 def plain_of(kind, config):
     torch.manual_seed(0)
-    return TokenTransformer(kind(config), 1).eval()
+    return TokenTransformer(kind(copy.deepcopy(config)), 1).eval()
 
 
 def batch_of(lengths):
@@ -78,9 +80,9 @@ def test_a_model_that_cannot_be_packed_stays_padded():
 
 
 def test_the_mode_stays():
-    plain = plain_of(*FAMILIES["bert"])
-    assert not prepare_for_training(plain, device=CPU).training
-    assert prepare_for_training(plain.train(), device=CPU).training
+    for is_training in (False, True):
+        plain = plain_of(*FAMILIES["bert"]).train(is_training)
+        assert prepare_for_training(plain, device=CPU).training is is_training
 
 
 def test_dropout_is_that_of_training():
