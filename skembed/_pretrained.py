@@ -4,25 +4,19 @@ from __future__ import annotations
 
 import os
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import fields
-from functools import partial
 from numbers import Integral
-from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 import numpy as np
-from sklearn.base import clone
-from sklearn.exceptions import NotFittedError
-from sklearn.utils import Tags
 from sklearn.utils._param_validation import Interval, StrOptions
 
-from skembed._base import BaseEmbedder
 from skembed._encoder import Encoder, join_replicas
 from skembed._inputs import CheckedRows
 from skembed._later import import_torch, later
 from skembed._parameters import OfModules, plain, plain_fields, snapshot
+from skembed._trainable import TrainableEmbedder
 from skembed.engine import (
     DTYPES,
     Embedded,
@@ -33,25 +27,21 @@ from skembed.engine import (
     resolve_devices,
 )
 from skembed.exceptions import (
-    InvalidInputError,
     InvalidParameterError,
     ModelWarning,
     warn_user,
     warnings_sent_to,
 )
 from skembed.store import resolve_store
-from skembed.training import Strategy, TrainedState, check_pairs
+from skembed.training import TrainedState
 from skembed.weights import kept_recent
 
 __all__ = ["PretrainedEmbedder"]
 
 Pretrained = TypeVar("Pretrained", bound="PretrainedEmbedder")
 
-_learn = later("skembed.training._learn", "learn")
 _serve = later("skembed.training._trained", "serve")
 _drop_with_state = later("skembed.training._trained", "drop_with_state")
-_export = later("skembed.training._export", "export")
-_cross_fit = later("skembed.training._cross_fit", "cross_fit")
 
 
 def _has_torch() -> bool:
@@ -67,8 +57,8 @@ def _refuse_bool(layer: Any) -> None:
         )
 
 
-class PretrainedEmbedder(BaseEmbedder):
-    """Base class of embedders that run a model, which `fit` does not change.
+class PretrainedEmbedder(TrainableEmbedder):
+    """Base class of embedders that run a model.
 
     A subclass implements `_check_rows` and says by three attributes what embeds.
     """
@@ -85,36 +75,21 @@ class PretrainedEmbedder(BaseEmbedder):
     None is for what has to be looked at closer."""
 
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
-        **BaseEmbedder._parameter_constraints,
+        **TrainableEmbedder._parameter_constraints,
         "model": [str, os.PathLike, OfModules()],
         "weights": [str, os.PathLike, None],
         "layer": [str, Integral, None],
         "normalize": ["boolean"],
         "n_components": [Interval(Integral, 1, None, closed="left"), None],
         "preprocess": [callable, None],
-        "training": [Strategy, None],
         "device": [str, list, tuple],
         "dtype": [StrOptions(set(DTYPES) - {"int8"})],
         "revision": [str, None],
         "trust_remote_code": ["boolean"],
     }
     _parameter_checks: ClassVar[dict[str, Callable[[Any], object]]] = {"layer": _refuse_bool}
-    training: Any = None
-
-    # What does not tie trained weights to the parameters they were trained with: which weights
-    # these were is known by their digest, and the others only slice and scale.
-    _are_free: ClassVar[frozenset[str]] = frozenset(
-        (
-            *("model", "weights", "revision", "trust_remote_code", "tokenizer", "preprocess"),
-            *("dtype", "normalize", "n_components"),
-        )
-    )
-
     # Any process finds the encoder again by the parameters.
-    _is_private: ClassVar[tuple[str, ...]] = (
-        *(*BaseEmbedder._is_private, "_present"),
-        "_is_learning",
-    )
+    _is_private: ClassVar[tuple[str, ...]] = (*TrainableEmbedder._is_private, "_present")
 
     def _sample_rows(self) -> list[Any]:
         """Return a row for `warm_up`."""
@@ -171,241 +146,8 @@ class PretrainedEmbedder(BaseEmbedder):
             self._make_encoder, settings, device, source, find, resolve_store(self.cache)
         )
 
-    # Training -------------------------------------------------------------------------------
-
-    def fit(self: Pretrained, X: Any, y: Any = None, sample_weight: Any = None) -> Pretrained:
-        """Check the parameters, the rows and the model's files; with `training`, train the model.
-
-        Without `training` nothing is learned.
-
-        Parameters
-        ----------
-        X : collection of rows
-            As for `transform`.
-        y : array-like of shape (n_rows,) or (n_rows, n_outputs), default=None
-            What `training` learns from; ignored without it.
-        sample_weight : array-like of shape (n_rows,), default=None
-            Weights of the rows in the loss of `training`; ignored without it.
-
-        Returns
-        -------
-        self
-        """
-        self._fit_trained(X, y, sample_weight)
-        return self
-
-    def fit_transform(self, X: Any, y: Any = None, sample_weight: Any = None) -> Any:
-        """Fit to rows and embed them; the rows are checked once.
-
-        Parameters
-        ----------
-        X, y, sample_weight
-            As for `fit`.
-
-        Returns
-        -------
-        vectors : ndarray of shape (n_rows, n_features), float32
-            As of `transform`; with `training.cross_fit`, each row's vector is one of a model
-            trained without it.
-        """
-        started = time.perf_counter()
-        if self._are_pairs(X):
-            raise InvalidInputError(
-                "fit_transform: X is made of pairs of rows, which have no vectors of their own. "
-                "Call fit(pairs), then transform(rows)."
-            )
-        rows = self._fit_trained(X, y, sample_weight)
-        if self.training is None or self.training.cross_fit is None:
-            return self._transform_rows(rows, X, started)
-        embed = partial(self._embed_out_of_fold, y, sample_weight)
-        return self._transform_rows(rows, X, started, embed)
-
-    def _embed_out_of_fold(self, y: Any, sample_weight: Any, rows: CheckedRows) -> Embedded:
-        """Embed the rows that were learned from, each by a model trained without it."""
-
-        def embed_without(fold: int, others: CheckedRows) -> Embedded:
-            folder = self.training.checkpoint
-            place = None if folder is None else Path(folder) / f"fold_{fold}"
-            other = clone(self).set_params(training__cross_fit=None, training__checkpoint=place)
-            other._fit_trained(others, y, sample_weight)
-            embedded: Embedded = other._embed(rows)
-            return embedded
-
-        whole = self._embed(rows)
-        found: Embedded = _cross_fit(self.training, self._encoder, rows, y, whole, embed_without)
-        return found
-
-    def partial_fit(
-        self: Pretrained, X: Any, y: Any = None, classes: Any = None, sample_weight: Any = None
-    ) -> Pretrained:
-        """Train for one epoch on rows, going on from what `fit` or `partial_fit` has learned.
-
-        The weights and what stands on top of the vectors while training (a classifier) go on from
-        where they are, or from the model as it was published; the optimizer starts anew. The
-        learning rate is constant, no rows are held out and none is compared: what is learned is
-        kept. The last two, `n_epochs`, `warmup`, `patience` and `checkpoint` of `training` count in
-        `fit` alone. Without `training`, parameters and rows are checked and nothing is learned.
-
-        Parameters
-        ----------
-        X : collection of rows
-            As for `transform`.
-        y : array-like of shape (n_rows,) or (n_rows, n_outputs), default=None
-            What `training` learns from.
-        classes : array-like of shape (n_classes,), default=None
-            All classes that any call will give, for `FineTune`. They are those of the first call,
-            which need not have rows of each; it takes those in y if it names none.
-        sample_weight : array-like of shape (n_rows,), default=None
-            Weights of the rows in the loss.
-
-        Returns
-        -------
-        self
-
-        Raises
-        ------
-        NotFittedError
-            If parameters that decide what is learned have changed since.
-        InvalidRowsError
-            If y has classes that were not named at first; it names the rows.
-        """
-        self._fit_trained(X, y, sample_weight, is_step=True, classes=classes)
-        return self
-
-    def _fit_trained(self, X: Any, y: Any, sample_weight: Any, **step: Any) -> CheckedRows:
-        before: TrainedState | None = self.__dict__.get("trained_")
-        if step and before is not None and self.training is not None:
-            before = self._trained_state(self._settings())
-        self.__dict__.pop("trained_", None)
-        self._is_learning = True
-        try:
-            rows = self._fit_rows(X, y, partial(self._train, before, sample_weight, step))
-        except BaseException:
-            if before is not None:  # what was learned before is not lost
-                self.trained_ = before
-            raise
-        finally:
-            del self._is_learning
-        if self.training is not None:
-            self._present = (self._present[0], self._find_encoder())
-        return rows
-
-    def _are_pairs(self, X: Any) -> bool:
-        """Return whether rows given to `fit` are pairs of what `transform` takes."""
-        return isinstance(self.training, Strategy) and self.training._takes_pairs(X)
-
-    def _checked(self, X: Any) -> CheckedRows:
-        if not (self.__dict__.get("_is_learning") and self._are_pairs(X)):
-            return super()._checked(X)
-        rows = check_pairs(X, self._check_rows)
-        if self.on_error == "raise":
-            self._refuse_or_warn(rows.faults, rows)
-        return rows
-
-    def _train(
-        self,
-        before: TrainedState | None,
-        sample_weight: Any,
-        step: dict[str, Any],
-        rows: CheckedRows,
-        y: Any,
-    ) -> None:
-        if self.training is None:
-            return
-        owner = type(self).__name__
-        goes_on = before is not None and (step or self.training.warm_start)
-        self.trained_ = _learn(
-            self.training,
-            self._encoder.whole(),
-            rows,
-            y,
-            owner=owner,
-            sample_weight=sample_weight,
-            store=resolve_store(self.cache),
-            before=self._find_encoder(before) if goes_on else None,
-            made_with=self._made_with(self._settings()),
-            title=f"{owner}: training" if self.verbose else None,
-            drops_bad_rows=self.on_error == "nan",
-            **step,
-        )
-
-    def _made_with(self, settings: Any) -> dict[str, str]:
-        """Return the parameters that decide what is learned from rows, as text."""
-        kept = {
-            each.name: repr(plain(getattr(settings, each.name)))
-            for each in fields(settings)
-            if each.name not in self._are_free
-        }
-        return {**kept, **{f"training__{k}": v for k, v in self.training.decides().items()}}
-
-    def _trained_state(self, settings: Any) -> TrainedState | None:
-        """Return what was learned with the present parameters; None where nothing is trained."""
-        if self.training is None:
-            return None
-        state: TrainedState | None = self.__dict__.get("trained_")
-        if state is None:
-            raise NotFittedError(
-                f"This {type(self).__name__} has training={type(self.training).__name__}(...) and "
-                "has not been fitted; call fit(X, y) first."
-            )
-        now = self._made_with(settings)
-        changed = [key for key in now if state.made_with.get(key) != now[key]]
-        if changed:
-            said = ", ".join(f"{key} was {state.made_with.get(key)}" for key in changed)
-            raise NotFittedError(
-                f"This {type(self).__name__} was fitted with other parameters: {said}. Fit again, "
-                "or set them back."
-            )
-        return state
-
-    @property
-    def history_(self) -> dict[str, list[Any]]:
-        """What training recorded after each epoch; epoch 0 is the model before training."""
-        if "trained_" not in self.__dict__:
-            raise AttributeError(f"This {type(self).__name__} has not been trained.")
-        history: dict[str, list[Any]] = self.trained_.history
-        return history
-
-    def export(self, folder: str | os.PathLike[str]) -> Path:
-        """Write the model, as it is now, into a folder that its own library loads.
-
-        Texts: a sentence-transformers folder, which transformers reads as well. Pictures and
-        sounds: a transformers or timm folder, or a state dict for torchvision, torchaudio or your
-        own module, as `model.safetensors`. What these formats have no place for (a projection
-        trained by `method="head"`, the pooling of a layer) is said in the folder's README.md, which
-        has the code that loads the model and gives the same vectors, up to 1e-5 in float32. LoRA's
-        matrices are added to the weights. Works without `fit` where nothing is trained.
-
-        Parameters
-        ----------
-        folder : path
-            A new or empty folder. It appears under its name when it is complete.
-
-        Returns
-        -------
-        folder : Path
-
-        Raises
-        ------
-        NotFittedError
-            With `training`, before `fit`.
-        InvalidParameterError
-            If there is something in the folder.
-        UnsupportedModelError
-            If the model has no weights, or none that its library would load.
-        """
-        self._begin()
-        exported: Path = _export(self._encoder.whole(), folder, self)
-        return exported
-
-    def __sklearn_is_fitted__(self) -> bool:
-        return self.training is None or "trained_" in self.__dict__
-
-    def __sklearn_tags__(self) -> Tags:
-        tags = super().__sklearn_tags__()
-        tags.requires_fit = self.training is not None
-        tags.target_tags.required = self.training is not None and self.training._needs_y
-        return tags
+    def _keep_encoder(self, encoder: Any) -> None:
+        self._present = (self._present[0], encoder)
 
     def _get_encoder(self) -> Any:
         return self._encoder
@@ -424,7 +166,7 @@ class PretrainedEmbedder(BaseEmbedder):
 
         def run() -> Embedded:
             encoder = self._encoder.whole()
-            self._present = (self._present[0], encoder)
+            self._keep_encoder(encoder)
             with warnings_sent_to(lambda *warning: None):  # of a row that is not the user's
                 return embed(encoder, self._check_rows(self._sample_rows()).items)
 
@@ -439,7 +181,7 @@ class PretrainedEmbedder(BaseEmbedder):
         try:
             return run()
         except NeedsFloat32 as error:
-            self._present = (self._present[0], self._find_encoder())
+            self._keep_encoder(self._find_encoder())
             embedded = run()
             warn_user(str(error), ModelWarning, once=f"float32 {self._encoder.backbone.name}")
             return embedded

@@ -35,6 +35,7 @@ ORDER = [
     "columns",
     "training",
     "_base",
+    "_trainable",
     "_pretrained",
     "room",
     "inspection",
