@@ -32,8 +32,8 @@ parser = argparse.ArgumentParser(description="Classify reviews from sixteen labe
 parser.add_argument("--save", type=Path, help="a file for the figure (.png, .pdf); else a window")
 args = parser.parse_args([] if "ipykernel" in sys.modules else None)
 
-# %% The reviews: 4,000 to draw labelled ones from, 300 to be tested on
-N_EACH, N_TEST, DRAWS = 16, 300, 3
+# %% The reviews: 4,000 to draw labelled ones from, 400 to be tested on
+N_EACH, N_TEST, DRAWS = 16, 400, 3
 
 texts, ratings = food_reviews("train")
 texts_test, ratings_test = (each[:N_TEST] for each in food_reviews("test"))
