@@ -8,7 +8,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedKFold, cross_val_score
 from sklearn.pipeline import make_pipeline
 
-from skembed import Contrastive, FineTune, ImageEmbedder, TextEmbedder, _pretrained
+from skembed import Contrastive, FineTune, ImageEmbedder, TextEmbedder, _trainable
 from skembed._inputs import CheckedRows
 from skembed.exceptions import InvalidParameterError, InvalidRowsWarning
 from skembed.training._cross_fit import align
@@ -61,9 +61,9 @@ def test_what_was_learned_is_the_model_of_all_rows(embedder):
 
 
 def test_fit_alone_trains_no_folds(embedder, monkeypatch):
-    learn, n_trainings = _pretrained._learn, []
+    learn, n_trainings = _trainable._learn, []
     monkeypatch.setattr(
-        _pretrained,
+        _trainable,
         "_learn",
         lambda *args, **options: n_trainings.append(1) or learn(*args, **options),
     )
