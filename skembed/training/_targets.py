@@ -26,6 +26,9 @@ from skembed.exceptions import (
 __all__ = ["Targets", "check_targets"]
 
 
+_SEVERAL = "Of several labels a row make columns of 0 and 1, with MultiLabelBinarizer()."
+
+
 @dataclass(frozen=True, slots=True)
 class Targets:
     """What rows are to be told by.
@@ -134,13 +137,17 @@ def _array_of(y: Any) -> NDArray[Any]:
         array = np.asarray(y)
         if array.dtype.kind in "US":
             array = np.asarray(y, dtype=object)
-    except ValueError as error:
+    except ValueError:
         raise InvalidTargetsError(
-            f"y: expected one target per row, (n,) or (n, outputs): {str(error).rstrip('.')}. Of "
-            "several labels a row make columns of 0 and 1, with MultiLabelBinarizer()."
+            "y: expected one target per row, (n,) or (n, outputs), got rows of several lengths. "
+            f"{_SEVERAL}"
         ) from None
     if array.ndim == 2 and array.shape[1] == 1:
         array = array[:, 0]
+    if array.ndim == 0:
+        raise InvalidTargetsError(
+            f"y: expected one target per row, got a single {type(y).__name__}."
+        )
     if array.ndim not in (1, 2) or (array.ndim == 2 and not array.shape[1]):
         raise InvalidTargetsError(
             f"y: expected one target per row, (n,) or (n, outputs), got shape {array.shape}."
@@ -211,6 +218,10 @@ def _kind_of(array: NDArray[Any], loss: str, owner: str) -> Literal["classes", "
     is_table_of_numbers = found == "multiclass-multioutput" and is_number
     if loss == "auto" and (found.startswith("continuous") or is_table_of_numbers):
         return "numbers"
+    if found == "multiclass-multioutput" and not is_number:
+        raise InvalidTargetsError(
+            f"y: expected one class per row, got {array.shape[1]} texts in each. {_SEVERAL}"
+        )
     raise InvalidTargetsError(
         f"y: expected classes, several labels a row (columns of 0 and 1), or numbers; {owner} "
         f"cannot learn from {found} targets with loss={loss!r}."
