@@ -113,12 +113,6 @@ class FineTune(Strategy):
     Of a sound longer than the model's window the first window is learned from, with `augment` one
     at another place in each epoch.
 
-    See Also
-    --------
-    Contrastive : Training on pairs of rows, for few labels or none.
-
-    Notes
-    -----
     What is fitted on the vectors of rows that were learned from is too sure of itself. Of a
     logistic regression on "head", trained on 128 food reviews, the accuracy on them is 0.36 above
     that on new ones, and 0.07 with `cross_fit=5`; the Brier score of new ones falls from 0.246 to
@@ -127,6 +121,10 @@ class FineTune(Strategy):
     trainings where rows are few or epochs many and probabilities count, or parameters of what
     stands on top are chosen on the same vectors; not where vectors are searched, or many rows were
     seen a few times.
+
+    See Also
+    --------
+    Contrastive : Training on pairs of rows, for few labels or none.
 
     References
     ----------
