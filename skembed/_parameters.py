@@ -136,7 +136,11 @@ def fault_of(owner: str, name: str, value: Any, constraints: list[Any]) -> str |
             expected.append(_spell(each))
     listed = " or ".join(filter(None, [", ".join(expected[:-1]), expected[-1]]))
     close = did_you_mean(value, options) if isinstance(value, str) else ""
-    hint = _hint_of_model(value, owner) if name == "model" else ""
+    hint = ""
+    if name == "model":
+        hint = _hint_of_model(value, owner)
+    elif name == "training":
+        hint = _hint_of_training(value)
     return f"{owner}({name}={_brief(value)}): expected {listed}.{close}{hint}"
 
 
@@ -153,6 +157,15 @@ def _brief(value: Any) -> str:
     if isinstance(value, (str, bytes, int, float, list, tuple, type(None))):
         return shown(value)
     return f"<{type(value).__name__}>"
+
+
+def _hint_of_training(value: Any) -> str:
+    """Say what to give in place of a strategy's class or method."""
+    if isinstance(value, type):
+        return " This is a class: give an object of it, as FineTune()."
+    if isinstance(value, str):
+        return f" A method is a parameter of these: FineTune({shown(value)})."
+    return ""
 
 
 def _hint_of_model(value: Any, owner: str) -> str:

@@ -23,9 +23,16 @@ from skembed._inputs import CheckedRows
 from skembed._later import later
 from skembed._parameters import plain
 from skembed.engine import Embedded
-from skembed.exceptions import InvalidInputError
+from skembed.exceptions import (
+    InvalidInputError,
+    InvalidParameterError,
+    InvalidRowsWarning,
+    SkembedError,
+    describe_rows,
+    warn_user,
+)
 from skembed.store import resolve_store
-from skembed.training import Strategy, TrainedState, check_pairs
+from skembed.training import Contrastive, FineTune, Strategy, TrainedState, check_pairs
 
 __all__ = ["TrainableEmbedder"]
 
@@ -43,7 +50,7 @@ class TrainableEmbedder(BaseEmbedder):
 
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         **BaseEmbedder._parameter_constraints,
-        "training": [Strategy, None],
+        "training": [FineTune, Contrastive, None],
     }
 
     _is_private: ClassVar[tuple[str, ...]] = (*BaseEmbedder._is_private, "_is_learning")
@@ -92,7 +99,7 @@ class TrainableEmbedder(BaseEmbedder):
         -------
         self
         """
-        self._fit_trained(X, y, sample_weight)
+        self._warn_of_unlearned(self._fit_trained(X, y, sample_weight))
         return self
 
     def fit_transform(self, X: Any, y: Any = None, sample_weight: Any = None) -> Any:
@@ -143,9 +150,10 @@ class TrainableEmbedder(BaseEmbedder):
 
         The weights and what stands on top of the vectors while training (a classifier) go on from
         where they are, or from the model as it was published; the optimizer starts anew. The
-        learning rate is constant, no rows are held out and none is compared: what is learned is
-        kept. The last two, `n_epochs`, `warmup`, `patience` and `checkpoint` of `training` count in
-        `fit` alone. Without `training`, parameters and rows are checked and nothing is learned.
+        learning rate is constant, and what is learned is kept: no rows are held out to compare
+        epochs. Of `training`, `n_epochs`, `warmup`, `validation_fraction`, `scoring`, `patience`
+        and `checkpoint` count in `fit` alone. Without `training`, parameters and rows are checked
+        and nothing is learned.
 
         Parameters
         ----------
@@ -170,8 +178,19 @@ class TrainableEmbedder(BaseEmbedder):
         InvalidRowsError
             If y has classes that were not named at first; it names the rows.
         """
-        self._fit_trained(X, y, sample_weight, is_step=True, classes=classes)
+        rows = self._fit_trained(X, y, sample_weight, is_step=True, classes=classes)
+        self._warn_of_unlearned(rows)
         return self
+
+    def _warn_of_unlearned(self, rows: CheckedRows) -> None:
+        """Warn of bad rows that were left out; `fit_transform` warns of them as rows of NaN."""
+        if self.training is not None and rows.faults:
+            what = "pairs" if rows.n_sides > 1 else "rows"
+            warn_user(
+                f"{len(rows.faults):,} of {rows.n_rows:,} {what} were not learned from:"
+                f"{describe_rows(rows.faults, rows.labels)}",
+                InvalidRowsWarning,
+            )
 
     def _fit_trained(self, X: Any, y: Any, sample_weight: Any, **step: Any) -> CheckedRows:
         before: TrainedState | None = self.__dict__.get("trained_")
@@ -215,20 +234,24 @@ class TrainableEmbedder(BaseEmbedder):
             return
         owner = type(self).__name__
         goes_on = before is not None and (step or self.training.warm_start)
-        self.trained_ = _learn(
-            self.training,
-            self._encoder.whole(),
-            rows,
-            y,
-            owner=owner,
-            sample_weight=sample_weight,
-            store=resolve_store(self.cache),
-            before=self._find_encoder(before) if goes_on else None,
-            made_with=self._made_with(self._settings()),
-            title=f"{owner}: training" if self.verbose else None,
-            drops_bad_rows=self.on_error == "nan",
-            **step,
-        )
+        try:
+            self.trained_ = _learn(
+                self.training,
+                self._encoder.whole(),
+                rows,
+                y,
+                owner=owner,
+                sample_weight=sample_weight,
+                store=resolve_store(self.cache),
+                before=self._find_encoder(before) if goes_on else None,
+                made_with=self._made_with(self._settings()),
+                title=f"{owner}: training" if self.verbose else None,
+                drops_bad_rows=self.on_error == "nan",
+                **step,
+            )
+        except SkembedError as error:
+            # It says all: a page of the library's own frames would only hide it.
+            raise error.with_traceback(None) from error.__cause__
 
     def _made_with(self, settings: Any) -> dict[str, str]:
         """Return the parameters that decide what is learned from rows, as text."""
@@ -298,6 +321,29 @@ class TrainableEmbedder(BaseEmbedder):
         self._begin()
         exported: Path = _export(self._encoder.whole(), folder, self)
         return exported
+
+    def set_params(self: Trainable, **params: Any) -> Trainable:
+        """Set parameters of the embedder, and of its `training` as `training__learning_rate`.
+
+        Parameters
+        ----------
+        **params
+            Values by name.
+
+        Returns
+        -------
+        self
+        """
+        inner = [name for name in params if name.startswith("training__")]
+        training = params.get("training", self.training)
+        if inner and not isinstance(training, Strategy):
+            raise InvalidParameterError(
+                f"{inner[0]}: {type(self).__name__} has training={training!r:.60}, which has no "
+                "parameters. Set training=FineTune(...) or Contrastive(...) first; in a search, "
+                "put None into a grid of its own."
+            )
+        changed: Trainable = super().set_params(**params)
+        return changed
 
     def __sklearn_is_fitted__(self) -> bool:
         return self.training is None or "trained_" in self.__dict__

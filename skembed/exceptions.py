@@ -17,11 +17,11 @@ Every error that a user can meet is a `SkembedError` and also the built-in that 
 
     SkembedWarning                (UserWarning)
     ├── TruncationWarning         rows were cut at the model's limit
-    ├── InvalidRowsWarning        rows became NaN because `on_error="nan"`
+    ├── InvalidRowsWarning        rows became NaN, or were not learned from (`on_error="nan"`)
     ├── ModelWarning              a model does not run as its files say
     ├── QualityWarning            silent, clipped or truncated sound was embedded
     ├── StoreWarning              the embedding store failed; work went on without it
-    ├── TrainingWarning           a checkpoint is damaged, or of another training
+    ├── TrainingWarning           a checkpoint was of no use, or a parameter of training
     └── MemoryWarning             the device ran out of memory; batches were made smaller
 """
 
@@ -149,7 +149,7 @@ class TruncationWarning(SkembedWarning):
 
 
 class InvalidRowsWarning(SkembedWarning):
-    """Rows could not be embedded and became rows of NaN, as `on_error="nan"` asks."""
+    """Rows became rows of NaN or were not learned from, as `on_error="nan"` asks."""
 
 
 class QualityWarning(SkembedWarning):
@@ -165,7 +165,7 @@ class StoreWarning(SkembedWarning):
 
 
 class TrainingWarning(SkembedWarning):
-    """Training does not go on from a checkpoint; it starts at the first epoch."""
+    """Training does not go on from a checkpoint, or a parameter of it had nothing to act on."""
 
 
 class MemoryWarning(SkembedWarning):

@@ -16,6 +16,7 @@ from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
 
 from skembed._inputs import CheckedRows, is_missing
+from skembed._parameters import plain
 from skembed.exceptions import (
     InvalidInputError,
     InvalidParameterError,
@@ -124,7 +125,7 @@ def _check_pairs(y: Any, rows: CheckedRows) -> Targets:
     for pair in rows.positions[::2].tolist():
         score = None if is_missing(values[pair]) else values[pair]
         if not isinstance(score, (int, float, np.number, np.bool_)) or not -1 <= score <= 1:
-            faults[pair] = f"{values[pair]!r:.60}"
+            faults[pair] = f"{plain(values[pair])!r:.60}"
         else:
             scores.append(score)
     if faults:

@@ -19,7 +19,13 @@ from skembed._forks import KeyLocks
 from skembed._inputs import CheckedRows, take
 from skembed.acceleration import is_bfloat16_faster_on_cpu, prepare_for_training
 from skembed.engine import BackboneEncoder, Progress, embed
-from skembed.exceptions import InvalidRowsError, describe_rows, name_rows
+from skembed.exceptions import (
+    InvalidRowsError,
+    TrainingWarning,
+    describe_rows,
+    name_rows,
+    warn_user,
+)
 from skembed.store import EmbeddingStore
 from skembed.training._checkpoint import Checkpoint
 from skembed.training._contrast import check_contrast, make_contrast
@@ -194,6 +200,8 @@ def _train(task: _Task, key: bytes | None, made_with: dict[str, str]) -> Trained
     start = _Start(task)
     objective = _WAYS[type(strategy)][1](strategy, task.targets, start, seed)
     objective.head.to(device)
+    if not task.is_step and not len(objective.held_out):
+        _warn_of_unused(strategy)
     # The turn is taken before the random state is looked at, which is the process's.
     with _turns.hold(None), torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
@@ -225,6 +233,20 @@ def _train(task: _Task, key: bytes | None, made_with: dict[str, str]) -> Trained
         classes=task.targets.classes,
         versions=dict(releases_of("torch", "transformers")),
     )
+
+
+def _warn_of_unused(strategy: Strategy) -> None:
+    """Warn of parameters that compare epochs on held-out rows, where too few rows leave none."""
+    asked = {"scoring": strategy.scoring, "patience": strategy.patience}
+    unused = [f"{name}={v!r:.60}" for name, v in asked.items() if v not in ("loss", None)]
+    if unused and strategy.validation_fraction:
+        warn_user(
+            f"{' and '.join(unused)} changed nothing: validation_fraction="
+            f"{strategy.validation_fraction!r} holds out none of so few rows, and the last epoch "
+            "is kept. Set a larger share, 0.25 for example, or None.",
+            TrainingWarning,
+            once=f"unused {unused}",
+        )
 
 
 def _run(loop: Loop, task: _Task) -> None:

@@ -74,6 +74,8 @@ class Objective(ABC):
         none.
     n_rows : int
         How many rows an epoch embeds.
+    held_out : array of shape (n_held_out,), int64
+        What is not learned from, to compare epochs.
     is_per_row : bool
         Whether the loss of a batch is the mean of its rows' losses, so that pieces of it can be run
         one after the other. Else the loss needs all vectors of a batch at once.
@@ -81,6 +83,7 @@ class Objective(ABC):
 
     head: nn.Module
     n_rows: int
+    held_out: NDArray[np.int64]
     is_per_row: bool = False
 
     @abstractmethod

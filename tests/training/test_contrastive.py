@@ -13,7 +13,12 @@ from torch import nn
 
 from skembed import AudioEmbedder, Contrastive, ImageEmbedder, TextEmbedder
 from skembed._inputs import CheckedRows
-from skembed.exceptions import InvalidInputError, InvalidParameterError, InvalidRowsError
+from skembed.exceptions import (
+    InvalidInputError,
+    InvalidParameterError,
+    InvalidRowsError,
+    InvalidRowsWarning,
+)
 from skembed.training._contrast import check_contrast, make_contrast
 from skembed.training._similarity import class_cosine_loss
 from tests.text.checkpoints import write_checkpoint
@@ -273,7 +278,9 @@ def test_bad_sides_are_named_by_pair_and_side(embedder_of):
 
 def test_bad_pairs_are_left_out_if_the_user_says_so(embedder_of):
     bad = [*PAIRS[:7], ("a fox", None), *PAIRS[7:]]
-    embedder = embedder_of(method="head").set_params(on_error="nan").fit(bad)
+    embedder = embedder_of(method="head").set_params(on_error="nan")
+    with pytest.warns(InvalidRowsWarning, match="1 of 46 pairs were not learned from"):
+        embedder.fit(bad)
     assert embedder.trained_.digest == embedder_of(method="head").fit(PAIRS).trained_.digest
 
 
@@ -282,6 +289,7 @@ def test_bad_pairs_are_left_out_if_the_user_says_so(embedder_of):
     [
         (PAIRS, [0.5] * 44, r"expected one similarity for each of 45 pairs, got 44"),
         (PAIRS, [0.5] * 44 + [3.0], r"from -1 to 1; 1 of 45 are not:\n  row 44: 3\.0"),
+        (PAIRS, np.full(45, 3.0), r"45 of 45 are not:\n  rows 0, 1, .*: 3\.0"),
         (PAIRS, ["same"] * 45, r"from -1 to 1; 45 of 45 are not"),
         (PAIRS, [np.nan] + [0.5] * 44, r"from -1 to 1; 1 of 45 are not:\n  row 0: nan"),
         ([(*pair, "x") for pair in PAIRS], [0.5] * 45, r"triplets have no similarities"),

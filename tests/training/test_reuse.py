@@ -138,7 +138,8 @@ class TestWhatIsNot:
     @pytest.mark.parametrize("change", CHANGES)
     def test_whatever_changes_is_trained_anew(self, embedder, tmp_path, trainings, change):
         store = EmbeddingStore()
-        made = embedder(FineTune("full", n_epochs=1), cache=store).fit(X, Y)
+        training = FineTune("full", n_epochs=1, validation_fraction=0.25)
+        made = embedder(training, cache=store).fit(X, Y)
         found = CHANGES[change](clone(made), tmp_path)
         assert len(trainings) == 2
         alone = CHANGES[change](clone(made).set_params(cache=None), tmp_path)
@@ -161,7 +162,8 @@ class TestWhatIsNot:
 
         def fit(sign):
             scorer = make_scorer(lambda y, predicted: sign * np.mean(y == predicted))
-            return embedder(FineTune("head", n_epochs=1, scoring=scorer), cache=store).fit(X, Y)
+            training = FineTune("head", n_epochs=1, scoring=scorer, validation_fraction=0.25)
+            return embedder(training, cache=store).fit(X, Y)
 
         fit(1), fit(1)
         assert len(trainings) == 1

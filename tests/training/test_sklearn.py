@@ -1,5 +1,7 @@
 """Training inside scikit-learn: pipelines, searches, routing, parameters of parameters."""
 
+from itertools import pairwise
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -13,7 +15,13 @@ from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.pipeline import FeatureUnion, make_pipeline
 
 from skembed import Contrastive, FineTune, TextEmbedder, _trainable
-from skembed.exceptions import InvalidParameterError, TrainingError
+from skembed.exceptions import (
+    InvalidParameterError,
+    InvalidRowsWarning,
+    SkembedError,
+    TrainingError,
+    TrainingWarning,
+)
 from skembed.testing import embedder_checks
 from tests.text.checkpoints import write_checkpoint
 
@@ -192,11 +200,90 @@ def test_unusable_parameters_are_named_all_at_once_before_a_row_is_read(monkeypa
     assert not read
 
 
-def test_a_training_that_is_a_name_is_refused():
-    with pytest.raises(
-        InvalidParameterError, match=r"training='head'\): expected a Strategy or None"
+@pytest.mark.parametrize(
+    ("training", "message"),
+    [
+        (
+            "head",
+            r"training='head'\): expected a FineTune, a Contrastive or None.*FineTune\('head'",
+        ),
+        (FineTune, r"<class FineTune>.* This is a class: give an object of it, as FineTune\(\)"),
+        (
+            LogisticRegression(),
+            r"<LogisticRegression>\): expected a FineTune, a Contrastive or None",
+        ),
+    ],
+)
+def test_a_training_that_is_none_is_refused(training, message):
+    with pytest.raises(InvalidParameterError, match=message):
+        TextEmbedder(training=training).fit(X, Y)
+
+
+def test_parameters_of_no_training_are_refused_in_words():
+    with pytest.raises(InvalidParameterError, match="has training=None, which has no parameters"):
+        TextEmbedder().set_params(training__learning_rate=0.1)
+    grid = {"training": [None, HEAD], "training__learning_rate": [0.1]}
+    with pytest.raises(InvalidParameterError, match="in a search, put None into a grid of its own"):
+        GridSearchCV(TextEmbedder(), grid, scoring=lambda *_: 0.0).fit(X, Y)
+
+
+def test_a_training_and_its_parameters_are_set_together():
+    embedder = TextEmbedder().set_params(training__learning_rate=0.1, training=FineTune("head"))
+    assert repr(embedder.training) == "FineTune(learning_rate=0.1, method='head')"
+    with pytest.raises(ValueError, match="Invalid parameter 'poolin'"):
+        embedder.set_params(poolin="cls")
+
+
+def test_an_error_of_training_does_not_show_the_library_from_within(folder):
+    with pytest.raises(SkembedError, match="y is missing") as caught:
+        embedder_of(folder).fit(X)
+    assert not any("training" in str(entry.path) for entry in caught.traceback[1:])
+
+
+@pytest.mark.parametrize(
+    ("options", "names"),
+    [
+        ({"scoring": "accuracy"}, "scoring='accuracy'"),
+        ({"patience": 1}, "patience=1"),
+        ({"scoring": "accuracy", "patience": 1, "validation_fraction": 0.01}, "scoring=.* and pat"),
+    ],
+)
+def test_epochs_that_are_to_be_compared_on_no_rows_are_a_warning(folder, options, names):
+    training = FineTune("head", n_epochs=1, **options)
+    with pytest.warns(TrainingWarning, match=f"{names}.* changed nothing: .* none of so few rows"):
+        embedder_of(folder, training, cache=None).fit(X, Y)
+
+
+@pytest.mark.parametrize("share", [0.5, None])
+def test_epochs_that_are_compared_or_need_not_be_are_none(folder, share):
+    training = FineTune("head", n_epochs=1, scoring="r2", patience=1, validation_fraction=share)
+    embedder_of(folder, training).fit(X, np.arange(16) / 7)
+
+
+def test_bad_rows_that_are_not_learned_from_are_named_by_fit(folder):
+    some, good = embedder_of(folder, on_error="nan"), embedder_of(folder).fit(X, Y)
+    rows = pd.Series([*X, None], index=range(1, 18))
+    message = r"1 of 17 rows were not learned from:\s+row 16 \(index 17\): missing"
+    with pytest.warns(InvalidRowsWarning, match=message):
+        some.fit(rows, [*Y, None])
+    assert some.trained_.digest == good.trained_.digest
+    with pytest.warns(InvalidRowsWarning, match="not learned from"):
+        some.partial_fit(rows, [*Y, None])
+
+
+def test_pairs_that_are_not_learned_from_are_named_by_fit(folder):
+    some = embedder_of(folder, Contrastive(method="head", n_epochs=1), on_error="nan")
+    with pytest.warns(
+        InvalidRowsWarning, match=r"1 of 9 pairs .*\s+row 8: second of the pair: mis"
     ):
-        TextEmbedder(training="head").fit(X, Y)
+        some.fit([*pairwise(X[:9]), ("a cat", None)])
+
+
+@pytest.mark.parametrize("training", [FineTune("head"), Contrastive(method="head")])
+def test_notebooks_show_a_training_and_an_embedder_that_has_one(training):
+    # scikit-learn reads the docstring for it, and fails where a section comes twice.
+    for shown in (training, TextEmbedder(training=training)):
+        assert "learning_rate" in shown._repr_html_()
 
 
 def test_a_misspelt_parameter_is_refused_by_name():
