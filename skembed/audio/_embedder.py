@@ -71,9 +71,10 @@ class AudioEmbedder(PretrainedEmbedder):
     to one channel and resampled; clips of any length run together without padding, so a clip's
     vector depends only on the clip. Each distinct clip is encoded once.
 
-    The embedder is stateless: `fit` checks the parameters, the rows and the model's files but does
-    not train anything, and `transform` works without it. The weights are loaded when the first row
-    needs encoding.
+    Without `training` the embedder is stateless: `fit` checks the parameters, the rows and the
+    model's files but does not train anything, and `transform` works without it. The weights are
+    loaded when the first row needs encoding. With `training`, `fit` trains the model, `partial_fit`
+    goes on, and `export` writes a folder that the model's own library loads.
 
     Parameters
     ----------
@@ -116,7 +117,7 @@ class AudioEmbedder(PretrainedEmbedder):
     n_components : int, default=None
         Number of leading features to keep, renormalised if `normalize`. None keeps all.
     training : FineTune, Contrastive or None, default=None
-        How `fit` trains the model; None leaves it as it is. What was learned is `trained_`.
+        How `fit` trains the model; None leaves it as it is.
     preprocess : callable, default=None
         For your own module: turns samples, a float32 tensor of shape (n,), into the float tensor
         that the module takes, without the batch dimension. Called from several threads; must not be
@@ -172,6 +173,10 @@ class AudioEmbedder(PretrainedEmbedder):
         Number of output features.
     device_, dtype_ : str
         Where the model runs ("cuda:0, cuda:1" for several devices) and in which format.
+    trained_ : TrainedState
+        What `training` has learned, in NumPy arrays; pickles have it, clones do not.
+    history_ : dict of str to list
+        Epochs, losses and scores of `training`; epoch 0 is the model as it was published.
     report_ : AudioReport
         What the last `transform` did: rows, distinct rows, rows encoded, length of each row, bad
         rows. Not part of pickles.

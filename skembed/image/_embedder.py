@@ -56,9 +56,10 @@ class ImageEmbedder(PretrainedEmbedder):
     files are decoded on all cores, alongside the model if it runs on a GPU. A picture's vector does
     not depend on the other rows.
 
-    The embedder is stateless: `fit` checks the parameters, the rows and the model's files but does
-    not train anything, and `transform` works without it. The weights are loaded when the first row
-    needs encoding.
+    Without `training` the embedder is stateless: `fit` checks the parameters, the rows and the
+    model's files but does not train anything, and `transform` works without it. The weights are
+    loaded when the first row needs encoding. With `training`, `fit` trains the model, `partial_fit`
+    goes on, and `export` writes a folder that the model's own library loads.
 
     Parameters
     ----------
@@ -94,7 +95,7 @@ class ImageEmbedder(PretrainedEmbedder):
     n_components : int, default=None
         Number of leading features to keep, renormalised if `normalize`. None keeps all.
     training : FineTune, Contrastive or None, default=None
-        How `fit` trains the model; None leaves it as it is. What was learned is `trained_`.
+        How `fit` trains the model; None leaves it as it is.
     preprocess : callable, default=None
         Turns a PIL image (mode RGB) into a float tensor of shape (channels, height, width), instead
         of the model's own preprocessing. Called from several threads; must not be random.
@@ -153,6 +154,10 @@ class ImageEmbedder(PretrainedEmbedder):
         Number of output features.
     device_, dtype_ : str
         Where the model runs ("cuda:0, cuda:1" for several devices) and in which format.
+    trained_ : TrainedState
+        What `training` has learned, in NumPy arrays; pickles have it, clones do not.
+    history_ : dict of str to list
+        Epochs, losses and scores of `training`; epoch 0 is the model as it was published.
     report_ : ImageReport
         What the last `transform` did: rows, distinct rows, rows encoded, pixels in each row, bad
         rows. Not part of pickles.

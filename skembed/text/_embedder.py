@@ -82,9 +82,10 @@ class TextEmbedder(PretrainedEmbedder):
     models. Each distinct text is encoded once, in batches without padding, in bfloat16 if that is
     faster on the machine; a text's vector does not depend on the other rows.
 
-    The embedder is stateless: `fit` checks the parameters, the rows and the model's files but does
-    not train anything, and `transform` works without it. The weights are loaded when the first row
-    needs encoding.
+    Without `training` the embedder is stateless: `fit` checks the parameters, the rows and the
+    model's files but does not train anything, and `transform` works without it. The weights are
+    loaded when the first row needs encoding. With `training`, `fit` trains the model, `partial_fit`
+    goes on, and `export` writes a folder that the model's own library loads.
 
     Parameters
     ----------
@@ -123,7 +124,7 @@ class TextEmbedder(PretrainedEmbedder):
         Number of leading features to keep, renormalised if `normalize`: for models trained so that
         the first features carry the most information (Matryoshka) [2]_. None keeps all.
     training : FineTune, Contrastive or None, default=None
-        How `fit` trains the model; None leaves it as it is. What was learned is `trained_`.
+        How `fit` trains the model; None leaves it as it is.
     on_truncate : {"warn", "ignore", "raise", "mean_of_chunks"}, default="warn"
         What to do with rows of more than `max_length` tokens. "warn" cuts them, with a
         `TruncationWarning` once per process, model and limit; "ignore" cuts them silently; "raise"
@@ -170,6 +171,10 @@ class TextEmbedder(PretrainedEmbedder):
         Number of output features.
     device_, dtype_ : str
         Where the model runs ("cuda:0, cuda:1" for several devices) and in which format.
+    trained_ : TrainedState
+        What `training` has learned, in NumPy arrays; pickles have it, clones do not.
+    history_ : dict of str to list
+        Epochs, losses and scores of `training`; epoch 0 is the model as it was published.
     report_ : TextReport
         What the last `transform` did: rows, distinct rows, rows encoded, tokens in each row,
         truncated rows, bad rows. Not part of pickles.
