@@ -176,7 +176,7 @@ class AudioEmbedder(PretrainedEmbedder):
     trained_ : TrainedState
         What `training` has learned, in NumPy arrays; pickles have it, clones do not.
     history_ : dict of str to list
-        Epochs, losses and scores of `training`; epoch 0 is the model as it was published.
+        Epochs, losses and scores of the last `fit`; epoch 0 is the model before it.
     report_ : AudioReport
         What the last `transform` did: rows, distinct rows, rows encoded, length of each row, bad
         rows. Not part of pickles.
