@@ -6,6 +6,7 @@ Estimators hold no weights.
 from __future__ import annotations
 
 import copy
+import inspect
 import os
 import time
 from collections.abc import Callable
@@ -417,6 +418,12 @@ class BaseEmbedder(CallbackSupportMixin, TransformerMixin, BaseEstimator):
 
     def _get_params_html(self, *args: Any, **options: Any) -> Any:
         return abridged(self)._get_params_html(*args, **options)
+
+    def _get_doc_link(self) -> str:
+        """Return where the HTML view links to: the file with the class and its documentation."""
+        # There is no site yet, and without a link scikit-learn leaves out what parameters are.
+        is_ours = type(self).__module__.startswith("skembed.")
+        return Path(inspect.getfile(type(self))).as_uri() if is_ours else ""
 
     def __getstate__(self) -> dict[str, Any]:
         state: Any = super().__getstate__()

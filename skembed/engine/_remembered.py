@@ -98,10 +98,12 @@ def _facts_of(encoder: BackboneEncoder) -> dict[str, dict[str, Any]] | None:
     if (
         encoder.device != "cpu"
         or encoder.backbone.is_foreign
+        or encoder.backbone.projection is not None
         or not all(map(_is_plain, own.values()))
     ):
         return None
     of_backbone = {n: value for n, value in vars(encoder.backbone).items() if _is_plain(value)}
+    of_backbone["projection"] = None
     return {"encoder": own, "backbone": of_backbone}
 
 
