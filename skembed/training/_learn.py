@@ -216,12 +216,14 @@ def _train(task: _Task, key: bytes | None, made_with: dict[str, str]) -> Trained
             checkpoint.resume(loop)
             loop.after_epoch = checkpoint.save
         _run(loop, task)
-    history = loop.history
+    history, arrays = loop.history, arrays_of(module, strategy.method)
+    if start.before is not None:  # what is frozen now, and was trained before, stays as it was
+        arrays = {**start.before.arrays, **arrays}
     if task.is_step and start.before is not None:
         history = with_history(start.before, history)
     return TrainedState(
         method=strategy.method,
-        arrays=arrays_of(module, strategy.method),
+        arrays=arrays,
         base=task.encoder.backbone.source.digest.hex(),
         made_with=made_with,
         history=history,
