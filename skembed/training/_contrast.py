@@ -140,7 +140,7 @@ def make_contrast(
     strategy: Contrastive, targets: Targets, rows: FrozenRows, seed: int
 ) -> Objective:
     """Return the objective of a strategy."""
-    train, held_out = split(targets, strategy.validation_fraction, seed)
+    train, held_out = split(targets, strategy.validation_fraction, seed, rows.keys)
     kinds: dict[str, type[_Contrast]] = {"classes": Classes, "views": Views}
     kind = kinds.get(targets.kind, Pairs)
     return kind(strategy, targets, train, held_out, rows.keys, seed)

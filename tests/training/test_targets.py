@@ -187,6 +187,7 @@ def test_class_weights_multiply_sample_weights_of_mean_1():
 
 RNG = np.random.default_rng(0)
 VECTORS = RNG.normal(size=(40, 6)).astype(np.float32)
+ROWS = SimpleNamespace(vectors=VECTORS, before=None, keys=np.arange(len(VECTORS)))
 CLASSES = (VECTORS @ RNG.normal(size=(6, 3)) + RNG.normal(size=(40, 3))).argmax(axis=1)
 NUMBERS = VECTORS @ RNG.normal(size=(6, 2)) + RNG.normal(size=(40, 2))
 LABELS = (NUMBERS > 0).astype(int)
@@ -205,7 +206,7 @@ def objective(y, *, head=None, **params):
         class_weight=strategy.class_weight,
         sample_weight=WEIGHT[: len(y)],
     )
-    return make_supervised(strategy, targets, SimpleNamespace(vectors=VECTORS, before=None), 0)
+    return make_supervised(strategy, targets, ROWS, 0)
 
 
 def outputs_of(made, vectors):
@@ -293,7 +294,7 @@ def test_a_row_of_weight_0_is_left_out_of_the_gradient():
     made = make_supervised(
         FineTune(validation_fraction=None),
         targets,
-        SimpleNamespace(vectors=VECTORS, before=None),
+        ROWS,
         0,
     )
     others = np.setdiff1d(np.arange(40), [4, 9])
