@@ -213,6 +213,7 @@ class TrainableEmbedder(BaseEmbedder):
     ) -> None:
         if self.training is None:
             return
+        self._refuse(rows)
         owner = type(self).__name__
         goes_on = before is not None and (step or self.training.warm_start)
         self.trained_ = _learn(

@@ -13,7 +13,7 @@ from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.pipeline import FeatureUnion, make_pipeline
 
 from skembed import Contrastive, FineTune, TextEmbedder, _trainable
-from skembed.exceptions import InvalidParameterError, TrainingError
+from skembed.exceptions import InvalidParameterError, TrainingError, TruncatedRowsError
 from skembed.testing import embedder_checks
 from tests.text.checkpoints import write_checkpoint
 
@@ -219,6 +219,25 @@ def test_training_that_makes_held_out_rows_worse_leaves_the_published_weights(fo
     assert score[0] > max(score[1:])
     frozen = embedder_of(folder, None).fit_transform(rows)
     np.testing.assert_allclose(embedder.transform(rows), frozen, atol=1e-5)
+
+
+def test_epochs_that_all_score_minus_infinity_leave_the_published_weights(folder):
+    training = FineTune("head", scoring=worthless, n_epochs=2, validation_fraction=0.25)
+    embedder = embedder_of(folder, training).fit(X, Y)
+    frozen = embedder_of(folder, None).fit_transform(X)
+    np.testing.assert_allclose(embedder.transform(X), frozen, atol=1e-5)
+
+
+def worthless(classifier, vectors, y):
+    return -np.inf
+
+
+@pytest.mark.parametrize("method", ["head", "full"])
+def test_texts_that_are_not_to_be_cut_are_not_learned_from_either(folder, method):
+    rows = ["a metric space " * 100, *X[1:]]
+    embedder = embedder_of(folder, FineTune(method), on_truncate="raise")
+    with pytest.raises(TruncatedRowsError, match=r"row 0: \d+ tokens"):
+        embedder.fit(rows, Y)
 
 
 def test_a_loss_that_is_no_number_names_the_batch_and_loses_nothing(folder):
