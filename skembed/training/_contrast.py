@@ -115,7 +115,7 @@ def _check_pairs(y: Any, rows: CheckedRows) -> Targets:
         return _targets_of("pairs", places)
     if rows.n_sides == 3:
         raise InvalidTargetsError("y: triplets have no similarities; call fit(X) without y.")
-    values = list(y)
+    values = np.ravel(np.asarray(y, dtype=object)).tolist()
     if len(values) != rows.n_rows:
         raise InvalidTargetsError(
             f"y: expected one similarity for each of {rows.n_rows:,} pairs, got {len(values):,}."
