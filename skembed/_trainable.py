@@ -182,6 +182,7 @@ class TrainableEmbedder(BaseEmbedder):
         try:
             rows = self._fit_rows(X, y, partial(self._train, before, sample_weight, step))
         except BaseException:
+            self.__dict__.pop("_present", None)  # the model before it was trained
             if before is not None:  # what was learned before is not lost
                 self.trained_ = before
             raise
