@@ -89,7 +89,7 @@ class FineTune(Strategy):
     checkpoint : path or None, default=None
         A folder in which each epoch is saved: a `fit` of the same rows and targets with the same
         parameters goes on from there, and ends with the weights that it would have had. Each
-        training has a file of its own, about four times as large as the weights that are trained;
+        training has a file of its own, up to four times as large as the weights that are trained;
         others are left as they are, and a warning tells of those that an earlier run left
         unfinished.
     warm_start : bool, default=False

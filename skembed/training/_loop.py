@@ -122,6 +122,11 @@ class Loop:
             loss, n_rows = self._run_epoch(epoch)
             self._end_epoch(epoch, loss, started, n_rows)
         self._restore()
+        if not all(bool(each.isfinite().all()) for each in trained_tensors(self.module).values()):
+            raise TrainingError(
+                f"Weights are not finite after {self.n_done:,} steps. Lower the learning rate "
+                f"(now {self.settings.learning_rate:.3g})."
+            )
 
     @property
     def is_over(self) -> bool:

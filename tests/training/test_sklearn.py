@@ -256,6 +256,13 @@ def test_a_loss_that_is_no_number_names_the_batch_and_loses_nothing(folder):
     np.testing.assert_array_equal(embedder.transform(X), vectors)
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_weights_that_the_last_step_has_broken_are_not_kept(folder, method):
+    training = FineTune(method, learning_rate=1e38, n_epochs=1, warmup=0, validation_fraction=None)
+    with pytest.raises(TrainingError, match=r"not finite after 1 steps. .*rate \(now 1e\+38"):
+        embedder_of(folder, training).fit(X, Y)
+
+
 def test_numbers_in_the_millions_train_as_small_ones_do(folder):
     y = np.sqrt([len(text) for text in X])
     training = FineTune("head", n_epochs=30, learning_rate=0.003, validation_fraction=None)
