@@ -38,6 +38,7 @@ from skembed.weights import kept_recent
 
 __all__ = ["PretrainedEmbedder"]
 
+T = TypeVar("T")
 Pretrained = TypeVar("Pretrained", bound="PretrainedEmbedder")
 
 _serve = later("skembed.training._trained", "serve")
@@ -173,18 +174,21 @@ class PretrainedEmbedder(TrainableEmbedder):
         self._in_a_format_that_runs(run)
         return self
 
+    def _train(self, *args: Any) -> None:
+        self._in_a_format_that_runs(lambda: super(PretrainedEmbedder, self)._train(*args))
+
     def _embed(self, rows: CheckedRows) -> Embedded:
         return self._in_a_format_that_runs(lambda: super(PretrainedEmbedder, self)._embed(rows))
 
-    def _in_a_format_that_runs(self, run: Callable[[], Embedded]) -> Embedded:
+    def _in_a_format_that_runs(self, run: Callable[[], T]) -> T:
         """Return what `run` does, in float32 if the model does not run in what "auto" chose."""
         try:
             return run()
         except NeedsFloat32 as error:
             self._keep_encoder(self._find_encoder())
-            embedded = run()
+            found = run()
             warn_user(str(error), ModelWarning, once=f"float32 {self._encoder.backbone.name}")
-            return embedded
+            return found
 
     @property
     def _encoder(self) -> Any:

@@ -201,6 +201,7 @@ class TrainableEmbedder(BaseEmbedder):
         try:
             rows = self._fit_rows(X, y, partial(self._train, before, sample_weight, step))
         except BaseException:
+            self.__dict__.pop("_present", None)  # the model before it was trained
             if before is not None:  # what was learned before is not lost
                 self.trained_ = before
             raise
@@ -232,6 +233,7 @@ class TrainableEmbedder(BaseEmbedder):
     ) -> None:
         if self.training is None:
             return
+        self._refuse(rows)
         owner = type(self).__name__
         goes_on = before is not None and (step or self.training.warm_start)
         try:

@@ -116,7 +116,7 @@ def _check_pairs(y: Any, rows: CheckedRows) -> Targets:
         return _targets_of("pairs", places)
     if rows.n_sides == 3:
         raise InvalidTargetsError("y: triplets have no similarities; call fit(X) without y.")
-    values = list(y)
+    values = np.ravel(np.asarray(y, dtype=object)).tolist()
     if len(values) != rows.n_rows:
         raise InvalidTargetsError(
             f"y: expected one similarity for each of {rows.n_rows:,} pairs, got {len(values):,}."
@@ -141,7 +141,7 @@ def make_contrast(
     strategy: Contrastive, targets: Targets, rows: FrozenRows, seed: int
 ) -> Objective:
     """Return the objective of a strategy."""
-    train, held_out = split(targets, strategy.validation_fraction, seed)
+    train, held_out = split(targets, strategy.validation_fraction, seed, rows.keys)
     kinds: dict[str, type[_Contrast]] = {"classes": Classes, "views": Views}
     kind = kinds.get(targets.kind, Pairs)
     return kind(strategy, targets, train, held_out, rows.keys, seed)

@@ -21,7 +21,7 @@ class TrainingCurveDisplay:
     """Draw how an embedder was trained: loss and score on held-out rows, epoch by epoch.
 
     Use `from_estimator`. Epoch 0 is the model as it was published. What `fit` kept is marked: the
-    epoch with the best score, or the last one if no rows were held out.
+    epoch with the best score, or the last one if no rows were held out for it.
 
     Parameters
     ----------
@@ -84,7 +84,8 @@ class TrainingCurveDisplay:
         self.epochs, self.loss, self.score = epochs, loss, score
         self.score_name = score_name
         scores = np.asarray(score, dtype=np.float64)
-        best = len(scores) - 1 if np.isnan(scores).all() else int(np.nanargmax(scores))
+        # Epochs that were not compared, as of partial_fit, are kept.
+        best = len(scores) - 1 if np.isnan(scores[-1]) else int(np.nanargmax(scores))
         self.best_epoch = int(epochs[best])
         self._best = best
 

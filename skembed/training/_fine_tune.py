@@ -72,9 +72,9 @@ class FineTune(Strategy):
         texts too long for the model are cut at another place. Rows are then prepared anew in each
         epoch. Leave it where that changes what a row means, as mirroring does for letters.
     validation_fraction : float, "auto" or None, default="auto"
-        Share of the rows that is held out to choose the best epoch. None or 0 trains on all rows
-        and keeps the last epoch; so does a share that is less than one row of each class. "auto" is
-        0.1, if that is 20 rows or more: fewer do not tell epochs apart.
+        Share of the rows that is held out to choose the best epoch, equal rows together. None or 0
+        trains on all rows and keeps the last epoch; so does a share that is less than one row of
+        each class. "auto" is 0.1, if that is 20 rows or more: fewer do not tell epochs apart.
     scoring : str or callable, default="loss"
         By what epochs are compared on the held-out rows: the loss, or a scorer of scikit-learn for
         the classifier ("accuracy", "roc_auc", "r2").
@@ -89,7 +89,7 @@ class FineTune(Strategy):
     checkpoint : path or None, default=None
         A folder in which each epoch is saved: a `fit` of the same rows and targets with the same
         parameters goes on from there, and ends with the weights that it would have had. Each
-        training has a file of its own, about four times as large as the weights that are trained;
+        training has a file of its own, up to four times as large as the weights that are trained;
         others are left as they are, and a warning tells of those that an earlier run left
         unfinished.
     warm_start : bool, default=False
@@ -97,7 +97,7 @@ class FineTune(Strategy):
         and its classifier where the classes are the same. The optimizer starts anew.
     dtype : {"auto", "float32", "bfloat16"}, default="auto"
         Format that products are computed in while training; weights stay in float32. "auto" is
-        bfloat16 where the machine is faster in it.
+        bfloat16 where the machine is faster in it and the model runs in it.
     random_state : int or None, default=0
         Seed of all random choices. On a CPU, fits of the same rows with the same seed and number of
         threads give equal weights, bit by bit; with another number of threads, sums are rounded
@@ -110,8 +110,9 @@ class FineTune(Strategy):
     is run. Layers that have never seen data (`weights=None`) take the statistics of each batch,
     which is then run whole, and learn their own; a batch too large for the memory is an error.
 
-    Of a sound longer than the model's window the first window is learned from, with `augment` one
-    at another place in each epoch.
+    Of a text longer than the model's limit, or a sound longer than its window, the first part is
+    learned from, with `augment` one at another place in each epoch; `on_truncate="mean_of_chunks"`
+    too.
 
     What is fitted on the vectors of rows that were learned from is too sure of itself. Of a
     logistic regression on "head", trained on 128 food reviews, the accuracy on them is 0.36 above

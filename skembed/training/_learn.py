@@ -18,9 +18,10 @@ from sklearn.base import clone
 from skembed._forks import KeyLocks
 from skembed._inputs import CheckedRows, take
 from skembed.acceleration import is_bfloat16_faster_on_cpu, prepare_for_training
-from skembed.engine import BackboneEncoder, Progress, embed
+from skembed.engine import BackboneEncoder, Progress, embed, is_out_of_memory
 from skembed.exceptions import (
     InvalidRowsError,
+    ModelWarning,
     TrainingWarning,
     describe_rows,
     name_rows,
@@ -218,12 +219,14 @@ def _train(task: _Task, key: bytes | None, made_with: dict[str, str]) -> Trained
             checkpoint.resume(loop)
             loop.after_epoch = checkpoint.save
         _run(loop, task)
-    history = loop.history
+    history, arrays = loop.history, arrays_of(module, strategy.method)
+    if start.before is not None:  # what is frozen now, and was trained before, stays as it was
+        arrays = {**start.before.arrays, **arrays}
     if task.is_step and start.before is not None:
         history = with_history(start.before, history)
     return TrainedState(
         method=strategy.method,
-        arrays=arrays_of(module, strategy.method),
+        arrays=arrays,
         base=task.encoder.backbone.source.digest.hex(),
         made_with=made_with,
         history=history,
@@ -321,7 +324,10 @@ def _with_model(task: _Task, objective: Objective, seed: int) -> tuple[Any, Loop
     rate = strategy.learning_rate
     if rate == "auto":
         rate = _OF_RANDOM_WEIGHTS if is_random else strategy._learning_rates[strategy.method]
-    settings = _settings(task, objective, seed, float(rate), _dtype_of(strategy, encoder))
+    dtype = _dtype_of(strategy, encoder)
+    if strategy.dtype == "auto":
+        dtype = _dtype_that_runs(dtype, module, encoder.collate(examples.parts([0])), task)
+    settings = _settings(task, objective, seed, float(rate), dtype)
     layout = getattr(module.core, "layout", encoder.policy.layout)
     settings = replace(settings, budget=encoder.policy.budget, layout=layout)
     finished = Finished(module, encoder.n_components, bool(encoder.normalize))
@@ -383,3 +389,25 @@ def _dtype_of(strategy: Strategy, encoder: BackboneEncoder) -> torch.dtype:
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
     is_faster = encoder.torch_device.type == "cpu" and is_bfloat16_faster_on_cpu()
     return torch.bfloat16 if is_faster else torch.float32
+
+
+@torch.no_grad()
+def _dtype_that_runs(dtype: torch.dtype, module: Any, batch: Any, task: _Task) -> torch.dtype:
+    """Return `dtype`, or float32 if the module's code does not run in it, with a warning."""
+    if dtype is torch.float32:
+        return dtype
+    try:
+        with torch.autocast(task.encoder.torch_device.type, dtype=dtype):
+            module(batch)
+    except (RuntimeError, TypeError) as error:
+        if is_out_of_memory(error):
+            raise
+        name = task.encoder.backbone.name
+        warn_user(
+            f"{name} cannot be trained in bfloat16 ({error}), which training__dtype='auto' stands "
+            "for here. It is trained in float32.",
+            ModelWarning,
+            once=f"trained in float32 {name}",
+        )
+        return torch.float32
+    return dtype

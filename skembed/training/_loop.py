@@ -122,6 +122,11 @@ class Loop:
             loss, n_rows = self._run_epoch(epoch)
             self._end_epoch(epoch, loss, started, n_rows)
         self._restore()
+        if not all(bool(each.isfinite().all()) for each in trained_tensors(self.module).values()):
+            raise TrainingError(
+                f"Weights are not finite after {self.n_done:,} steps. Lower the learning rate "
+                f"(now {self.settings.learning_rate:.3g})."
+            )
 
     @property
     def is_over(self) -> bool:
@@ -335,23 +340,24 @@ class Loop:
         values = (epoch, loss, math.nan if score is None else score, rate, seconds, n_rows)
         for key, value in zip(self.history, values, strict=True):
             self.history[key].append(value)
-        if score is None or not score <= self.best_score:
+        # Without a score the last ones are the best, and no copy is kept.
+        if score is not None and (not self.best or score > self.best_score):
             self.best = _copied(trained_tensors(self.module))
             self.best_head = _copied(dict(self.objective.head.named_parameters()))
-            self.best_score, self.n_worse = math.inf if score is None else score, 0
-        else:
+            self.best_score, self.n_worse = score, 0
+        elif score is not None:
             self.n_worse += 1
         self.after_epoch(self)
 
     @torch.no_grad()
     def _restore(self) -> None:
-        """Put the best weights back."""
+        """Put the best weights back, where epochs were compared."""
         for now, best in (
             (trained_tensors(self.module), self.best),
             (dict(self.objective.head.named_parameters()), self.best_head),
         ):
-            for name, tensor in now.items():
-                tensor.copy_(best[name])
+            for name, tensor in best.items():
+                now[name].copy_(tensor)
         self.module.eval()
 
 

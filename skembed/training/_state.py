@@ -83,7 +83,9 @@ class TrainedState:
     def start_digest(self) -> bytes:
         """Digest of all that training goes on from."""
         head = {f"head:{name}": array for name, array in self.head.items()}
-        return self._digest_of({**self.arrays, **head})
+        classes = None if self.classes is None else self.classes.tolist()
+        told = np.frombuffer(repr((self.kind, classes)).encode(), dtype=np.uint8)
+        return self._digest_of({**self.arrays, **head, "head of": told})
 
     def _digest_of(self, arrays: Mapping[str, NDArray[Any]]) -> bytes:
         found = blake2b(f"{self.method} {self.lora_scale!r}".encode(), digest_size=16)

@@ -6,6 +6,7 @@ Does not import torch. Must not know modalities, models or estimators that are t
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from numbers import Integral, Real
 from typing import Any, ClassVar
@@ -107,6 +108,8 @@ class Strategy(BaseEstimator):
 
 
 def _spelled(value: Any) -> str:
-    """Return a value's repr, and of a function its name: its repr is another one elsewhere."""
+    """Return a value's repr, and of a function its name, without places in memory."""
     name = getattr(value, "__qualname__", None)
-    return repr(plain(value)) if name is None else f"{value.__module__}.{name}"
+    if name is not None:
+        return f"{value.__module__}.{name}"
+    return re.sub(r" at 0x[0-9a-fA-F]+", "", repr(plain(value)))

@@ -188,7 +188,7 @@ def make_supervised(
             f"training__sampling='balanced': y is made of {targets.kind}, not of classes. Use "
             "sampling='shuffle'."
         )
-    train, held_out = split(targets, strategy.validation_fraction, seed)
+    train, held_out = split(targets, strategy.validation_fraction, seed, rows.keys)
     head = None if rows.before is None else LinearHead.learned(rows.before, targets)
     return Supervised(
         targets,

@@ -20,7 +20,9 @@ from skembed.exceptions import (
     InvalidParameterError,
     InvalidRowsError,
     InvalidTargetsError,
+    TrainingWarning,
     describe_rows,
+    warn_user,
 )
 
 __all__ = ["Targets", "check_targets"]
@@ -106,7 +108,16 @@ def check_targets(
             faults,
         )
     if len(known) < 2:
-        raise InvalidTargetsError(f"y: expected at least two classes, got one: {known.tolist()}.")
+        raise InvalidTargetsError(
+            f"y: expected at least two classes, got one: {known.tolist()}. If others come in later "
+            "calls of partial_fit, name all in the first: partial_fit(X, y, classes=[...])."
+        )
+    if loss == "auto" and array.dtype.kind in "iu" and len(known) > max(20, len(array) // 2):
+        warn_user(
+            f"y has {len(known):,} different whole numbers in {len(array):,} rows, which are taken "
+            "for classes. If they are amounts, set training__loss='squared_error'.",
+            TrainingWarning,
+        )
     return Targets(kind, np.searchsorted(known, array).astype(np.int64), weights, known)
 
 

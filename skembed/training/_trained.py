@@ -17,6 +17,7 @@ from torch import nn
 
 from skembed._backbone import Backbone, Ending, Exported, Projection
 from skembed._encoder import Encoder
+from skembed.engine import is_in_float32
 from skembed.exceptions import InvalidParameterError, UnsupportedModelError
 from skembed.store import digest_of
 from skembed.training._state import TrainedState
@@ -66,7 +67,7 @@ class TrainedBackbone(Backbone):
     def __init__(self, base: Backbone, state: TrainedState) -> None:
         self.base, self.state = base, state
         self.name, self.width, self.source = base.name, base.width, base.source
-        self.is_foreign, self.prefers_float32 = base.is_foreign, base.prefers_float32
+        self.is_foreign, self.prefers_float32 = base.is_foreign, is_in_float32(base)
         self.float32_on = base.float32_on
         self.digest = base.digest
         self._core_digest = base.core_digest

@@ -26,24 +26,30 @@ _SHARE, _LEAST = 0.1, 20
 
 
 def split(
-    targets: Targets, fraction: float | str | None, seed: int
+    targets: Targets, fraction: float | str | None, seed: int, keys: NDArray[np.int64]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return the rows to train on and those held out, as many of each class if there are any."""
-    rows = np.arange(len(targets.values))
+    """Return the rows to train on and those held out, as many of each class if there are any.
+
+    They may be pairs; those of equal keys, (n,) or (n * sides,), stay together.
+    """
+    table = keys.reshape(len(targets.values), -1)
+    _, first, group = np.unique(table, axis=0, return_index=True, return_inverse=True)
+    rows, group = np.sort(first), group.reshape(-1)
     if fraction == "auto":
         fraction = _SHARE if round(_SHARE * len(rows)) >= _LEAST else None
     n_held_out = round(float(fraction or 0) * len(rows))
-    strata = targets.values if targets.kind == "classes" else None
+    strata = targets.values[rows] if targets.kind == "classes" else None
     if strata is not None:
         _, counts = np.unique(strata, return_counts=True)
         if n_held_out < len(counts) or len(rows) - n_held_out < len(counts) or counts.min() < 2:
             n_held_out = 0
     if not n_held_out or n_held_out >= len(rows):
-        return rows, rows[:0]
-    train, held_out = train_test_split(
+        return np.arange(len(group)), rows[:0]
+    _, held_out = train_test_split(
         rows, test_size=n_held_out, random_state=seed % (1 << 32), stratify=strata
     )
-    return np.sort(train), np.sort(held_out)
+    is_held_out = np.isin(group, group[held_out])
+    return np.flatnonzero(~is_held_out), np.flatnonzero(is_held_out)
 
 
 def find_folds(

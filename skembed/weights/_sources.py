@@ -124,15 +124,16 @@ class FileSource(_Files):
 
 @dataclass(frozen=True)
 class RandomSource(Source):
-    """Random weights, always the same for a release of torch."""
+    """Random weights of a model, always the same for a release of torch."""
 
     name: str
     count_bytes: Callable[[], int]
 
     @cached_property
     def digest(self) -> bytes:  # type: ignore[override]
-        """Return a digest of torch's release, whose random numbers the weights are."""
-        return blake2b(f"random {releases_of('torch')}".encode(), digest_size=16).digest()
+        """Return a digest of the model and torch's release, whose random numbers they are."""
+        told = f"random {self.name} {releases_of('torch')}"
+        return blake2b(told.encode(), digest_size=16).digest()
 
     def n_bytes(self) -> int:
         """Return the size of the weights."""

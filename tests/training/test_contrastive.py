@@ -225,6 +225,15 @@ def test_similarities_are_learned(embedder_of):
     assert np.corrcoef((first * second).sum(1), scores)[0, 1] > 0.8
 
 
+@pytest.mark.parametrize("as_column", [np.vstack, lambda y: pd.DataFrame({"similarity": y})])
+def test_similarities_may_be_a_column_of_a_table(as_column):
+    scores = [0.5, 1.0, -1.0, 0.0]
+    plain, table = (
+        objective_of(Contrastive(), y, 4, n_sides=2) for y in (scores, as_column(scores))
+    )
+    np.testing.assert_array_equal(table.targets.values, plain.targets.values)
+
+
 @pytest.mark.parametrize("loss", ["auto", "triplet"])
 def test_the_third_row_of_a_triplet_goes_away(embedder_of, loss):
     triplets = [(a, b, TEXTS[(7 * i) % 100]) for i, (a, b) in enumerate(PAIRS)]

@@ -15,14 +15,23 @@ def classes(n_rows):
 
 @pytest.mark.parametrize(("n_rows", "n_held_out"), [(16, 0), (190, 0), (200, 20), (1000, 100)])
 def test_auto_holds_out_a_tenth_unless_that_is_few(n_rows, n_held_out):
-    train, held_out = split(classes(n_rows), "auto", 0)
+    train, held_out = split(classes(n_rows), "auto", 0, np.arange(n_rows))
     assert (len(train), len(held_out)) == (n_rows - n_held_out, n_held_out)
 
 
 def test_a_share_that_is_asked_for_is_held_out_of_few_rows_too():
-    train, held_out = split(classes(16), 0.25, 0)
+    train, held_out = split(classes(16), 0.25, 0, np.arange(16))
     assert (len(train), len(held_out)) == (12, 4)
     assert not set(train) & set(held_out)
+
+
+@pytest.mark.parametrize("n_sides", [1, 2])
+def test_equal_rows_are_held_out_together(n_sides):
+    keys = np.repeat(np.arange(8) % 4 * 2, 4)[:, None] + np.arange(n_sides)
+    train, held_out = split(classes(32), 0.25, 0, keys.ravel())
+    assert len(held_out) == 8
+    assert sorted([*train, *held_out]) == list(range(32))
+    assert not set(keys[train, 0]) & set(keys[held_out, 0])
 
 
 @pytest.mark.parametrize(

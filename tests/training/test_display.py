@@ -47,6 +47,11 @@ def test_a_score_has_an_axis_of_its_own():
     np.testing.assert_array_equal(display.score_line_.get_ydata(), embedder.history_["score"])
 
 
+def test_an_epoch_of_partial_fit_is_the_one_that_was_kept():
+    embedder = fitted().partial_fit(X, Y)
+    assert TrainingCurveDisplay.from_estimator(embedder).best_epoch == 4
+
+
 def test_the_published_model_and_the_epoch_that_was_kept_are_marked():
     display = TrainingCurveDisplay(
         epochs=[0, 1, 2, 3], loss=[np.nan, 3, 2, 1], score=[-4.0, -2.0, -1.0, -1.0]

@@ -21,6 +21,7 @@ from skembed.exceptions import (
     SkembedError,
     TrainingError,
     TrainingWarning,
+    TruncatedRowsError,
 )
 from skembed.testing import embedder_checks
 from tests.text.checkpoints import write_checkpoint
@@ -308,6 +309,25 @@ def test_training_that_makes_held_out_rows_worse_leaves_the_published_weights(fo
     np.testing.assert_allclose(embedder.transform(rows), frozen, atol=1e-5)
 
 
+def test_epochs_that_all_score_minus_infinity_leave_the_published_weights(folder):
+    training = FineTune("head", scoring=worthless, n_epochs=2, validation_fraction=0.25)
+    embedder = embedder_of(folder, training).fit(X, Y)
+    frozen = embedder_of(folder, None).fit_transform(X)
+    np.testing.assert_allclose(embedder.transform(X), frozen, atol=1e-5)
+
+
+def worthless(classifier, vectors, y):
+    return -np.inf
+
+
+@pytest.mark.parametrize("method", ["head", "full"])
+def test_texts_that_are_not_to_be_cut_are_not_learned_from_either(folder, method):
+    rows = ["a metric space " * 100, *X[1:]]
+    embedder = embedder_of(folder, FineTune(method), on_truncate="raise")
+    with pytest.raises(TruncatedRowsError, match=r"row 0: \d+ tokens"):
+        embedder.fit(rows, Y)
+
+
 def test_a_loss_that_is_no_number_names_the_batch_and_loses_nothing(folder):
     embedder = embedder_of(folder).fit(X, Y)
     before, vectors = embedder.trained_.digest, embedder.transform(X)
@@ -319,8 +339,16 @@ def test_a_loss_that_is_no_number_names_the_batch_and_loses_nothing(folder):
         embedder.fit(rows, Y)
     assert "learning rate" in str(caught.value)
     assert embedder.trained_.digest == before
+    assert not hasattr(embedder, "encoder_")
     embedder.set_params(training__learning_rate=HEAD.learning_rate, training__batch_size=32)
     np.testing.assert_array_equal(embedder.transform(X), vectors)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_weights_that_the_last_step_has_broken_are_not_kept(folder, method):
+    training = FineTune(method, learning_rate=1e38, n_epochs=1, warmup=0, validation_fraction=None)
+    with pytest.raises(TrainingError, match=r"not finite after 1 steps. .*rate \(now 1e\+38"):
+        embedder_of(folder, training).fit(X, Y)
 
 
 def test_numbers_in_the_millions_train_as_small_ones_do(folder):

@@ -6,6 +6,8 @@ import os
 import pickle
 import threading
 import weakref
+from dataclasses import replace
+from functools import partial
 
 import joblib
 import numpy as np
@@ -58,6 +60,14 @@ def trained(request, folder):
     return TextEmbedder(folder, training=training, cache=None).fit(X, Y)
 
 
+class ShareRight:
+    def __call__(self, factor, classifier, vectors, y):
+        return factor * classifier.score(vectors, y)
+
+
+share_right = ShareRight()
+
+
 def copied(embedder):
     return pickle.loads(pickle.dumps(embedder))
 
@@ -77,6 +87,14 @@ class TestRoundTrips:
         made = embedder(FineTune("head", n_epochs=1)).fit(X[:8], np.repeat(labels, 4))
         again = TRIPS["skops"](made)
         assert again.trained_.classes.tolist() == list(labels)
+
+    def test_a_scorer_that_is_an_object_is_known_again(self, embedder):
+        training = FineTune("head", n_epochs=1, validation_fraction=0.25)
+        training.set_params(scoring=partial(share_right, 1.0))
+        made = embedder(training).fit(X, Y)
+        again = copied(made)
+        assert repr(again.training.scoring) != repr(made.training.scoring)
+        np.testing.assert_array_equal(again.transform(X), made.transform(X))
 
     def test_a_state_is_made_of_arrays_of_numpy(self, trained):
         state = trained.trained_
@@ -223,6 +241,20 @@ class TestWarmStart:
     def test_without_it_fit_begins_anew(self, trained):
         embedder = copied(trained)
         assert embedder.fit(X, Y).trained_.digest == trained.trained_.digest
+
+    def test_what_is_frozen_now_stays_as_it_was_learned(self, embedder):
+        training = FineTune(n_epochs=2, learning_rate=1e-3, warm_start=True)
+        trained = embedder(training).fit(X, Y)
+        before, expected = trained.trained_, trained.transform(X)
+        trained.set_params(training__freeze=2, training__learning_rate=1e-12).fit(X, Y)
+        assert trained.trained_.arrays.keys() == before.arrays.keys()
+        np.testing.assert_allclose(trained.transform(X), expected, atol=1e-5)
+
+    def test_it_is_told_by_the_classes_of_the_head_too(self, trained):
+        state = trained.trained_
+        other = replace(state, classes=np.array(["dog", "money"]))
+        assert other.start_digest != state.start_digest
+        assert other.digest == state.digest
 
     def test_other_classes_get_another_head(self, embedder):
         made = embedder(FineTune("full", n_epochs=1, warm_start=True)).fit(X, Y)

@@ -16,7 +16,12 @@ from sklearn.utils.class_weight import compute_sample_weight
 
 from skembed import FineTune
 from skembed._inputs import CheckedRows
-from skembed.exceptions import InvalidParameterError, InvalidRowsError, InvalidTargetsError
+from skembed.exceptions import (
+    InvalidParameterError,
+    InvalidRowsError,
+    InvalidTargetsError,
+    TrainingWarning,
+)
 from skembed.training._objective import Batch
 from skembed.training._state import TrainedState
 from skembed.training._supervised import LinearHead, make_supervised
@@ -105,7 +110,13 @@ def test_many_classes_are_no_warning():
     y = [f"class {i}" for i in range(30)]
     assert check(y, rows=rows_of(30)).n_outputs == 30
     vectors = np.eye(30, dtype=np.float32)
-    LinearHead.fitted(vectors, check(list(range(30)), rows=rows_of(30)))
+    targets = check([f"{i}" for i in range(30)], rows=rows_of(30))
+    LinearHead.fitted(vectors, targets)
+
+
+def test_whole_numbers_that_look_like_amounts_are_a_warning():
+    with pytest.warns(TrainingWarning, match=r"30 different whole numbers in 30 rows.*squared_err"):
+        check(list(range(30)), rows=rows_of(30))
 
 
 # What is refused -----------------------------------------------------------------------------
@@ -187,6 +198,7 @@ def test_class_weights_multiply_sample_weights_of_mean_1():
 
 RNG = np.random.default_rng(0)
 VECTORS = RNG.normal(size=(40, 6)).astype(np.float32)
+ROWS = SimpleNamespace(vectors=VECTORS, before=None, keys=np.arange(len(VECTORS)))
 CLASSES = (VECTORS @ RNG.normal(size=(6, 3)) + RNG.normal(size=(40, 3))).argmax(axis=1)
 NUMBERS = VECTORS @ RNG.normal(size=(6, 2)) + RNG.normal(size=(40, 2))
 LABELS = (NUMBERS > 0).astype(int)
@@ -205,7 +217,7 @@ def objective(y, *, head=None, **params):
         class_weight=strategy.class_weight,
         sample_weight=WEIGHT[: len(y)],
     )
-    return make_supervised(strategy, targets, SimpleNamespace(vectors=VECTORS, before=None), 0)
+    return make_supervised(strategy, targets, ROWS, 0)
 
 
 def outputs_of(made, vectors):
@@ -293,7 +305,7 @@ def test_a_row_of_weight_0_is_left_out_of_the_gradient():
     made = make_supervised(
         FineTune(validation_fraction=None),
         targets,
-        SimpleNamespace(vectors=VECTORS, before=None),
+        ROWS,
         0,
     )
     others = np.setdiff1d(np.arange(40), [4, 9])

@@ -41,3 +41,8 @@ def test_random_weights_are_those_of_a_release_of_torch(monkeypatch):
     digest = source.digest
     monkeypatch.setattr(torch, "__version__", "1.0.0")
     assert RandomSource("resnet50", lambda: 0).digest != digest
+
+
+def test_random_weights_are_those_of_one_model():
+    names = ("resnet18", "resnet34")  # whose vectors have the same width
+    assert len({RandomSource(name, lambda: 0).digest for name in names}) == 2
