@@ -123,5 +123,3 @@ def test_in_training_a_long_clip_is_cut_at_a_random_place(folders):
     one, other = (backbone.prepare(samples, rng).values for _ in range(2))
     assert one.shape == other.shape
     assert not torch.equal(one, other)
-    short = samples[: 16_000 * 5]
-    assert torch.equal(backbone.prepare(short, rng).values, backbone.prepare(short).values)
