@@ -252,7 +252,7 @@ class TestModels:
                 TextEmbedder(place).fit(["a"])
             return str(caught.value)
 
-        assert f"Pass one of the models in it, for example '{folder}'" in told(folder.parent)
+        assert f"Pass one of the models in it, for example '{folder.parent}" in told(folder.parent)
         (tmp_path / "tokenizer.json").write_text("{}")
         assert "It is a tokenizer: save its model there too" in told(tmp_path)
         (tmp_path / "saved_model.pb").write_text("")

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from skembed.acceleration._convolutions import fold_batch_norms, is_traceable, pack_convolutions
 from skembed.acceleration._linear import pack_linear_layers
-from skembed.acceleration._passes import are_alike, convert
+from skembed.acceleration._passes import are_alike, convert, replace_modules
 from skembed.modules import OneAtATime, first_that_runs, run_apart
 
 __all__ = ["accelerate_stacks"]
@@ -62,6 +62,8 @@ def accelerate_stacks(
         fold_batch_norms(core, lambda: run_apart(core, values), lambda: exact(core))
     if values.ndim == 4:
         core = core.to(memory_format=torch.channels_last)
+    if dtype is torch.bfloat16 and device.type == "cpu":
+        replace_modules(core, lambda: _kept_in_float32(core), lambda: True)
     if dtype is not torch.float32:
         _convert(core, values, dtype)
     values = _in_format(values, dtype)
@@ -74,6 +76,37 @@ def accelerate_stacks(
             core = pack_convolutions(core, values.clone(), near)
         pack_linear_layers(core, lambda: near(core))
     return _InFormat(OneAtATime(core) if is_foreign else core, dtype)
+
+
+class _InFloat32(nn.Module):
+    """Runs a convolution in float32 amid layers that do not; its weights are rounded as theirs."""
+
+    def __init__(self, convolution: nn.Module) -> None:
+        super().__init__()
+        self.convolution = convolution
+
+    def forward(self, values: Tensor) -> Tensor:
+        """Run it, and give the format of the input."""
+        layer: Any = self.convolution
+        bias = None if layer.bias is None else layer.bias.float()
+        found: Tensor = layer._conv_forward(values.float(), layer.weight.float(), bias)
+        return found.to(values.dtype)
+
+
+def _kept_in_float32(core: nn.Module) -> dict[nn.Module, nn.Module]:
+    """Return stand-ins for the convolutions whose products in bfloat16 may be noise.
+
+    Those of oneDNN 3.12 on processors with AMX are, for many lengths, where the rows of a kernel
+    are made of fewer than 32 channels, an even number, and fill whole tiles of 32 values.
+    """
+    found: dict[nn.Module, nn.Module] = {}
+    for each in core.modules():
+        if isinstance(each, (nn.Conv1d, nn.Conv2d, nn.Conv3d)):
+            n_channels = each.in_channels // each.groups
+            n_values = n_channels * each.kernel_size[-1]
+            if n_channels % 2 == 0 and n_channels < 32 and n_values > 32 and n_values % 32 == 0:
+                found[each] = _InFloat32(each)
+    return found
 
 
 def _rows(features: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from typing import Any
 
 __all__ = ["VECTOR_FORMAT", "content_key", "digest_of"]
 
-VECTOR_FORMAT = 5
+VECTOR_FORMAT = 6
 """Raised when a change to skembed changes vectors, so that stored ones are not served."""
 
 _KEY_BYTES = 16
