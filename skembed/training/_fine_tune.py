@@ -76,8 +76,9 @@ class FineTune(Strategy):
         trains on all rows and keeps the last epoch; so does a share that is less than one row of
         each class. "auto" is 0.1, if that is 20 rows or more: fewer do not tell epochs apart.
     scoring : str or callable, default="loss"
-        By what epochs are compared on the held-out rows: the loss, or a scorer of scikit-learn for
-        the classifier ("accuracy", "roc_auc", "r2").
+        By what epochs are compared on the held-out rows: the loss, with the classifier's outputs
+        scaled as is best for these rows, since it is dropped and only the vectors count; or a
+        scorer of scikit-learn for the classifier ("accuracy", "roc_auc", "r2").
     patience : int or None, default=None
         Epochs without a better one after which training stops. None runs all.
     cross_fit : int or None, default=None

@@ -10,6 +10,7 @@ import polars as pl
 import pytest
 import torch
 from scipy.sparse import csr_array
+from scipy.special import softmax
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import get_scorer, log_loss, mean_absolute_error, mean_squared_error
 from sklearn.utils.class_weight import compute_sample_weight
@@ -382,6 +383,23 @@ def test_a_score_of_nan_is_refused():
     made = objective(CLASSES, scoring=lambda *_: math.nan, validation_fraction=0.5)
     with pytest.raises(InvalidParameterError, match="gives NaN on 20 held-out rows"):
         made.score(lambda rows: VECTORS[rows])
+
+
+def test_the_held_out_loss_is_that_of_the_best_scale_of_the_outputs():
+    made = objective(CLASSES, validation_fraction=0.5)
+    held_out, y = made.held_out, np.asarray(CLASSES)[made.held_out]
+    score = made.score(lambda rows: VECTORS[rows])
+    outputs = outputs_of(made, VECTORS)[held_out].astype(float)
+    weights = made.targets.weights[held_out]
+    losses = [
+        log_loss(y, softmax(scale * outputs, axis=1), sample_weight=weights, labels=[0, 1, 2])
+        for scale in np.geomspace(1 / 16, 4, 2000)
+    ]
+    assert -score == pytest.approx(min(losses), rel=0.01)
+    with torch.no_grad():  # as sure as it may have become
+        for parameter in made.head.parameters():
+            parameter *= 4
+    assert made.score(lambda rows: VECTORS[rows]) == pytest.approx(score, rel=1e-5)
 
 
 def test_vectors_that_are_not_finite_are_the_worst():
