@@ -17,11 +17,10 @@ from sklearn.base import clone
 
 from skembed._forks import KeyLocks
 from skembed._inputs import CheckedRows, take
-from skembed.acceleration import is_bfloat16_faster_on_cpu, prepare_for_training
-from skembed.engine import BackboneEncoder, Progress, embed, is_out_of_memory
+from skembed.acceleration import prepare_for_training
+from skembed.engine import BackboneEncoder, Progress, embed
 from skembed.exceptions import (
     InvalidRowsError,
-    ModelWarning,
     TrainingWarning,
     describe_rows,
     name_rows,
@@ -33,6 +32,7 @@ from skembed.training._contrast import check_contrast, make_contrast
 from skembed.training._contrastive import Contrastive
 from skembed.training._examples import Examples, FaultyRows, VectorExamples
 from skembed.training._fine_tune import FineTune
+from skembed.training._formats import dtype_that_runs, training_dtype
 from skembed.training._going_on import (
     check_method,
     check_step,
@@ -135,7 +135,7 @@ def learn(
     task = _Task(strategy, encoder, rows, targets, store, before, is_step, title)
     if is_step:
         return _train(task, None, made_with)
-    computes_in = str(_dtype_of(strategy, encoder))
+    computes_in = str(training_dtype(strategy, encoder))
     key = key_of_training(strategy, encoder, rows, targets, made_with, computes_in, known)
     train = partial(_train, task, key, made_with)
     return train_once(store, key, train, made_with=made_with, classes=targets.classes)
@@ -324,9 +324,9 @@ def _with_model(task: _Task, objective: Objective, seed: int) -> tuple[Any, Loop
     rate = strategy.learning_rate
     if rate == "auto":
         rate = _OF_RANDOM_WEIGHTS if is_random else strategy._learning_rates[strategy.method]
-    dtype = _dtype_of(strategy, encoder)
+    dtype = training_dtype(strategy, encoder)
     if strategy.dtype == "auto":
-        dtype = _dtype_that_runs(dtype, module, encoder.collate(examples.parts([0])), task)
+        dtype = dtype_that_runs(dtype, module, encoder.collate(examples.parts([0])), encoder)
     settings = _settings(task, objective, seed, float(rate), dtype)
     layout = getattr(module.core, "layout", encoder.policy.layout)
     settings = replace(settings, budget=encoder.policy.budget, layout=layout)
@@ -377,37 +377,3 @@ def _settings(
         n_before=known.n_epochs if task.is_step and known is not None else 0,
         is_constant=task.is_step,
     )
-
-
-def _dtype_of(strategy: Strategy, encoder: BackboneEncoder) -> torch.dtype:
-    """Return what products are computed in while training."""
-    if strategy.dtype != "auto":
-        return {"float32": torch.float32, "bfloat16": torch.bfloat16}[strategy.dtype]
-    if encoder.backbone.prefers_float32 or encoder.torch_device.type in encoder.backbone.float32_on:
-        return torch.float32
-    if encoder.torch_device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
-    is_faster = encoder.torch_device.type == "cpu" and is_bfloat16_faster_on_cpu()
-    return torch.bfloat16 if is_faster else torch.float32
-
-
-@torch.no_grad()
-def _dtype_that_runs(dtype: torch.dtype, module: Any, batch: Any, task: _Task) -> torch.dtype:
-    """Return `dtype`, or float32 if the module's code does not run in it, with a warning."""
-    if dtype is torch.float32:
-        return dtype
-    try:
-        with torch.autocast(task.encoder.torch_device.type, dtype=dtype):
-            module(batch)
-    except (RuntimeError, TypeError) as error:
-        if is_out_of_memory(error):
-            raise
-        name = task.encoder.backbone.name
-        warn_user(
-            f"{name} cannot be trained in bfloat16 ({error}), which training__dtype='auto' stands "
-            "for here. It is trained in float32.",
-            ModelWarning,
-            once=f"trained in float32 {name}",
-        )
-        return torch.float32
-    return dtype

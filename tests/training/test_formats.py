@@ -4,7 +4,7 @@ import pytest
 
 from skembed import FineTune, TextEmbedder
 from skembed.exceptions import ModelWarning
-from skembed.training import _learn
+from skembed.training import _formats
 from tests.text.checkpoints import write_checkpoint
 from tests.text.test_unusual_folders import IN_FLOAT32, write
 from tests.training.conftest import X, Y
@@ -13,7 +13,7 @@ from tests.training.conftest import X, Y
 @pytest.fixture
 def in_bfloat16(monkeypatch):
     """Let "auto" begin with bfloat16, whatever the machine is faster in."""
-    monkeypatch.setattr(_learn, "is_bfloat16_faster_on_cpu", lambda: True)
+    monkeypatch.setattr(_formats, "is_bfloat16_faster_on_cpu", lambda: True)
 
 
 def test_a_model_that_autocast_breaks_is_trained_in_float32_with_a_word(tmp_path, in_bfloat16):
