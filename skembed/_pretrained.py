@@ -108,8 +108,6 @@ class PretrainedEmbedder(TrainableEmbedder):
         return self._settings_type(**other)
 
     def _get_ready(self, params: dict[str, Any]) -> None:
-        if self.training is not None and self.__dict__.get("_is_learning"):
-            self.training.check()  # what transform uses is as it was fitted
         present = (snapshot(params), self._find_encoder())
         if self.__dict__.get("_present") != present:
             self._present = present

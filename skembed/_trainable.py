@@ -211,6 +211,20 @@ class TrainableEmbedder(BaseEmbedder):
             self._keep_encoder(self._find_encoder())
         return rows
 
+    def _validate_parameters(self, params: dict[str, Any]) -> None:
+        checks = [partial(super()._validate_parameters, params)]
+        # What transform uses is as it was fitted.
+        if self.__dict__.get("_is_learning") and isinstance(self.training, Strategy):
+            checks.append(partial(self.training.check))
+        faults = []
+        for check in checks:
+            try:
+                check()
+            except InvalidParameterError as error:
+                faults.append(str(error))
+        if faults:
+            raise InvalidParameterError("\n".join(faults))
+
     def _are_pairs(self, X: Any) -> bool:
         """Return whether rows given to `fit` are pairs of what `transform` takes."""
         return isinstance(self.training, Strategy) and self.training._takes_pairs(X)

@@ -193,8 +193,14 @@ def test_unusable_parameters_are_named_all_at_once_before_a_row_is_read(monkeypa
     monkeypatch.setattr(_trainable.BaseEmbedder, "_checked", lambda self, X: read.append(X))
     training = FineTune("heat", n_epochs=0, learning_rate=-1, scoring="acuracy", cross_fit=1)
     with pytest.raises(InvalidParameterError, match="FineTune") as caught:
-        TextEmbedder(training=training).fit(X, Y)
-    for name in ("method='heat'", "n_epochs=0", "learning_rate=-1", "cross_fit=1"):
+        TextEmbedder(training=training, pooling="maen").fit(X, Y)
+    for name in (
+        "pooling='maen'",
+        "method='heat'",
+        "n_epochs=0",
+        "learning_rate=-1",
+        "cross_fit=1",
+    ):
         assert name in str(caught.value)
     assert "Did you mean 'head'?" in str(caught.value)
     assert "Did you mean 'accuracy'?" in str(caught.value)
