@@ -92,3 +92,27 @@ def test_two_lines_that_wait_for_workers_are_no_line(monkeypatch, waiting, found
         monkeypatch.setattr(exceptions, name, lambda frame: frame)
     monkeypatch.setattr(sys, "_current_frames", lambda: dict(enumerate(waiting)))
     assert exceptions.line_of_user() == found
+
+
+GROWING = """
+import os, time
+from joblib import Parallel, delayed
+from skembed import FunctionEmbedder
+
+def grow(embedder):
+    kept = vars(os).setdefault("kept", [])  # of this process
+    time.sleep(1.1)  # joblib looks after a second
+    kept.append(b"" if len(kept) != 1 else b"x" * (350 << 20))
+    return os.getpid()
+
+pids = Parallel(n_jobs=2)(delayed(grow)(FunctionEmbedder(len)) for task in range(8))
+print(len(set(pids)))
+"""
+
+
+def test_a_worker_that_has_loaded_a_model_is_not_taken_for_one_that_leaks(tmp_path):
+    pytest.importorskip("psutil")  # joblib looks only with it
+    script = tmp_path / "script.py"
+    script.write_text(GROWING)
+    ran = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, check=True)
+    assert (ran.stdout.strip(), ran.stderr) == ("2", "")
