@@ -6,7 +6,7 @@ Knows bytes, not what they say: who reads them checks that they are whole.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from uuid import uuid4
@@ -55,7 +55,7 @@ def drop_large(folder: Path) -> None:
     shutil.rmtree(folder / _FOLDER, ignore_errors=True)
 
 
-def write_whole(path: Path, pieces: Pieces) -> None:
+def write_whole(path: Path, pieces: Iterable[bytes | memoryview]) -> None:
     """Write a file that appears at `path` in one step: nobody meets a part of it."""
     draft = path.with_name(f".{path.name}-{uuid4().hex}")
     try:

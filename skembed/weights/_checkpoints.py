@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-import uuid
+from collections.abc import Iterator
 from http.client import HTTPException
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -17,6 +17,7 @@ from urllib.request import Request, urlopen
 
 from skembed._forks import KeyLocks
 from skembed.exceptions import InvalidParameterError, ModelNotFoundError
+from skembed.store import write_whole
 from skembed.weights._digest import file_sha256
 from skembed.weights._hub import is_offline
 
@@ -63,7 +64,8 @@ def find_checkpoint(url: str) -> Path:
             advice += "\n  - unset HF_HUB_OFFLINE to let it be downloaded"
             raise ModelNotFoundError(message + advice)
         try:
-            _download(url, path, prefix)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_whole(path, _download(url, prefix, name))  # torch.hub's own is not checked
         except (OSError, ValueError, HTTPException) as error:  # of the network, the disk, _check
             message += f"{type(error).__name__}: {error}"
             raise ModelNotFoundError(message + advice) from None
@@ -76,26 +78,21 @@ def _check(digest: str, prefix: str) -> None:
         raise ValueError(f"damaged: its SHA-256 begins with {found}, its name says {prefix}")
 
 
-def _download(url: str, path: Path, prefix: str) -> None:
-    """Fetch a file, which gets its name when it is whole and checked: torch.hub's own does not."""
+def _download(url: str, prefix: str, name: str) -> Iterator[bytes]:
+    """Fetch a file; a ValueError at its end if it is not whole, or another one."""
     from tqdm import tqdm
 
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
     request = Request(url, headers={"User-Agent": "skembed"})
-    digest = hashlib.sha256()
-    try:
-        with draft.open("xb") as file, urlopen(request, timeout=_TIMEOUT) as answer:
-            size = int(answer.headers.get("Content-Length") or 0)
-            options = {"unit": "B", "unit_scale": True, "delay": _BAR_DELAY}
-            with tqdm(total=size or None, desc=path.name, **options) as bar:
-                while chunk := answer.read(_READ_BYTES):
-                    file.write(chunk)
-                    digest.update(chunk)
-                    bar.update(len(chunk))
-            if size and file.tell() != size:
-                raise ValueError(f"cut short: {file.tell()} bytes came of {size}")
-        _check(digest.hexdigest(), prefix)
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)
+    digest, n_bytes = hashlib.sha256(), 0
+    with urlopen(request, timeout=_TIMEOUT) as answer:
+        size = int(answer.headers.get("Content-Length") or 0)
+        options = {"unit": "B", "unit_scale": True, "delay": _BAR_DELAY}
+        with tqdm(total=size or None, desc=name, **options) as bar:
+            while chunk := answer.read(_READ_BYTES):
+                yield chunk
+                digest.update(chunk)
+                n_bytes += len(chunk)
+                bar.update(len(chunk))
+        if size and n_bytes != size:
+            raise ValueError(f"cut short: {n_bytes} bytes came of {size}")
+    _check(digest.hexdigest(), prefix)
