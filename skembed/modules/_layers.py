@@ -5,14 +5,13 @@ Knows torch modules and their names, not what goes into them.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Iterable
 from typing import Any
 
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from skembed.exceptions import InvalidParameterError, SkembedError
+from skembed.exceptions import InvalidParameterError, SkembedError, did_you_mean
 
 __all__ = ["CutAt", "Reached", "check_layer", "first_that_runs", "run_apart", "stop_after"]
 
@@ -74,11 +73,10 @@ def check_layer(module: nn.Module, layer: str, *, model: str = "model", hint: st
     names = [name for name, _ in module.named_modules(remove_duplicate=False) if name]
     if layer in names:
         return
-    close = difflib.get_close_matches(layer, names, n=5, cutoff=0.4) or names[:5]
-    listed = ", ".join(map(repr, close)) or "none: the module has no submodules"
     raise InvalidParameterError(
-        f"layer={layer!r}: {type(module).__name__} has no submodule of this name. Close to it: "
-        f"{listed}. All are in `[name for name, _ in {model}.named_modules()]`.{hint}"
+        f"layer={layer!r}: {type(module).__name__} has no submodule of this name."
+        f"{did_you_mean(layer, names, n=3, cutoff=0.4)} All are in "
+        f"`[name for name, _ in {model}.named_modules()]`.{hint}"
     )
 
 

@@ -122,7 +122,7 @@ def test_windows_run_the_model_again_on_longer_clips_only():
         ({"window": "long"}, "window"),
         ({"layer": True}, "layer=True"),
         ({"layer": 1}, "expected the name of a submodule"),
-        ({"layer": "scond"}, "Close to it: 'second'"),
+        ({"layer": "scond"}, "Did you mean 'second'"),
         ({"weights": None}, "are in it"),
         ({"revision": "main"}, "only models on the hub"),
         ({"n_components": 7}, "gives 6 features"),

@@ -135,7 +135,7 @@ def test_a_layer_ends_the_pass_where_it_has_run(pictures):
 
 
 def test_an_unknown_layer_names_what_is_close():
-    with pytest.raises(InvalidParameterError, match=r"layer='steem'.*Close to it: 'stem'"):
+    with pytest.raises(InvalidParameterError, match=r"layer='steem'.*Did you mean 'stem'"):
         make(Net(), layer="steem")
     with pytest.raises(InvalidParameterError, match=r"layer=-1: Net names its layers"):
         make(Net(), layer=-1)

@@ -295,7 +295,7 @@ def test_a_model_of_grey_pictures_is_refused(tmp_path):
         ("resnet18.nope", {}, r"no weights with this tag; it has '.*resnet18\.a1_in1k'"),
         ("resnet81", {}, r"no model 'resnet81'. Did you mean 'resnet"),
         ("test_resnet", {"layer": -1}, "numbers are for transformers models"),
-        ("test_resnet", {"layer": "layr2"}, "Close to it: 'layer2'"),
+        ("test_resnet", {"layer": "layr2"}, "Did you mean 'layer2'"),
         ("test_resnet", {"pooling": "cls"}, "gives a feature map"),
         ("test_resnet", {"weights": "no.pth"}, r"weights='no\.pth' is not a file"),
         ("test_resnet", {"weights": None, "revision": "v1"}, "only models on the hub have"),
