@@ -19,9 +19,7 @@ from torch import Tensor, nn
 from skembed.engine import is_out_of_memory
 from skembed.exceptions import InvalidParameterError
 
-__all__ = ["Lowest", "freeze_lowest"]
-
-_NUMBERED = re.compile(r"(^|_)\d+$")
+__all__ = ["Lowest", "freeze_lowest", "is_numbered"]
 
 _MOST_BYTES = 1 << 30
 """Of what the lowest blocks give. Not a share of what is free: a fit repeats bit by bit."""
@@ -85,7 +83,12 @@ def _is_list(module: nn.Module) -> bool:
     if type(module) in (nn.Sequential, nn.ModuleList):
         return True
     names = [name for name, each in module.named_children() if _n_weights(each)]
-    return bool(names) and all(_NUMBERED.search(name) for name in names)
+    return bool(names) and all(map(is_numbered, names))
+
+
+def is_numbered(name: str) -> bool:
+    """Return whether a module is called what blocks are: "3", "encoder_layer_3"."""
+    return re.search(r"(^|_)\d+$", name) is not None
 
 
 def _n_weights(module: nn.Module) -> int:

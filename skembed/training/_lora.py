@@ -5,7 +5,6 @@ Knows modules and peft, not what they embed. References: arXiv:2106.09685.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,13 +15,11 @@ from torch import Tensor, nn
 
 from skembed._optional import import_optional
 from skembed.exceptions import InvalidParameterError
+from skembed.training._depth import is_numbered
 
 __all__ = ["add_lora", "find_targets", "lora_arrays", "lora_matrices", "lora_scale"]
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
-
-_NUMBERED = re.compile(r"(^|_)\d+$")
-"""What blocks are called: "layer.3", "encoder_layer_3"."""
 
 
 def lora_scale(rank: int, alpha: float) -> float:
@@ -159,7 +156,7 @@ def _is_conv1d_of_gpt2(layer: nn.Module) -> bool:
 
 
 def _is_of_block(name: str) -> bool:
-    return any(_NUMBERED.search(part) for part in name.split("."))
+    return any(map(is_numbered, name.split(".")))
 
 
 def _has_end(name: str, end: str) -> bool:
