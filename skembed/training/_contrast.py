@@ -25,7 +25,8 @@ from skembed.exceptions import (
     describe_rows,
 )
 from skembed.training._contrastive import Contrastive
-from skembed.training._objective import Batch, Embed, FrozenRows, Objective
+from skembed.training._examples import FrozenRows
+from skembed.training._objective import Batch, Embed, Objective
 from skembed.training._similarity import (
     class_cosine_loss,
     cosine_loss,

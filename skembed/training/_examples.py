@@ -1,32 +1,42 @@
-"""Rows as the model takes them, prepared once where memory allows.
+"""Rows as the model takes them, prepared once where memory allows, and as it embeds them at first.
 
 Knows encoders and their parts, never modalities.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from skembed._encoder import Fault, Prepared
-from skembed.engine import BackboneEncoder
+from skembed.engine import BackboneEncoder, embed
+from skembed.store import EmbeddingStore
+from skembed.training._trained import state_of
 from skembed.weights import available_memory
 
-__all__ = ["Examples", "FaultyRows", "VectorExamples"]
+__all__ = ["Examples", "FaultyRows", "FrozenRows", "VectorExamples", "equal_rows"]
 
 _MOST_BYTES = 2 << 30
 _SHARE_OF_MEMORY = 0.25
 
 
 class FaultyRows(Exception):
-    """Rows cannot be prepared; `faults` says why, by their place among the items."""
+    """Rows cannot be learned from; `faults` says why, by their place among the items."""
 
-    def __init__(self, faults: dict[int, str]) -> None:
-        super().__init__(f"{len(faults)} rows cannot be prepared")
+    def __init__(self, faults: Mapping[int, str]) -> None:
+        super().__init__(f"{len(faults)} rows cannot be learned from")
         self.faults = faults
+
+
+def equal_rows(encoder: BackboneEncoder, items: Sequence[Any]) -> NDArray[np.int64]:
+    """Return numbers that are equal for equal rows."""
+    seen: dict[bytes, int] = {}
+    contents = encoder.contents(items)
+    return np.array([seen.setdefault(bytes(each), len(seen)) for each in contents])
 
 
 class Examples:
@@ -47,11 +57,12 @@ class Examples:
         return len(self._items)
 
     def prepare(self) -> None:
-        """Prepare all rows, or find out which cannot be, and keep what memory allows."""
+        """Prepare all rows, and keep what memory allows. FaultyRows says which cannot be."""
         rest = list(range(len(self._items)))
         while rest:
             done = self._prepare(rest[:256])
             rest = rest[len(done) :]
+        _refuse(self.faults)
 
     def parts(self, rows: Sequence[int], seeds: Sequence[int] | None = None) -> list[Any]:
         """Return a part of each row; with seeds, another one for each. FaultyRows says why not."""
@@ -93,7 +104,7 @@ class Examples:
         return parts
 
 
-def _refuse(faults: dict[int, str]) -> None:
+def _refuse(faults: Mapping[int, str]) -> None:
     if faults:
         raise FaultyRows(faults)
 
@@ -120,3 +131,41 @@ class VectorExamples(Examples):
     def costs(self, parts: Sequence[Any]) -> NDArray[np.int64]:
         """Return that each costs 1."""
         return np.ones(len(parts), dtype=np.int64)
+
+
+class FrozenRows:
+    """What the weights to start from say of rows, found when it is asked for.
+
+    They are those of `encoder`, or those that were learned `before`. FaultyRows says which rows
+    cannot be embedded. `head_only`: no others than a projection's are trained.
+    """
+
+    def __init__(
+        self,
+        encoder: BackboneEncoder,
+        items: Sequence[Any],
+        store: EmbeddingStore | None,
+        before: BackboneEncoder | None,
+        *,
+        head_only: bool,
+    ) -> None:
+        self.before = state_of(before)
+        self._encoder, self._items, self._store = before or encoder, items, store
+        self._of_raw = encoder if head_only else self._encoder
+
+    @cached_property
+    def raw(self) -> NDArray[np.float32]:
+        """The vectors as they are stored: those of the frozen model if only a head is trained."""
+        found = embed(self._of_raw.unfinished(), self._items, store=self._store)
+        _refuse(found.faults)
+        return found.vectors
+
+    @property
+    def vectors(self) -> NDArray[np.float32]:
+        """The vectors that the user would see."""
+        return self._encoder.finish(self.raw)
+
+    @cached_property
+    def keys(self) -> NDArray[np.int64]:
+        """Numbers that are equal for equal rows."""
+        return equal_rows(self._encoder, self._items)

@@ -21,7 +21,7 @@ from skembed._parameters import plain
 from skembed.engine import BackboneEncoder
 from skembed.exceptions import InvalidParameterError
 from skembed.modules import write_state
-from skembed.training._trained import TrainedBackbone
+from skembed.training._trained import state_of
 
 __all__ = ["export"]
 
@@ -89,7 +89,7 @@ def _written_whole(place: Path) -> Iterator[Path]:
 def _card(encoder: BackboneEncoder, ending: Ending, exported: Exported, embedder: Any) -> str:
     """Return the model card: what it is, how it is loaded, what it was made with."""
     backbone, owner = encoder.backbone, type(embedder).__name__
-    state = backbone.state if isinstance(backbone, TrainedBackbone) else None
+    state = state_of(encoder)
     code = exported.code.strip()
     if not exported.is_finished:
         code = "\n".join([code, *_ending_code(ending)])

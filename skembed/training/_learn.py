@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
-from typing import Any, cast
+from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -30,7 +30,13 @@ from skembed.store import EmbeddingStore
 from skembed.training._checkpoint import Checkpoint
 from skembed.training._contrast import check_contrast, make_contrast
 from skembed.training._contrastive import Contrastive
-from skembed.training._examples import Examples, FaultyRows, VectorExamples
+from skembed.training._examples import (
+    Examples,
+    FaultyRows,
+    FrozenRows,
+    VectorExamples,
+    equal_rows,
+)
 from skembed.training._fine_tune import FineTune
 from skembed.training._formats import dtype_that_runs, training_dtype
 from skembed.training._going_on import (
@@ -49,7 +55,7 @@ from skembed.training._state import TrainedState
 from skembed.training._strategy import Strategy
 from skembed.training._supervised import check_labels, make_supervised
 from skembed.training._targets import Targets
-from skembed.training._trained import TrainedBackbone
+from skembed.training._trained import state_of
 from skembed.training._validation import find_folds
 from skembed.weights import RandomSource, releases_of
 
@@ -115,7 +121,7 @@ def learn(
     drops_bad_rows : bool
         Whether rows that cannot be embedded are left out, or refused.
     """
-    made_with, known = dict(made_with or {}), _state_in(before)
+    made_with, known = dict(made_with or {}), state_of(before)
     name = f"{owner}(training={type(strategy).__name__}(...))"
     if known is not None:
         check_method(known, strategy, name)
@@ -153,15 +159,8 @@ def folds_of(
 ) -> NDArray[np.int64]:
     """Return the fold of each good row, for `cross_fit`."""
     assert strategy.cross_fit is not None
-    keys = _keys_of(encoder, rows)
+    keys = equal_rows(encoder, rows.items)
     return find_folds(keys, targets, strategy.cross_fit, strategy.random_state or 0)
-
-
-def _keys_of(encoder: BackboneEncoder, rows: CheckedRows) -> NDArray[np.int64]:
-    """Return numbers that are equal for equal rows."""
-    seen: dict[bytes, int] = {}
-    contents = encoder.contents(rows.items)
-    return np.array([seen.setdefault(bytes(each), len(seen)) for each in contents])
 
 
 def _without_faults(
@@ -172,10 +171,6 @@ def _without_faults(
         return rows
     faults = embed(encoder.unfinished(), rows.items, store=store).faults
     return take(rows, np.setdiff1d(np.arange(len(rows.items)), list(faults))) if faults else rows
-
-
-def _state_in(before: BackboneEncoder | None) -> TrainedState | None:
-    return None if before is None else cast(TrainedBackbone, before.backbone).state
 
 
 @dataclass(frozen=True)
@@ -193,12 +188,26 @@ class _Task:
 
 
 def _train(task: _Task, key: bytes | None, made_with: dict[str, str]) -> TrainedState:
+    try:
+        return _trained(task, key, made_with)
+    except FaultyRows as error:
+        rows = task.rows
+        faults = {int(rows.positions[i]): why for i, why in error.faults.items()}
+        raise InvalidRowsError(
+            f"{len(faults):,} of {rows.n_rows:,} rows cannot be learned from:"
+            f"{describe_rows(faults, rows.labels)}\nFix or drop them.",
+            faults,
+        ) from None
+
+
+def _trained(task: _Task, key: bytes | None, made_with: dict[str, str]) -> TrainedState:
     strategy, rows, device = task.strategy, task.rows, task.encoder.torch_device
     seed = strategy.random_state
     if seed is None:
         seed = int(np.random.SeedSequence().generate_state(1)[0])
     checkpoint = None if strategy.checkpoint is None else Checkpoint(strategy.checkpoint, key)
-    start = _Start(task)
+    before, is_head = task.before, strategy.method == "head"
+    start = FrozenRows(task.encoder, rows.items, task.store, before, head_only=is_head)
     objective = _WAYS[type(strategy)][1](strategy, task.targets, start, seed)
     objective.head.to(device)
     if not task.is_step and not len(objective.held_out):
@@ -206,7 +215,7 @@ def _train(task: _Task, key: bytes | None, made_with: dict[str, str]) -> Trained
     # The turn is taken before the random state is looked at, which is the process's.
     with _turns.hold(None), torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
-        if strategy.method == "head":
+        if is_head:
             module, loop = _with_head(task, start.raw, objective, seed)
         else:
             module, loop = _with_model(task, objective, seed)
@@ -257,65 +266,18 @@ def _run(loop: Loop, task: _Task) -> None:
     loop.tell = lambda n_rows, loss: bar.update(n_rows, f"loss {loss:.3g}")
     try:
         loop.run()
-    except FaultyRows as error:
-        raise _unfit(error.faults, task.rows) from None
     finally:
         bar.close()
 
 
-class _Start:
-    """What the weights to start from say of the rows; see `FrozenRows`."""
-
-    def __init__(self, task: _Task) -> None:
-        self._task = task
-        self._encoder = task.before or task.encoder
-
-    @property
-    def before(self) -> TrainedState | None:
-        """What to go on from."""
-        return _state_in(self._task.before)
-
-    @cached_property
-    def raw(self) -> NDArray[np.float32]:
-        """The vectors as they are stored: those of the frozen model if only a head is trained."""
-        task = self._task
-        encoder = task.encoder if task.strategy.method == "head" else self._encoder
-        found = embed(encoder.unfinished(), task.rows.items, store=task.store)
-        if found.faults:
-            raise _unfit(found.faults, task.rows)
-        return found.vectors
-
-    @property
-    def vectors(self) -> NDArray[np.float32]:
-        """The vectors that the user would see."""
-        return self._encoder.finish(self.raw)
-
-    @property
-    def keys(self) -> NDArray[np.int64]:
-        """Numbers that are equal for equal rows."""
-        return _keys_of(self._encoder, self._task.rows)
-
-
-def _unfit(faults: Mapping[int, str], rows: CheckedRows) -> InvalidRowsError:
-    """Return the error that names rows, given by their place among the good ones."""
-    found = {int(rows.positions[i]): why for i, why in faults.items()}
-    return InvalidRowsError(
-        f"{len(found):,} of {rows.n_rows:,} rows cannot be learned from:"
-        f"{describe_rows(found, rows.labels)}\nFix or drop them.",
-        found,
-    )
-
-
 def _with_model(task: _Task, objective: Objective, seed: int) -> tuple[Any, Loop]:
     """Return the module that is trained, and the loop that does it."""
-    strategy, encoder, rows = task.strategy, task.encoder, task.rows
+    strategy, encoder = task.strategy, task.encoder
     backbone, device = encoder.backbone, encoder.torch_device
     module: Any = backbone.source.read(backbone.load).to(device)
     module.core = prepare_for_training(module.core, device=device)
-    examples = Examples(encoder, rows.items)
+    examples = Examples(encoder, task.rows.items)
     examples.prepare()
-    if examples.faults:
-        raise _unfit(examples.faults, rows)
     lowest = choose_weights(
         module, strategy, lambda: encoder.collate(examples.parts([0])), backbone.name
     )
@@ -356,7 +318,7 @@ def _with_head(
 def _settings(
     task: _Task, objective: Objective, seed: int, rate: float, dtype: torch.dtype
 ) -> Settings:
-    strategy, known = task.strategy, _state_in(task.before)
+    strategy, known = task.strategy, state_of(task.before)
     n_epochs = strategy.n_epochs
     if n_epochs == "auto":
         n_epochs = -(-strategy._least_steps // objective.n_batches())

@@ -15,9 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from skembed.training._state import TrainedState
-
-__all__ = ["Batch", "Embed", "FrozenRows", "Objective"]
+__all__ = ["Batch", "Embed", "Objective"]
 
 
 class Embed(Protocol):
@@ -30,25 +28,6 @@ class Embed(Protocol):
         self, rows: NDArray[np.int64], seeds: Sequence[int] | None = None
     ) -> NDArray[np.float32]:
         """Return vectors (n, d)."""
-
-
-class FrozenRows(Protocol):
-    """What the weights to start from say of the rows, found when it is asked for.
-
-    They are the published ones, or those that were learned `before`.
-    """
-
-    @property
-    def before(self) -> TrainedState | None:
-        """What to go on from."""
-
-    @property
-    def vectors(self) -> NDArray[np.float32]:
-        """The vectors that the user would see."""
-
-    @property
-    def keys(self) -> NDArray[np.int64]:
-        """Numbers that are equal for equal rows."""
 
 
 @dataclass(frozen=True, slots=True)

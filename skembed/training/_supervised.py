@@ -19,8 +19,9 @@ from torch import Tensor, nn
 
 from skembed._inputs import CheckedRows
 from skembed.exceptions import InvalidParameterError
+from skembed.training._examples import FrozenRows
 from skembed.training._fine_tune import FineTune
-from skembed.training._objective import Batch, Embed, FrozenRows, Objective
+from skembed.training._objective import Batch, Embed, Objective
 from skembed.training._state import TrainedState
 from skembed.training._targets import Targets, check_targets
 from skembed.training._validation import score_by, scorer_of, split, without_advice

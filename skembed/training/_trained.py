@@ -23,7 +23,7 @@ from skembed.store import digest_of
 from skembed.training._state import TrainedState
 from skembed.weights import forget_model
 
-__all__ = ["TrainedBackbone", "apply_state", "copy_array", "drop_with_state", "serve"]
+__all__ = ["TrainedBackbone", "apply_state", "copy_array", "drop_with_state", "serve", "state_of"]
 
 E = TypeVar("E", bound=Encoder)
 
@@ -39,6 +39,12 @@ def serve(backbone: Backbone, state: TrainedState, owner: str) -> TrainedBackbon
             "from. Fit again, or use the same model."
         )
     return TrainedBackbone(backbone, state)
+
+
+def state_of(encoder: Any) -> TrainedState | None:
+    """Return what the backbone of an encoder has learned, None of none and of one published."""
+    backbone = getattr(encoder, "backbone", None)
+    return backbone.state if isinstance(backbone, TrainedBackbone) else None
 
 
 def drop_with_state(state: TrainedState, encoder: E) -> E:
