@@ -25,12 +25,9 @@ class TrainingCurveDisplay:
 
     Parameters
     ----------
-    epochs : sequence of int of shape (n_epochs + 1,)
-        Numbers of the epochs, from 0.
-    loss : sequence of float of shape (n_epochs + 1,)
-        Mean loss on the training rows during each epoch; NaN at 0.
-    score : sequence of float of shape (n_epochs + 1,)
-        Score on the held-out rows after each epoch, the greater the better; NaN if there were none.
+    epochs, loss, score : sequence of shape (n_epochs + 1,)
+        Of each epoch, from 0: its number; the mean loss on the training rows during it, NaN at 0;
+        the score on the held-out rows after it, the greater the better, NaN if there were none.
     score_name : str, default="loss"
         What the score is. "loss": the loss with a minus, which is drawn without it beside that on
         the training rows. Others are drawn on an axis of their own, on the right.
@@ -39,20 +36,13 @@ class TrainingCurveDisplay:
     ----------
     best_epoch : int
         The epoch that was kept.
-    ax_ : matplotlib Axes
-        Where the loss is drawn.
     figure_ : matplotlib Figure
-        What the axes are in.
-    line_ : matplotlib Line2D
-        The loss on the training rows.
-    score_line_ : matplotlib Line2D or None
-        The score, or the loss, on held-out rows; None if there were none.
-    score_ax_ : matplotlib Axes
-        Where it is drawn: `ax_`, or an axis on its right.
-    published_ : matplotlib Line2D or None
-        The mark of epoch 0.
-    best_ : matplotlib Line2D
-        The mark of the epoch that was kept.
+    ax_, score_ax_ : matplotlib Axes
+        Where the loss, and the score, are drawn; the same unless the score has its own axis.
+    line_, best_ : matplotlib Line2D
+        The loss on the training rows, and the mark of the epoch that was kept.
+    score_line_, published_ : matplotlib Line2D or None
+        The score, or the loss, on held-out rows, and the mark of epoch 0; None if there were none.
 
     See Also
     --------
@@ -81,13 +71,11 @@ class TrainingCurveDisplay:
                 "epochs, loss, score: expected one value for each epoch, 0 and those of training, "
                 f"got {len(epochs)}, {len(loss)} and {len(score)} values."
             )
-        self.epochs, self.loss, self.score = epochs, loss, score
-        self.score_name = score_name
-        scores = np.asarray(score, dtype=np.float64)
+        self.epochs, self.loss, self.score, self.score_name = epochs, loss, score, score_name
+        self._scores = scores = np.asarray(score, dtype=np.float64)
         # Epochs that were not compared, as of partial_fit, are kept.
-        best = len(scores) - 1 if np.isnan(scores[-1]) else int(np.nanargmax(scores))
-        self.best_epoch = int(epochs[best])
-        self._best = best
+        self._best = len(scores) - 1 if np.isnan(scores[-1]) else int(np.nanargmax(scores))
+        self.best_epoch = int(epochs[self._best])
 
     @classmethod
     def from_estimator(cls, estimator: Any, *, ax: Any = None, **kwargs: Any) -> Any:
@@ -97,10 +85,8 @@ class TrainingCurveDisplay:
         ----------
         estimator : embedder
             Fitted, with a `training`; of a pipeline its step, such as `pipe[0]`.
-        ax : matplotlib Axes, default=None
-            Where to draw; None is a new figure.
-        **kwargs
-            Passed to `plot`.
+        ax, **kwargs
+            As for `plot`.
 
         Returns
         -------
@@ -149,41 +135,25 @@ class TrainingCurveDisplay:
         if ax is None:
             _, ax = pyplot.subplots(layout="constrained")
         self.ax_, self.figure_, self.score_ax_ = ax, ax.figure, ax
-        (self.line_,) = ax.plot(
-            self.epochs, self.loss, **{"label": "loss on training rows", "color": "C0", **kwargs}
-        )
         ax.set(xlabel="epoch", ylabel="loss")
         ax.xaxis.get_major_locator().set_params(integer=True)
-        values, axis = self._draw_score(kwargs)
-        self.published_ = None
-        if self.score_line_ is not None:
-            (self.published_,) = axis.plot(
-                self.epochs[:1], values[:1], "s", color="C1", label="the published model"
-            )
-        (self.best_,) = axis.plot(
-            [self.best_epoch],
-            [values[self._best]],
-            "*",
-            markersize=12,
-            color="C3",
-            label=f"kept: epoch {self.best_epoch}",
-        )
-        shown = (self.line_, self.score_line_, self.published_, self.best_)
-        axis.legend(handles=[each for each in shown if each is not None])
+        look = {"label": "loss on training rows", "color": "C0", **kwargs}
+        (self.line_,) = ax.plot(self.epochs, self.loss, **look)
+        self.score_line_ = self.published_ = None
+        lines, values = [self.line_], np.asarray(self.loss, dtype=np.float64)
+        if not np.isnan(self._scores).all():
+            label, values = f"{self.score_name} on held-out rows", self._scores
+            if self.score_name == "loss":
+                values = -values
+            else:
+                self.score_ax_ = ax.twinx()
+                self.score_ax_.set(ylabel=label)
+            look = {"label": label, "color": "C1", **kwargs}
+            (self.score_line_,) = self.score_ax_.plot(self.epochs, values, **look)
+            look = {"label": "the published model", "color": "C1"}
+            (self.published_,) = self.score_ax_.plot(self.epochs[:1], values[:1], "s", **look)
+            lines += [self.score_line_, self.published_]
+        look = {"label": f"kept: epoch {self.best_epoch}", "color": "C3", "markersize": 12}
+        (self.best_,) = self.score_ax_.plot([self.best_epoch], [values[self._best]], "*", **look)
+        self.score_ax_.legend(handles=[*lines, self.best_])
         return self
-
-    def _draw_score(self, kwargs: dict[str, Any]) -> tuple[Any, Any]:
-        """Draw the curve of held-out rows; return the values to mark, and where they are drawn."""
-        values = np.asarray(self.score, dtype=np.float64)
-        self.score_line_ = None
-        if np.isnan(values).all():
-            return self.loss, self.ax_
-        label = f"{self.score_name} on held-out rows"
-        if self.score_name == "loss":
-            values = -values
-        else:
-            self.score_ax_ = self.ax_.twinx()
-            self.score_ax_.set(ylabel=label)
-        look = {"label": label, "color": "C1", **kwargs}
-        (self.score_line_,) = self.score_ax_.plot(self.epochs, values, **look)
-        return values, self.score_ax_
