@@ -1,4 +1,4 @@
-"""The skeleton of every embedder: parameters, the steps of `transform`, names, tags, pickling.
+"""The skeleton of every embedder: the steps of `fit` and `transform`, names, tags.
 
 Estimators hold no weights.
 """
@@ -6,46 +6,28 @@ Estimators hold no weights.
 from __future__ import annotations
 
 import copy
-import inspect
 import os
 import time
 from collections.abc import Callable
 from dataclasses import replace
 from numbers import Integral
-from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.base import BaseEstimator, TransformerMixin, _clone_parametrized
+from sklearn.base import TransformerMixin
 from sklearn.exceptions import NotFittedError
 from sklearn.utils import Tags
 from sklearn.utils._param_validation import Interval, StrOptions
 
 from skembed._encoder import Encoder
+from skembed._estimator import Estimator
 from skembed._inputs import CheckedRows, column_of, is_missing, labels_of
-from skembed._parameters import (
-    fault_of,
-    is_module,
-    is_relative,
-)
 from skembed._report import EmbeddingReport
-from skembed._sklearn import (
-    CallbackSupportMixin,
-    abridged,
-    fit_task,
-    show_abridged,
-    with_callbacks,
-    with_index,
-)
+from skembed._sklearn import CallbackSupportMixin, fit_task, with_callbacks, with_index
 from skembed._workers import send_with_line
-from skembed.engine import (
-    Embedded,
-    embed,
-    stay_safe_after_fork,
-)
+from skembed.engine import Embedded, embed, stay_safe_after_fork
 from skembed.exceptions import (
-    InvalidParameterError,
     InvalidRowsError,
     InvalidRowsWarning,
     SkembedError,
@@ -53,14 +35,14 @@ from skembed.exceptions import (
     warn_user,
 )
 from skembed.store import EmbeddingStore, resolve_store
-from skembed.weights import fingerprint, send_weights_once
+from skembed.weights import fingerprint
 
 __all__ = ["BaseEmbedder"]
 
 Self = TypeVar("Self", bound="BaseEmbedder")
 
 
-class BaseEmbedder(CallbackSupportMixin, TransformerMixin, BaseEstimator):
+class BaseEmbedder(CallbackSupportMixin, TransformerMixin, Estimator):
     """Base class for embedders, including your own.
 
     A subclass declares its parameters and implements `_check_row`, which turns a row into an item,
@@ -108,20 +90,8 @@ class BaseEmbedder(CallbackSupportMixin, TransformerMixin, BaseEstimator):
         "on_error": [StrOptions({"raise", "nan"})],
         "verbose": ["verbose"],
     }
-    _parameter_checks: ClassVar[dict[str, Callable[[Any], object]]] = {}
-    """What else refuses values of the right type, by the parameter's name; None is not shown it."""
 
-    _is_private: ClassVar[tuple[str, ...]] = ("report_",)
-    """Attributes left out of pickles: the report of the last call grows with the rows."""
-
-    _is_shared: ClassVar[tuple[str, ...]] = ()
-    """Parameters that clones share, as they share modules: what cannot or need not be copied."""
-
-    _are_places: ClassVar[tuple[str, ...]] = ("model", "weights", "cache")
-    """Parameters that may be paths, which are found again if an embedder is loaded elsewhere."""
-
-    _are_names: ClassVar[frozenset[str]] = frozenset({"auto", "run"})
-    """Their values that are never paths, whatever folders lie around."""
+    _is_private: ClassVar[tuple[str, ...]] = ("report_",)  # which grows with the rows
 
     _rows_are: ClassVar[tuple[str, str]] = ("rows", "[row, another_row]")
     """What messages call rows, and a right argument of `transform`."""
@@ -377,73 +347,6 @@ class BaseEmbedder(CallbackSupportMixin, TransformerMixin, BaseEstimator):
             )
         # In each call: other rows, or the same ones again, must not become NaN in silence.
         warn_user(f"{found}\nTheir vectors are NaN.", InvalidRowsWarning)
-
-    def _validate_parameters(self, params: dict[str, Any]) -> None:
-        """Check every parameter against its constraints and report all that fail."""
-        faults = []
-        for name, value in params.items():
-            constraints = self._parameter_constraints.get(name)
-            if constraints is None:
-                continue
-            fault = fault_of(type(self).__name__, name, value, constraints)
-            if fault is not None:
-                faults.append(fault)
-                continue
-            check = self._parameter_checks.get(name)
-            try:
-                if check is not None and value is not None:
-                    check(value)
-            except ValueError as error:
-                faults.append(f"{error!s:.1000}")  # its value may be a million numbers
-        if faults:
-            raise InvalidParameterError("\n".join(faults))
-
-    def __sklearn_clone__(self: Self) -> Self:
-        """Return a clone that shares modules: they are copied when they run, and never changed."""
-        send_weights_once()  # a search clones its estimator before it sends it to workers
-        params = self.get_params(deep=False)
-        shared = {
-            name: each
-            for name, each in params.items()
-            if is_module(each) or name in self._is_shared
-        }
-        bare = copy.copy(self)
-        bare.__dict__.update(dict.fromkeys(shared))
-        cloned: Self = _clone_parametrized(bare).set_params(**shared)
-        return cloned
-
-    @show_abridged
-    def __repr__(self, N_CHAR_MAX: int = 700) -> str:
-        return repr(abridged(self))
-
-    def _get_params_html(self, *args: Any, **options: Any) -> Any:
-        return abridged(self)._get_params_html(*args, **options)
-
-    def _get_doc_link(self) -> str:
-        """Return where the HTML view links to: the file with the class and its documentation."""
-        # There is no site yet, and without a link scikit-learn leaves out what parameters are.
-        is_ours = type(self).__module__.startswith("skembed.")
-        return Path(inspect.getfile(type(self))).as_uri() if is_ours else ""
-
-    def __getstate__(self) -> dict[str, Any]:
-        state: Any = super().__getstate__()
-        kept = {name: value for name, value in state.items() if name not in self._is_private}
-        relative = {name: kept.get(name) for name in self._are_places}
-        places = {
-            name: str(Path(value).absolute())
-            for name, value in relative.items()
-            if is_relative(value) and value not in self._are_names and Path(value).exists()
-        }
-        return {**kept, "_places": places} if places else kept
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        state = dict(state)
-        for name, place in state.pop("_places", {}).items():
-            # A relative path means what it meant when it was saved, unless it is here. A store may
-            # begin anew; a model that has been moved is to be missed by its whole name.
-            if not Path(state[name]).exists() and (name != "cache" or Path(place).exists()):
-                state[name] = type(state[name])(place)
-        super().__setstate__(state)
 
     def __sklearn_is_fitted__(self) -> bool:
         return True  # nothing is learned

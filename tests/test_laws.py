@@ -34,6 +34,7 @@ ORDER = [
     "engine",
     "columns",
     "training",
+    "_estimator",
     "_base",
     "_trainable",
     "_pretrained",
