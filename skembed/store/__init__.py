@@ -13,9 +13,10 @@ from skembed.store._keys import VECTOR_FORMAT, content_key, digest_of
 from skembed.store._run import announce_run, is_worker, run_folder
 
 if TYPE_CHECKING:
+    from skembed.store._info import StoreInfo
     from skembed.store._large import write_whole
     from skembed.store._resolve import keep_in_run, lock_in_run, resolve_store
-    from skembed.store._store import EmbeddingStore, StoreInfo
+    from skembed.store._store import EmbeddingStore
 
 __all__ = [
     "VECTOR_FORMAT",
@@ -32,7 +33,7 @@ __all__ = [
     "write_whole",
 ]
 
-_HOMES = {"EmbeddingStore": "_store", "StoreInfo": "_store", "write_whole": "_large"}
+_HOMES = {"EmbeddingStore": "_store", "StoreInfo": "_info", "write_whole": "_large"}
 
 
 def __getattr__(name: str) -> object:

@@ -11,7 +11,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from itertools import compress
 from pathlib import Path
 from typing import Any, TypeVar
@@ -21,53 +20,18 @@ from skembed.exceptions import InvalidParameterError, StoreWarning, warn_user
 from skembed.store._claims import claims_of
 from skembed.store._errors import STORE_ERRORS, StaleError, describe_failure, is_full
 from skembed.store._folder import Folder, close_folders, leave_folder, open_folder
+from skembed.store._info import StoreInfo
 from skembed.store._large import Pieces, drop_large, read_large, write_large
 from skembed.store._memory import MemoryTier
 from skembed.store._run import run_limit
 
-__all__ = ["EmbeddingStore", "StoreInfo", "absolute_path"]
+__all__ = ["EmbeddingStore", "absolute_path"]
 
 T = TypeVar("T")
 
 _MEMORY_ONLY_BYTES = 1 << 30
 _MEMORY_TIER_BYTES = 128 << 20
 _PAUSE_SECONDS = 60.0
-
-
-@dataclass(frozen=True, repr=False)
-class StoreInfo:
-    """What a store holds, and its statistics.
-
-    Parameters
-    ----------
-    path : Path or None
-        The folder; None for a store in memory.
-    n_entries, n_bytes : int
-        Vectors currently kept, and their bytes: in the folder, or in memory if there is none.
-    max_bytes : int or None
-        The limit on `n_bytes`.
-    n_hits, n_misses : int
-        Rows found and not found by this object since it was created, in this process.
-    n_evicted, n_damaged : int
-        Vectors dropped to stay within the limit, and vectors found damaged.
-    """
-
-    path: Path | None
-    n_entries: int
-    n_bytes: int
-    max_bytes: int | None
-    n_hits: int
-    n_misses: int
-    n_evicted: int
-    n_damaged: int
-
-    def __repr__(self) -> str:
-        bound = "" if self.max_bytes is None else f" of {_human(self.max_bytes)}"
-        return (
-            f"StoreInfo({str(self.path) if self.path else 'in memory'}: {self.n_entries:,} vectors,"
-            f" {_human(self.n_bytes)}{bound}; {self.n_hits:,} hits, {self.n_misses:,} misses,"
-            f" {self.n_evicted:,} evicted, {self.n_damaged:,} damaged)"
-        )
 
 
 class EmbeddingStore:
@@ -396,12 +360,6 @@ class EmbeddingStore:
 def absolute_path(path: str | os.PathLike[str]) -> Path:
     """Return the folder that a name means, for a worker that starts elsewhere too."""
     return Path(os.fsdecode(path)).expanduser().absolute()
-
-
-def _human(n_bytes: int) -> str:
-    power = max(0, n_bytes.bit_length() - 1) // 10
-    size = n_bytes / 1024**power
-    return f"{size:.1f} {'KMGTP'[power - 1]}iB" if power else f"{n_bytes} B"
 
 
 atexit.register(close_folders)
