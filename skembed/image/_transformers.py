@@ -322,12 +322,10 @@ def find_tower(config: Any) -> tuple[Any, Any, str | None]:
 
 def check_kind(module: nn.Module, name: str) -> bool:
     """Refuse a model that does not read single pictures; return whether it reads texts as well."""
-    parameters = inspect.signature(module.forward).parameters
-    if hasattr(module, "get_image_features") and hasattr(module, "get_text_features"):
-        parameters = inspect.signature(module.get_image_features).parameters  # type: ignore[arg-type]
-        is_dual = True
-    else:
-        is_dual = False
+    is_dual = hasattr(module, "get_image_features") and hasattr(module, "get_text_features")
+    run: Any = module.get_image_features if is_dual else module.forward
+    parameters = inspect.signature(run).parameters
+    if not is_dual:
         kind = type(module).__name__
         first = getattr(module, "main_input_name", None)
         reads = {"input_ids": "text", "input_values": "sound", "input_features": "sound"}
