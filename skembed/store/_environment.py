@@ -15,19 +15,18 @@ The rules that LMDB leaves to its user, and how they are kept here:
 from __future__ import annotations
 
 import os
-import shutil
 import struct
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
-from uuid import uuid4
 
 import lmdb
 
 from skembed._forks import after_fork_in_child, fork_safe_lock
 from skembed.store._errors import DamagedError, StaleError
 from skembed.store._locks import hold_lock
+from skembed.store._run import remove_folder
 
 __all__ = ["Environment", "Tables"]
 
@@ -95,12 +94,9 @@ class Environment:
         """Delete the files and start again; other processes notice another file, and follow."""
         with self._lock:
             self._drop()
-            if not self.path.exists():
-                return
-            with hold_lock(self._lock_file):
-                away = self.path.with_name(f"{self.path.name}-{uuid4().hex}.old")
-                self.path.rename(away)
-                shutil.rmtree(away, ignore_errors=True)
+            if self.path.exists():
+                with hold_lock(self._lock_file):
+                    remove_folder(self.path)
 
     def _leave_to_parent(self) -> None:
         self._is_inherited = self._env is not None

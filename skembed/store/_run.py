@@ -28,6 +28,7 @@ __all__ = [
     "announce_run",
     "create_run_folder",
     "is_worker",
+    "remove_folder",
     "run_folder",
     "run_limit",
     "sweep_runs",
@@ -110,7 +111,7 @@ def sweep_runs(is_in_use: Callable[[Path], bool]) -> None:
             continue
         try:
             if _is_dead(path, is_in_use):
-                _remove(path)
+                remove_folder(path)
         except OSError:
             # Another user's, or swept by another process at this moment.
             continue
@@ -133,7 +134,7 @@ def _is_own_folder(status: os.stat_result) -> bool:
     return is_own and stat.S_ISDIR(status.st_mode)
 
 
-def _remove(path: Path) -> None:
+def remove_folder(path: Path) -> None:
     """Take a folder away in one step, so that nobody meets a half of it, then delete it."""
     away = path.with_name(f"{path.name}-{secrets.token_hex(4)}.old")
     path.rename(away)
@@ -145,7 +146,7 @@ def _remove_owned() -> None:
     if _owned is None or _owned[0] != os.getpid():
         return
     try:
-        _remove(Path(_owned[1]))
+        remove_folder(Path(_owned[1]))
     except OSError:
         # Never created, or in use on a platform that keeps open files; a later run sweeps it.
         return
