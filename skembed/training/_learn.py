@@ -6,6 +6,7 @@ Knows encoders and strategies, never estimators or modalities.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -227,7 +228,9 @@ def _trained(task: _Task, key: bytes | None, made_with: dict[str, str]) -> Train
         if checkpoint is not None:
             checkpoint.resume(loop)
             loop.after_epoch = checkpoint.save
-        _run(loop, task)
+        with closing(Progress(task.title, loop.settings.n_epochs * objective.n_rows)) as bar:
+            loop.tell = lambda n_rows, loss: bar.update(n_rows, f"loss {loss:.3g}")
+            loop.run()
     history, arrays = loop.history, arrays_of(module, strategy.method)
     if start.before is not None:  # what is frozen now, and was trained before, stays as it was
         arrays = {**start.before.arrays, **arrays}
@@ -259,15 +262,6 @@ def _warn_of_unused(strategy: Strategy) -> None:
             TrainingWarning,
             once=f"unused {unused}",
         )
-
-
-def _run(loop: Loop, task: _Task) -> None:
-    bar = Progress(task.title, loop.settings.n_epochs * loop.objective.n_rows)
-    loop.tell = lambda n_rows, loss: bar.update(n_rows, f"loss {loss:.3g}")
-    try:
-        loop.run()
-    finally:
-        bar.close()
 
 
 def _with_model(task: _Task, objective: Objective, seed: int) -> tuple[Any, Loop]:
