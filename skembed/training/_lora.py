@@ -6,10 +6,12 @@ Knows modules and peft, not what they embed. References: arXiv:2106.09685.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from types import MethodType
 from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -59,6 +61,55 @@ def add_lora(
     )
     peft.inject_adapter_in_model(config, module)
     module.train(module.training)  # new layers, as the others
+    if not dropout:
+        for each in module.modules():
+            if isinstance(each, peft.tuners.lora.Linear):
+                each.forward = MethodType(_run_merged, each)
+
+
+def _run_merged(layer: Any, x: Tensor) -> Tensor:
+    """Map what a linear layer of peft's maps, as it does without dropout, in one product."""
+    base, device = layer.base_layer, x.device.type
+    if torch.is_autocast_enabled(device):
+        x = x.to(torch.get_autocast_dtype(device))
+    weight = base.weight.T if layer.fan_in_fan_out else base.weight
+    a, b = layer.lora_A["default"].weight, layer.lora_B["default"].weight
+    with torch.autocast(device, enabled=False):  # it would round the matrices before their product
+        mapped: Tensor = _Merged.apply(x, weight, base.bias, a, b, layer.scaling["default"])
+    return mapped
+
+
+class _Merged(torch.autograd.Function):
+    """`x @ (W + scale B A).T + bias`, with gradients of x, A (rank, in) and B (out, rank) alone.
+
+    Both matrices are added to the weight, and again in the backward pass, so that no sum is kept:
+    that is little beside the products with thousands of rows. peft multiplies the rows by each
+    matrix and adds what comes out; and autograd's gradient of B, (out, n) @ (n, rank), takes MKL as
+    long as that of the whole weight, 75 ms of 3,500 rows from 384 to 1,536 in float32 on a core
+    with AVX2. (rank, n) @ (n, out) takes 7.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor, scale: float
+    ) -> Tensor:
+        ctx.save_for_backward(x, weight, a, b)
+        ctx.scale = scale
+        merged = torch.addmm(weight, b, a, alpha=scale).to(x.dtype)
+        return F.linear(x, merged, None if bias is None else bias.to(x.dtype))
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, a, b = ctx.saved_tensors
+        of_x = None
+        if ctx.needs_input_grad[0]:
+            of_x = gradient @ torch.addmm(weight, b, a, alpha=ctx.scale).to(x.dtype)
+        x, rows = (each.reshape(-1, each.shape[-1]) for each in (x, gradient))
+        turned = (ctx.scale * b.T).to(x.dtype).contiguous()  # else 1.6 times as slow
+        within = F.linear(rows, turned)  # the gradient of x @ A.T
+        of_a = within.T @ x
+        of_b = ((ctx.scale * F.linear(x, a.to(x.dtype))).T @ rows).T
+        return of_x, None, None, of_a.to(a.dtype), of_b.to(b.dtype), None
 
 
 def find_targets(

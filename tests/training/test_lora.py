@@ -315,6 +315,41 @@ def test_a_step_is_that_of_peft(kind):
         np.testing.assert_allclose(found[name], array, rtol=0, atol=1e-6, err_msg=name)
 
 
+@pytest.mark.parametrize(("dtype", "most"), [("float32", 1e-6), ("bfloat16", 0.02)])
+@pytest.mark.parametrize("kind", [Layers, Turned])
+def test_vectors_and_gradients_are_those_of_peft(kind, dtype, most):
+    def run(module):
+        module.zero_grad()
+        given = vectors().requires_grad_()
+        with torch.autocast("cpu", torch.bfloat16, enabled=dtype == "bfloat16"):
+            found = module(given)
+        found.float().pow(2).sum().backward()
+        gradients = [p.grad for p in module.parameters() if p.requires_grad]
+        return [each.float() for each in (found, given.grad, *gradients)]
+
+    module = adapted(kind)
+    with torch.no_grad():
+        for name, parameter in module.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(0, 0.2)
+    ours = run(module)
+    for each in module.modules():
+        vars(each).pop("forward", None)
+    theirs = run(module)
+    assert len(ours) == 6
+    for found, expected in zip(ours, theirs, strict=True):
+        assert (found - expected).norm() < most * expected.norm()
+
+
+def test_linear_layers_without_dropout_take_one_product():
+    for dropout, n_products in ((0.0, 2), (0.1, 6)):  # peft: with each matrix too
+        module = adapted(Layers, dropout=dropout).train()
+        with torch.profiler.profile() as profile, torch.no_grad():
+            module(vectors())
+        names = [event.name for event in profile.events()]
+        assert names.count("aten::linear") == n_products
+
+
 def test_pieces_of_a_batch_give_the_step_of_the_whole():
     # Gradients of all vectors at once, then piece by piece: twice the forward pass.
     whole, pieces = adapted(Layers), adapted(Layers)
