@@ -224,10 +224,14 @@ class BaseEmbedder(CallbackSupportMixin, TransformerMixin, Estimator):
 
     @with_callbacks
     def _fit_rows(
-        self, X: Any, y: Any, learn: Callable[[CheckedRows, Any], None] | None = None
+        self,
+        X: Any,
+        y: Any,
+        learn: Callable[[CheckedRows, Any], None] | None = None,
+        sample_weight: Any = None,
     ) -> CheckedRows:
         """Fit, and return the checked rows; `learn` stands in for `_learn`."""
-        with fit_task(self, X, y):
+        with fit_task(self, X, y, sample_weight):
             self.__dict__.pop("report_", None)
             self._begin()
             rows = self._checked(X)

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from typing import Any, TypeVar
 
 import sklearn
@@ -24,9 +25,12 @@ __all__ = [
     "CallbackSupportMixin",
     "abridged",
     "fit_task",
+    "has_watchers",
     "show_abridged",
+    "watch_epochs",
     "with_callbacks",
     "with_index",
+    "without_callbacks",
 ]
 
 _KEEPS_INDEX = tuple(map(int, sklearn.__version__.split(".")[:2])) >= (1, 7)
@@ -52,15 +56,79 @@ def with_callbacks(method: F) -> F:
 
 
 @contextmanager
-def fit_task(estimator: Any, X: Any, y: Any) -> Iterator[None]:
-    """Tell callbacks of the one task of a fit: its begin and, if it succeeds, its end."""
+def fit_task(estimator: Any, X: Any, y: Any, sample_weight: Any = None) -> Iterator[None]:
+    """Tell callbacks of the task of a fit: its begin and, if it succeeds, its end."""
     if _callback is None:
         yield
         return
-    context = estimator._init_callback_context()
-    context.call_on_fit_task_begin(estimator=estimator, X=X, y=y)
+    told = _told(estimator, X, y, sample_weight)
+    has_training = getattr(estimator, "training", None) is not None
+    context = estimator._init_callback_context(max_subtasks=int(has_training))
+    context.call_on_fit_task_begin(**told)
     yield
-    context.call_on_fit_task_end(estimator=estimator, X=X, y=y, reconstruction_attributes={})
+    context.call_on_fit_task_end(**told, reconstruction_attributes={})
+
+
+def watch_epochs(
+    estimator: Any, X: Any, y: Any, sample_weight: Any
+) -> Callable[..., AbstractContextManager[None]] | None:
+    """Return what tells callbacks of a training, if there are callbacks."""
+    if not _callbacks_of(estimator):
+        return None
+    return partial(_tell_of_epochs, estimator, _told(estimator, X, y, sample_weight))
+
+
+@contextmanager
+def _tell_of_epochs(
+    estimator: Any, told: dict[str, Any], loop: Any, learned: Callable[[], Any]
+) -> Iterator[None]:
+    """Tell callbacks of a training, a task in that of the fit, and of each epoch, a task in it.
+
+    The number of epochs is known when the loop is there, and not when the fit begins.
+    """
+    training = estimator._callback_fit_ctx.subcontext("train", max_subtasks=loop.settings.n_epochs)
+    epoch, after_epoch = None, loop.after_epoch
+
+    def begin() -> None:
+        nonlocal epoch
+        epoch = training.subcontext("epoch").call_on_fit_task_begin(**told)
+
+    def end(loop: Any) -> None:
+        after_epoch(loop)
+        if epoch is not None:  # before the first, the model is only scored
+            loop.is_stopped = epoch.call_on_fit_task_end(**told, reconstruction_attributes=fitted)
+
+    def fitted() -> dict[str, Any]:
+        return {"trained_": learned(), "_has_been_fitted": True}
+
+    training.call_on_fit_task_begin(**told)
+    loop.before_epoch, loop.after_epoch = begin, end
+    yield
+    training.call_on_fit_task_end(**told)
+
+
+def has_watchers(estimator: Any) -> bool:
+    """Return whether there are callbacks that have to see each epoch: all but progress bars."""
+    return any(not isinstance(each, _callback.ProgressBar) for each in _callbacks_of(estimator))
+
+
+def without_callbacks(estimator: Any) -> Any:
+    """Take the callbacks off an estimator, for a fit inside of its own."""
+    if _callback is not None:
+        estimator.set_callbacks()
+    return estimator
+
+
+def _callbacks_of(estimator: Any) -> list[Any]:
+    """Return the callbacks of an estimator, and those that were propagated to it."""
+    callbacks: list[Any] = getattr(estimator, "_skl_callbacks", [])
+    return callbacks
+
+
+def _told(estimator: Any, X: Any, y: Any, sample_weight: Any) -> dict[str, Any]:
+    """Return what callbacks are told of each task."""
+    metadata = None if sample_weight is None else {"sample_weight": sample_weight}
+    return {"estimator": estimator, "X": X, "y": y, "metadata": metadata}
 
 
 def with_index(estimator: Any, vectors: Any, X: Any) -> Any:

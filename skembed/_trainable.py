@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import time
 from abc import abstractmethod
+from collections.abc import Callable
 from dataclasses import fields
 from functools import partial
 from pathlib import Path
@@ -22,6 +23,7 @@ from skembed._base import BaseEmbedder
 from skembed._inputs import CheckedRows
 from skembed._later import later
 from skembed._parameters import plain
+from skembed._sklearn import has_watchers, watch_epochs, without_callbacks
 from skembed.engine import Embedded
 from skembed.exceptions import (
     InvalidInputError,
@@ -134,7 +136,8 @@ class TrainableEmbedder(BaseEmbedder):
         def embed_without(fold: int, others: CheckedRows) -> Embedded:
             folder = self.training.checkpoint
             place = None if folder is None else Path(folder) / f"fold_{fold}"
-            other = clone(self).set_params(training__cross_fit=None, training__checkpoint=place)
+            other = without_callbacks(clone(self))
+            other.set_params(training__cross_fit=None, training__checkpoint=place)
             other._fit_trained(others, y, sample_weight)
             embedded: Embedded = other._embed(rows)
             return embedded
@@ -199,7 +202,9 @@ class TrainableEmbedder(BaseEmbedder):
         self.__dict__.pop("trained_", None)
         self._is_learning = True
         try:
-            rows = self._fit_rows(X, y, partial(self._train, before, sample_weight, step))
+            watch = watch_epochs(self, X, y, sample_weight)
+            learn = partial(self._train, before, sample_weight, step, watch)
+            rows = self._fit_rows(X, y, learn, sample_weight)
         except BaseException:
             self.__dict__.pop("_present", None)  # the model before it was trained
             if before is not None:  # what was learned before is not lost
@@ -242,6 +247,7 @@ class TrainableEmbedder(BaseEmbedder):
         before: TrainedState | None,
         sample_weight: Any,
         step: dict[str, Any],
+        watch: Callable[..., Any] | None,
         rows: CheckedRows,
         y: Any,
     ) -> None:
@@ -263,6 +269,8 @@ class TrainableEmbedder(BaseEmbedder):
                 made_with=self._made_with(self._settings()),
                 title=f"{owner}: training" if self.verbose else None,
                 drops_bad_rows=self.on_error == "nan",
+                watch=watch,
+                trains_anew=has_watchers(self),
                 **step,
             )
         except SkembedError as error:

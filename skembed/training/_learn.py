@@ -6,7 +6,7 @@ Knows encoders and strategies, never estimators or modalities.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from contextlib import closing
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -92,6 +92,8 @@ def learn(
     made_with: Mapping[str, str] | None = None,
     title: str | None = None,
     drops_bad_rows: bool = False,
+    watch: Callable[..., AbstractContextManager[None]] | None = None,
+    trains_anew: bool = False,
 ) -> TrainedState:
     """Train on good rows, and return what was learned.
 
@@ -121,6 +123,11 @@ def learn(
         Of a progress bar.
     drops_bad_rows : bool
         Whether rows that cannot be embedded are left out, or refused.
+    watch : callable or None
+        Makes the context in which the loop runs, of the loop and of what returns its state by now.
+    trains_anew : bool
+        Whether the store is not asked for what was learned before, and does not keep it: `watch`
+        has to see each epoch.
     """
     made_with, known = dict(made_with or {}), state_of(before)
     name = f"{owner}(training={type(strategy).__name__}(...))"
@@ -139,13 +146,14 @@ def learn(
     if is_step:
         changes = {"n_epochs": 1, "validation_fraction": None, "checkpoint": None}
         strategy = clone(strategy).set_params(**changes)
-    task = _Task(strategy, encoder, rows, targets, store, before, is_step, title)
+    task = _Task(strategy, encoder, rows, targets, store, before, is_step, title, watch)
     if is_step:
         return _train(task, None, made_with)
     computes_in = str(training_dtype(strategy, encoder))
     key = key_of_training(strategy, encoder, rows, targets, made_with, computes_in, known)
     train = partial(_train, task, key, made_with)
-    return train_once(store, key, train, made_with=made_with, classes=targets.classes)
+    kept_in = None if trains_anew else store
+    return train_once(kept_in, key, train, made_with=made_with, classes=targets.classes)
 
 
 def check_targets_of(
@@ -186,6 +194,7 @@ class _Task:
     before: BackboneEncoder | None
     is_step: bool
     title: str | None
+    watch: Callable[..., AbstractContextManager[None]] | None
 
 
 def _train(task: _Task, key: bytes | None, made_with: dict[str, str]) -> TrainedState:
@@ -228,14 +237,25 @@ def _trained(task: _Task, key: bytes | None, made_with: dict[str, str]) -> Train
         if checkpoint is not None:
             checkpoint.resume(loop)
             loop.after_epoch = checkpoint.save
-        with closing(Progress(task.title, loop.settings.n_epochs * objective.n_rows)) as bar:
+        learned = partial(_learned, task, made_with, module, loop)
+        watched = nullcontext() if task.watch is None else task.watch(loop, learned)
+        bar = Progress(task.title, loop.settings.n_epochs * objective.n_rows)
+        with closing(bar), watched:
             loop.tell = lambda n_rows, loss: bar.update(n_rows, f"loss {loss:.3g}")
             loop.run()
-    history, arrays = loop.history, arrays_of(module, strategy.method)
-    if start.before is not None:  # what is frozen now, and was trained before, stays as it was
-        arrays = {**start.before.arrays, **arrays}
-    if task.is_step and start.before is not None:
-        history = with_history(start.before, history)
+    return learned()
+
+
+def _learned(task: _Task, made_with: dict[str, str], module: Any, loop: Loop) -> TrainedState:
+    """Return what the module has learned by now."""
+    strategy, before = task.strategy, state_of(task.before)
+    history = {name: [*values] for name, values in loop.history.items()}
+    arrays = arrays_of(module, strategy.method)
+    if before is not None:  # what is frozen now, and was trained before, stays as it was
+        arrays = {**before.arrays, **arrays}
+    if task.is_step and before is not None:
+        history = with_history(before, history)
+    head = loop.objective.head.named_parameters()
     return TrainedState(
         method=strategy.method,
         arrays=arrays,
@@ -243,7 +263,7 @@ def _trained(task: _Task, key: bytes | None, made_with: dict[str, str]) -> Train
         made_with=made_with,
         history=history,
         lora_scale=lora_scale(strategy.lora_rank, strategy.lora_alpha),
-        head={n: p.detach().cpu().numpy() for n, p in objective.head.named_parameters()},
+        head={name: p.detach().cpu().numpy().copy() for name, p in head},
         kind=task.targets.kind,
         classes=task.targets.classes,
         versions=dict(releases_of("torch", "transformers")),

@@ -80,6 +80,10 @@ class Loop:
         The attributes, beside weights and the optimizer's moments, that the rest depends on.
     after_epoch : callable
         Called with the loop when an epoch has ended, and before the first.
+    before_epoch : callable
+        Called when an epoch begins.
+    is_stopped : bool
+        Whether no epoch is to follow; `after_epoch` may set it.
     """
 
     progress = ("history", "best_score", "n_worse", "n_done", "budget")
@@ -109,6 +113,8 @@ class Loop:
         self.best_head: dict[str, Tensor] = {}
         self.best_score, self.n_worse, self.n_done = -math.inf, 0, 0
         self.after_epoch: Callable[[Loop], None] = lambda loop: None
+        self.before_epoch: Callable[[], None] = lambda: None
+        self.is_stopped = False
         self.optimizer = self._make_optimizer()
         self._n_steps = settings.n_epochs * objective.n_batches()
 
@@ -116,7 +122,8 @@ class Loop:
         """Train from where it stands; the best weights are in the module afterwards."""
         if not self.history["epoch"]:
             self._end_epoch(self.settings.n_before, math.nan, time.perf_counter(), 0)
-        while not self.is_over:
+        while not (self.is_over or self.is_stopped):
+            self.before_epoch()
             started = time.perf_counter()
             epoch = self.history["epoch"][-1] + 1
             loss, n_rows = self._run_epoch(epoch)
