@@ -87,14 +87,14 @@ def _tell_of_epochs(
     The number of epochs is known when the loop is there, and not when the fit begins.
     """
     training = estimator._callback_fit_ctx.subcontext("train", max_subtasks=loop.settings.n_epochs)
-    epoch, after_epoch = None, loop.after_epoch
+    epoch, hooks = None, (loop.before_epoch, loop.after_epoch)
 
     def begin() -> None:
         nonlocal epoch
         epoch = training.subcontext("epoch").call_on_fit_task_begin(**told)
 
     def end(loop: Any) -> None:
-        after_epoch(loop)
+        hooks[1](loop)
         if epoch is not None:  # before the first, the model is only scored
             loop.is_stopped = epoch.call_on_fit_task_end(**told, reconstruction_attributes=fitted)
 
@@ -103,12 +103,18 @@ def _tell_of_epochs(
 
     training.call_on_fit_task_begin(**told)
     loop.before_epoch, loop.after_epoch = begin, end
-    yield
+    try:
+        yield
+    finally:
+        loop.before_epoch, loop.after_epoch = hooks  # `end` holds the loop
     training.call_on_fit_task_end(**told)
 
 
 def has_watchers(estimator: Any) -> bool:
-    """Return whether there are callbacks that have to see each epoch: all but progress bars."""
+    """Return whether callbacks have to see each epoch, as all but progress bars do.
+
+    Any of them may score it, or stop the training.
+    """
     return any(not isinstance(each, _callback.ProgressBar) for each in _callbacks_of(estimator))
 
 

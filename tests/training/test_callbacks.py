@@ -1,8 +1,10 @@
 """scikit-learn's callbacks see each epoch of a training, and may stop it."""
 
+import gc
 import pickle
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 from textwrap import dedent
 
@@ -105,6 +107,23 @@ def test_they_change_nothing_of_what_is_learned(embedder):
     alone = embedder(FineTune("lora", n_epochs=2)).fit(X, Y)
     assert watched.trained_.digest == alone.trained_.digest
     assert watched.history_["loss"] == alone.history_["loss"]
+
+
+def test_the_module_that_was_trained_is_freed_after_fit(embedder, monkeypatch):
+    seen, finished = [], _learn.Finished
+
+    def seen_when_made(module, *args):
+        seen.append(weakref.ref(module))
+        return finished(module, *args)
+
+    monkeypatch.setattr(_learn, "Finished", seen_when_made)
+    gc.collect()
+    gc.disable()
+    try:
+        embedder(clone(HEAD).set_params(method="full")).set_callbacks(Recording()).fit(X, Y)
+        assert [ref() for ref in seen] == [None]
+    finally:
+        gc.enable()
 
 
 def test_a_step_is_one_epoch(embedder):
