@@ -269,11 +269,11 @@ def test_a_progress_bar_shows_the_epochs(embedder, callback, capsys):
 
 def test_a_progress_bar_has_nothing_trained_twice(embedder, callback, tmp_path, monkeypatch):
     pytest.importorskip("rich")
-    n_loops, run = [], _learn._run
-    monkeypatch.setattr(_learn, "_run", lambda *args: n_loops.append(1) or run(*args))
+    n_trainings, train = [], _learn._trained
+    monkeypatch.setattr(_learn, "_trained", lambda *args: n_trainings.append(1) or train(*args))
     for _ in range(2):
         embedder(HEAD, cache=tmp_path).set_callbacks(callback.ProgressBar()).fit(X, Y)
-    assert len(n_loops) == 1
+    assert len(n_trainings) == 1
 
 
 # Without ---------------------------------------------------------------------------------------
