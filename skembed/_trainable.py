@@ -193,9 +193,8 @@ class TrainableEmbedder(BaseEmbedder):
     def _warn_of_unlearned(self, rows: CheckedRows) -> None:
         """Warn of bad rows that were left out; `fit_transform` warns of them as rows of NaN."""
         if self.training is not None and rows.faults:
-            what = "pairs" if rows.n_sides > 1 else "rows"
             warn_user(
-                f"{len(rows.faults):,} of {rows.n_rows:,} {what} were not learned from:"
+                f"{len(rows.faults):,} of {rows.n_rows:,} {rows.noun}s were not learned from:"
                 f"{describe_rows(rows.faults, rows.labels)}",
                 InvalidRowsWarning,
             )
@@ -242,10 +241,7 @@ class TrainableEmbedder(BaseEmbedder):
     def _checked(self, X: Any) -> CheckedRows:
         if not (self.__dict__.get("_is_learning") and self._are_pairs(X)):
             return super()._checked(X)
-        rows = check_pairs(X, self._check_rows)
-        if self.on_error == "raise":
-            self._refuse_or_warn(rows.faults, rows)
-        return rows
+        return check_pairs(X, self._check_rows, drops_bad=self.on_error == "nan")
 
     def _train(
         self,

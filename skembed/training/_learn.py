@@ -204,7 +204,7 @@ def _train(task: _Task, key: bytes | None, made_with: dict[str, str]) -> Trained
         rows = task.rows
         faults = {int(rows.positions[i]): why for i, why in error.faults.items()}
         raise InvalidRowsError(
-            f"{len(faults):,} of {rows.n_rows:,} rows cannot be learned from:"
+            f"{len(faults):,} of {rows.n_rows:,} {rows.noun}s cannot be learned from:"
             f"{describe_rows(faults, rows.labels)}\nFix or drop them.",
             faults,
         ) from None
