@@ -98,6 +98,21 @@ def test_a_batch_has_several_rows_of_each_class_that_it_has(n_classes):
         assert len(counts) > 1
 
 
+@pytest.mark.parametrize("batch_size", [2, 3, 4, 8, 32])
+@pytest.mark.parametrize("counts", [(7, 7, 7), (3, 5, 90, 11), (2,) * 20, (5,) * 40, (130, 9)])
+def test_no_row_is_alone_of_its_class_in_a_batch(counts, batch_size):
+    y = np.repeat(np.arange(len(counts)), counts)
+    strategy = Contrastive(batch_size=batch_size, validation_fraction=None)
+    objective = objective_of(strategy, y, len(y))
+    for seed in range(5):
+        batches = [batch.rows for batch in objective.batches(np.random.default_rng(seed))]
+        assert sorted(np.concatenate(batches)) == list(range(len(y)))
+        assert len(batches) == objective.n_batches()
+        for rows in batches:
+            assert np.unique(y[rows], return_counts=True)[1].min() >= 2
+            assert len(rows) <= 1.5 * batch_size + 7
+
+
 def test_a_rare_class_comes_into_batches_with_others():
     y = np.array([0] * 300 + [1] * 4)
     objective = objective_of(Contrastive(validation_fraction=None), y, len(y))
@@ -150,7 +165,7 @@ def test_too_few_rows_to_hold_out_keep_the_last_epoch(embedder_of):
     assert np.abs(embedder.trained_.arrays["projection.weight"] - np.eye(32)).max() > 1e-4
 
 
-@pytest.mark.parametrize("n_batches", [2, 7, 50])
+@pytest.mark.parametrize("n_batches", [2, 8, 50])
 def test_few_rows_are_seen_often_and_many_once(embedder_of, n_batches):
     embedder = embedder_of(method="head", n_epochs="auto", batch_size=2, validation_fraction=None)
     embedder.fit(TEXTS[: 2 * n_batches], ([0, 1, 1, 0] * 25)[: 2 * n_batches])
