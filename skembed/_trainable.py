@@ -65,10 +65,8 @@ class TrainableEmbedder(BaseEmbedder):
     # these were is known by their digest, the next only slice and scale, and the last one changes
     # no row that can be read without it.
     _are_free: ClassVar[frozenset[str]] = frozenset(
-        (
-            *("model", "weights", "revision", "trust_remote_code", *_OBJECTS),
-            *("dtype", "normalize", "n_components", "reads_cut_files"),
-        )
+        {"model", "weights", "revision", "trust_remote_code", *_OBJECTS}
+        | {"dtype", "normalize", "n_components", "reads_cut_files"}
     )
 
     _encoder: Any
@@ -314,8 +312,7 @@ class TrainableEmbedder(BaseEmbedder):
     def _changed_since(self, state: TrainedState, settings: Any) -> dict[str, str]:
         """Return the user's parameters that decide what is learned and were others in `fit`."""
         was, now = state.made_with, self._made_with(settings)
-        strategy = was.get("training__strategy")
-        if strategy != now["training__strategy"]:
+        if (strategy := was.get("training__strategy")) != now["training__strategy"]:
             return {"training": f"{strategy}(...)".replace("'", "")}
         changed = [self._as_parameter(k, f"{was.get(k)}") for k in now if was.get(k) != now[k]]
         before, after = self.__dict__.get("_learned_with", {}), self._objects()
