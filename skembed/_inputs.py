@@ -45,6 +45,11 @@ class CheckedRows:
     labels: Sequence[Any] | None = None  # the index of a Series or frame, for messages
     n_sides: int = 1
 
+    @property
+    def noun(self) -> str:
+        """What messages call one: "row", "pair" or "triplet"."""
+        return ("row", "pair", "triplet")[self.n_sides - 1]
+
 
 def take(rows: CheckedRows, where: NDArray[np.int64]) -> CheckedRows:
     """Return some of the good rows, which stay where they stood."""

@@ -35,10 +35,14 @@ from skembed.exceptions import (
 )
 from skembed.store import resolve_store
 from skembed.training import Contrastive, FineTune, Strategy, TrainedState, check_pairs
+from skembed.weights import fingerprint
 
 __all__ = ["TrainableEmbedder"]
 
 Trainable = TypeVar("Trainable", bound="TrainableEmbedder")
+
+_OBJECTS = ("tokenizer", "preprocess")
+"""Parameters that decide what is learned and are objects: their text says too little."""
 
 _learn = later("skembed.training._learn", "learn")
 _cross_fit = later("skembed.training._cross_fit", "cross_fit")
@@ -58,12 +62,11 @@ class TrainableEmbedder(BaseEmbedder):
     _is_private: ClassVar[tuple[str, ...]] = (*BaseEmbedder._is_private, "_is_learning")
 
     # What does not tie trained weights to the parameters they were trained with: which weights
-    # these were is known by their digest, and the others only slice and scale.
+    # these were is known by their digest, the next only slice and scale, and the last one changes
+    # no row that can be read without it.
     _are_free: ClassVar[frozenset[str]] = frozenset(
-        (
-            *("model", "weights", "revision", "trust_remote_code", "tokenizer", "preprocess"),
-            *("dtype", "normalize", "n_components"),
-        )
+        {"model", "weights", "revision", "trust_remote_code", *_OBJECTS}
+        | {"dtype", "normalize", "n_components", "reads_cut_files"}
     )
 
     _encoder: Any
@@ -188,9 +191,8 @@ class TrainableEmbedder(BaseEmbedder):
     def _warn_of_unlearned(self, rows: CheckedRows) -> None:
         """Warn of bad rows that were left out; `fit_transform` warns of them as rows of NaN."""
         if self.training is not None and rows.faults:
-            what = "pairs" if rows.n_sides > 1 else "rows"
             warn_user(
-                f"{len(rows.faults):,} of {rows.n_rows:,} {what} were not learned from:"
+                f"{len(rows.faults):,} of {rows.n_rows:,} {rows.noun}s were not learned from:"
                 f"{describe_rows(rows.faults, rows.labels)}",
                 InvalidRowsWarning,
             )
@@ -237,10 +239,7 @@ class TrainableEmbedder(BaseEmbedder):
     def _checked(self, X: Any) -> CheckedRows:
         if not (self.__dict__.get("_is_learning") and self._are_pairs(X)):
             return super()._checked(X)
-        rows = check_pairs(X, self._check_rows)
-        if self.on_error == "raise":
-            self._refuse_or_warn(rows.faults, rows)
-        return rows
+        return check_pairs(X, self._check_rows, drops_bad=self.on_error == "nan")
 
     def _train(
         self,
@@ -276,6 +275,11 @@ class TrainableEmbedder(BaseEmbedder):
         except SkembedError as error:
             # It says all: a page of the library's own frames would only hide it.
             raise error.with_traceback(None) from error.__cause__
+        self._learned_with = self._objects()
+
+    def _objects(self) -> dict[str, Any]:
+        params = self.get_params(deep=False)
+        return {name: params[name] for name in _OBJECTS if params.get(name) is not None}
 
     def _made_with(self, settings: Any) -> dict[str, str]:
         """Return the parameters that decide what is learned from rows, as text."""
@@ -296,15 +300,31 @@ class TrainableEmbedder(BaseEmbedder):
                 f"This {type(self).__name__} has training={type(self.training).__name__}(...) and "
                 "has not been fitted; call fit(X, y) first."
             )
-        now = self._made_with(settings)
-        changed = [key for key in now if state.made_with.get(key) != now[key]]
+        changed = self._changed_since(state, settings)
         if changed:
-            said = ", ".join(f"{key} was {state.made_with.get(key)}" for key in changed)
+            said = ", ".join(f"{name} was {value}" for name, value in changed.items())
             raise NotFittedError(
                 f"This {type(self).__name__} was fitted with other parameters: {said}. Fit again, "
                 "or set them back."
             )
         return state
+
+    def _changed_since(self, state: TrainedState, settings: Any) -> dict[str, str]:
+        """Return the user's parameters that decide what is learned and were others in `fit`."""
+        was, now = state.made_with, self._made_with(settings)
+        if (strategy := was.get("training__strategy")) != now["training__strategy"]:
+            return {"training": f"{strategy}(...)".replace("'", "")}
+        changed = [self._as_parameter(k, f"{was.get(k)}") for k in now if was.get(k) != now[k]]
+        before, after = self.__dict__.get("_learned_with", {}), self._objects()
+        for name in sorted(before.keys() | after.keys()):
+            old, new = before.get(name), after.get(name)
+            if old is not new and (None in (old, new) or fingerprint(old) != fingerprint(new)):
+                changed.append((name, "None" if old is None else "another"))
+        return dict(changed)
+
+    def _as_parameter(self, setting: str, value: str) -> tuple[str, str]:
+        """Return the user's parameter that a setting comes from, and what it was, as text."""
+        return setting, value
 
     @property
     def history_(self) -> dict[str, list[Any]]:

@@ -282,6 +282,11 @@ class ImageEmbedder(PretrainedEmbedder):
             "reads_cut_files": bool(ImageFile.LOAD_TRUNCATED_IMAGES),
         }
 
+    def _as_parameter(self, setting: str, value: str) -> tuple[str, str]:
+        if setting == "image_size":
+            return "image_shape", value
+        return super()._as_parameter(setting, value)
+
     def _make_report(self, report: EmbeddingReport) -> ImageReport:
         return ImageReport(**vars(report))
 

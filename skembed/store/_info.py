@@ -19,11 +19,14 @@ class StoreInfo:
     n_entries, n_bytes : int
         Vectors currently kept, and their bytes: in the folder, or in memory if there is none.
     max_bytes : int or None
-        The limit on `n_bytes`.
+        The limit on `n_bytes`, and on `n_trained_bytes`.
     n_hits, n_misses : int
         Rows found and not found by this object since it was created, in this process.
     n_evicted, n_damaged : int
         Vectors dropped to stay within the limit, and vectors found damaged.
+    n_trained, n_trained_bytes : int
+        Trainings whose weights are kept in the folder, and their bytes. In memory they are counted
+        among the vectors.
     """
 
     path: Path | None
@@ -34,12 +37,16 @@ class StoreInfo:
     n_misses: int
     n_evicted: int
     n_damaged: int
+    n_trained: int = 0
+    n_trained_bytes: int = 0
 
     def __repr__(self) -> str:
         bound = "" if self.max_bytes is None else f" of {_human(self.max_bytes)}"
+        trained = f"; {self.n_trained:,} trainings, {_human(self.n_trained_bytes)}"
         return (
             f"StoreInfo({str(self.path) if self.path else 'in memory'}: {self.n_entries:,} vectors,"
-            f" {_human(self.n_bytes)}{bound}; {self.n_hits:,} hits, {self.n_misses:,} misses,"
+            f" {_human(self.n_bytes)}{bound}{trained if self.n_trained else ''};"
+            f" {self.n_hits:,} hits, {self.n_misses:,} misses,"
             f" {self.n_evicted:,} evicted, {self.n_damaged:,} damaged)"
         )
 

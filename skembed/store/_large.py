@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from uuid import uuid4
 
-__all__ = ["Pieces", "drop_large", "read_large", "write_large", "write_whole"]
+__all__ = ["Pieces", "count_large", "drop_large", "read_large", "write_large", "write_whole"]
 
 _FOLDER = "large"
 
@@ -37,11 +37,7 @@ def write_large(folder: Path, key: bytes, pieces: Pieces, max_bytes: int) -> Non
         return
     (folder / _FOLDER).mkdir(exist_ok=True)
     write_whole(folder / _FOLDER / key.hex(), pieces)
-    found = []
-    for path in (folder / _FOLDER).iterdir():
-        with suppress(FileNotFoundError):  # dropped by another process
-            status = path.stat()
-            found.append((status.st_mtime_ns, status.st_size, path))
+    found = _find(folder, "*")
     surplus = sum(size for _, size, _ in found) - max_bytes
     for _, size, path in sorted(found):
         if surplus <= 0:
@@ -50,9 +46,25 @@ def write_large(folder: Path, key: bytes, pieces: Pieces, max_bytes: int) -> Non
         surplus -= size
 
 
+def count_large(folder: Path) -> tuple[int, int]:
+    """Return how many values there are, and their bytes."""
+    sizes = [size for _, size, _ in _find(folder, "[!.]*")]
+    return len(sizes), sum(sizes)
+
+
 def drop_large(folder: Path) -> None:
     """Drop every value."""
     shutil.rmtree(folder / _FOLDER, ignore_errors=True)
+
+
+def _find(folder: Path, pattern: str) -> list[tuple[int, int, Path]]:
+    """Return when the values of a folder were last used, their bytes and their files."""
+    found = []
+    for path in (folder / _FOLDER).glob(pattern):
+        with suppress(FileNotFoundError):  # dropped by another process
+            status = path.stat()
+            found.append((status.st_mtime_ns, status.st_size, path))
+    return found
 
 
 def write_whole(path: Path, pieces: Iterable[bytes | memoryview]) -> None:

@@ -21,7 +21,7 @@ from skembed.store._claims import claims_of
 from skembed.store._errors import STORE_ERRORS, StaleError, describe_failure, is_full
 from skembed.store._folder import Folder, close_folders, leave_folder, open_folder
 from skembed.store._info import StoreInfo
-from skembed.store._large import Pieces, drop_large, read_large, write_large
+from skembed.store._large import Pieces, count_large, drop_large, read_large, write_large
 from skembed.store._memory import MemoryTier
 from skembed.store._run import run_limit
 
@@ -217,6 +217,8 @@ class EmbeddingStore:
         """Return what the store holds, and its statistics."""
         count = self._on_disk(lambda folder: folder.vectors.count())
         n_entries, n_bytes = count or (len(self._memory), self._memory.n_bytes)
+        large = self._on_disk(lambda folder: count_large(folder.path))
+        n_trained, n_trained_bytes = large or (0, 0)
         self._tell()
         counts = self._counts
         return StoreInfo(
@@ -228,6 +230,8 @@ class EmbeddingStore:
             n_misses=counts["misses"],
             n_evicted=self._memory.n_evicted if self.path is None else counts["evicted"],
             n_damaged=counts["damaged"],
+            n_trained=n_trained,
+            n_trained_bytes=n_trained_bytes,
         )
 
     def clear(self) -> None:

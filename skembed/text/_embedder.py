@@ -287,6 +287,11 @@ class TextEmbedder(PretrainedEmbedder):
     def _other_settings(self) -> dict[str, Any]:
         return {"in_chunks": self.on_truncate == "mean_of_chunks"}
 
+    def _as_parameter(self, setting: str, value: str) -> tuple[str, str]:
+        if setting == "in_chunks":
+            return "on_truncate", f"{'' if value == 'True' else 'not '}'mean_of_chunks'"
+        return super()._as_parameter(setting, value)
+
     def _refuse(self, rows: CheckedRows) -> None:
         encoder, limit = self._encoder, self._encoder.limit
         if self.on_truncate != "raise" or limit is None:

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from functools import cached_property
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -209,20 +211,34 @@ class Classes(_Contrast):
     def batches(self, rng: np.random.Generator) -> Iterator[Batch]:
         """Yield batches with several rows of each class, and all classes alike in each part.
 
-        The rows of a class are put into groups, whose places are spread over the epoch.
+        The rows of a class are put into groups, whose places are spread over the epoch. A group is
+        whole in its batch: a row alone would have none of its class beside it.
         """
-        classes = self._of(self.train)
-        present = np.unique(classes)
+        classes, groups, places = self._of(self.train), [], []
+        for each, n in self._n_groups.items():
+            groups += np.array_split(rng.permutation(self.train[classes == each]), n)
+            places.append((np.arange(n) + rng.random(n)) / n)
+        groups = [groups[i] for i in np.argsort(np.concatenate(places))]
+        sizes = np.array([len(group) for group in groups])
+        n_batches, steps = self.n_batches(), np.arange(1, self.n_batches())
+        # The ends of groups that are nearest to those of equal batches, none twice.
+        cuts = np.searchsorted(np.cumsum(sizes) - sizes / 2, steps * sizes.sum() / n_batches)
+        most = len(groups) - n_batches
+        cuts = steps + np.maximum.accumulate(np.clip(cuts - steps, 0, most))
+        for start, end in pairwise([0, *cuts.tolist(), len(groups)]):
+            yield Batch(np.concatenate(groups[start:end]))
+
+    def n_batches(self) -> int:
+        """Return how many batches an epoch has."""
+        return min(super().n_batches(), sum(self._n_groups.values()))
+
+    @cached_property
+    def _n_groups(self) -> dict[int, int]:
+        """How many groups the rows of each class are put into."""
+        present, counts = np.unique(self._of(self.train), return_counts=True)
         size = min(_MOST_OF_A_CLASS, max(2, self.strategy.batch_size // len(present)))
-        groups, places = [], []
-        for each in present:
-            members = rng.permutation(self.train[classes == each])
-            own = np.array_split(members, max(1, len(members) // size))
-            groups += own
-            places.append((np.arange(len(own)) + rng.random(len(own))) / len(own))
-        order = np.argsort(np.concatenate(places))
-        for chunk in self._chunks(np.concatenate([groups[i] for i in order])):
-            yield Batch(chunk)
+        n_each = np.maximum(1, counts // size)
+        return dict(zip(present.tolist(), n_each.tolist(), strict=True))
 
     def loss(self, vectors: Tensor, batch: Batch, positions: Sequence[int] | None = None) -> Tensor:
         """Return the loss of all pairs in a batch."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from numbers import Integral, Real
 from typing import Any, ClassVar
 
@@ -49,28 +49,20 @@ class Contrastive(Strategy):
     batch_size : int, default=32
         Rows per step, or pairs. Of labels, a batch has several rows of each class in it. Equal rows
         in a batch are never negatives of each other.
-    learning_rate : float or "auto", default="auto"
-        Of AdamW after the warm-up. "auto" is 5e-5 for "full", 5e-4 for "lora", 1e-3 for
-        "head", and 1e-3 for a model with random weights.
-    weight_decay, warmup, max_grad_norm : float, float, float or None, default=0.01, 0.1, 1.0
+    learning_rate, weight_decay, warmup, max_grad_norm
         As for `FineTune`.
     freeze, lora_rank, lora_alpha, lora_dropout, lora_targets
         As for `FineTune`.
     augment : bool, default=False
         Whether each epoch sees another random view of a row of labels or pairs.
     validation_fraction : float, "auto" or None, default="auto"
-        Share of the rows or pairs that is held out to choose the best epoch, of labels as many of
-        each class. None or 0 trains on all and keeps the last epoch; so does a share that is less
-        than one row of each class. "auto" is 0.1, if that is 20 or more: fewer do not tell epochs
-        apart.
+        Share of the rows, or pairs, that is held out to choose the best epoch, as for `FineTune`.
     scoring : str or callable, default="loss"
         By what epochs are compared on the rows held out. Of labels: a logistic regression on the
         vectors of the training rows (of 2,000, if there are more) is tried on them, and "loss" is
         its log loss; or a scorer of scikit-learn ("accuracy", "roc_auc_ovr"). Of pairs and views:
         the mean loss of fixed batches.
-    patience : int or None, default=None
-        Epochs without a better one after which training stops.
-    cross_fit, checkpoint, warm_start, dtype, random_state
+    patience, cross_fit, checkpoint, warm_start, dtype, random_state
         As for `FineTune`.
 
     See Also
@@ -106,11 +98,9 @@ class Contrastive(Strategy):
         "loss": [StrOptions({"auto", "supervised_contrastive", "cosine", "info_nce", "triplet"})],
         "temperature": [Interval(Real, 0, None, closed="neither")],
         "margin": [Interval(Real, 0, None, closed="left")],
-        "n_epochs": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"})],
         "batch_size": [Interval(Integral, 2, None, closed="left")],
     }
 
-    _learning_rates: ClassVar[Mapping[str, float]] = {"full": 5e-5, "lora": 5e-4, "head": 1e-3}
     _least_steps: ClassVar[int] = 20
 
     def __init__(

@@ -95,7 +95,8 @@ class FineTune(Strategy):
         unfinished.
     warm_start : bool, default=False
         Whether `fit` goes on from what the last `fit` or `partial_fit` learned: from its weights,
-        and its classifier where the classes are the same. The optimizer starts anew.
+        and its classifier where the classes are the same. The optimizer starts anew, and so does
+        `history_`, which is that of the last `fit` (`partial_fit` adds its epochs to it).
     dtype : {"auto", "float32", "bfloat16"}, default="auto"
         Format that products are computed in while training; weights stay in float32. "auto" is
         bfloat16 where the machine is faster in it and the model runs in it.

@@ -74,6 +74,12 @@ def load_trained(module: nn.Module, before: TrainedState) -> None:
     if before.method == "lora":
         own = {**lora_matrices(module)}
     for name, array in before.arrays.items():
+        if name not in own and before.method == "lora":
+            raise InvalidParameterError(
+                f"cannot go on from what was learned: {name.rpartition('.')[0]} had matrices "
+                "beside it, and has none with the present freeze and lora_targets. Let them adapt "
+                "as many layers as before, or set warm_start=False to begin anew."
+            )
         if name not in own:
             raise InvalidParameterError(
                 f"The model has no weights {name!r} to go on with: it is built otherwise than the "

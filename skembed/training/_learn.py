@@ -21,6 +21,8 @@ from skembed._inputs import CheckedRows, take
 from skembed.acceleration import prepare_for_training
 from skembed.engine import BackboneEncoder, Progress, embed
 from skembed.exceptions import (
+    InvalidInputError,
+    InvalidParameterError,
     InvalidRowsError,
     TrainingWarning,
     describe_rows,
@@ -57,7 +59,7 @@ from skembed.training._strategy import Strategy
 from skembed.training._supervised import check_labels, make_supervised
 from skembed.training._targets import Targets
 from skembed.training._trained import state_of
-from skembed.training._validation import find_folds
+from skembed.training._validation import find_folds, without_advice
 from skembed.weights import RandomSource, releases_of
 
 __all__ = ["check_targets_of", "folds_of", "learn"]
@@ -141,8 +143,9 @@ def learn(
     targets = check_targets_of(strategy, y, rows, name, sample_weight, **step)
     if step and known is not None:
         check_step(known, targets, name)
-    if strategy.cross_fit is not None and not is_step:  # before hours of training
-        folds_of(strategy, encoder, rows, targets)
+    if strategy.cross_fit is not None and rows.n_sides == 1 and not is_step:
+        folds = folds_of(strategy, encoder, rows, targets)
+        _check_folds(folds, strategy, y, rows, name, sample_weight)
     if is_step:
         changes = {"n_epochs": 1, "validation_fraction": None, "checkpoint": None}
         strategy = clone(strategy).set_params(**changes)
@@ -170,6 +173,23 @@ def folds_of(
     assert strategy.cross_fit is not None
     keys = equal_rows(encoder, rows.items)
     return find_folds(keys, targets, strategy.cross_fit, strategy.random_state or 0)
+
+
+def _check_folds(
+    folds: NDArray[np.int64], strategy: Strategy, y: Any, rows: CheckedRows, *given: Any
+) -> None:
+    """Refuse folds without which too little is left to learn from, before hours of training."""
+    for fold in range(folds.max() + 1):
+        others = np.flatnonzero(folds != fold)
+        try:
+            with without_advice():
+                check_targets_of(strategy, y, take(rows, others), *given)
+        except (InvalidInputError, InvalidParameterError) as error:
+            raise InvalidParameterError(
+                f"training__cross_fit={strategy.cross_fit}: {len(folds):,} rows are too few. One "
+                f"of the folds leaves {len(others):,} to learn from, which are refused:\n{error}\n"
+                "Give more rows, or set cross_fit to None or to another number of folds."
+            ) from None
 
 
 def _without_faults(
@@ -204,7 +224,7 @@ def _train(task: _Task, key: bytes | None, made_with: dict[str, str]) -> Trained
         rows = task.rows
         faults = {int(rows.positions[i]): why for i, why in error.faults.items()}
         raise InvalidRowsError(
-            f"{len(faults):,} of {rows.n_rows:,} rows cannot be learned from:"
+            f"{len(faults):,} of {rows.n_rows:,} {rows.noun}s cannot be learned from:"
             f"{describe_rows(faults, rows.labels)}\nFix or drop them.",
             faults,
         ) from None

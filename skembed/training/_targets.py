@@ -129,12 +129,38 @@ def _plain(array: NDArray[Any]) -> NDArray[Any]:
 def _with_class_weight(
     weights: NDArray[np.float32], class_weight: Any, array: NDArray[Any]
 ) -> NDArray[np.float32]:
+    if isinstance(class_weight, dict) and array.ndim == 1:
+        _check_class_weight(class_weight, _plain(array))
     try:
         of_classes = compute_sample_weight(class_weight, _plain(array))
     except ValueError as error:
         raise InvalidParameterError(f"class_weight={class_weight!r}: {error}") from None
     found: NDArray[np.float32] = (weights * of_classes).astype(np.float32)
     return found
+
+
+def _check_class_weight(class_weight: dict[Any, Any], array: NDArray[Any]) -> None:
+    """Refuse weights that are none, and classes that y has not.
+
+    As in scikit-learn, y may lack classes if all that it has are named: a fold of rows lacks some.
+    """
+    known = np.unique(array).tolist()
+    faults = [
+        f"class_weight[{label!r}]={weight!r:.60}: expected a finite number of at least 0."
+        for label, weight in class_weight.items()
+        if not (isinstance(weight, Real) and 0 <= float(weight) < np.inf)
+    ]
+    strange = [label for label in class_weight if label not in known]
+    unnamed = [label for label in known if label not in class_weight]
+    if strange and unnamed:
+        faults.append(
+            f"class_weight: y has no class {', '.join(map(repr, strange))}. Of those that it has, "
+            f"{', '.join(map(repr, unnamed))} are not in class_weight."
+        )
+    if not faults and not unnamed and not any(class_weight[label] for label in known):
+        faults.append("class_weight: expected a weight above 0 for some class of y.")
+    if faults:
+        raise InvalidParameterError("\n".join(faults))
 
 
 def _array_of(y: Any) -> NDArray[Any]:

@@ -73,7 +73,7 @@ def find_folds(
         if counts.max() >= n_folds:  # else each row may go anywhere
             splitter = StratifiedKFold
         if np.sum(counts > 0) == 2 and counts[counts > 0].min() < 2:
-            rare = targets.classes[int(np.flatnonzero(counts == 1)[0])]
+            rare = targets.classes.tolist()[int(np.flatnonzero(counts == 1)[0])]
             raise InvalidParameterError(
                 f"training__cross_fit={n_folds}: expected at least two distinct rows of each "
                 f"class, got one of {rare!r}: without it, a fold's model has one class only."

@@ -39,6 +39,20 @@ def test_what_is_too_large_is_not_kept_and_takes_no_others_place(store):
     assert store.get_large(KEYS[0]) == b"value"
 
 
+def test_values_are_counted(tmp_path):
+    store = EmbeddingStore(tmp_path / "store")
+    assert (store.info().n_trained, store.info().n_trained_bytes) == (0, 0)
+    store.put_many([b"vector"], [bytes(5)])
+    store.put_large(KEYS[0], [bytes(100)])
+    store.put_large(KEYS[1], [bytes(24), bytes(1000)])
+    (tmp_path / "store" / "large" / ".a-draft").write_bytes(b"half")
+    info = store.info()
+    assert (info.n_entries, info.n_trained, info.n_trained_bytes) == (1, 2, 1124)
+    assert "1 vectors, 5 B; 2 trainings, 1.1 KiB; 0 hits" in repr(info)
+    store.clear()
+    assert store.info().n_trained == 0
+
+
 def test_another_process_finds_it(tmp_path):
     EmbeddingStore(tmp_path).put_large(KEYS[0], [b"value"])
     code = """

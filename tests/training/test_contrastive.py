@@ -3,7 +3,6 @@
 import pickle
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
@@ -16,8 +15,6 @@ from skembed._inputs import CheckedRows
 from skembed.exceptions import (
     InvalidInputError,
     InvalidParameterError,
-    InvalidRowsError,
-    InvalidRowsWarning,
 )
 from skembed.training._contrast import check_contrast, make_contrast
 from skembed.training._similarity import class_cosine_loss
@@ -101,6 +98,21 @@ def test_a_batch_has_several_rows_of_each_class_that_it_has(n_classes):
         assert len(counts) > 1
 
 
+@pytest.mark.parametrize("batch_size", [2, 3, 4, 8, 32])
+@pytest.mark.parametrize("counts", [(7, 7, 7), (3, 5, 90, 11), (2,) * 20, (5,) * 40, (130, 9)])
+def test_no_row_is_alone_of_its_class_in_a_batch(counts, batch_size):
+    y = np.repeat(np.arange(len(counts)), counts)
+    strategy = Contrastive(batch_size=batch_size, validation_fraction=None)
+    objective = objective_of(strategy, y, len(y))
+    for seed in range(5):
+        batches = [batch.rows for batch in objective.batches(np.random.default_rng(seed))]
+        assert sorted(np.concatenate(batches)) == list(range(len(y)))
+        assert len(batches) == objective.n_batches()
+        for rows in batches:
+            assert np.unique(y[rows], return_counts=True)[1].min() >= 2
+            assert len(rows) <= 1.5 * batch_size + 7
+
+
 def test_a_rare_class_comes_into_batches_with_others():
     y = np.array([0] * 300 + [1] * 4)
     objective = objective_of(Contrastive(validation_fraction=None), y, len(y))
@@ -153,7 +165,7 @@ def test_too_few_rows_to_hold_out_keep_the_last_epoch(embedder_of):
     assert np.abs(embedder.trained_.arrays["projection.weight"] - np.eye(32)).max() > 1e-4
 
 
-@pytest.mark.parametrize("n_batches", [2, 7, 50])
+@pytest.mark.parametrize("n_batches", [2, 8, 50])
 def test_few_rows_are_seen_often_and_many_once(embedder_of, n_batches):
     embedder = embedder_of(method="head", n_epochs="auto", batch_size=2, validation_fraction=None)
     embedder.fit(TEXTS[: 2 * n_batches], ([0, 1, 1, 0] * 25)[: 2 * n_batches])
@@ -188,19 +200,6 @@ def test_labels_that_are_none_are_refused(embedder_of, y, message):
 # Pairs ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "container",
-    [list, lambda p: [list(pair) for pair in p], np.array, pd.DataFrame],
-    ids=["tuples", "lists", "array", "frame"],
-)
-def test_pairs_come_in_any_container(embedder_of, container):
-    expected = embedder_of(method="head").fit(PAIRS).trained_
-    assert (
-        embedder_of("pairs", method="head").fit(container(PAIRS)).trained_.digest == expected.digest
-    )
-    assert embedder_of(method="head").fit(container(PAIRS)).trained_.digest == expected.digest
-
-
 def test_partners_find_each_other(embedder_of):
     pairs = list(zip(TEXTS[:50], TEXTS[50:], strict=True))  # word by word
     embedder = embedder_of(n_epochs=20, validation_fraction=None).fit(pairs)
@@ -223,15 +222,6 @@ def test_similarities_are_learned(embedder_of):
     first, second = (embedder.transform(list(side)) for side in pairs.T)
     first, second = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (first, second))
     assert np.corrcoef((first * second).sum(1), scores)[0, 1] > 0.8
-
-
-@pytest.mark.parametrize("as_column", [np.vstack, lambda y: pd.DataFrame({"similarity": y})])
-def test_similarities_may_be_a_column_of_a_table(as_column):
-    scores = [0.5, 1.0, -1.0, 0.0]
-    plain, table = (
-        objective_of(Contrastive(), y, 4, n_sides=2) for y in (scores, as_column(scores))
-    )
-    np.testing.assert_array_equal(table.targets.values, plain.targets.values)
 
 
 @pytest.mark.parametrize("loss", ["auto", "triplet"])
@@ -268,54 +258,6 @@ def test_pairs_are_held_out_and_their_loss_compares_epochs(embedder_of):
     assert len(PAIRS) == 45
     assert embedder.history_["n_rows"] == [0, 46, 46, 46]
     assert np.isfinite(embedder.history_["score"]).all()
-
-
-def test_bad_sides_are_named_by_pair_and_side(embedder_of):
-    rows = [PAIRS[0], ("a fox", None), PAIRS[1], (3, "a dog"), ("a dog",), None]
-    message = (
-        r"4 of 6 rows .*(\n.*)*row 1: second of the pair: missing \(None\)(\n.*)*"
-        r"row 3: first of the pair: expected a str, got int: 3(\n.*)*"
-        r"row 4: expected a pair, got 1 rows(\n.*)*row 5: expected a pair, got NoneType"
-    )
-    with pytest.raises(InvalidRowsError, match=message) as caught:
-        embedder_of().fit(rows)
-    assert list(caught.value.faults) == [1, 3, 4, 5]
-    frame = pd.DataFrame(rows[:2] + rows[2:3], index=["x", "y", "z"])
-    with pytest.raises(InvalidRowsError, match=r"row 1 \(index 'y'\): second of the pair: missing"):
-        embedder_of().fit(frame)
-
-
-def test_bad_pairs_are_left_out_if_the_user_says_so(embedder_of):
-    bad = [*PAIRS[:7], ("a fox", None), *PAIRS[7:]]
-    embedder = embedder_of(method="head").set_params(on_error="nan")
-    with pytest.warns(InvalidRowsWarning, match="1 of 46 pairs were not learned from"):
-        embedder.fit(bad)
-    assert embedder.trained_.digest == embedder_of(method="head").fit(PAIRS).trained_.digest
-
-
-@pytest.mark.parametrize(
-    ("X", "y", "message"),
-    [
-        (PAIRS, [0.5] * 44, r"expected one similarity for each of 45 pairs, got 44"),
-        (PAIRS, [0.5] * 44 + [3.0], r"from -1 to 1; 1 of 45 are not:\n  row 44: 3\.0"),
-        (PAIRS, np.full(45, 3.0), r"45 of 45 are not:\n  rows 0, 1, .*: 3\.0"),
-        (PAIRS, ["same"] * 45, r"from -1 to 1; 45 of 45 are not"),
-        (PAIRS, [np.nan] + [0.5] * 44, r"from -1 to 1; 1 of 45 are not:\n  row 0: nan"),
-        ([(*pair, "x") for pair in PAIRS], [0.5] * 45, r"triplets have no similarities"),
-        (PAIRS[:1], None, r"expected two pairs or more, got 1"),
-        (TEXTS, None, r"Expected pairs or triplets of rows, as a list of tuples"),
-    ],
-)
-def test_pairs_that_are_none_are_refused(embedder_of, X, y, message):
-    with pytest.raises((InvalidInputError, InvalidRowsError), match=message):
-        embedder_of("pairs").fit(X, y)
-
-
-def test_fit_transform_of_pairs_says_what_to_do(embedder_of):
-    with pytest.raises(InvalidInputError, match=r"Call fit\(pairs\), then transform\(rows\)"):
-        embedder_of().fit_transform(PAIRS)
-    with pytest.raises(InvalidRowsError, match=r"expected a str, got tuple"):
-        embedder_of(method="head").fit(PAIRS).transform(PAIRS)
 
 
 # Views ----------------------------------------------------------------------------------------

@@ -160,8 +160,24 @@ def test_too_few_rows_for_the_folds_are_refused_before_anything_is_trained(embed
         clone(embedder).fit(["a cat", "a bill", "a cat"], ["pet", "money", "pet"])
 
 
+@pytest.mark.parametrize(
+    ("positives", "n_rows", "y", "reason"),
+    [
+        ("labels", 5, [*"ababa"], "leaves 2 .*\n.*two rows of one class"),
+        ("views", 3, None, "leaves 1 .*\n.*learns from two rows or more, got 1"),
+    ],
+)
+def test_folds_that_leave_too_little_are_refused_before_anything_is_trained(
+    positives, n_rows, y, reason
+):
+    made = TextEmbedder(training=Contrastive(positives, cross_fit=2), cache=None)
+    message = f"cross_fit=2: {n_rows} rows are too few. One of the folds {reason}"
+    with pytest.raises(InvalidParameterError, match=message):
+        made.fit(X[:n_rows], y)
+
+
 def test_a_class_of_one_of_two_is_refused(embedder):
-    with pytest.raises(InvalidParameterError, match=r"two distinct rows of each class.*'money'"):
+    with pytest.raises(InvalidParameterError, match=r"two distinct rows of .*, got one of 'money'"):
         clone(embedder).fit_transform(X[:7], Y[:7])
 
 

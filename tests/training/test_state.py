@@ -273,6 +273,11 @@ class TestWarmStart:
         with pytest.raises(InvalidParameterError, match=r"lora_rank=4 .* of rank \[8\]"):
             made.set_params(training__lora_rank=4).fit(X, Y)
 
+    def test_fewer_layers_with_matrices_are_an_error_that_says_why(self, embedder):
+        made = embedder(FineTune("lora", n_epochs=1, warm_start=True)).fit(X, Y)
+        with pytest.raises(InvalidParameterError, match=r"layer\.0\..* freeze and lora_targets"):
+            made.set_params(training__freeze=1).fit(X, Y)
+
 
 def n_trained_cores():
     """How many cores live that are neither those of a frozen model nor its copies."""

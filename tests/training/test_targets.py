@@ -166,7 +166,15 @@ def test_a_number_among_texts_is_named_and_no_class(y):
         (STRINGS, {"loss": "huber"}, "loss='huber' takes numbers, got 'b' for one"),
         ([0.5, 1, 2, 3], {"loss": "log_loss"}, "cannot learn from continuous targets with loss"),
         ([0.5, 1, 2, 3], {"class_weight": "balanced"}, "y is made of numbers"),
-        (STRINGS, {"class_weight": {"a": 1, "z": 2}}, "class_weight=.* are not in class_weight"),
+        (
+            STRINGS,
+            {"class_weight": {"a": -1, "y": math.nan, "z": math.inf, "b": "much"}},
+            r"^class_weight\['a'\]=-1: expected a finite number of at least 0\.\n"
+            r".*\['y'\]=nan: expected.*\n.*\['z'\]=inf: expected.*\n.*\['b'\]='much': expected.*\n"
+            r"class_weight: y has no class 'y', 'z'\. .* has, 'c' are not in class_weight\.$",
+        ),
+        (STRINGS, {"class_weight": {"a": 0, "b": 0, "c": 0}}, "above 0 for some class"),
+        ([[0, 1]] * 4, {"class_weight": {0: 1}}, "class_weight=.* list of dicts"),
         (STRINGS, {"sample_weight": [1, 2]}, r"one for each of 4 rows, got shape \(2,\)"),
         (STRINGS, {"sample_weight": [1, 2, -1, 1]}, "finite numbers of at least 0"),
         (STRINGS, {"sample_weight": [0, 0, 0, 0]}, "not all 0"),
@@ -182,7 +190,10 @@ def test_unusable_targets_are_refused(y, options, message):
 # Weights -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("class_weight", ["balanced", {"a": 5, "b": 1, "c": 0.5}])
+@pytest.mark.parametrize(
+    "class_weight",
+    ["balanced", {"a": 5, "b": 1, "c": 0.5}, {"a": 0}, {"a": 1, "b": 1, "c": 1, "not here": 3}],
+)
 def test_class_weights_are_those_of_scikit_learn(class_weight):
     weights = check(STRINGS, class_weight=class_weight).weights
     np.testing.assert_allclose(weights, compute_sample_weight(class_weight, STRINGS), rtol=1e-6)
