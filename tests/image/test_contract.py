@@ -38,8 +38,12 @@ with warnings.catch_warnings():
     # It says that it skips most of its checks for rows of images: those above stand in for them.
     warnings.simplefilter("ignore", SkipTestWarning)
     every = parametrize_with_checks([of_any_size()], expected_failed_checks=lambda _: {})
+    cases = list(every.args[1])
+    # The address of a function would differ between the processes that share the tests.
     scikit_learns_checks = pytest.mark.parametrize(
-        every.args[0], list(every.args[1]), **every.kwargs
+        every.args[0],
+        cases,
+        ids=[f"{i}-{check.func.__name__}" for i, (_, check) in enumerate(cases)],
     )
 
 

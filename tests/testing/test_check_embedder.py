@@ -53,7 +53,7 @@ OF_TARGETS -= {"check_one_row"}
         (CentredEmbedder(), None, {*OF_TARGETS, "check_set_params_without_refit"}),
         (GuidedEmbedder(), TARGETS, {"check_set_params_without_refit"}),
     ],
-    ids=repr,
+    ids=["letter counts", "centred", "guided"],
 )
 def test_a_right_text_embedder_passes_every_check(embedder, y, skipped):
     results = check_embedder(embedder, ROWS, y=y, set_params=NEW_PARAMS, bad_rows=BAD_ROWS)

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import random
 import stat
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -14,7 +15,7 @@ from huggingface_hub import constants
 from skembed.exceptions import InvalidParameterError, ModelNotFoundError
 from skembed.weights import find_checkpoint
 
-BODY = os.urandom(100_000)
+BODY = random.Random(0).randbytes(100_000)
 NAME = f"net-{hashlib.sha256(BODY).hexdigest()[:8]}.pth"
 
 
