@@ -99,7 +99,8 @@ def _tell_of_epochs(
             loop.is_stopped = epoch.call_on_fit_task_end(**told, reconstruction_attributes=fitted)
 
     def fitted() -> dict[str, Any]:
-        return {"trained_": learned(), "_has_been_fitted": True}
+        made_with = {"_learned_with": estimator._objects(), "_has_been_fitted": True}
+        return {"trained_": learned(), **made_with}
 
     training.call_on_fit_task_begin(**told)
     loop.before_epoch, loop.after_epoch = begin, end

@@ -7,6 +7,7 @@ and replaces it; a worker that loads a model has to grow.
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -36,10 +37,10 @@ def _made(line: Line | None, make: Callable[..., Any], arguments: tuple[Any, ...
 
 
 def _may_grow() -> None:
-    """Let this worker take half of the memory that is available before it counts as leaking."""
+    """Let this worker take its share of the available memory before it counts as leaking."""
     loky: Any = sys.modules.get("joblib.externals.loky.process_executor")
     # Private to joblib: without it workers are replaced as before, and the results are the same.
     bound = getattr(loky, "_MAX_MEMORY_LEAK_SIZE", None)
     room = available_memory()
     if bound is not None and room is not None:
-        loky._MAX_MEMORY_LEAK_SIZE = max(bound, room // 2)
+        loky._MAX_MEMORY_LEAK_SIZE = max(bound, room // (os.cpu_count() or 1))

@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from functools import cached_property
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -218,19 +217,13 @@ class Classes(_Contrast):
         for each, n in self._n_groups.items():
             groups += np.array_split(rng.permutation(self.train[classes == each]), n)
             places.append((np.arange(n) + rng.random(n)) / n)
-        groups = [groups[i] for i in np.argsort(np.concatenate(places))]
-        sizes = np.array([len(group) for group in groups])
-        n_batches, steps = self.n_batches(), np.arange(1, self.n_batches())
-        # The ends of groups that are nearest to those of equal batches, none twice.
-        cuts = np.searchsorted(np.cumsum(sizes) - sizes / 2, steps * sizes.sum() / n_batches)
-        most = len(groups) - n_batches
-        cuts = steps + np.maximum.accumulate(np.clip(cuts - steps, 0, most))
-        for start, end in pairwise([0, *cuts.tolist(), len(groups)]):
-            yield Batch(np.concatenate(groups[start:end]))
+        order = np.argsort(np.concatenate(places))
+        for some in np.array_split(order, self.n_batches()):
+            yield Batch(np.concatenate([groups[i] for i in some]))
 
     def n_batches(self) -> int:
-        """Return how many batches an epoch has."""
-        return min(super().n_batches(), sum(self._n_groups.values()))
+        """Return how many batches an epoch has, each with two groups or more."""
+        return min(super().n_batches(), max(1, sum(self._n_groups.values()) // 2))
 
     @cached_property
     def _n_groups(self) -> dict[int, int]:

@@ -6,7 +6,6 @@ Knows modules and peft, not what they embed. References: arXiv:2106.09685.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from types import MethodType
 from typing import Any
 
 import numpy as np
@@ -62,9 +61,15 @@ def add_lora(
     peft.inject_adapter_in_model(config, module)
     module.train(module.training)  # new layers, as the others
     if not dropout:
+        merged = type("Merged", (peft.tuners.lora.Linear,), {"forward": _run_merged})
         for each in module.modules():
-            if isinstance(each, peft.tuners.lora.Linear):
-                each.forward = MethodType(_run_merged, each)
+            if type(each) is peft.tuners.lora.Linear and not _has_hooks(each.base_layer):
+                each.__class__ = merged
+
+
+def _has_hooks(layer: Any) -> bool:
+    """Return whether something is called with a layer, as what takes its states is."""
+    return bool(layer._forward_hooks or layer._forward_pre_hooks)
 
 
 def _run_merged(layer: Any, x: Tensor) -> Tensor:

@@ -93,7 +93,7 @@ def check_targets(
             )
         return Targets(kind, array.astype(np.float64).reshape(len(array), -1), weights)
     if class_weight is not None:
-        weights = _with_class_weight(weights, class_weight, array)
+        weights = _with_class_weight(weights, class_weight, array, classes)
     if kind == "labels":
         return Targets(kind, array.astype(np.float32), weights)
     array = _plain(array)
@@ -127,24 +127,26 @@ def _plain(array: NDArray[Any]) -> NDArray[Any]:
 
 
 def _with_class_weight(
-    weights: NDArray[np.float32], class_weight: Any, array: NDArray[Any]
+    weights: NDArray[np.float32], class_weight: Any, array: NDArray[Any], classes: Any
 ) -> NDArray[np.float32]:
     if isinstance(class_weight, dict) and array.ndim == 1:
-        _check_class_weight(class_weight, _plain(array))
-    try:
-        of_classes = compute_sample_weight(class_weight, _plain(array))
-    except ValueError as error:
-        raise InvalidParameterError(f"class_weight={class_weight!r}: {error}") from None
+        _check_class_weight(class_weight, _plain(array), classes)
+        of_classes = np.array([class_weight.get(label, 1.0) for label in _plain(array).tolist()])
+    else:
+        try:
+            of_classes = compute_sample_weight(class_weight, _plain(array))
+        except ValueError as error:
+            raise InvalidParameterError(f"class_weight={class_weight!r}: {error}") from None
     found: NDArray[np.float32] = (weights * of_classes).astype(np.float32)
     return found
 
 
-def _check_class_weight(class_weight: dict[Any, Any], array: NDArray[Any]) -> None:
-    """Refuse weights that are none, and classes that y has not.
+def _check_class_weight(class_weight: dict[Any, Any], array: NDArray[Any], classes: Any) -> None:
+    """Refuse weights that are none, and classes that y has not and no step of it was told of.
 
     As in scikit-learn, y may lack classes if all that it has are named: a fold of rows lacks some.
     """
-    known = np.unique(array).tolist()
+    known = np.unique(array if classes is None else _plain(_array_of(classes))).tolist()
     faults = [
         f"class_weight[{label!r}]={weight!r:.60}: expected a finite number of at least 0."
         for label, weight in class_weight.items()
@@ -154,8 +156,8 @@ def _check_class_weight(class_weight: dict[Any, Any], array: NDArray[Any]) -> No
     unnamed = [label for label in known if label not in class_weight]
     if strange and unnamed:
         faults.append(
-            f"class_weight: y has no class {', '.join(map(repr, strange))}. Of those that it has, "
-            f"{', '.join(map(repr, unnamed))} are not in class_weight."
+            f"class_weight: y has no class {', '.join(map(repr, strange))}. class_weight does not "
+            f"name {', '.join(map(repr, unnamed))}, which y has."
         )
     if not faults and not unnamed and not any(class_weight[label] for label in known):
         faults.append("class_weight: expected a weight above 0 for some class of y.")

@@ -16,8 +16,9 @@ from sklearn.metrics import silhouette_score
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 
-from skembed import FineTune, FunctionEmbedder
+from skembed import FineTune, FunctionEmbedder, ImageEmbedder
 from skembed.training import _learn
+from tests.image.networks import TinyNetwork, pictures, to_pixels
 from tests.training.conftest import X, Y
 
 HEAD = FineTune("head", n_epochs=3, learning_rate=0.01, validation_fraction=None)
@@ -59,6 +60,14 @@ class Propagated(Recording):
 @pytest.fixture(autouse=True, scope="module")
 def callback():
     return pytest.importorskip("sklearn.callback")
+
+
+def test_a_scorer_embeds_with_a_models_own_preparation_of_rows():
+    seen = Recording()
+    rows = pictures(8, sizes=((12, 20),))
+    embedder = ImageEmbedder(TinyNetwork(), preprocess=to_pixels, training=HEAD, cache=None)
+    embedder.set_callbacks(seen).fit(rows, [0, 1] * 4)
+    assert [each[-1].transform(rows).shape[0] for each in seen.fitted] == [8] * 3
 
 
 # What they are told --------------------------------------------------------------------------

@@ -171,7 +171,7 @@ def test_a_number_among_texts_is_named_and_no_class(y):
             {"class_weight": {"a": -1, "y": math.nan, "z": math.inf, "b": "much"}},
             r"^class_weight\['a'\]=-1: expected a finite number of at least 0\.\n"
             r".*\['y'\]=nan: expected.*\n.*\['z'\]=inf: expected.*\n.*\['b'\]='much': expected.*\n"
-            r"class_weight: y has no class 'y', 'z'\. .* has, 'c' are not in class_weight\.$",
+            r"class_weight: y has no class 'y', 'z'\. .* not name 'c', which y has\.$",
         ),
         (STRINGS, {"class_weight": {"a": 0, "b": 0, "c": 0}}, "above 0 for some class"),
         ([[0, 1]] * 4, {"class_weight": {0: 1}}, "class_weight=.* list of dicts"),
@@ -197,6 +197,12 @@ def test_unusable_targets_are_refused(y, options, message):
 def test_class_weights_are_those_of_scikit_learn(class_weight):
     weights = check(STRINGS, class_weight=class_weight).weights
     np.testing.assert_allclose(weights, compute_sample_weight(class_weight, STRINGS), rtol=1e-6)
+
+
+def test_a_step_may_lack_classes_that_were_named_and_have_a_weight():
+    # As partial_fit's later batches do.
+    weights = check(list("abab"), class_weight={"c": 5, "a": 3}, classes=list("abc")).weights
+    np.testing.assert_allclose(weights, [3, 1, 3, 1])
 
 
 def test_class_weights_multiply_sample_weights_of_mean_1():
