@@ -12,6 +12,10 @@ from skembed.acceleration._convolutions import (
 )
 from skembed.acceleration._passes import are_alike
 
+needs_bfloat16 = pytest.mark.skipif(
+    not torch.ops.mkldnn._is_mkldnn_bf16_supported(), reason="needs products in bfloat16"
+)
+
 
 def randomized(module):
     """Give batch normalisations statistics that change something."""
@@ -102,7 +106,9 @@ def test_a_norm_whose_layer_feeds_something_else_too_is_not_folded():
     assert isinstance(module.norm, nn.BatchNorm2d)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(
+    "dtype", [torch.float32, pytest.param(torch.bfloat16, marks=needs_bfloat16)]
+)
 def test_packed_convolutions_fuse_activation_and_sum(dtype):
     module, x = network(Block(), Block()), pixels(dtype)
     expected = module(pixels())

@@ -116,7 +116,8 @@ def write_checkpoint(folder: Path, family: str = "bert", **changes: object) -> P
         pad_token_id=tokenizer.pad_token_id,
         bos_token_id=tokenizer.cls_token_id,
         eos_token_id=tokenizer.sep_token_id,
-        **{**sizes, **extra, **changes},
+        # Other folders have another digest, so that no test is served a model of another's.
+        **{**sizes, **extra, "written_to": str(folder), **changes},
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
