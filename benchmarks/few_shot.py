@@ -2,9 +2,9 @@
 
 Both get the same rows, so many of each class, and train all weights with their defaults; SetFit's
 classifier is a logistic regression, and so is the one on skembed's vectors. Both read the first 64
-tokens of a review and are tried on 1,000 others. A seed decides the draw of the rows and the training. The seconds are those of
-training and of fitting the classifier, with the model loaded before; each run begins in a process
-of its own, and is written when it is done.
+tokens of a review and are tried on 1,000 others. A seed decides the draw of the rows and the
+training. The seconds are those of training and of fitting the classifier, with the model loaded
+before; each run begins in a process of its own, and is written when it is done.
 
     python benchmarks/few_shot.py --shots 8 16 --seeds 5 --out benchmarks/results/few_shot.json
 """
