@@ -142,7 +142,7 @@ def _with_class_weight(
 
 
 def _check_class_weight(class_weight: dict[Any, Any], array: NDArray[Any], classes: Any) -> None:
-    """Refuse weights that are none, and classes that y has not and no step of it was told of.
+    """Refuse weights that are none, and classes that y has not; `classes` are those of all steps.
 
     As in scikit-learn, y may lack classes if all that it has are named: a fold of rows lacks some.
     """
