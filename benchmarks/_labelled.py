@@ -26,8 +26,8 @@ sys.path.append(str(Path(__file__).parents[1] / "examples"))
 __all__ = ["TASKS", "Task", "draw", "load"]
 
 N_ROWS = 1000  # that "all" stands for, at most
-N_WORDS = 40  # of a docstring
-N_TOKENS = 128  # of a review, at most
+N_WORDS = 24  # of a docstring
+N_TOKENS = 64  # of a review, at most
 N_PICTURES = 2000  # to draw from, and as many to be tested on
 SIDE_SMALL, SIDE_LITE = 32, 64  # pixels that a picture is enlarged to
 N_SECONDS = (1.6, 4.0)  # of a prompt
