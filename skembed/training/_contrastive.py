@@ -45,7 +45,7 @@ class Contrastive(Strategy):
     margin : float, default=0.5
         Of "triplet": by how much the cosine of a negative is to be less than the positive's.
     n_epochs : int or "auto", default="auto"
-        Times each row is seen. "auto" is 1, or with few rows as many as take 20 steps.
+        Times each row is seen. "auto" is 1, or with few rows as many as take 50 steps.
     batch_size : int, default=32
         Rows per step, or pairs. Of labels, a batch has several rows of each class in it. Equal rows
         in a batch are never negatives of each other.
@@ -100,8 +100,6 @@ class Contrastive(Strategy):
         "margin": [Interval(Real, 0, None, closed="left")],
         "batch_size": [Interval(Integral, 2, None, closed="left")],
     }
-
-    _least_steps: ClassVar[int] = 20
 
     def __init__(
         self,

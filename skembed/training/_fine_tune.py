@@ -159,7 +159,6 @@ class FineTune(Strategy):
     }
 
     _least_epochs: ClassVar[int] = 3
-    _least_steps: ClassVar[int] = 50
 
     def __init__(
         self,

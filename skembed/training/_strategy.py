@@ -61,7 +61,7 @@ class Strategy(BaseEstimator):
     """What `learning_rate="auto"` is, by the method."""
 
     _least_epochs: ClassVar[int] = 1
-    _least_steps: ClassVar[int] = 1
+    _least_steps: ClassVar[int] = 50
     """What `n_epochs="auto"` comes to at least, of few rows in steps."""
 
     # What does not change the weights that are learned.
