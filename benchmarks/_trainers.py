@@ -34,7 +34,7 @@ class Task(NamedTuple):
 
 
 class Done(NamedTuple):
-    """What came of it: seconds of the epochs, of all with loading the model, and losses."""
+    """Seconds of the epochs, and of all with imports and the model's loading; the losses."""
 
     seconds: float
     seconds_in_all: float
@@ -60,6 +60,7 @@ class Classifier(nn.Module):
 
 def train_skembed(task: Task) -> Done:
     """Train with `TextEmbedder.fit`."""
+    started = time.perf_counter()
     from skembed import FineTune, TextEmbedder
     from skembed.training import _loop
 
@@ -81,7 +82,6 @@ def train_skembed(task: Task) -> Done:
     )
     _loop.Loop.run = look
     try:
-        started = time.perf_counter()
         embedder = TextEmbedder(
             str(task.folder), training=strategy, cache=None, device=task.device, max_length=256
         ).fit(task.texts, task.labels)
@@ -94,6 +94,7 @@ def train_skembed(task: Task) -> Done:
 
 def train_sentence_transformers(task: Task) -> Done:
     """Train with `SentenceTransformerTrainer`."""
+    started = time.perf_counter()
     from datasets import Dataset, disable_progress_bars
     from sentence_transformers import (
         SentenceTransformer,
@@ -112,7 +113,6 @@ def train_sentence_transformers(task: Task) -> Done:
             vectors = self.model(features[0])["sentence_embedding"]
             return F.cross_entropy(self.classifier.linear(vectors), labels)
 
-    started = time.perf_counter()
     model = SentenceTransformer(str(task.folder), device=task.device)
     model.max_seq_length = 256
     loss = Loss(model).to(task.device)
@@ -151,9 +151,9 @@ def train_sentence_transformers(task: Task) -> Done:
 
 def train_plainly(task: Task) -> Done:
     """Train with a loop over transformers' model, batches padded to their longest text."""
+    started = time.perf_counter()
     from transformers import AutoModel, AutoTokenizer
 
-    started = time.perf_counter()
     tokenizer = AutoTokenizer.from_pretrained(task.folder)
     model = AutoModel.from_pretrained(task.folder, add_pooling_layer=False).to(task.device).train()
     classifier = Classifier(task, model.config.hidden_size).to(task.device)
