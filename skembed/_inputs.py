@@ -9,7 +9,7 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from skembed.exceptions import InvalidInputError
 
 __all__ = [
+    "ArrayRows",
     "CheckedRows",
     "array_of",
     "as_numpy",
@@ -26,6 +27,7 @@ __all__ = [
     "is_tensor",
     "labels_of",
     "shown",
+    "some_of",
     "take",
     "with_article",
 ]
@@ -53,8 +55,87 @@ class CheckedRows:
 
 def take(rows: CheckedRows, where: NDArray[np.int64]) -> CheckedRows:
     """Return some of the good rows, which stay where they stood."""
-    items = [rows.items[i] for i in where.tolist()]
+    items = some_of(rows.items, where)
     return replace(rows, items=items, positions=rows.positions[where], faults={})
+
+
+Rows = TypeVar("Rows", bound="ArrayRows")
+
+
+class ArrayRows(Sequence[Any]):
+    """Rows of arrays that have as many rows each.
+
+    A slice is a view of the rows, and one row is `ArrayRows` of length 1.
+
+    Parameters
+    ----------
+    arrays : mapping of str to array of shape (n_rows, ...)
+        No objects: rows are compared by their bytes.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skembed._inputs import ArrayRows
+    >>> rows = ArrayRows({"codes": np.array([[1], [2], [1]], np.int32)})
+    >>> len(rows[1:]), rows[-1].arrays["codes"].tolist()
+    (2, [[1]])
+    >>> a, b, c = rows.contents()
+    >>> a == c, a == b
+    (True, False)
+    """
+
+    def __init__(self, arrays: Mapping[str, NDArray[Any]]) -> None:
+        lengths = {name: len(array) for name, array in arrays.items()}
+        if len(set(lengths.values())) != 1:
+            raise ValueError(f"expected arrays with as many rows each, got {lengths}")
+        self.arrays = dict(arrays)
+        self._n_rows = next(iter(lengths.values()))
+
+    def __len__(self) -> int:
+        return self._n_rows
+
+    def __getitem__(self: Rows, where: Any) -> Rows:
+        if not isinstance(where, slice):
+            row = int(where) + self._n_rows * (where < 0)
+            if not 0 <= row < self._n_rows:
+                raise IndexError(f"row {where} of {self._n_rows} rows is out of bounds")
+            where = slice(row, row + 1)
+        return self._like({name: array[where] for name, array in self.arrays.items()})
+
+    def _like(self: Rows, arrays: Mapping[str, NDArray[Any]]) -> Rows:
+        return type(self)(arrays)
+
+    def __repr__(self) -> str:
+        shapes = ", ".join(f"{name} {array.shape[1:]}" for name, array in self.arrays.items())
+        return f"<ArrayRows: {self._n_rows} rows of {shapes}>"
+
+    def take(self: Rows, indices: Any) -> Rows:
+        """Return rows by their positions, in that order."""
+        indices = np.asarray(indices, dtype=np.int64)
+        return self._like({name: array[indices] for name, array in self.arrays.items()})
+
+    def contents(self) -> list[bytes]:
+        """Return the bytes of each row, all arrays one after the other."""
+        rows = [
+            np.ascontiguousarray(array).reshape(self._n_rows, -1).view(np.uint8)
+            for array in self.arrays.values()
+            if array.size
+        ]
+        if not rows:
+            return [b""] * self._n_rows
+        joined = np.ascontiguousarray(np.concatenate(rows, axis=1))
+        contents: list[bytes] = joined.view(np.dtype((np.void, joined.shape[1]))).ravel().tolist()
+        return contents
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all rows."""
+        return sum(array.nbytes for array in self.arrays.values())
+
+
+def some_of(items: Sequence[Any], where: NDArray[np.int64]) -> Sequence[Any]:
+    """Return the items at some places."""
+    return items.take(where) if isinstance(items, ArrayRows) else [items[i] for i in where.tolist()]
 
 
 def labels_of(X: Any) -> Sequence[Any] | None:
