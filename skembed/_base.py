@@ -91,7 +91,9 @@ class BaseEmbedder(CallbackSupportMixin, TransformerMixin, Estimator):
         "verbose": ["verbose"],
     }
 
-    _is_private: ClassVar[tuple[str, ...]] = ("report_",)  # which grows with the rows
+    # What the last call left behind, which grows with the rows. It is one object from `fit` on:
+    # `transform` changes no attribute.
+    _is_private: ClassVar[tuple[str, ...]] = ("_last",)
 
     _rows_are: ClassVar[tuple[str, str]] = ("rows", "[row, another_row]")
     """What messages call rows, and a right argument of `transform`."""
@@ -218,7 +220,7 @@ class BaseEmbedder(CallbackSupportMixin, TransformerMixin, Estimator):
             before a bad one was found stay in the store.
         """
         started = time.perf_counter()
-        self.__dict__.pop("report_", None)  # of an earlier call, should this one fail
+        self.__dict__.setdefault("_last", {}).pop("report", None)  # should this call fail
         self._begin()
         return self._transform_rows(self._checked(X), X, started)
 
@@ -232,7 +234,7 @@ class BaseEmbedder(CallbackSupportMixin, TransformerMixin, Estimator):
     ) -> CheckedRows:
         """Fit, and return the checked rows; `learn` stands in for `_learn`."""
         with fit_task(self, X, y, sample_weight):
-            self.__dict__.pop("report_", None)
+            self._last: dict[str, Any] = {}
             self._begin()
             rows = self._checked(X)
             (learn or self._learn)(rows, y)
@@ -272,11 +274,18 @@ class BaseEmbedder(CallbackSupportMixin, TransformerMixin, Estimator):
             dtype=embedded.dtype,
             notes=notes,
         )
-        self.report_ = self._make_report(report)
+        self._last["report"] = self._make_report(report)
         self._warn_of(self.report_, rows)
         self._refuse_or_warn(faults, rows)
         wrapped: NDArray[np.float32] = with_index(self, vectors, X)
         return wrapped
+
+    @property
+    def report_(self) -> Any:
+        """What the last `transform` did."""
+        if "report" not in self.__dict__.get("_last", {}):
+            raise AttributeError(f"This {type(self).__name__} has not transformed rows yet.")
+        return self._last["report"]
 
     @property
     def n_features_out_(self) -> int:
@@ -301,7 +310,7 @@ class BaseEmbedder(CallbackSupportMixin, TransformerMixin, Estimator):
             If neither `fit` nor `transform` has been called.
         """
         # scikit-learn's HTML view asks for names: showing one must not look for its model.
-        if not self.__dict__.keys() & {"_has_been_fitted", "_present", "report_"}:
+        if not self.__dict__.keys() & {"_has_been_fitted", "_present", "_last"}:
             raise NotFittedError(
                 f"This {type(self).__name__} has not seen rows yet; call fit or transform first."
             )

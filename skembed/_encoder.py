@@ -143,6 +143,10 @@ class Encoder(ABC):
     def contents(self, items: Sequence[Any]) -> Iterable[bytes]:
         """Return for each row the bytes that identify its content: same bytes, same vector."""
 
+    def at_once(self, items: Sequence[Any]) -> NDArray[np.float32] | None:
+        """Return the vectors (rows, full_width) of all rows, if looking for them takes longer."""
+        return None
+
     def prepare(self, items: Sequence[Any]) -> list[Prepared | Fault]:
         """Do the CPU work for rows (tokenise, decode, resample); called from another thread.
 

@@ -72,6 +72,11 @@ class TrainableEmbedder(BaseEmbedder):
     _encoder: Any
     """The encoder of the present parameters and what was learned."""
 
+    @property
+    def _strategy(self) -> Any:
+        """What the parameter `training` stands for: a strategy, or None."""
+        return self.training
+
     @abstractmethod
     def _settings(self) -> Any:
         """Return what decides the encoder, as a dataclass of plain values."""
@@ -128,7 +133,7 @@ class TrainableEmbedder(BaseEmbedder):
                 "Call fit(pairs), then transform(rows)."
             )
         rows = self._fit_trained(X, y, sample_weight)
-        if self.training is None or self.training.cross_fit is None:
+        if self._strategy is None or self._strategy.cross_fit is None:
             return self._transform_rows(rows, X, started)
         embed = partial(self._embed_out_of_fold, y, sample_weight)
         return self._transform_rows(rows, X, started, embed)
@@ -137,17 +142,22 @@ class TrainableEmbedder(BaseEmbedder):
         """Embed the rows that were learned from, each by a model trained without it."""
 
         def embed_without(fold: int, others: CheckedRows) -> Embedded:
-            folder = self.training.checkpoint
+            folder = self._strategy.checkpoint
             place = None if folder is None else Path(folder) / f"fold_{fold}"
-            other = without_callbacks(clone(self))
-            other.set_params(training__cross_fit=None, training__checkpoint=place)
+            of_fold = clone(self._strategy).set_params(cross_fit=None, checkpoint=place)
+            other = without_callbacks(self._untrained()).set_params(training=of_fold)
             other._fit_trained(others, y, sample_weight)
             embedded: Embedded = other._embed(rows)
             return embedded
 
         whole = self._embed(rows)
-        found: Embedded = _cross_fit(self.training, self._encoder, rows, y, whole, embed_without)
+        found: Embedded = _cross_fit(self._strategy, self._encoder, rows, y, whole, embed_without)
         return found
+
+    def _untrained(self: Trainable) -> Trainable:
+        """Return an embedder that takes the same checked rows, and has learned nothing."""
+        other: Trainable = clone(self)
+        return other
 
     def partial_fit(
         self: Trainable, X: Any, y: Any = None, classes: Any = None, sample_weight: Any = None
@@ -190,7 +200,7 @@ class TrainableEmbedder(BaseEmbedder):
 
     def _warn_of_unlearned(self, rows: CheckedRows) -> None:
         """Warn of bad rows that were left out; `fit_transform` warns of them as rows of NaN."""
-        if self.training is not None and rows.faults:
+        if self._strategy is not None and rows.faults:
             warn_user(
                 f"{len(rows.faults):,} of {rows.n_rows:,} {rows.noun}s were not learned from:"
                 f"{describe_rows(rows.faults, rows.labels)}",
@@ -199,7 +209,7 @@ class TrainableEmbedder(BaseEmbedder):
 
     def _fit_trained(self, X: Any, y: Any, sample_weight: Any, **step: Any) -> CheckedRows:
         before: TrainedState | None = self.__dict__.get("trained_")
-        if step and before is not None and self.training is not None:
+        if step and before is not None and self._strategy is not None:
             before = self._trained_state(self._settings())
         self.__dict__.pop("trained_", None)
         self._is_learning = True
@@ -214,15 +224,15 @@ class TrainableEmbedder(BaseEmbedder):
             raise
         finally:
             del self._is_learning
-        if self.training is not None:
+        if self._strategy is not None:
             self._keep_encoder(self._find_encoder())
         return rows
 
     def _validate_parameters(self, params: dict[str, Any]) -> None:
         checks = [partial(super()._validate_parameters, params)]
         # What transform uses is as it was fitted.
-        if self.__dict__.get("_is_learning") and isinstance(self.training, Strategy):
-            checks.append(partial(self.training.check))
+        if self.__dict__.get("_is_learning") and isinstance(self._strategy, Strategy):
+            checks.append(partial(self._strategy.check))
         faults = []
         for check in checks:
             try:
@@ -234,7 +244,7 @@ class TrainableEmbedder(BaseEmbedder):
 
     def _are_pairs(self, X: Any) -> bool:
         """Return whether rows given to `fit` are pairs of what `transform` takes."""
-        return isinstance(self.training, Strategy) and self.training._takes_pairs(X)
+        return isinstance(self._strategy, Strategy) and self._strategy._takes_pairs(X)
 
     def _checked(self, X: Any) -> CheckedRows:
         if not (self.__dict__.get("_is_learning") and self._are_pairs(X)):
@@ -250,14 +260,14 @@ class TrainableEmbedder(BaseEmbedder):
         rows: CheckedRows,
         y: Any,
     ) -> None:
-        if self.training is None:
+        if self._strategy is None:
             return
         self._refuse(rows)
         owner = type(self).__name__
-        goes_on = before is not None and (step or self.training.warm_start)
+        goes_on = before is not None and (step or self._strategy.warm_start)
         try:
             self.trained_ = _learn(
-                self.training,
+                self._strategy,
                 self._encoder.whole(),
                 rows,
                 y,
@@ -288,16 +298,16 @@ class TrainableEmbedder(BaseEmbedder):
             for each in fields(settings)
             if each.name not in self._are_free
         }
-        return {**kept, **{f"training__{k}": v for k, v in self.training.decides().items()}}
+        return {**kept, **{f"training__{k}": v for k, v in self._strategy.decides().items()}}
 
     def _trained_state(self, settings: Any) -> TrainedState | None:
         """Return what was learned with the present parameters; None where nothing is trained."""
-        if self.training is None:
+        if self._strategy is None:
             return None
         state: TrainedState | None = self.__dict__.get("trained_")
         if state is None:
             raise NotFittedError(
-                f"This {type(self).__name__} has training={type(self.training).__name__}(...) and "
+                f"This {type(self).__name__} has training={type(self._strategy).__name__}(...) and "
                 "has not been fitted; call fit(X, y) first."
             )
         changed = self._changed_since(state, settings)
@@ -390,10 +400,10 @@ class TrainableEmbedder(BaseEmbedder):
         return changed
 
     def __sklearn_is_fitted__(self) -> bool:
-        return self.training is None or "trained_" in self.__dict__
+        return self._strategy is None or "trained_" in self.__dict__
 
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
-        tags.requires_fit = self.training is not None
-        tags.target_tags.required = self.training is not None and self.training._needs_y
+        tags.requires_fit = self._strategy is not None
+        tags.target_tags.required = self._strategy is not None and self._strategy._needs_y
         return tags

@@ -60,6 +60,16 @@ def embed(
     errors. `batch_size` bounds the parts of a batch, None plans by cost alone. `progress` is the
     title of a bar, shown when the work takes longer than a second.
     """
+    vectors = encoder.at_once(items)
+    if vectors is not None:
+        return Embedded(
+            vectors=encoder.finish(vectors),
+            sizes=np.ones(len(items), dtype=np.int64),
+            n_distinct=len(items),
+            n_encoded=len(items),
+            device=encoder.device,
+            dtype=encoder.dtype,
+        )
     store = store if encoder.uses_store else None
     keys = keys_of(encoder, items)
     distinct = find_distinct(keys)

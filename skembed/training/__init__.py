@@ -7,12 +7,14 @@ from skembed.training._contrastive import Contrastive
 from skembed.training._display import TrainingCurveDisplay
 from skembed.training._fine_tune import FineTune
 from skembed.training._pairs import check_pairs
+from skembed.training._self_supervised import SelfSupervised
 from skembed.training._state import TrainedState
 from skembed.training._strategy import Strategy
 
 __all__ = [
     "Contrastive",
     "FineTune",
+    "SelfSupervised",
     "Strategy",
     "TrainedState",
     "TrainingCurveDisplay",

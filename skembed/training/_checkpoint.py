@@ -15,7 +15,8 @@ from torch import Tensor
 
 from skembed.exceptions import InvalidParameterError, TrainingWarning, warn_user
 from skembed.store import run_folder, write_whole
-from skembed.training._loop import Loop, trained_tensors
+from skembed.training._loop import Loop
+from skembed.training._modes import trained_tensors
 from skembed.training._packed import facts_in, pack, under, unpack
 
 __all__ = ["Checkpoint"]

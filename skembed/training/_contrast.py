@@ -172,11 +172,11 @@ class _Contrast(Objective):
 
     def n_batches(self) -> int:
         """Return how many batches an epoch has."""
-        return max(1, round(len(self.train) / self.strategy.batch_size))
+        return max(1, round(len(self.train) / self.strategy._n_per_step))
 
     def _chunks(self, order: NDArray[np.int64]) -> list[NDArray[np.int64]]:
         """Cut rows into batches of nearly equal size: one row alone has nothing to differ from."""
-        return np.array_split(order, max(1, round(len(order) / self.strategy.batch_size)))
+        return np.array_split(order, max(1, round(len(order) / self.strategy._n_per_step)))
 
     def score(self, embed: Embed) -> float | None:
         """Return the mean loss of fixed batches of held-out rows, with a minus."""
@@ -229,7 +229,7 @@ class Classes(_Contrast):
     def _n_groups(self) -> dict[int, int]:
         """How many groups the rows of each class are put into."""
         present, counts = np.unique(self._of(self.train), return_counts=True)
-        size = min(_MOST_OF_A_CLASS, max(2, self.strategy.batch_size // len(present)))
+        size = min(_MOST_OF_A_CLASS, max(2, self.strategy._n_per_step // len(present)))
         n_each = np.maximum(1, counts // size)
         return dict(zip(present.tolist(), n_each.tolist(), strict=True))
 

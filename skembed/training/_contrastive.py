@@ -46,9 +46,9 @@ class Contrastive(Strategy):
         Of "triplet": by how much the cosine of a negative is to be less than the positive's.
     n_epochs : int or "auto", default="auto"
         Times each row is seen. "auto" is 1, or with few rows as many as take 50 steps.
-    batch_size : int, default=32
-        Rows per step, or pairs. Of labels, a batch has several rows of each class in it. Equal rows
-        in a batch are never negatives of each other.
+    batch_size : int or "auto", default="auto"
+        Rows per step, or pairs; "auto" as for `FineTune`. Of labels, a batch has several rows of
+        each class in it. Equal rows in a batch are never negatives of each other.
     learning_rate, weight_decay, warmup, max_grad_norm
         As for `FineTune`.
     freeze, lora_rank, lora_alpha, lora_dropout, lora_targets
@@ -98,7 +98,7 @@ class Contrastive(Strategy):
         "loss": [StrOptions({"auto", "supervised_contrastive", "cosine", "info_nce", "triplet"})],
         "temperature": [Interval(Real, 0, None, closed="neither")],
         "margin": [Interval(Real, 0, None, closed="left")],
-        "batch_size": [Interval(Integral, 2, None, closed="left")],
+        "batch_size": [Interval(Integral, 2, None, closed="left"), StrOptions({"auto"})],
     }
 
     def __init__(
@@ -110,7 +110,7 @@ class Contrastive(Strategy):
         temperature: float = 0.05,
         margin: float = 0.5,
         n_epochs: int | str = "auto",
-        batch_size: int = 32,
+        batch_size: int | str = "auto",
         learning_rate: float | str = "auto",
         weight_decay: float = 0.01,
         warmup: float = 0.1,

@@ -7,18 +7,30 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from skembed._encoder import Fault, Prepared
+from skembed._inputs import ArrayRows
 from skembed.engine import BackboneEncoder, embed
 from skembed.store import EmbeddingStore
 from skembed.training._trained import state_of
 from skembed.weights import available_memory
 
-__all__ = ["Examples", "FaultyRows", "FrozenRows", "VectorExamples", "equal_rows"]
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = [
+    "ArrayExamples",
+    "Examples",
+    "FaultyRows",
+    "FrozenRows",
+    "collate_vectors",
+    "equal_rows",
+    "vector_examples",
+]
 
 _MOST_BYTES = 2 << 30
 _SHARE_OF_MEMORY = 0.25
@@ -64,21 +76,22 @@ class Examples:
             rest = rest[len(done) :]
         _refuse(self.faults)
 
-    def parts(self, rows: Sequence[int], seeds: Sequence[int] | None = None) -> list[Any]:
+    def parts(self, rows: NDArray[np.int64], seeds: Sequence[int] | None = None) -> Sequence[Any]:
         """Return a part of each row; with seeds, another one for each. FaultyRows says why not."""
+        places = rows.tolist()
         if seeds is not None:
-            views = self._encoder.views([self._items[row] for row in rows], seeds)
-            pairs = zip(rows, views, strict=True)
+            views = self._encoder.views([self._items[row] for row in places], seeds)
+            pairs = zip(places, views, strict=True)
             _refuse({row: view.reason for row, view in pairs if isinstance(view, Fault)})
             return views
-        missing = [row for row in dict.fromkeys(rows) if row not in self._kept]
+        missing = [row for row in dict.fromkeys(places) if row not in self._kept]
         found: dict[int, Any] = {}
         while missing:
             done = self._prepare(missing)
             found.update(zip(missing, done, strict=False))
             missing = missing[len(done) :]
-        _refuse({row: self.faults[row] for row in rows if row in self.faults})
-        return [self._kept[row] if row in self._kept else found[row] for row in rows]
+        _refuse({row: self.faults[row] for row in places if row in self.faults})
+        return [self._kept[row] if row in self._kept else found[row] for row in places]
 
     def costs(self, parts: Sequence[Any]) -> NDArray[np.int64]:
         """Return what each part costs to run."""
@@ -109,28 +122,38 @@ def _refuse(faults: Mapping[int, str]) -> None:
         raise FaultyRows(faults)
 
 
-class VectorExamples(Examples):
-    """Rows that are vectors already."""
+class ArrayExamples(Examples):
+    """Rows that are numbers side by side, and need no preparation."""
 
-    def __init__(self, vectors: NDArray[np.float32]) -> None:
-        import torch
-
-        self._parts = list(torch.from_numpy(vectors))
+    def __init__(self, items: ArrayRows) -> None:
+        self._rows = items
         self.faults = {}
 
     def __len__(self) -> int:
-        return len(self._parts)
+        return len(self._rows)
 
     def prepare(self) -> None:
         """Do nothing: they are prepared."""
 
-    def parts(self, rows: Sequence[int], seeds: Sequence[int] | None = None) -> list[Any]:
-        """Return the vectors."""
-        return [self._parts[row] for row in rows]
+    def parts(self, rows: NDArray[np.int64], seeds: Sequence[int] | None = None) -> ArrayRows:
+        """Return the rows; they have no random views."""
+        return self._rows.take(rows)
 
     def costs(self, parts: Sequence[Any]) -> NDArray[np.int64]:
         """Return that each costs 1."""
         return np.ones(len(parts), dtype=np.int64)
+
+
+def vector_examples(vectors: NDArray[np.float32]) -> ArrayExamples:
+    """Return rows that are vectors already; `collate_vectors` makes batches of them."""
+    return ArrayExamples(ArrayRows({"vectors": vectors}))
+
+
+def collate_vectors(parts: ArrayRows) -> Tensor:
+    """Return a batch of vectors."""
+    import torch
+
+    return torch.from_numpy(parts.arrays["vectors"])
 
 
 class FrozenRows:
@@ -149,14 +172,14 @@ class FrozenRows:
         *,
         head_only: bool,
     ) -> None:
-        self.before = state_of(before)
-        self._encoder, self._items, self._store = before or encoder, items, store
+        self.before, self.items = state_of(before), items
+        self._encoder, self._store = before or encoder, store
         self._of_raw = encoder if head_only else self._encoder
 
     @cached_property
     def raw(self) -> NDArray[np.float32]:
         """The vectors as they are stored: those of the frozen model if only a head is trained."""
-        found = embed(self._of_raw.unfinished(), self._items, store=self._store)
+        found = embed(self._of_raw.unfinished(), self.items, store=self._store)
         _refuse(found.faults)
         return found.vectors
 
@@ -165,7 +188,12 @@ class FrozenRows:
         """The vectors that the user would see."""
         return self._encoder.finish(self.raw)
 
+    @property
+    def width(self) -> int:
+        """Number of features of the vectors that the user would see."""
+        return self._encoder.width
+
     @cached_property
     def keys(self) -> NDArray[np.int64]:
         """Numbers that are equal for equal rows."""
-        return equal_rows(self._encoder, self._items)
+        return equal_rows(self._encoder, self.items)

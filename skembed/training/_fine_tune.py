@@ -42,9 +42,11 @@ class FineTune(Strategy):
         How rows are drawn for batches. "shuffle": each once an epoch. "balanced": as many of each
         class, so that rows of rare classes come several times.
     n_epochs : int or "auto", default="auto"
-        Times each row is seen. "auto" is 3, or with few rows as many as take 50 steps.
-    batch_size : int, default=32
-        Rows per step. Batches that take too much memory are run in pieces, with the same gradient.
+        Times each row is seen. "auto" is 3, or with few rows as many as take 50 steps; of a model
+        with random weights as many as take 1,000 steps, from 10 to 100.
+    batch_size : int or "auto", default="auto"
+        Rows per step. "auto" is 32, of tables a 32nd of the rows, 32 to 512. Batches that take too
+        much memory are run in pieces, with the same gradient.
     learning_rate : float or "auto", default="auto"
         Of AdamW [3]_ after the warm-up. "auto" is 5e-5 for "full", 5e-4 for "lora", 1e-3 for
         "head", and 1e-3 for a model with random weights.
@@ -168,7 +170,7 @@ class FineTune(Strategy):
         class_weight: str | dict[Any, float] | None = None,
         sampling: str = "shuffle",
         n_epochs: int | str = "auto",
-        batch_size: int = 32,
+        batch_size: int | str = "auto",
         learning_rate: float | str = "auto",
         weight_decay: float = 0.01,
         warmup: float = 0.1,

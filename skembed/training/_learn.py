@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from sklearn.base import clone
 
 from skembed._forks import KeyLocks
-from skembed._inputs import CheckedRows, take
+from skembed._inputs import ArrayRows, CheckedRows, take
 from skembed.acceleration import prepare_for_training
 from skembed.engine import BackboneEncoder, Progress, embed
 from skembed.exceptions import (
@@ -30,15 +30,18 @@ from skembed.exceptions import (
     warn_user,
 )
 from skembed.store import EmbeddingStore
+from skembed.training._cells import check_rows_alone, make_self_supervised
 from skembed.training._checkpoint import Checkpoint
 from skembed.training._contrast import check_contrast, make_contrast
 from skembed.training._contrastive import Contrastive
 from skembed.training._examples import (
+    ArrayExamples,
     Examples,
     FaultyRows,
     FrozenRows,
-    VectorExamples,
+    collate_vectors,
     equal_rows,
+    vector_examples,
 )
 from skembed.training._fine_tune import FineTune
 from skembed.training._formats import dtype_that_runs, training_dtype
@@ -54,6 +57,7 @@ from skembed.training._lora import lora_scale
 from skembed.training._methods import Finished, VectorProjection, arrays_of, choose_weights
 from skembed.training._objective import Objective
 from skembed.training._reuse import key_of_training, train_once
+from skembed.training._self_supervised import SelfSupervised
 from skembed.training._state import TrainedState
 from skembed.training._strategy import Strategy
 from skembed.training._supervised import check_labels, make_supervised
@@ -67,10 +71,13 @@ __all__ = ["check_targets_of", "folds_of", "learn"]
 _WAYS: dict[type[Strategy], tuple[Callable[..., Targets], Callable[..., Objective]]] = {
     FineTune: (check_labels, make_supervised),
     Contrastive: (check_contrast, make_contrast),
+    SelfSupervised: (check_rows_alone, make_self_supervised),
 }
 """What checks targets, and what makes the objective, for each strategy."""
 
 _OF_RANDOM_WEIGHTS = 1e-3
+_STEPS_OF_RANDOM_WEIGHTS = 1000
+_LARGEST_BATCH = 512
 _OF_HEAD = 1e-3
 
 _turns = KeyLocks()
@@ -149,6 +156,7 @@ def learn(
     if is_step:
         changes = {"n_epochs": 1, "validation_fraction": None, "checkpoint": None}
         strategy = clone(strategy).set_params(**changes)
+    strategy = _with_batch_size(strategy, rows)
     task = _Task(strategy, encoder, rows, targets, store, before, is_step, title, watch)
     if is_step:
         return _train(task, None, made_with)
@@ -157,6 +165,16 @@ def learn(
     train = partial(_train, task, key, made_with)
     kept_in = None if trains_anew else store
     return train_once(kept_in, key, train, made_with=made_with, classes=targets.classes)
+
+
+def _with_batch_size(strategy: Strategy, rows: CheckedRows) -> Strategy:
+    """Return the strategy with larger batches of cheap rows."""
+    if strategy.batch_size != "auto" or not isinstance(rows.items, ArrayRows):
+        return strategy
+    size = 1 << int(np.log2(max(1, len(rows.items) / 32)))
+    sized: Strategy = clone(strategy)
+    sized.set_params(batch_size=min(max(32, size), _LARGEST_BATCH))
+    return sized
 
 
 def check_targets_of(
@@ -310,11 +328,16 @@ def _with_model(task: _Task, objective: Objective, seed: int) -> tuple[Any, Loop
     backbone, device = encoder.backbone, encoder.torch_device
     module: Any = backbone.source.read(backbone.load).to(device)
     module.core = prepare_for_training(module.core, device=device)
-    examples = Examples(encoder, task.rows.items)
+    items = task.rows.items
+    examples = Examples(encoder, items)
+    if isinstance(items, ArrayRows):
+        examples = ArrayExamples(items)
     examples.prepare()
-    lowest = choose_weights(
-        module, strategy, lambda: encoder.collate(examples.parts([0])), backbone.name
-    )
+
+    def probe() -> Any:
+        return encoder.collate(examples.parts(np.zeros(1, dtype=np.int64)))
+
+    lowest = choose_weights(module, strategy, probe, backbone.name)
     module.to(device).to(memory_format=torch.channels_last)  # convolutions: up to twice as fast
     is_random = isinstance(backbone.source, RandomSource)
     rate = strategy.learning_rate
@@ -322,7 +345,7 @@ def _with_model(task: _Task, objective: Objective, seed: int) -> tuple[Any, Loop
         rate = _OF_RANDOM_WEIGHTS if is_random else strategy._learning_rates[strategy.method]
     dtype = training_dtype(strategy, encoder)
     if strategy.dtype == "auto":
-        dtype = dtype_that_runs(dtype, module, encoder.collate(examples.parts([0])), encoder)
+        dtype = dtype_that_runs(dtype, module, probe(), encoder)
     settings = _settings(task, objective, seed, float(rate), dtype)
     layout = getattr(module.core, "layout", encoder.policy.layout)
     settings = replace(settings, budget=encoder.policy.budget, layout=layout)
@@ -341,11 +364,11 @@ def _with_head(
     rate = strategy._learning_rates["head"] if rate == "auto" else float(rate)
     settings = _settings(task, objective, seed, rate, torch.float32)
     finished = Finished(projection, encoder.n_components, bool(encoder.normalize))
-    examples = VectorExamples(vectors)
 
     def collate(parts: Any) -> Any:
-        return torch.stack(list(parts)).to(device)
+        return collate_vectors(parts).to(device)
 
+    examples = vector_examples(vectors)
     return projection, Loop(finished, collate, examples, objective, settings, device)
 
 
@@ -355,8 +378,9 @@ def _settings(
     strategy, known = task.strategy, state_of(task.before)
     n_epochs = strategy.n_epochs
     if n_epochs == "auto":
-        n_epochs = -(-strategy._least_steps // objective.n_batches())
-        n_epochs = max(n_epochs, strategy._least_epochs)
+        n_epochs = max(-(-strategy._least_steps // objective.n_batches()), strategy._least_epochs)
+        if isinstance(task.encoder.backbone.source, RandomSource) and strategy.method != "head":
+            n_epochs = int(np.clip(-(-_STEPS_OF_RANDOM_WEIGHTS // objective.n_batches()), 10, 100))
     return Settings(
         n_epochs=n_epochs,
         learning_rate=rate,

@@ -20,14 +20,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from skembed._inputs import some_of
 from skembed.engine import is_out_of_memory, plan_batches
 from skembed.exceptions import TrainingError
 from skembed.training._depth import Lowest
 from skembed.training._examples import Examples
-from skembed.training._norms import learns_statistics, statistics_of, weigh_next_batch
+from skembed.training._modes import copied, hold_statistics, set_mode, trained_tensors
+from skembed.training._norms import learns_statistics, weigh_next_batch
 from skembed.training._objective import Batch, Objective
 
-__all__ = ["Loop", "Settings", "trained_tensors"]
+__all__ = ["Loop", "Settings"]
 
 _NO_DECAY_BELOW_DIMS = 2
 _ANY_COST = 1 << 62
@@ -101,7 +103,7 @@ class Loop:
         tell: Callable[[int, float], None] = lambda n_rows, loss: None,
         name_rows: Callable[[NDArray[np.int64]], str] = str,
     ) -> None:
-        self.module, self.collate, self.examples = module, collate, examples
+        self.module, self.collate, self.examples = module.eval(), collate, examples
         self.objective, self.settings, self.device = objective, settings, device
         self.lowest, self.tell, self.name_rows = lowest, tell, name_rows
         self.budget = settings.budget
@@ -116,6 +118,7 @@ class Loop:
         self.before_epoch: Callable[[], None] = lambda: None
         self.is_stopped = False
         self.optimizer = self._make_optimizer()
+        self._parameters = [p for each in self.optimizer.param_groups for p in each["params"]]
         self._n_steps = settings.n_epochs * objective.n_batches()
 
     def run(self) -> None:
@@ -143,23 +146,28 @@ class Loop:
         return n_epochs >= self.settings.n_epochs or is_hopeless
 
     def embed(
-        self, rows: NDArray[np.int64], seeds: Sequence[int] | None = None
+        self,
+        rows: NDArray[np.int64],
+        seeds: Sequence[int] | None = None,
+        change: Callable[[Any], Any] | None = None,
     ) -> NDArray[np.float32]:
         """Return the vectors of rows with the present weights, without gradients.
 
-        With seeds, those of a random view of each, with dropout.
+        With seeds, those of a random view of each, with dropout. `change` takes 1,024 rows at most.
         """
         if seeds is None:
             self.module.eval()
         else:
             set_mode(self.module)
             hold_statistics(self.module)
-            torch.manual_seed(seeds[0])
+            self._seed(seeds[0])
         found: NDArray[np.float32] | None = None
         for start in range(0, len(rows), 1024):
             some = rows[start : start + 1024]
             views = None if seeds is None else seeds[start : start + 1024]
-            parts = self.examples.parts(some.tolist(), views)
+            parts = self.examples.parts(some, views)
+            if change is not None:
+                parts = change(parts)
             for piece in self._pieces(parts):
                 with torch.no_grad():
                     vectors = self._forward(parts, piece, some if seeds is None else None).cpu()
@@ -188,17 +196,22 @@ class Loop:
         return total / max(1, n_batches), n_rows
 
     def _step(self, batch: Batch, seed: int, seeds: Sequence[int] | None) -> float:
-        set_mode(self.module)
+        if not self.module.training:
+            set_mode(self.module)
+        elif self._is_whole:
+            weigh_next_batch(self.module)
         rate = self._rate()
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group["base_lr"]
         rows = None if seeds is not None else batch.rows
         if rows is not None:
             self._keep_lowest()
-        parts = self.examples.parts(batch.rows.tolist(), seeds)
+        parts = self.examples.parts(batch.rows, seeds)
+        if batch.change is not None:
+            parts = batch.change(parts)
         while True:
             self.optimizer.zero_grad(set_to_none=True)
-            torch.manual_seed(seed)
+            self._seed(seed)
             try:
                 loss = self._gradient(batch, parts, rows)
                 break
@@ -223,8 +236,7 @@ class Loop:
                 "its largest value), or look at these rows."
             )
         if self.settings.max_grad_norm is not None:
-            parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
-            nn.utils.clip_grad_norm_(parameters, self.settings.max_grad_norm)
+            nn.utils.clip_grad_norm_(self._parameters, self.settings.max_grad_norm)
         self.optimizer.step()
         self.n_done += 1
         return loss
@@ -235,14 +247,14 @@ class Loop:
         """Add the gradient of a batch's loss, and return the loss; `rows` as of `_forward`."""
         pieces = self._pieces(parts, is_whole=self._is_whole)
         if len(pieces) == 1:
-            loss = self.objective.loss(self._forward(parts, np.arange(len(parts)), rows), batch)
+            loss = self._loss(self._forward(parts, np.arange(len(parts)), rows), batch)
             loss.backward()
             return float(loss.detach())
         if self.objective.is_per_row:
             total = 0.0
             for piece in pieces:
                 vectors = self._forward(parts, piece, rows)
-                loss = self.objective.loss(vectors, batch, piece.tolist())
+                loss = self._loss(vectors, batch, piece.tolist())
                 loss.backward()
                 total += float(loss.detach())
             return total
@@ -255,7 +267,7 @@ class Loop:
                 found.append(self._forward(parts, piece, rows))
         order = torch.from_numpy(np.concatenate(pieces)).argsort()
         vectors = torch.cat(found)[order.to(self.device)].requires_grad_()
-        loss = self.objective.loss(vectors, batch)
+        loss = self._loss(vectors, batch)
         loss.backward()
         assert vectors.grad is not None
         for piece, state in zip(pieces, states, strict=True):
@@ -263,6 +275,11 @@ class Loop:
             again = self._forward(parts, piece, rows)
             again.backward(vectors.grad[torch.from_numpy(piece).to(self.device)].to(again.dtype))
         return float(loss.detach())
+
+    def _loss(self, vectors: Tensor, batch: Batch, positions: Any = None) -> Tensor:
+        """Return the objective's loss; of members that learn apart (rows, members, d), the mean."""
+        each = vectors.unbind(1) if vectors.ndim == 3 else (vectors,)
+        return torch.stack([self.objective.loss(v, batch, positions) for v in each]).mean()
 
     def _forward(
         self, parts: Sequence[Any], piece: NDArray[np.int64], rows: NDArray[np.int64] | None
@@ -272,7 +289,7 @@ class Loop:
         if rows is not None and self.lowest is not None and self.lowest.is_kept:
             below = self.lowest.used(rows[piece])
         with self._autocast(), below:
-            vectors: Tensor = self.module(self.collate([parts[i] for i in piece])).float()
+            vectors: Tensor = self.module(self.collate(some_of(parts, piece))).float()
         return vectors
 
     def _keep_lowest(self) -> None:
@@ -283,7 +300,7 @@ class Loop:
             return
         self.module.eval()
         for rows in np.split(np.arange(len(self.examples)), range(1024, len(self.examples), 1024)):
-            parts = self.examples.parts(rows.tolist())
+            parts = self.examples.parts(rows)
             costs = self.examples.costs(parts)
             for piece in self._pieces(parts):
                 run = partial(self._forward, parts, piece, None)
@@ -302,6 +319,17 @@ class Loop:
         if self.settings.dtype is torch.float32:
             return contextlib.nullcontext()
         return torch.autocast(self.device.type, dtype=self.settings.dtype)
+
+    def _seed(self, seed: int) -> None:
+        """Seed the device's random numbers.
+
+        `torch.manual_seed` asks for a GPU on a machine without one, and keeps a traceback each time
+        in case there will be one: a millisecond, and memory, in every step.
+        """
+        torch.default_generator.manual_seed(seed)
+        if self.device.type == "cuda":
+            with torch.cuda.device(self.device):
+                torch.cuda.manual_seed(seed)
 
     def _random_state(self) -> Any:
         if self.device.type == "cuda":
@@ -349,8 +377,8 @@ class Loop:
             self.history[key].append(value)
         # Without a score the last ones are the best, and no copy is kept.
         if score is not None and (not self.best or score > self.best_score):
-            self.best = _copied(trained_tensors(self.module))
-            self.best_head = _copied(dict(self.objective.head.named_parameters()))
+            self.best = copied(trained_tensors(self.module))
+            self.best_head = copied(dict(self.objective.head.named_parameters()))
             self.best_score, self.n_worse = score, 0
         elif score is not None:
             self.n_worse += 1
@@ -366,33 +394,3 @@ class Loop:
             for name, tensor in best.items():
                 now[name].copy_(tensor)
         self.module.eval()
-
-
-def set_mode(module: nn.Module) -> None:
-    """Put what is trained into training mode; what is frozen stays as it is served."""
-    module.train()
-    for each in module.modules():
-        own = list(each.parameters())
-        is_frozen = own and not any(parameter.requires_grad for parameter in own)
-        is_frozen = is_frozen or getattr(each, "stays_frozen", False)
-        if is_frozen or getattr(each, "keeps_statistics", False):
-            each.eval()
-    weigh_next_batch(module)
-
-
-def hold_statistics(module: nn.Module) -> None:
-    """Let norms use the statistics that they have, and leave them."""
-    for each in module.modules():
-        if getattr(each, "running_mean", None) is not None:
-            each.eval()
-
-
-def trained_tensors(module: nn.Module) -> dict[str, Tensor]:
-    """Return what training changes, by name: parameters with gradients, and statistics."""
-    found: dict[str, Tensor] = {n: p for n, p in module.named_parameters() if p.requires_grad}
-    return found | statistics_of(module)
-
-
-@torch.no_grad()
-def _copied(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name: tensor.detach().clone() for name, tensor in tensors.items()}

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from skembed.exceptions import InvalidParameterError
 from skembed.training._depth import Lowest, freeze_lowest
-from skembed.training._loop import trained_tensors
 from skembed.training._lora import add_lora, lora_arrays
+from skembed.training._modes import trained_tensors
 from skembed.training._norms import keep_statistics
 from skembed.training._strategy import Strategy
 
@@ -32,9 +32,9 @@ class Finished(nn.Module):
         self.module, self.n_components, self.normalize = module, n_components, normalize
 
     def forward(self, batch: Any) -> Tensor:
-        """Return vectors (n, width), float32."""
-        vectors: Tensor = self.module(batch).float()[:, : self.n_components]
-        return F.normalize(vectors, dim=1) if self.normalize else vectors
+        """Return vectors (n, width), float32; (n, members, width) of members that learn apart."""
+        vectors: Tensor = self.module(batch).float()[..., : self.n_components]
+        return F.normalize(vectors, dim=-1) if self.normalize else vectors
 
 
 class VectorProjection(nn.Module):

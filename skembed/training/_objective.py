@@ -7,7 +7,7 @@ their vectors should be, how good they are on held-out rows.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -21,11 +21,14 @@ __all__ = ["Batch", "Embed", "Objective"]
 class Embed(Protocol):
     """Embeds rows as the present weights do, without gradients: (n,) -> (n, d).
 
-    With seeds, a random view of each, with dropout.
+    With seeds, a random view of each, with dropout; `change` as of a `Batch`.
     """
 
     def __call__(
-        self, rows: NDArray[np.int64], seeds: Sequence[int] | None = None
+        self,
+        rows: NDArray[np.int64],
+        seeds: Sequence[int] | None = None,
+        change: Callable[[Any], Any] | None = None,
     ) -> NDArray[np.float32]:
         """Return vectors (n, d)."""
 
@@ -41,6 +44,7 @@ class Batch:
     rows: NDArray[np.int64]
     extra: Any = None
     views: bool = False
+    change: Callable[[Any], Any] | None = None
 
 
 class Objective(ABC):

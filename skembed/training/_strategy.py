@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from numbers import Integral, Real
 from typing import Any, ClassVar
 
@@ -36,7 +36,7 @@ class Strategy(BaseEstimator):
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         "method": [StrOptions(set(METHODS))],
         "n_epochs": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"})],
-        "batch_size": [Interval(Integral, 1, None, closed="left")],
+        "batch_size": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"})],
         "learning_rate": [_positive, StrOptions({"auto"})],
         "weight_decay": [Interval(Real, 0, None, closed="left")],
         "warmup": [_share],
@@ -64,10 +64,28 @@ class Strategy(BaseEstimator):
     _least_steps: ClassVar[int] = 50
     """What `n_epochs="auto"` comes to at least, of few rows in steps."""
 
+    batch_size: int | str = "auto"
+
+    # Of strategies that have no such parameters.
+    method: str = "full"
+    freeze: int | None = None
+    augment: bool = False
+    scoring: str | Callable[..., float] = "loss"
+    cross_fit: int | None = None
+    lora_rank: int = 8
+    lora_alpha: float = 16
+    lora_dropout: float = 0.0
+    lora_targets: str | Sequence[str] = "auto"
+
     # What does not change the weights that are learned.
     _changes_nothing: ClassVar[frozenset[str]] = frozenset(
         {"checkpoint", "cross_fit", "warm_start"}
     )
+
+    @property
+    def _n_per_step(self) -> int:
+        """Rows, or pairs, per step."""
+        return 32 if isinstance(self.batch_size, str) else self.batch_size
 
     @property
     def _needs_y(self) -> bool:

@@ -200,7 +200,7 @@ def make_supervised(
         held_out,
         head=head or LinearHead.fitted(rows.vectors[train], targets.take(train)),
         loss=strategy.loss,
-        batch_size=strategy.batch_size,
+        batch_size=strategy._n_per_step,
         sampling=strategy.sampling,
         scorer=scorer_of(strategy.scoring),
     )

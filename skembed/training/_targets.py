@@ -71,8 +71,8 @@ def check_targets(
     """Check and encode the targets of good rows; messages call who needs them `owner`."""
     if y is None:
         raise InvalidTargetsError(
-            f"{owner} learns from targets, and y is missing: pass one label or number per row, "
-            "fit(X, y)."
+            f"{owner} requires y to be passed, but the target y is None: give one label or number "
+            "per row, fit(X, y)."
         )
     array = _array_of(y)
     if len(array) != rows.n_rows:
@@ -109,8 +109,8 @@ def check_targets(
         )
     if len(known) < 2:
         raise InvalidTargetsError(
-            f"y: expected at least two classes, got one: {known.tolist()}. If others come in later "
-            "calls of partial_fit, name all in the first: partial_fit(X, y, classes=[...])."
+            f"y: expected at least two classes, got 1 class: {known.tolist()}. If others come in "
+            "later calls of partial_fit, name all in the first: partial_fit(X, y, classes=[...])."
         )
     if loss == "auto" and array.dtype.kind in "iu" and len(known) > max(20, len(array) // 2):
         warn_user(

@@ -196,7 +196,7 @@ def test_a_search_in_a_pipeline_passes_labels(folder):
         ),
         (np.eye(100, 3), r"expected one class per row, got several labels a row"),
         (np.arange(100).astype(str), r"expected two rows of one class, got one of each"),
-        (None, r"learns from targets, and y is missing"),
+        (None, r"requires y to be passed, but the target y is None"),
     ],
 )
 def test_labels_that_are_none_are_refused(embedder_of, y, message):

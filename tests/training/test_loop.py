@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from skembed.training._examples import VectorExamples
+from skembed.training._examples import collate_vectors, vector_examples
 from skembed.training._loop import Loop, Settings
 from skembed.training._objective import Batch, Objective
 
@@ -82,7 +82,7 @@ def train(net, objective, budget=1 << 30, n_epochs=3):
         layout="packed",
     )
     cpu = torch.device("cpu")
-    loop = Loop(net, torch.stack, VectorExamples(X), objective(), settings, cpu)
+    loop = Loop(net, collate_vectors, vector_examples(X), objective(), settings, cpu)
     loop.run()
     return loop
 

@@ -16,7 +16,7 @@ from torch import nn
 from skembed import FineTune, ImageEmbedder, TextEmbedder
 from skembed.exceptions import InvalidParameterError, MissingDependencyError
 from skembed.training import TrainedState
-from skembed.training._examples import VectorExamples
+from skembed.training._examples import collate_vectors, vector_examples
 from skembed.training._loop import Loop, Settings
 from skembed.training._lora import add_lora, find_targets, lora_arrays, lora_scale
 from skembed.training._objective import Batch, Objective
@@ -286,8 +286,8 @@ class Regression(Objective):
 def test_a_step_is_that_of_peft(kind):
     ours = adapted(kind)
     settings = settings_of(max_grad_norm=None)
-    examples = VectorExamples(vectors().numpy())
-    Loop(ours, torch.stack, examples, Regression(), settings, torch.device("cpu")).run()
+    examples = vector_examples(vectors().numpy())
+    Loop(ours, collate_vectors, examples, Regression(), settings, torch.device("cpu")).run()
 
     torch.manual_seed(7)
     base = made(kind)
@@ -380,8 +380,8 @@ def test_pieces_of_a_batch_give_the_step_of_the_whole():
     whole, pieces = adapted(Layers), adapted(Layers)
     for module, budget in ((whole, 1 << 62), (pieces, 5)):
         settings = settings_of(n_epochs=2, budget=budget)
-        examples = VectorExamples(vectors().numpy())
-        Loop(module, torch.stack, examples, Regression(), settings, torch.device("cpu")).run()
+        examples = vector_examples(vectors().numpy())
+        Loop(module, collate_vectors, examples, Regression(), settings, torch.device("cpu")).run()
     for name, array in lora_arrays(whole).items():
         np.testing.assert_allclose(lora_arrays(pieces)[name], array, atol=1e-5, err_msg=name)
 

@@ -242,7 +242,7 @@ def test_a_training_and_its_parameters_are_set_together():
 
 
 def test_an_error_of_training_does_not_show_the_library_from_within(folder):
-    with pytest.raises(SkembedError, match="y is missing") as caught:
+    with pytest.raises(SkembedError, match="target y is None") as caught:
         embedder_of(folder).fit(X)
     assert not any("training" in str(entry.path) for entry in caught.traceback[1:])
 

@@ -155,13 +155,13 @@ def test_a_number_among_texts_is_named_and_no_class(y):
 @pytest.mark.parametrize(
     ("y", "options", "message"),
     [
-        (None, {}, r"y is missing: pass one label or number per row, fit\(X, y\)"),
+        (None, {}, r"the target y is None: give one label or number per row, fit\(X, y\)"),
         (["a", "b"], {}, "expected one target for each of 4 rows, got 2"),
         ("abcd", {}, "one target per row, got a single str"),
         (np.zeros((4, 2, 2)), {}, r"got shape \(4, 2, 2\)"),
         (np.zeros((4, 0)), {}, r"got shape \(4, 0\)"),
         ([["a", "b"], ["a"], ["b"], []], {}, r"several lengths\. .*MultiLabelBinarizer\(\)"),
-        (["a"] * 4, {}, r"at least two classes, got one: \['a'\]"),
+        (["a"] * 4, {}, r"at least two classes, got 1 class: \['a'\]"),
         ([["a", "b"]] * 4, {}, r"got 2 texts in each\. .*MultiLabelBinarizer\(\)"),
         (STRINGS, {"loss": "huber"}, "loss='huber' takes numbers, got 'b' for one"),
         ([0.5, 1, 2, 3], {"loss": "log_loss"}, "cannot learn from continuous targets with loss"),
