@@ -21,8 +21,15 @@ if TYPE_CHECKING:
     from skembed.function import FunctionEmbedder
     from skembed.image import ImageEmbedder
     from skembed.store import EmbeddingStore
+    from skembed.tabular import TabularEmbedder
     from skembed.text import TextEmbedder
-    from skembed.training import Contrastive, FineTune, TrainedState, TrainingCurveDisplay
+    from skembed.training import (
+        Contrastive,
+        FineTune,
+        SelfSupervised,
+        TrainedState,
+        TrainingCurveDisplay,
+    )
     from skembed.weights import unload_models
 
 __version__ = "0.1.0"
@@ -39,6 +46,8 @@ _HOMES = {
     "FunctionEmbedder": "skembed.function",
     "Prepared": "skembed._encoder",
     "ImageEmbedder": "skembed.image",
+    "SelfSupervised": "skembed.training",
+    "TabularEmbedder": "skembed.tabular",
     "TextEmbedder": "skembed.text",
     "TrainedState": "skembed.training",
     "TrainingCurveDisplay": "skembed.training",
@@ -60,6 +69,8 @@ __all__ = [
     "ImageEmbedder",
     "ModelInfo",
     "Prepared",
+    "SelfSupervised",
+    "TabularEmbedder",
     "TextEmbedder",
     "TrainedState",
     "TrainingCurveDisplay",

@@ -259,8 +259,8 @@ class TestModels:
         assert "It is a TensorFlow model" in told(tmp_path)
 
     def test_names_that_the_package_lacks_are_told_with_those_it_has(self):
-        with pytest.raises(AttributeError, match=r"'TabularEmbedder'.* It has AudioEmbedder, "):
-            skembed.TabularEmbedder  # noqa: B018
+        with pytest.raises(AttributeError, match=r"'GraphEmbedder'.* It has AudioEmbedder, "):
+            skembed.GraphEmbedder  # noqa: B018
         with pytest.raises(ImportError, match=r"Did you mean 'TextEmbedder'\?"):
             from skembed import TextEmbeder  # noqa: F401
         assert not hasattr(skembed, "TextEmbeder")

@@ -1,0 +1,315 @@
+"""The estimator for tables."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from numbers import Integral
+from typing import Any, ClassVar, TypeVar
+
+from sklearn.base import clone
+from sklearn.exceptions import NotFittedError
+from sklearn.utils import Tags
+from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
+from sklearn.utils.validation import _num_samples, validate_data
+
+from skembed._inputs import CheckedRows
+from skembed._later import later
+from skembed._trainable import TrainableEmbedder
+from skembed.columns import Column, TableEncoder, read_table
+from skembed.exceptions import InvalidRowsError
+from skembed.store import EmbeddingStore
+from skembed.tabular._inputs import check_table
+from skembed.tabular._settings import TableSettings
+from skembed.training import Contrastive, FineTune, SelfSupervised, Strategy, TrainedState
+
+__all__ = ["TabularEmbedder"]
+
+Tabular = TypeVar("Tabular", bound="TabularEmbedder")
+
+_MODELS = ("mlp", "resnet", "ft_transformer", "tabm")
+_LEAST_ROWS_FOR_LABELS = 50
+_N_FOLDS = 5
+
+_resolve_device = later("skembed.engine._devices", "resolve_device")
+_find_encoder = later("skembed.tabular._encoder", "find_encoder")
+
+
+class TabularEmbedder(TrainableEmbedder):
+    """Turns rows of tables into dense vectors: dates, numbers, categories and words.
+
+    `fit` decides what each column is, and trains a network: on labels if there are any, else on the
+    rows alone. Rows that are alike lie close together.
+
+    Parameters
+    ----------
+    model : {"mlp", "resnet", "ft_transformer", "tabm"}, default="mlp"
+        The network: linear layers [1]_; the same with shortcuts [1]_; a transformer over the
+        columns [1]_; many linear networks that share their weights [2]_. Numbers come in by
+        piecewise-linear embeddings [3]_, categories by entity embeddings.
+    n_components : int, default=64
+        Number of features of a vector.
+    columns : dict or None, default=None
+        Kinds of columns by name, where they are not to be inferred: "number", "category",
+        "boolean", "date", "duration", "text", "tags" or "drop". Columns of arrays are x0, x1, ...
+        `columns_` says what was decided, and why.
+    text : transformer or None, default=None
+        What embeds columns of text, a `TextEmbedder` for example. None counts groups of letters.
+    training : "auto", FineTune, Contrastive or SelfSupervised, default="auto"
+        "auto": with y of 50 rows or more ``FineTune(cross_fit=5)``, so that `fit_transform` gives
+        each row the vector of a network that has not seen its label; else ``SelfSupervised()``.
+    device : str, default="auto"
+        Where the network runs: "auto", "cpu", "cuda", "cuda:1", "mps".
+    cache : "run", path, EmbeddingStore or None, default="run"
+        Where what was learned is kept, so that the same training is not done twice in a search.
+        Vectors are not stored: to compute them is faster.
+    on_error : {"raise", "nan"}, default="raise"
+        What to do with rows that have an infinite number: raise an error that names every one, or
+        return rows of NaN, warn and list them in `report_.faults`. Missing values are no errors.
+    verbose : bool, default=False
+        Whether to show a progress bar when the work takes longer than a second.
+    random_state : int, default=0
+        Seed of the network's first weights.
+
+    Attributes
+    ----------
+    columns_ : dict of str to Column
+        What each column was taken for.
+    n_features_in_ : int
+        Number of columns.
+    feature_names_in_ : ndarray of str objects of shape (n_features_in_,)
+        Names of the columns, if they are all strings.
+    n_features_out_ : int
+        Number of output features.
+    trained_ : TrainedState
+        What was learned.
+    history_ : dict of str to list
+        What was recorded of each epoch.
+    report_ : EmbeddingReport
+        What the last `transform` did.
+
+    See Also
+    --------
+    SelfSupervised : Training on rows alone.
+    FineTune : Training on labels.
+
+    Notes
+    -----
+    A row's vector does not depend on the rows beside it. Numbers are brought to a normal
+    distribution by the quantiles of the rows in `fit`; missing values have embeddings of their own.
+
+    References
+    ----------
+    .. [1] Y. Gorishniy et al., "Revisiting Deep Learning Models for Tabular Data", NeurIPS 2021,
+       arXiv:2106.11959.
+    .. [2] Y. Gorishniy et al., "TabM: Advancing Tabular Deep Learning with Parameter-Efficient
+       Ensembling", ICLR 2025, arXiv:2410.24210.
+    .. [3] Y. Gorishniy et al., "On Embeddings for Numerical Features in Tabular Deep Learning",
+       NeurIPS 2022, arXiv:2203.05556.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_iris
+    >>> from skembed import TabularEmbedder
+    >>> X, y = load_iris(return_X_y=True)
+    >>> TabularEmbedder(n_components=8).fit_transform(X, y).shape
+    (150, 8)
+    """
+
+    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
+        **TrainableEmbedder._parameter_constraints,
+        "model": [StrOptions(set(_MODELS))],
+        "n_components": [Interval(Integral, 1, None, closed="left")],
+        "columns": [dict, None],
+        "text": [HasMethods(["fit", "transform"]), None],
+        "training": [StrOptions({"auto"}), FineTune, Contrastive, SelfSupervised],
+        "device": [str],
+        "random_state": [Interval(Integral, 0, None, closed="left")],
+    }
+    _are_free: ClassVar[frozenset[str]] = TrainableEmbedder._are_free - {"model"}
+
+    def __init__(
+        self,
+        model: str = "mlp",
+        *,
+        n_components: int = 64,
+        columns: Mapping[str, str] | None = None,
+        text: Any = None,
+        training: Any = "auto",
+        device: str = "auto",
+        cache: str | os.PathLike[str] | EmbeddingStore | None = "run",
+        on_error: str = "raise",
+        verbose: bool = False,
+        random_state: int = 0,
+    ) -> None:
+        self.model = model
+        self.n_components = n_components
+        self.columns = columns
+        self.text = text
+        self.training = training
+        self.device = device
+        self.cache = cache
+        self.on_error = on_error
+        self.verbose = verbose
+        self.random_state = random_state
+
+    def fit(self: Tabular, X: Any, y: Any = None) -> Tabular:  # type: ignore[override]
+        """Learn what the columns are, and train the network.
+
+        Parameters
+        ----------
+        X : DataFrame, array-like or sparse matrix of shape (n_rows, n_columns)
+            Of pandas, polars or Arrow; an array; a list of rows.
+        y : array-like of shape (n_rows,) or (n_rows, n_outputs), default=None
+            Labels or numbers to learn from, if `training` does.
+
+        Returns
+        -------
+        self
+        """
+        return super().fit(X, y)
+
+    def fit_transform(self, X: Any, y: Any = None) -> Any:  # type: ignore[override]
+        """Fit to rows and embed them.
+
+        Parameters
+        ----------
+        X, y
+            As for `fit`.
+
+        Returns
+        -------
+        vectors : ndarray of shape (n_rows, n_components), float32
+            As of `transform`; with `training.cross_fit`, each row's vector is one of a network
+            trained without it.
+        """
+        return super().fit_transform(X, y)
+
+    def partial_fit(  # type: ignore[override]
+        self: Tabular, X: Any, y: Any = None, classes: Any = None
+    ) -> Tabular:
+        """Train for one epoch on rows, going on from what was learned; see `FineTune`.
+
+        Columns are what they were in the first call.
+
+        Parameters
+        ----------
+        X, y
+            As for `fit`.
+        classes : array-like of shape (n_classes,), default=None
+            All classes that any call will give.
+
+        Returns
+        -------
+        self
+        """
+        return super().partial_fit(X, y, classes)
+
+    # What is trained ------------------------------------------------------------------------
+
+    @property
+    def _strategy(self) -> Any:
+        if self.training != "auto":
+            return self.training
+        return self.__dict__.get("_chosen")
+
+    def _fit_trained(self, X: Any, y: Any, sample_weight: Any, **step: Any) -> CheckedRows:
+        goes_on = "trained_" in self.__dict__ and (bool(step) or self._warm_starts())
+        if self.training == "auto" and not goes_on:
+            has_labels = y is not None and _num_samples(y) >= _LEAST_ROWS_FOR_LABELS
+            self._chosen = FineTune(cross_fit=_N_FOLDS) if has_labels else SelfSupervised()
+        self._keeps_columns = goes_on
+        return super()._fit_trained(X, y, sample_weight, **step)
+
+    def _warm_starts(self) -> bool:
+        return isinstance(self.training, Strategy) and bool(self.training.warm_start)
+
+    def _untrained(self: Tabular) -> Tabular:
+        other: Tabular = clone(self)
+        other._table = self._table
+        return other
+
+    # Rows -----------------------------------------------------------------------------------
+
+    def _checked(self, X: Any) -> CheckedRows:
+        if isinstance(X, CheckedRows):
+            return X
+        return super()._checked(X)
+
+    def _check_rows(self, X: Any) -> CheckedRows:
+        is_fit = bool(self.__dict__.get("_is_learning")) and not self._keeps_columns
+        if not is_fit and "_table" not in self.__dict__:
+            raise NotFittedError(
+                f"This {type(self).__name__} is not fitted yet; call fit with training rows first."
+            )
+        table = read_table(X)
+        validate_data(self, X, reset=is_fit, skip_check_array=True)
+        if is_fit:
+            kinds = None if self.columns is None else dict(self.columns)
+            self._table = TableEncoder(kinds, text=self.text, random_state=self.random_state)
+            self._table.fit(table)
+            if not self._table.shape.n_cells:
+                why = ", ".join(f"{each.name!r} ({each.why})" for each in self.columns_.values())
+                raise InvalidRowsError(
+                    f"X: there is nothing to learn in {table.n_rows} sample(s): {why:.500}."
+                )
+        return check_table(table, self._table)
+
+    @property
+    def columns_(self) -> dict[str, Column]:
+        """What each column was taken for."""
+        if "_table" not in self.__dict__:
+            raise AttributeError(f"This {type(self).__name__} is not fitted yet.")
+        found: dict[str, Column] = self._table.columns_
+        return found
+
+    # The encoder ----------------------------------------------------------------------------
+
+    def _settings(self) -> Any:
+        columns = repr(None if self.columns is None else dict(self.columns))
+        return TableSettings(
+            model=str(self.model),
+            width=int(self.n_components),
+            seed=int(self.random_state),
+            columns=columns,
+        )
+
+    def _find_encoder(self, state: TrainedState | None = None) -> Any:
+        settings = self._settings()
+        if not self.__dict__.get("_is_learning"):
+            state = self._trained_state(settings)
+        return _find_encoder(settings, self._table, _resolve_device(self.device), state)
+
+    @property
+    def _encoder(self) -> Any:
+        settings, trained = self._settings(), self.__dict__.get("trained_")
+        present = self._last.get("encoder", (None, None, None))
+        if present[:2] != (settings, trained):
+            present = (settings, trained, self._find_encoder())
+            self._last["encoder"] = present
+        return present[2]
+
+    def _keep_encoder(self, encoder: Any) -> None:
+        self._last["encoder"] = (self._settings(), self.trained_, encoder)
+
+    def _get_encoder(self) -> Any:
+        return self._encoder
+
+    @property
+    def n_features_out_(self) -> int:
+        """Number of output features."""
+        return int(self.n_components)
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return "trained_" in self.__dict__
+
+    def __sklearn_tags__(self) -> Tags:
+        tags = super().__sklearn_tags__()
+        tags.requires_fit = True
+        tags.target_tags.required = isinstance(self.training, FineTune)
+        tags.input_tags.two_d_array = True
+        tags.input_tags.one_d_array = False
+        tags.input_tags.sparse = True
+        tags.input_tags.string = True
+        tags.input_tags.allow_nan = True
+        return tags
