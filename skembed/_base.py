@@ -220,7 +220,7 @@ class BaseEmbedder(CallbackSupportMixin, TransformerMixin, Estimator):
             before a bad one was found stay in the store.
         """
         started = time.perf_counter()
-        self.__dict__.setdefault("_last", {}).pop("report", None)  # should this call fail
+        self.__dict__.setdefault("_last", {})["report"] = None  # of an earlier call
         self._begin()
         return self._transform_rows(self._checked(X), X, started)
 
@@ -274,8 +274,9 @@ class BaseEmbedder(CallbackSupportMixin, TransformerMixin, Estimator):
             dtype=embedded.dtype,
             notes=notes,
         )
-        self._last["report"] = self._make_report(report)
-        self._warn_of(self.report_, rows)
+        of_room = self._make_report(report)
+        self._last["report"] = of_room
+        self._warn_of(of_room, rows)
         self._refuse_or_warn(faults, rows)
         wrapped: NDArray[np.float32] = with_index(self, vectors, X)
         return wrapped
@@ -283,9 +284,10 @@ class BaseEmbedder(CallbackSupportMixin, TransformerMixin, Estimator):
     @property
     def report_(self) -> Any:
         """What the last `transform` did."""
-        if "report" not in self.__dict__.get("_last", {}):
+        report = self.__dict__.get("_last", {}).get("report")
+        if report is None:
             raise AttributeError(f"This {type(self).__name__} has not transformed rows yet.")
-        return self._last["report"]
+        return report
 
     @property
     def n_features_out_(self) -> int:
@@ -310,7 +312,8 @@ class BaseEmbedder(CallbackSupportMixin, TransformerMixin, Estimator):
             If neither `fit` nor `transform` has been called.
         """
         # scikit-learn's HTML view asks for names: showing one must not look for its model.
-        if not self.__dict__.keys() & {"_has_been_fitted", "_present", "_last"}:
+        was_used = self.__dict__.get("_last", {}).get("report") is not None
+        if not (was_used or self.__dict__.keys() & {"_has_been_fitted", "_present"}):
             raise NotFittedError(
                 f"This {type(self).__name__} has not seen rows yet; call fit or transform first."
             )

@@ -41,7 +41,7 @@ __all__ = ["TrainableEmbedder"]
 
 Trainable = TypeVar("Trainable", bound="TrainableEmbedder")
 
-_OBJECTS = ("tokenizer", "preprocess")
+_OBJECTS = ("tokenizer", "preprocess", "text")
 """Parameters that decide what is learned and are objects: their text says too little."""
 
 _learn = later("skembed.training._learn", "learn")

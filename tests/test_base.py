@@ -1,6 +1,8 @@
 """What every embedder that runs a model has from its base class."""
 
 import pickle
+import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from types import SimpleNamespace
 
@@ -8,9 +10,10 @@ import numpy as np
 import pytest
 import torch
 from sklearn.base import BaseEstimator, clone
+from sklearn.exceptions import NotFittedError
 
 import skembed
-from skembed import BaseEmbedder, Encoder
+from skembed import BaseEmbedder, Encoder, FunctionEmbedder
 from skembed._inputs import CheckedRows
 from skembed._pretrained import PretrainedEmbedder
 from skembed.exceptions import InvalidInputError, InvalidParameterError, InvalidRowsError
@@ -230,3 +233,23 @@ def test_every_call_says_which_rows_are_nan():
     for _ in range(2):
         with pytest.warns(skembed.exceptions.InvalidRowsWarning, match="row 1"):
             embedder.transform(["a", None])
+
+
+def test_threads_that_share_an_embedder_do_not_take_its_report_from_each_other():
+    embedder = FunctionEmbedder(lambda rows: np.array([[len(row), 1.0] for row in rows]))
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        with ThreadPoolExecutor(8) as pool:
+            found = list(pool.map(lambda _: embedder.transform(["a", "bb"]), range(1500)))
+    finally:
+        sys.setswitchinterval(interval)
+    assert len(found) == 1500
+
+
+def test_a_transform_that_failed_gives_no_names():
+    embedder = FunctionEmbedder(lambda rows: np.ones((len(rows), 2)))
+    with pytest.raises(ValueError, match="missing"):
+        embedder.transform([None])
+    with pytest.raises(NotFittedError):
+        embedder.get_feature_names_out()

@@ -289,11 +289,11 @@ class TableEncoder:
         for name, kind in (self.kinds or {}).items():
             if name not in names:
                 close = did_you_mean(name, names)
-                problems.append(f"kinds has {name!r}, which is no column.{close}")
+                problems.append(f"columns has {name!r}, which is no column.{close}")
             if kind not in KINDS:
                 close = did_you_mean(kind, KINDS)
                 listed = ", ".join(map(repr, KINDS))
-                problems.append(f"kinds={{{name!r}: {kind!r}}}: expected one of {listed}.{close}")
+                problems.append(f"columns={{{name!r}: {kind!r}}}: expected one of {listed}.{close}")
         if problems:
             raise InvalidParameterError("\n".join(problems))
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
-from skembed._backbone import Backbone, thawed
+from skembed._backbone import Backbone, Ending, Exported, thawed
 from skembed.columns import TableRows, TableShape
+from skembed.exceptions import UnsupportedModelError
 from skembed.store import digest_of
 from skembed.tabular._networks import TableNetwork
 from skembed.tabular._settings import TableSettings
@@ -50,6 +52,13 @@ class TableBackbone(Backbone):
     def load(self, *, core: nn.Module | None = None, dtype: torch.dtype | None = None) -> nn.Module:
         """Return the network, with the weights that the seed makes."""
         return thawed(_Around(self._network() if core is None else core)).eval()
+
+    def export(self, module: nn.Module, folder: Path, ending: Ending) -> Exported:
+        """Refuse: no other library would know the columns."""
+        raise UnsupportedModelError(
+            "A network for tables cannot be exported: no other library knows its columns. Pickle "
+            "the embedder."
+        )
 
     def _network(self) -> TableNetwork:
         shape = self._shape

@@ -17,7 +17,13 @@ from skembed._inputs import CheckedRows
 from skembed._later import later
 from skembed._trainable import TrainableEmbedder
 from skembed.columns import Column, TableEncoder, read_table
-from skembed.exceptions import InvalidRowsError
+from skembed.exceptions import (
+    InvalidParameterError,
+    InvalidRowsError,
+    InvalidTargetsError,
+    TrainingWarning,
+    warn_user,
+)
 from skembed.store import EmbeddingStore
 from skembed.tabular._inputs import check_table
 from skembed.tabular._settings import TableSettings
@@ -28,11 +34,14 @@ __all__ = ["TabularEmbedder"]
 Tabular = TypeVar("Tabular", bound="TabularEmbedder")
 
 _MODELS = ("mlp", "resnet", "ft_transformer", "tabm")
-_LEAST_ROWS_FOR_LABELS = 50
+_LEAST_LABELS = 50
 _N_FOLDS = 5
+_LEARNED = ("_table", "_chosen", "_learned_with", "n_features_in_", "feature_names_in_")
+"""What `fit` learns beside `trained_`."""
 
 _resolve_device = later("skembed.engine._devices", "resolve_device")
 _find_encoder = later("skembed.tabular._encoder", "find_encoder")
+_can_be_folded = later("skembed.training._ways", "can_be_folded")
 
 
 class TabularEmbedder(TrainableEmbedder):
@@ -51,13 +60,15 @@ class TabularEmbedder(TrainableEmbedder):
         Number of features of a vector.
     columns : dict or None, default=None
         Kinds of columns by name, where they are not to be inferred: "number", "category",
-        "boolean", "date", "duration", "text", "tags" or "drop". Columns of arrays are x0, x1, ...
-        `columns_` says what was decided, and why.
+        "boolean", "date", "duration", "text", "tags" or "drop". Columns without names, or with
+        names that are no strings, are x0, x1, ... `columns_` says what was decided, and why.
     text : transformer or None, default=None
         What embeds columns of text, a `TextEmbedder` for example. None counts groups of letters.
     training : "auto", FineTune, Contrastive or SelfSupervised, default="auto"
         "auto": with y of 50 rows or more ``FineTune(cross_fit=5)``, so that `fit_transform` gives
         each row the vector of a network that has not seen its label; else ``SelfSupervised()``.
+        With too few distinct rows for folds there are none, and a warning says so. `partial_fit`
+        learns from any number of labels.
     device : str, default="auto"
         Where the network runs: "auto", "cpu", "cuda", "cuda:1", "mps".
     cache : "run", path, EmbeddingStore or None, default="run"
@@ -86,7 +97,7 @@ class TabularEmbedder(TrainableEmbedder):
     history_ : dict of str to list
         What was recorded of each epoch.
     report_ : EmbeddingReport
-        What the last `transform` did.
+        What the last `transform` did; rows are not compared, each counts as distinct.
 
     See Also
     --------
@@ -95,7 +106,7 @@ class TabularEmbedder(TrainableEmbedder):
 
     Notes
     -----
-    A row's vector does not depend on the rows beside it. Numbers are brought to a normal
+    A row's vector does not depend on the rows beside it, to within rounding. Numbers are brought to a normal
     distribution by the quantiles of the rows in `fit`; missing values have embeddings of their own.
 
     References
@@ -211,18 +222,62 @@ class TabularEmbedder(TrainableEmbedder):
     def _strategy(self) -> Any:
         if self.training != "auto":
             return self.training
-        return self.__dict__.get("_chosen")
+        return self.__dict__.get("_chosen") or SelfSupervised()
 
     def _fit_trained(self, X: Any, y: Any, sample_weight: Any, **step: Any) -> CheckedRows:
+        before = {name: self.__dict__[name] for name in _LEARNED if name in self.__dict__}
         goes_on = "trained_" in self.__dict__ and (bool(step) or self._warm_starts())
-        if self.training == "auto" and not goes_on:
-            has_labels = y is not None and _num_samples(y) >= _LEAST_ROWS_FOR_LABELS
-            self._chosen = FineTune(cross_fit=_N_FOLDS) if has_labels else SelfSupervised()
-        self._keeps_columns = goes_on
-        return super()._fit_trained(X, y, sample_weight, **step)
+        if goes_on and not step:
+            self._refuse_other_columns()
+        try:
+            if self.training == "auto" and not goes_on:
+                is_enough = bool(step) or (y is not None and _num_samples(y) >= _LEAST_LABELS)
+                has_labels = y is not None and is_enough
+                self._chosen = FineTune(cross_fit=_N_FOLDS) if has_labels else SelfSupervised()
+            self._keeps_columns = goes_on
+            return super()._fit_trained(X, y, sample_weight, **step)
+        except BaseException:  # what was learned before is not lost
+            for name in _LEARNED:
+                self.__dict__.pop(name, None)
+            self.__dict__.update(before)
+            raise
+
+    def _train(self, *args: Any) -> None:
+        rows, y = args[-2:]
+        if y is not None and _num_samples(y) != rows.n_rows:
+            raise InvalidTargetsError(
+                f"y: expected one target for each of {rows.n_rows:,} rows, got {_num_samples(y):,}."
+            )
+        if self.model == "tabm" and self._strategy.method == "lora":
+            raise InvalidParameterError(
+                "training__method='lora': the layers of model='tabm' share their weights already. "
+                "Use method='full', or another model."
+            )
+        if self.training == "auto" and self._strategy.cross_fit is not None:
+            encoder, name = self._encoder, type(self).__name__
+            if not _can_be_folded(self._strategy, encoder, rows, y, name):
+                self._chosen = FineTune()
+                warn_user(
+                    f"{name}: there are too few distinct rows, or rows of a class, to train "
+                    "without a fifth of them. fit_transform gives vectors of a network that has "
+                    "seen their labels, and what is fitted on them will be too sure of itself.",
+                    TrainingWarning,
+                    once="too few rows to fold",
+                )
+        super()._train(*args)
 
     def _warm_starts(self) -> bool:
         return isinstance(self.training, Strategy) and bool(self.training.warm_start)
+
+    def _refuse_other_columns(self) -> None:
+        """Refuse to go on with other columns, or a network of another shape."""
+        changed = self._changed_since(self.trained_, self._settings())
+        said = [f"{k} was {v}" for k, v in changed.items() if not k.startswith("training")]
+        if said:
+            raise InvalidParameterError(
+                f"{type(self).__name__}: cannot go on from what was learned with other parameters: "
+                f"{', '.join(said)}. Set them back, or set training__warm_start=False."
+            )
 
     def _untrained(self: Tabular) -> Tabular:
         other: Tabular = clone(self)
@@ -266,7 +321,7 @@ class TabularEmbedder(TrainableEmbedder):
     # The encoder ----------------------------------------------------------------------------
 
     def _settings(self) -> Any:
-        columns = repr(None if self.columns is None else dict(self.columns))
+        columns = None if self.columns is None else tuple(dict(self.columns).items())
         return TableSettings(
             model=str(self.model),
             width=int(self.n_components),
@@ -282,15 +337,22 @@ class TabularEmbedder(TrainableEmbedder):
 
     @property
     def _encoder(self) -> Any:
-        settings, trained = self._settings(), self.__dict__.get("trained_")
-        present = self._last.get("encoder", (None, None, None))
-        if present[:2] != (settings, trained):
-            present = (settings, trained, self._find_encoder())
-            self._last["encoder"] = present
-        return present[2]
+        if self.__dict__.get("_is_learning"):
+            return self._find_encoder()
+        if "_table" not in self.__dict__:
+            raise NotFittedError(f"This {type(self).__name__} is not fitted yet; call fit first.")
+        settings = self._settings()
+        state, last = self._trained_state(settings), self.__dict__.setdefault("_last", {})
+        found = last.get("encoder")
+        if found is None or found[:2] != (settings, state):
+            found = last["encoder"] = (settings, state, self._find_encoder())
+        return found[2]
 
     def _keep_encoder(self, encoder: Any) -> None:
         self._last["encoder"] = (self._settings(), self.trained_, encoder)
+
+    def _as_parameter(self, setting: str, value: str) -> tuple[str, str]:
+        return {"width": "n_components", "seed": "random_state"}.get(setting, setting), value
 
     def _get_encoder(self) -> Any:
         return self._encoder

@@ -15,4 +15,4 @@ class TableSettings(ModelSettings):
 
     width: int = 64
     seed: int = 0
-    columns: str = ""
+    columns: tuple[tuple[str, str], ...] | None = None

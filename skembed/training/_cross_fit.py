@@ -15,8 +15,8 @@ from scipy.linalg import orthogonal_procrustes
 
 from skembed._inputs import CheckedRows, take
 from skembed.engine import BackboneEncoder, Embedded
-from skembed.training._learn import check_targets_of, folds_of
 from skembed.training._strategy import Strategy
+from skembed.training._ways import check_targets_of, folds_of
 
 __all__ = ["align", "cross_fit"]
 

@@ -21,8 +21,6 @@ from skembed._inputs import ArrayRows, CheckedRows, take
 from skembed.acceleration import prepare_for_training
 from skembed.engine import BackboneEncoder, Progress, embed
 from skembed.exceptions import (
-    InvalidInputError,
-    InvalidParameterError,
     InvalidRowsError,
     TrainingWarning,
     describe_rows,
@@ -30,17 +28,13 @@ from skembed.exceptions import (
     warn_user,
 )
 from skembed.store import EmbeddingStore
-from skembed.training._cells import check_rows_alone, make_self_supervised
 from skembed.training._checkpoint import Checkpoint
-from skembed.training._contrast import check_contrast, make_contrast
-from skembed.training._contrastive import Contrastive
 from skembed.training._examples import (
     ArrayExamples,
     Examples,
     FaultyRows,
     FrozenRows,
     collate_vectors,
-    equal_rows,
     vector_examples,
 )
 from skembed.training._fine_tune import FineTune
@@ -57,23 +51,14 @@ from skembed.training._lora import lora_scale
 from skembed.training._methods import Finished, VectorProjection, arrays_of, choose_weights
 from skembed.training._objective import Objective
 from skembed.training._reuse import key_of_training, train_once
-from skembed.training._self_supervised import SelfSupervised
 from skembed.training._state import TrainedState
 from skembed.training._strategy import Strategy
-from skembed.training._supervised import check_labels, make_supervised
 from skembed.training._targets import Targets
 from skembed.training._trained import state_of
-from skembed.training._validation import find_folds, without_advice
+from skembed.training._ways import WAYS, check_folds, check_targets_of, folds_of
 from skembed.weights import RandomSource, releases_of
 
-__all__ = ["check_targets_of", "folds_of", "learn"]
-
-_WAYS: dict[type[Strategy], tuple[Callable[..., Targets], Callable[..., Objective]]] = {
-    FineTune: (check_labels, make_supervised),
-    Contrastive: (check_contrast, make_contrast),
-    SelfSupervised: (check_rows_alone, make_self_supervised),
-}
-"""What checks targets, and what makes the objective, for each strategy."""
+__all__ = ["learn"]
 
 _OF_RANDOM_WEIGHTS = 1e-3
 _STEPS_OF_RANDOM_WEIGHTS = 1000
@@ -152,7 +137,7 @@ def learn(
         check_step(known, targets, name)
     if strategy.cross_fit is not None and rows.n_sides == 1 and not is_step:
         folds = folds_of(strategy, encoder, rows, targets)
-        _check_folds(folds, strategy, y, rows, name, sample_weight)
+        check_folds(folds, strategy, y, rows, name, sample_weight)
     if is_step:
         changes = {"n_epochs": 1, "validation_fraction": None, "checkpoint": None}
         strategy = clone(strategy).set_params(**changes)
@@ -175,39 +160,6 @@ def _with_batch_size(strategy: Strategy, rows: CheckedRows) -> Strategy:
     sized: Strategy = clone(strategy)
     sized.set_params(batch_size=min(max(32, size), _LARGEST_BATCH))
     return sized
-
-
-def check_targets_of(
-    strategy: Strategy, y: Any, rows: CheckedRows, name: str, sample_weight: Any = None, **step: Any
-) -> Targets:
-    """Check and encode what good rows are to be told by; messages call who needs it `name`."""
-    return _WAYS[type(strategy)][0](strategy, y, rows, name, sample_weight, **step)
-
-
-def folds_of(
-    strategy: Strategy, encoder: BackboneEncoder, rows: CheckedRows, targets: Targets
-) -> NDArray[np.int64]:
-    """Return the fold of each good row, for `cross_fit`."""
-    assert strategy.cross_fit is not None
-    keys = equal_rows(encoder, rows.items)
-    return find_folds(keys, targets, strategy.cross_fit, strategy.random_state or 0)
-
-
-def _check_folds(
-    folds: NDArray[np.int64], strategy: Strategy, y: Any, rows: CheckedRows, *given: Any
-) -> None:
-    """Refuse folds without which too little is left to learn from, before hours of training."""
-    for fold in range(folds.max() + 1):
-        others = np.flatnonzero(folds != fold)
-        try:
-            with without_advice():
-                check_targets_of(strategy, y, take(rows, others), *given)
-        except (InvalidInputError, InvalidParameterError) as error:
-            raise InvalidParameterError(
-                f"training__cross_fit={strategy.cross_fit}: {len(folds):,} rows are too few. One "
-                f"of the folds leaves {len(others):,} to learn from, which are refused:\n{error}\n"
-                "Give more rows, or set cross_fit to None or to another number of folds."
-            ) from None
 
 
 def _without_faults(
@@ -256,7 +208,7 @@ def _trained(task: _Task, key: bytes | None, made_with: dict[str, str]) -> Train
     checkpoint = None if strategy.checkpoint is None else Checkpoint(strategy.checkpoint, key)
     before, is_head = task.before, strategy.method == "head"
     start = FrozenRows(task.encoder, rows.items, task.store, before, head_only=is_head)
-    objective = _WAYS[type(strategy)][1](strategy, task.targets, start, seed)
+    objective = WAYS[type(strategy)][1](strategy, task.targets, start, seed)
     objective.head.to(device)
     if not task.is_step and not len(objective.held_out):
         _warn_of_unused(strategy)
