@@ -106,8 +106,9 @@ class TabularEmbedder(TrainableEmbedder):
 
     Notes
     -----
-    A row's vector does not depend on the rows beside it, to within rounding. Numbers are brought to a normal
-    distribution by the quantiles of the rows in `fit`; missing values have embeddings of their own.
+    A row's vector does not depend on the rows beside it, to within rounding. Numbers are brought to
+    a normal distribution by the quantiles of the rows in `fit`; missing values have embeddings of
+    their own.
 
     References
     ----------
