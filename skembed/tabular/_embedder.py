@@ -232,8 +232,7 @@ class TabularEmbedder(TrainableEmbedder):
             self._refuse_other_columns()
         try:
             if self.training == "auto" and not goes_on:
-                is_enough = bool(step) or (y is not None and _num_samples(y) >= _LEAST_LABELS)
-                has_labels = y is not None and is_enough
+                has_labels = y is not None and (bool(step) or not _has_few(y))
                 self._chosen = FineTune(cross_fit=_N_FOLDS) if has_labels else SelfSupervised()
             self._keeps_columns = goes_on
             return super()._fit_trained(X, y, sample_weight, **step)
@@ -245,7 +244,9 @@ class TabularEmbedder(TrainableEmbedder):
 
     def _train(self, *args: Any) -> None:
         rows, y = args[-2:]
-        if y is not None and _num_samples(y) != rows.n_rows:
+        # Of labels that are learned from, the strategy says what is wrong.
+        is_unused = y is not None and isinstance(self._strategy, SelfSupervised)
+        if is_unused and _num_samples(y) != rows.n_rows:
             raise InvalidTargetsError(
                 f"y: expected one target for each of {rows.n_rows:,} rows, got {_num_samples(y):,}."
             )
@@ -376,3 +377,8 @@ class TabularEmbedder(TrainableEmbedder):
         tags.input_tags.string = True
         tags.input_tags.allow_nan = True
         return tags
+
+
+def _has_few(y: Any) -> bool:
+    """Return whether labels are too few to learn from; what is no collection is refused later."""
+    return hasattr(y, "__len__") and not isinstance(y, str) and _num_samples(y) < _LEAST_LABELS
