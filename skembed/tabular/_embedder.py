@@ -264,7 +264,7 @@ class TabularEmbedder(TrainableEmbedder):
                     "without a fifth of them. fit_transform gives vectors of a network that has "
                     "seen their labels, and what is fitted on them will be too sure of itself.",
                     TrainingWarning,
-                    once="too few rows to fold",
+                    once=f"too few rows to fold of {', '.join(self.columns_):.200}",
                 )
         super()._train(*args)
 
@@ -381,4 +381,7 @@ class TabularEmbedder(TrainableEmbedder):
 
 def _has_few(y: Any) -> bool:
     """Return whether labels are too few to learn from; what is no collection is refused later."""
-    return hasattr(y, "__len__") and not isinstance(y, str) and _num_samples(y) < _LEAST_LABELS
+    try:
+        return bool(_num_samples(y) < _LEAST_LABELS)
+    except TypeError:
+        return False

@@ -346,7 +346,7 @@ def test_a_loss_that_is_no_number_names_the_batch_and_loses_nothing(folder):
     assert "learning rate" in str(caught.value)
     assert embedder.trained_.digest == before
     assert not hasattr(embedder, "encoder_")
-    embedder.set_params(training__learning_rate=HEAD.learning_rate, training__batch_size=32)
+    embedder.set_params(training__learning_rate=HEAD.learning_rate, training__batch_size="auto")
     np.testing.assert_array_equal(embedder.transform(X), vectors)
 
 
