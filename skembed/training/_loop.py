@@ -330,6 +330,8 @@ class Loop:
         if self.device.type == "cuda":
             with torch.cuda.device(self.device):
                 torch.cuda.manual_seed(seed)
+        elif self.device.type == "mps":
+            torch.mps.manual_seed(seed)
 
     def _random_state(self) -> Any:
         if self.device.type == "cuda":

@@ -219,14 +219,10 @@ def test_a_table_of_constants_is_refused():
 
 @pytest.mark.parametrize("model", ["mlp", "resnet", "ft_transformer", "tabm"])
 def test_labels_that_no_line_can_tell_are_learned(model):
-    X = frame(400)
-    embedder = TabularEmbedder(model, training=FineTune(n_epochs=30))
-    scores = []
-    for each in (embedder, clone(embedder).set_params(training=SelfSupervised(n_epochs=1))):
-        vectors = each.fit(X, labels(X)).transform(frame(200, seed=1))
-        head = LogisticRegression(max_iter=1000).fit(each.transform(X), labels(X))
-        scores.append(head.score(vectors, labels(frame(200, seed=1))))
-    assert scores[0] > 0.95
+    X, X_test = frame(400), frame(200, seed=1)
+    embedder = TabularEmbedder(model, training=FineTune(n_epochs=30)).fit(X, labels(X))
+    head = LogisticRegression(max_iter=1000).fit(embedder.transform(X), labels(X))
+    assert head.score(embedder.transform(X_test), labels(X_test)) > 0.95
 
 
 def test_amounts_are_learned():
