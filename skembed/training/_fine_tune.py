@@ -34,8 +34,9 @@ class FineTune(Strategy):
         model's vectors, which are computed once, so that an epoch takes milliseconds.
     loss : {"auto", "log_loss", "squared_error", "absolute_error", "huber"}, default="auto"
         "auto" is "log_loss" for classes and for several labels per row, "squared_error" for
-        numbers. Whole numbers are classes, unless the loss is one of numbers. Errors of numbers are
-        in units of their standard deviation.
+        numbers. Integers are classes, and so are floats if they are whole and 20 different ones or
+        fewer, unless the loss is one of numbers. Errors of numbers are in units of their standard
+        deviation.
     class_weight : "balanced", dict or None, default=None
         Weights of the classes in the loss, as in scikit-learn's classifiers.
     sampling : {"shuffle", "balanced"}, default="shuffle"

@@ -28,6 +28,9 @@ from skembed.exceptions import (
 __all__ = ["Targets", "check_targets"]
 
 
+_MANY_CLASSES = 20
+"""Floats that are whole numbers, and more than so many, are amounts."""
+
 _SEVERAL = "Of several labels a row make columns of 0 and 1, with MultiLabelBinarizer()."
 
 
@@ -86,6 +89,8 @@ def check_targets(
     _refuse_missing(array, rows)
     _refuse_mixed(array, rows)
     kind = _kind_of(array, loss, owner)
+    if classes is None and loss == "auto" and _are_amounts(array, kind):
+        kind = "numbers"
     if kind == "numbers":
         if class_weight is not None:
             raise InvalidParameterError(
@@ -112,10 +117,10 @@ def check_targets(
             f"y: expected at least two classes, got 1 class: {known.tolist()}. If others come in "
             "later calls of partial_fit, name all in the first: partial_fit(X, y, classes=[...])."
         )
-    if loss == "auto" and array.dtype.kind in "iu" and len(known) > max(20, len(array) // 2):
+    if classes is None and loss == "auto" and _may_be_amounts(known, len(array)):
         warn_user(
             f"y has {len(known):,} different whole numbers in {len(array):,} rows, which are taken "
-            "for classes. If they are amounts, set training__loss='squared_error'.",
+            "for classes. If they are amounts, make them floats.",
             TrainingWarning,
         )
     return Targets(kind, np.searchsorted(known, array).astype(np.int64), weights, known)
@@ -265,6 +270,19 @@ def _kind_of(array: NDArray[Any], loss: str, owner: str) -> Literal["classes", "
         f"y: expected classes, several labels a row (columns of 0 and 1), or numbers; {owner} "
         f"cannot learn from {found} targets with loss={loss!r}."
     )
+
+
+def _are_amounts(array: NDArray[Any], kind: str) -> bool:
+    """Return whether whole numbers are floats that are too many for classes."""
+    return kind == "classes" and array.dtype.kind == "f" and len(np.unique(array)) > _MANY_CLASSES
+
+
+def _may_be_amounts(known: NDArray[Any], n_rows: int) -> bool:
+    """Return whether integers are many, and have gaps or are mostly different."""
+    if known.dtype.kind not in "iu" or len(known) <= _MANY_CLASSES:
+        return False
+    span = int(known[-1]) - int(known[0])
+    return len(known) > n_rows // 2 or span > 2 * len(known)
 
 
 def _check_weights(sample_weight: Any, rows: CheckedRows) -> NDArray[np.float32]:

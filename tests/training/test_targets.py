@@ -116,8 +116,13 @@ def test_many_classes_are_no_warning():
 
 
 def test_whole_numbers_that_look_like_amounts_are_a_warning():
-    with pytest.warns(TrainingWarning, match=r"30 different whole numbers in 30 rows.*squared_err"):
-        check(list(range(30)), rows=rows_of(30))
+    with pytest.warns(TrainingWarning, match=r"30 different whole numbers in 30 rows.*floats"):
+        assert check(list(range(30)), rows=rows_of(30)).kind == "classes"
+    prices = [100 * (i % 25) for i in range(90)]
+    with pytest.warns(TrainingWarning, match="25 different whole numbers in 90 rows"):
+        check(prices, rows=rows_of(90))
+    assert check([float(price) for price in prices], rows=rows_of(90)).kind == "numbers"
+    assert check([float(i % 20) for i in range(90)], rows=rows_of(90)).kind == "classes"
 
 
 # What is refused -----------------------------------------------------------------------------
