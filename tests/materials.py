@@ -80,7 +80,7 @@ def food_reviews(part):
 
     "train" has 4,000, "test" 1,000.
     """
-    return _example("_food_reviews").food_reviews(part, material("modeldata"))
+    return example("_food_reviews").food_reviews(part, material("modeldata"))
 
 
 def fashion_mnist(part):
@@ -115,13 +115,14 @@ def read_idx(path):
     return np.frombuffer(content, np.uint8, offset=4 + 4 * n_dims).reshape(shape)
 
 
-def _example(name):
-    """Import a module of the examples."""
-    path = Path(__file__).parents[1] / "examples" / f"{name}.py"
-    spec = importlib.util.spec_from_file_location(name, path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def example(name):
+    """Import a module of the examples, which import each other."""
+    folder = str(Path(__file__).parents[1] / "examples")
+    sys.path.insert(0, folder)
+    try:
+        return importlib.import_module(name)
+    finally:
+        sys.path.remove(folder)
 
 
 def skip_missing(missing):

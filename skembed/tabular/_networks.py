@@ -22,7 +22,9 @@ __all__ = ["ARCHITECTURES", "TableNetwork"]
 
 
 class MLP(nn.Module):
-    """Linear layers, ReLU and dropout on all cells side by side.
+    """Linear layers, ReLU and dropout on all cells side by side, and a linear layer beside them.
+
+    NOTE[DIFF] The paper's has no layer beside: what a line tells of a row need not be found anew.
 
     Shape: (n, cells, d) -> (n, width).
     """
@@ -34,10 +36,12 @@ class MLP(nn.Module):
         for d_in, d_out in pairwise(sizes):
             layers += [nn.Linear(d_in, d_out), nn.ReLU(), nn.Dropout(0.1)]
         self.layers = nn.Sequential(*layers, nn.Linear(sizes[-1], width))
+        self.beside = nn.Linear(sizes[0], width)
 
     def forward(self, cells: Tensor) -> Tensor:
         """Return vectors."""
-        vectors: Tensor = self.layers(cells.flatten(1))
+        x = cells.flatten(1)
+        vectors: Tensor = self.layers(x) + self.beside(x)
         return vectors
 
 

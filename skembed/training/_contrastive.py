@@ -123,7 +123,7 @@ class Contrastive(Strategy):
         augment: bool = False,
         validation_fraction: float | str | None = "auto",
         scoring: str | Callable[..., float] = "loss",
-        patience: int | None = None,
+        patience: int | str | None = "auto",
         cross_fit: int | None = None,
         checkpoint: str | os.PathLike[str] | None = None,
         warm_start: bool = False,

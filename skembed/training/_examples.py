@@ -17,7 +17,7 @@ from skembed._inputs import ArrayRows
 from skembed.engine import BackboneEncoder, embed
 from skembed.store import EmbeddingStore
 from skembed.training._trained import state_of
-from skembed.weights import available_memory
+from skembed.weights import RandomSource, available_memory
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -175,6 +175,7 @@ class FrozenRows:
         self.before, self.items = state_of(before), items
         self._encoder, self._store = before or encoder, store
         self._of_raw = encoder if head_only else self._encoder
+        self._head_only = head_only
 
     @cached_property
     def raw(self) -> NDArray[np.float32]:
@@ -187,6 +188,12 @@ class FrozenRows:
     def vectors(self) -> NDArray[np.float32]:
         """The vectors that the user would see."""
         return self._encoder.finish(self.raw)
+
+    @property
+    def are_random(self) -> bool:
+        """Whether what is trained has learned nothing yet."""
+        is_random = isinstance(self._encoder.backbone.source, RandomSource)
+        return is_random and self.before is None and not self._head_only
 
     @property
     def width(self) -> int:

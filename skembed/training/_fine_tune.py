@@ -44,7 +44,7 @@ class FineTune(Strategy):
         class, so that rows of rare classes come several times.
     n_epochs : int or "auto", default="auto"
         Times each row is seen. "auto" is 3, or with few rows as many as take 50 steps; of a model
-        with random weights as many as take 1,000 steps, from 10 to 100.
+        with random weights as many as take 2,000 steps, from 10 to 100.
     batch_size : int or "auto", default="auto"
         Rows per step. "auto" is 32, of tables a 32nd of the rows, 32 to 512. Batches that take too
         much memory are run in pieces, with the same gradient.
@@ -82,8 +82,9 @@ class FineTune(Strategy):
         By what epochs are compared on the held-out rows: the loss, with the classifier's outputs
         scaled as is best for these rows, since it is dropped and only the vectors count; or a
         scorer of scikit-learn for the classifier ("accuracy", "roc_auc", "r2").
-    patience : int or None, default=None
-        Epochs without a better one after which training stops. None runs all.
+    patience : int, "auto" or None, default="auto"
+        Epochs without a better one after which training stops. None runs all, and so does "auto",
+        unless the model has random weights: then it is 16.
     cross_fit : int or None, default=None
         Number of folds for `fit_transform`. A fine-tuned embedder has seen the labels of its
         training rows, and a classifier on top would trust their vectors too much. With folds,
@@ -184,7 +185,7 @@ class FineTune(Strategy):
         augment: bool = False,
         validation_fraction: float | str | None = "auto",
         scoring: str | Callable[..., float] = "loss",
-        patience: int | None = None,
+        patience: int | str | None = "auto",
         cross_fit: int | None = None,
         checkpoint: str | os.PathLike[str] | None = None,
         warm_start: bool = False,

@@ -61,7 +61,8 @@ from skembed.weights import RandomSource, releases_of
 __all__ = ["learn"]
 
 _OF_RANDOM_WEIGHTS = 1e-3
-_STEPS_OF_RANDOM_WEIGHTS = 1000
+_STEPS_OF_RANDOM_WEIGHTS = 2000
+_PATIENCE_WITH_RANDOM_WEIGHTS = 16
 _LARGEST_BATCH = 512
 _OF_HEAD = 1e-3
 
@@ -263,7 +264,7 @@ def _learned(task: _Task, made_with: dict[str, str], module: Any, loop: Loop) ->
 def _warn_of_unused(strategy: Strategy) -> None:
     """Warn of parameters that compare epochs on held-out rows, where too few rows leave none."""
     asked = {"scoring": strategy.scoring, "patience": strategy.patience}
-    unused = [f"{name}={v!r:.60}" for name, v in asked.items() if v not in ("loss", None)]
+    unused = [f"{name}={v!r:.60}" for name, v in asked.items() if v not in ("loss", "auto", None)]
     if unused and strategy.validation_fraction:
         warn_user(
             f"{' and '.join(unused)} changed nothing: validation_fraction="
@@ -328,10 +329,14 @@ def _settings(
     task: _Task, objective: Objective, seed: int, rate: float, dtype: torch.dtype
 ) -> Settings:
     strategy, known = task.strategy, state_of(task.before)
-    n_epochs = strategy.n_epochs
+    n_epochs, patience = strategy.n_epochs, strategy.patience
+    is_random = isinstance(task.encoder.backbone.source, RandomSource)
+    is_random = is_random and strategy.method != "head"
+    if patience == "auto":
+        patience = _PATIENCE_WITH_RANDOM_WEIGHTS if is_random else None
     if n_epochs == "auto":
         n_epochs = max(-(-strategy._least_steps // objective.n_batches()), strategy._least_epochs)
-        if isinstance(task.encoder.backbone.source, RandomSource) and strategy.method != "head":
+        if is_random:
             n_epochs = int(np.clip(-(-_STEPS_OF_RANDOM_WEIGHTS // objective.n_batches()), 10, 100))
     return Settings(
         n_epochs=n_epochs,
@@ -340,7 +345,7 @@ def _settings(
         weight_decay=strategy.weight_decay,
         warmup=strategy.warmup,
         max_grad_norm=strategy.max_grad_norm,
-        patience=strategy.patience,
+        patience=patience,
         seed=seed,
         dtype=dtype,
         budget=1 << 62,

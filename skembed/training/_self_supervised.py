@@ -31,7 +31,7 @@ class SelfSupervised(Strategy):
     temperature : float, default=0.1
         Of "contrast": by what cosines are divided.
     n_epochs : int or "auto", default="auto"
-        Times each row is seen. "auto" is as many as take 1,000 steps, from 10 to 100.
+        Times each row is seen. "auto" is as many as take 2,000 steps, from 10 to 100.
     batch_size : int or "auto", default="auto"
         Rows per step. "auto" is a 32nd of the rows, from 32 to 512.
     learning_rate, weight_decay, warmup, max_grad_norm
@@ -77,7 +77,7 @@ class SelfSupervised(Strategy):
         warmup: float = 0.1,
         max_grad_norm: float | None = 1.0,
         validation_fraction: float | str | None = "auto",
-        patience: int | None = None,
+        patience: int | str | None = "auto",
         checkpoint: str | os.PathLike[str] | None = None,
         warm_start: bool = False,
         dtype: str = "auto",

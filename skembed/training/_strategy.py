@@ -49,7 +49,7 @@ class Strategy(BaseEstimator):
         "augment": ["boolean"],
         "validation_fraction": [_share, StrOptions({"auto"}), None],
         "scoring": [str, callable],
-        "patience": [Interval(Integral, 1, None, closed="left"), None],
+        "patience": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"}), None],
         "cross_fit": [Interval(Integral, 2, None, closed="left"), None],
         "checkpoint": [str, os.PathLike, None],
         "warm_start": ["boolean"],

@@ -1,4 +1,6 @@
-"""Learning from targets: a linear head on the vectors, fitted first, then trained with the model.
+"""Learning from targets: a linear head on the vectors, trained with the model.
+
+It is fitted to the vectors first, unless they are those of random weights.
 
 Knows vectors and targets, not rows or models.
 """
@@ -87,6 +89,15 @@ class LinearHead(nn.Module):
                 coef, bias = np.concatenate([-coef, coef]) / 2, np.concatenate([-bias, bias]) / 2
         coef = coef / spread
         return cls(coef, bias - coef @ middle, *units)
+
+    @classmethod
+    def fresh(cls, width: int, targets: Targets, seed: int) -> LinearHead:
+        """Return a head of random weights, as those of the model are."""
+        bound = width**-0.5
+        shape = targets.n_outputs, width
+        weight = np.random.default_rng(seed).uniform(-bound, bound, shape)
+        units = _units_of(targets) if targets.kind == "numbers" else ()
+        return cls(weight, np.zeros(targets.n_outputs), *units)
 
     @classmethod
     def learned(cls, before: TrainedState, targets: Targets) -> LinearHead | None:
@@ -194,6 +205,8 @@ def make_supervised(
         )
     train, held_out = split(targets, strategy.validation_fraction, seed, rows.keys)
     head = None if rows.before is None else LinearHead.learned(rows.before, targets)
+    if head is None and rows.are_random:
+        head = LinearHead.fresh(rows.width, targets.take(train), seed)
     return Supervised(
         targets,
         train,

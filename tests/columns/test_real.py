@@ -5,13 +5,13 @@ import pytest
 from sklearn.datasets import load_digits, load_iris
 
 from skembed.columns import TableEncoder
-from tests.materials import _example, material
+from tests.materials import example, material
 
 
 @pytest.fixture(scope="module")
 def read():
     folder = material("modeldata")
-    return lambda name: _example("_food_reviews").read_frame(folder, name)
+    return lambda name: example("_modeldata").modeldata(name, folder)
 
 
 def kinds(frame, **parameters):
