@@ -142,9 +142,9 @@ class TrainableEmbedder(BaseEmbedder):
         """Embed the rows that were learned from, each by a model trained without it."""
 
         def embed_without(fold: int, others: CheckedRows) -> Embedded:
-            folder = self._strategy.checkpoint
-            place = None if folder is None else Path(folder) / f"fold_{fold}"
-            of_fold = clone(self._strategy).set_params(cross_fit=None, checkpoint=place)
+            of_fold = clone(self._strategy).set_params(cross_fit=None)
+            if of_fold.checkpoint is not None:
+                of_fold.set_params(checkpoint=Path(of_fold.checkpoint) / f"fold_{fold}")
             other = without_callbacks(self._untrained()).set_params(training=of_fold)
             other._fit_trained(others, y, sample_weight)
             embedded: Embedded = other._embed(rows)

@@ -18,7 +18,7 @@ from skembed.tabular._networks import TableNetwork
 from skembed.tabular._settings import TableSettings
 from skembed.weights import RandomSource
 
-__all__ = ["TableBackbone"]
+__all__ = ["Around", "TableBackbone"]
 
 
 class TableBackbone(Backbone):
@@ -51,7 +51,7 @@ class TableBackbone(Backbone):
 
     def load(self, *, core: nn.Module | None = None, dtype: torch.dtype | None = None) -> nn.Module:
         """Return the network, with the weights that the seed makes."""
-        return thawed(_Around(self._network() if core is None else core)).eval()
+        return thawed(Around(self._network() if core is None else core)).eval()
 
     def export(self, module: nn.Module, folder: Path, ending: Ending) -> Exported:
         """Refuse: no other library would know the columns."""
@@ -73,7 +73,7 @@ class TableBackbone(Backbone):
         return sum(each.nbytes for each in self._network().parameters())
 
 
-class _Around(nn.Module):
+class Around(nn.Module):
     """The module around the core: nothing."""
 
     def __init__(self, core: nn.Module) -> None:

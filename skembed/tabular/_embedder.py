@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from numbers import Integral
 from typing import Any, ClassVar, TypeVar
 
@@ -26,21 +27,27 @@ from skembed.exceptions import (
 )
 from skembed.store import EmbeddingStore
 from skembed.tabular._inputs import check_table
-from skembed.tabular._settings import TableSettings
-from skembed.training import Contrastive, FineTune, SelfSupervised, Strategy, TrainedState
+from skembed.tabular._settings import TableSettings, choose_training, fault_of_model, is_pretrained
+from skembed.training import (
+    Contrastive,
+    FineTune,
+    InContext,
+    SelfSupervised,
+    Strategy,
+    TrainedState,
+)
 
 __all__ = ["TabularEmbedder"]
 
 Tabular = TypeVar("Tabular", bound="TabularEmbedder")
 
-_MODELS = ("mlp", "resnet", "ft_transformer", "tabm")
-_LEAST_LABELS = 50
-_N_FOLDS = 5
+_WIDTH = 64
 _LEARNED = ("_table", "_chosen", "_learned_with", "n_features_in_", "feature_names_in_")
 """What `fit` learns beside `trained_`."""
 
 _resolve_device = later("skembed.engine._devices", "resolve_device")
 _find_encoder = later("skembed.tabular._encoder", "find_encoder")
+_keep_context = later("skembed.tabular._pretrained", "keep_context")
 _can_be_folded = later("skembed.training._ways", "can_be_folded")
 
 
@@ -48,27 +55,30 @@ class TabularEmbedder(TrainableEmbedder):
     """Turns rows of tables into dense vectors: dates, numbers, categories and words.
 
     `fit` decides what each column is, and trains a network: on labels if there are any, else on the
-    rows alone. Rows that are alike lie close together.
+    rows alone. Rows that are alike lie close together. Or it keeps rows for a pretrained model.
 
     Parameters
     ----------
-    model : {"mlp", "resnet", "ft_transformer", "tabm"}, default="mlp"
+    model : {"mlp", "resnet", "ft_transformer", "tabm", "tabicl"} or path, default="mlp"
         The network: linear layers [1]_; the same with shortcuts [1]_; a transformer over the
         columns [1]_; many linear networks that share their weights [2]_. Numbers come in by
-        piecewise-linear embeddings [3]_, categories by entity embeddings.
-    n_components : int, default=64
-        Number of features of a vector.
+        piecewise-linear embeddings [3]_, categories by entity embeddings. "tabicl" is not trained:
+        it is a pretrained model that reads each row beside those of `fit` [4]_; needs ``pip install
+        skembed[tables]`` and the hub, or the path of its checkpoint (a ``.ckpt`` file).
+    n_components : int or "auto", default="auto"
+        Number of features of a vector. "auto" is 64, and 512 of "tabicl", which has no other.
     columns : dict or None, default=None
         Kinds of columns by name, where they are not to be inferred: "number", "category",
         "boolean", "date", "duration", "text", "tags" or "drop". Columns without names, or with
         names that are no strings, are x0, x1, ... `columns_` says what was decided, and why.
     text : transformer or None, default=None
         What embeds columns of text, a `TextEmbedder` for example. None counts groups of letters.
-    training : "auto", FineTune, Contrastive or SelfSupervised, default="auto"
+    training : "auto", FineTune, Contrastive, SelfSupervised or InContext, default="auto"
         "auto": with y of 50 rows or more ``FineTune(cross_fit=5)``, so that `fit_transform` gives
         each row the vector of a network that has not seen its label; else ``SelfSupervised()``.
         With too few distinct rows for folds there are none, and a warning says so. `partial_fit`
-        learns from any number of labels.
+        learns from any number of labels. Of "tabicl" it is ``InContext()``, with folds if there
+        is y.
     device : str, default="auto"
         Where the network runs: "auto", "cpu", "cuda", "cuda:1", "mps".
     cache : "run", path, EmbeddingStore or None, default="run"
@@ -118,6 +128,8 @@ class TabularEmbedder(TrainableEmbedder):
        Ensembling", ICLR 2025, arXiv:2410.24210.
     .. [3] Y. Gorishniy et al., "On Embeddings for Numerical Features in Tabular Deep Learning",
        NeurIPS 2022, arXiv:2203.05556.
+    .. [4] J. Qu et al., "TabICL: A Tabular Foundation Model for In-Context Learning on Large Data",
+       ICML 2025, arXiv:2502.05564.
 
     Examples
     --------
@@ -130,11 +142,11 @@ class TabularEmbedder(TrainableEmbedder):
 
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         **TrainableEmbedder._parameter_constraints,
-        "model": [StrOptions(set(_MODELS))],
-        "n_components": [Interval(Integral, 1, None, closed="left")],
+        "model": [str],
+        "n_components": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"})],
         "columns": [dict, None],
         "text": [HasMethods(["fit", "transform"]), None],
-        "training": [StrOptions({"auto"}), FineTune, Contrastive, SelfSupervised],
+        "training": [StrOptions({"auto"}), FineTune, Contrastive, SelfSupervised, InContext],
         "device": [str],
         "random_state": [Interval(Integral, 0, None, closed="left")],
     }
@@ -144,7 +156,7 @@ class TabularEmbedder(TrainableEmbedder):
         self,
         model: str = "mlp",
         *,
-        n_components: int = 64,
+        n_components: int | str = "auto",
         columns: Mapping[str, str] | None = None,
         text: Any = None,
         training: Any = "auto",
@@ -217,6 +229,12 @@ class TabularEmbedder(TrainableEmbedder):
         """
         return super().partial_fit(X, y, classes)
 
+    def _validate_parameters(self, params: dict[str, Any]) -> None:
+        super()._validate_parameters(params)
+        fault = fault_of_model(self.model, self.n_components, self.training)
+        if fault is not None:
+            raise InvalidParameterError(f"{type(self).__name__}: {fault}")
+
     # What is trained ------------------------------------------------------------------------
 
     @property
@@ -232,8 +250,7 @@ class TabularEmbedder(TrainableEmbedder):
             self._refuse_other_columns()
         try:
             if self.training == "auto" and not goes_on:
-                has_labels = y is not None and (bool(step) or not _has_few(y))
-                self._chosen = FineTune(cross_fit=_N_FOLDS) if has_labels else SelfSupervised()
+                self._chosen = choose_training(self.model, y, is_step=bool(step))
             self._keeps_columns = goes_on
             return super()._fit_trained(X, y, sample_weight, **step)
         except BaseException:  # what was learned before is not lost
@@ -244,6 +261,7 @@ class TabularEmbedder(TrainableEmbedder):
 
     def _train(self, *args: Any) -> None:
         rows, y = args[-2:]
+        name = type(self).__name__
         # Of labels that are learned from, the strategy says what is wrong.
         is_unused = y is not None and isinstance(self._strategy, SelfSupervised)
         if is_unused and _num_samples(y) != rows.n_rows:
@@ -255,18 +273,27 @@ class TabularEmbedder(TrainableEmbedder):
                 "training__method='lora': the layers of model='tabm' share their weights already. "
                 "Use method='full', or another model."
             )
-        if self.training == "auto" and self._strategy.cross_fit is not None:
-            encoder, name = self._encoder, type(self).__name__
-            if not _can_be_folded(self._strategy, encoder, rows, y, name):
-                self._chosen = FineTune()
-                warn_user(
-                    f"{name}: there are too few distinct rows, or rows of a class, to train "
-                    "without a fifth of them. fit_transform gives vectors of a network that has "
-                    "seen their labels, and what is fitted on them will be too sure of itself.",
-                    TrainingWarning,
-                    once=f"too few rows to fold of {', '.join(self.columns_):.200}",
+        has_folds = self.training == "auto" and self._strategy.cross_fit is not None
+        if has_folds and not _can_be_folded(self._strategy, self._encoder, rows, y, name):
+            self._chosen = clone(self._strategy).set_params(cross_fit=None)
+            warn_user(
+                f"{name}: there are too few distinct rows, or rows of a class, to learn without a "
+                "fifth of them. fit_transform gives vectors of a network that has seen their "
+                "labels, and what is fitted on them will be too sure of itself.",
+                TrainingWarning,
+                once=f"too few rows to fold of {', '.join(self.columns_):.200}",
+            )
+        if is_pretrained(self.model):
+            if args[2]:
+                raise InvalidParameterError(
+                    f"partial_fit: model={self.model!r} keeps the rows of one call. Call fit."
                 )
-        super()._train(*args)
+            self._refuse(rows)
+            state = _keep_context(self._strategy, str(self.model), rows, y, name)
+            self.trained_ = replace(state, made_with=self._made_with(self._settings()))
+            self._learned_with = self._objects()
+        else:
+            super()._train(*args)
 
     def _warm_starts(self) -> bool:
         return isinstance(self.training, Strategy) and bool(self.training.warm_start)
@@ -326,7 +353,7 @@ class TabularEmbedder(TrainableEmbedder):
         columns = None if self.columns is None else tuple(dict(self.columns).items())
         return TableSettings(
             model=str(self.model),
-            width=int(self.n_components),
+            width=_WIDTH if isinstance(self.n_components, str) else int(self.n_components),
             seed=int(self.random_state),
             columns=columns,
         )
@@ -362,7 +389,7 @@ class TabularEmbedder(TrainableEmbedder):
     @property
     def n_features_out_(self) -> int:
         """Number of output features."""
-        return int(self.n_components)
+        return int(self._encoder.width)
 
     def __sklearn_is_fitted__(self) -> bool:
         return "trained_" in self.__dict__
@@ -377,11 +404,3 @@ class TabularEmbedder(TrainableEmbedder):
         tags.input_tags.string = True
         tags.input_tags.allow_nan = True
         return tags
-
-
-def _has_few(y: Any) -> bool:
-    """Return whether labels are too few to learn from; what is no collection is refused later."""
-    try:
-        return bool(_num_samples(y) < _LEAST_LABELS)
-    except TypeError:
-        return False

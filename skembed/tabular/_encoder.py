@@ -14,6 +14,7 @@ from skembed._encoder import BatchPolicy
 from skembed.columns import TableEncoder, TableRows
 from skembed.engine import BackboneEncoder
 from skembed.tabular._backbones import TableBackbone
+from skembed.tabular._pretrained import ContextBackbone, find_source
 from skembed.tabular._settings import TableSettings
 from skembed.training import TrainedState
 from skembed.training._trained import drop_with_state, serve
@@ -31,7 +32,11 @@ class TabularEncoder(BackboneEncoder):
     @property
     def policy(self) -> BatchPolicy:
         """Rows all cost the same."""
-        return BatchPolicy(_ROWS_AT_ONCE)
+        return BatchPolicy(self._rows_at_once)
+
+    @property
+    def _rows_at_once(self) -> int:
+        return int(getattr(self.backbone, "rows_at_once", _ROWS_AT_ONCE))
 
     def contents(self, items: Sequence[Any]) -> Iterable[bytes]:
         """Return the bytes of each row's numbers and codes."""
@@ -54,9 +59,9 @@ class TabularEncoder(BackboneEncoder):
         """Return the vectors of all rows."""
         assert isinstance(items, TableRows)
         vectors = np.empty((len(items), self.full_width), dtype=np.float32)
-        module = self._module()
-        for start in range(0, len(items), _ROWS_AT_ONCE):
-            some = slice(start, start + _ROWS_AT_ONCE)
+        module, step = self._module(), self._rows_at_once
+        for start in range(0, len(items), step):
+            some = slice(start, start + step)
             vectors[some] = module(self.collate(items[some])).cpu().numpy()
         return vectors
 
@@ -65,6 +70,10 @@ def find_encoder(
     settings: TableSettings, columns: TableEncoder, device: torch.device, state: TrainedState | None
 ) -> TabularEncoder:
     """Return the encoder of a network for some columns, with what it has learned."""
+    if state is not None and state.method == "context":
+        source = find_source(settings.model, state.kind)
+        beside = ContextBackbone(source, columns.digest, state)
+        return drop_with_state(state, TabularEncoder(beside, settings, device))
     backbone: Any = TableBackbone(settings, columns.shape, columns.digest)
     if state is None:
         return TabularEncoder(backbone, settings, device)

@@ -6,6 +6,7 @@ Strategies and states import no torch; `learn` and `TrainedBackbone` are importe
 from skembed.training._contrastive import Contrastive
 from skembed.training._display import TrainingCurveDisplay
 from skembed.training._fine_tune import FineTune
+from skembed.training._in_context import InContext
 from skembed.training._pairs import check_pairs
 from skembed.training._self_supervised import SelfSupervised
 from skembed.training._state import TrainedState
@@ -14,6 +15,7 @@ from skembed.training._strategy import Strategy
 __all__ = [
     "Contrastive",
     "FineTune",
+    "InContext",
     "SelfSupervised",
     "Strategy",
     "TrainedState",

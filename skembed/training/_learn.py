@@ -55,7 +55,7 @@ from skembed.training._state import TrainedState
 from skembed.training._strategy import Strategy
 from skembed.training._targets import Targets
 from skembed.training._trained import state_of
-from skembed.training._ways import WAYS, check_folds, check_targets_of, folds_of
+from skembed.training._ways import OBJECTIVES, check_folds, check_targets_of, folds_of
 from skembed.weights import RandomSource, releases_of
 
 __all__ = ["learn"]
@@ -209,7 +209,7 @@ def _trained(task: _Task, key: bytes | None, made_with: dict[str, str]) -> Train
     checkpoint = None if strategy.checkpoint is None else Checkpoint(strategy.checkpoint, key)
     before, is_head = task.before, strategy.method == "head"
     start = FrozenRows(task.encoder, rows.items, task.store, before, head_only=is_head)
-    objective = WAYS[type(strategy)][1](strategy, task.targets, start, seed)
+    objective = OBJECTIVES[type(strategy)](strategy, task.targets, start, seed)
     objective.head.to(device)
     if not task.is_step and not len(objective.held_out):
         _warn_of_unused(strategy)

@@ -20,12 +20,12 @@ class TrainedState:
 
     Attributes
     ----------
-    method : {"full", "lora", "head"}
-        What was trained.
+    method : {"full", "lora", "head", "context"}
+        What was trained; "context": nothing, rows are kept.
     arrays : dict of str to ndarray
         Trained weights, by their names in the model's module; of "lora" the matrices alone, by the
         layer's name and ".lora_A" or ".lora_B"; of "head" the "projection.weight" (d, d) and the
-        "projection.bias" (d,).
+        "projection.bias" (d,); of "context" the rows (n, features) and their "targets" (n,).
     base : str
         Digest of the weights that were trained.
     made_with : dict of str to str

@@ -72,6 +72,8 @@ class Strategy(BaseEstimator):
     augment: bool = False
     scoring: str | Callable[..., float] = "loss"
     cross_fit: int | None = None
+    checkpoint: str | os.PathLike[str] | None = None
+    warm_start: bool = False
     lora_rank: int = 8
     lora_alpha: float = 16
     lora_dropout: float = 0.0

@@ -19,28 +19,46 @@ from skembed.training._contrast import check_contrast, make_contrast
 from skembed.training._contrastive import Contrastive
 from skembed.training._examples import equal_rows
 from skembed.training._fine_tune import FineTune
+from skembed.training._in_context import InContext
 from skembed.training._objective import Objective
 from skembed.training._self_supervised import SelfSupervised
 from skembed.training._strategy import Strategy
 from skembed.training._supervised import check_labels, make_supervised
-from skembed.training._targets import Targets
+from skembed.training._targets import Targets, check_targets
 from skembed.training._validation import find_folds, without_advice
 
-__all__ = ["WAYS", "can_be_folded", "check_folds", "check_targets_of", "folds_of"]
+__all__ = ["OBJECTIVES", "can_be_folded", "check_folds", "check_targets_of", "folds_of"]
 
-WAYS: dict[type[Strategy], tuple[Callable[..., Targets], Callable[..., Objective]]] = {
-    FineTune: (check_labels, make_supervised),
-    Contrastive: (check_contrast, make_contrast),
-    SelfSupervised: (check_rows_alone, make_self_supervised),
+
+def _check_context(
+    strategy: InContext, y: Any, rows: CheckedRows, owner: str, sample_weight: Any
+) -> Targets:
+    """Check what is kept beside good rows."""
+    if y is None:
+        return Targets("views", np.arange(len(rows.items)), np.ones(len(rows.items), np.float32))
+    return check_targets(y, rows, owner)
+
+
+_CHECKS: dict[type[Strategy], Callable[..., Targets]] = {
+    FineTune: check_labels,
+    Contrastive: check_contrast,
+    SelfSupervised: check_rows_alone,
+    InContext: _check_context,
 }
-"""What checks targets, and what makes the objective, for each strategy."""
+
+OBJECTIVES: dict[type[Strategy], Callable[..., Objective]] = {
+    FineTune: make_supervised,
+    Contrastive: make_contrast,
+    SelfSupervised: make_self_supervised,
+}
+"""What makes the objective of a strategy that trains."""
 
 
 def check_targets_of(
     strategy: Strategy, y: Any, rows: CheckedRows, name: str, sample_weight: Any = None, **step: Any
 ) -> Targets:
     """Check and encode what good rows are to be told by; messages call who needs it `name`."""
-    return WAYS[type(strategy)][0](strategy, y, rows, name, sample_weight, **step)
+    return _CHECKS[type(strategy)](strategy, y, rows, name, sample_weight, **step)
 
 
 def folds_of(

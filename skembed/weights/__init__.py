@@ -12,7 +12,8 @@ from skembed.weights._digest import file_sha256, folder_digest
 from skembed.weights._files import read_json, read_modules
 from skembed.weights._fingerprint import fingerprint
 from skembed.weights._foreign import looks_like_a_file
-from skembed.weights._load import check_weights, load_state
+from skembed.weights._hub import fetch_file
+from skembed.weights._load import check_weights, load_content, load_state
 from skembed.weights._memory import available_memory, is_out_of_memory
 from skembed.weights._models import (
     forget_model,
@@ -47,6 +48,7 @@ __all__ = [
     "available_memory",
     "check_weights",
     "copy_processor",
+    "fetch_file",
     "file_sha256",
     "find_checkpoint",
     "fingerprint",
@@ -58,6 +60,7 @@ __all__ = [
     "is_out_of_memory",
     "kept_recent",
     "load_config",
+    "load_content",
     "load_pretrained",
     "load_processor",
     "load_state",

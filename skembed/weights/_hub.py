@@ -23,6 +23,7 @@ __all__ = [
     "cached_models",
     "complete_cached",
     "download",
+    "fetch_file",
     "find_cached",
     "is_offline",
     "why_not_an_id",
@@ -168,6 +169,24 @@ def download(model: str, revision: str | None) -> Outcome:
     if lacking:
         return Outcome(place, f"the download is incomplete: {lacking}")
     return Outcome(place, "found", folder=folder)
+
+
+def fetch_file(model: str, name: str) -> Outcome:
+    """Look for one file of a model in the hub's cache, then on the hub; its path is the folder."""
+    from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
+
+    cached = try_to_load_from_cache(model, name)
+    if isinstance(cached, str):
+        return Outcome("hub cache", "found", folder=Path(cached))
+    if is_offline():
+        return Outcome("hub", "not asked: offline mode is on (HF_HUB_OFFLINE)", is_unreachable=True)
+    place = f"hub {constants.ENDPOINT}, {model!r}"
+    try:
+        path = Path(hf_hub_download(model, name, library_name="skembed"))
+    except Exception as error:  # those of the network stack differ by version and transport
+        result, is_unreachable = _explain(model, None, error)
+        return Outcome(place, result, error=error, is_unreachable=is_unreachable)
+    return Outcome(place, "found", folder=path)
 
 
 def _has_no_modules(model: str, commit: str) -> bool:

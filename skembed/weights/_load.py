@@ -21,7 +21,7 @@ from skembed.weights._memory import is_out_of_memory
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["KINDS", "check_weights", "load_state"]
+__all__ = ["KINDS", "check_weights", "load_content", "load_state"]
 
 _TORCH_KINDS = {".bin", ".pt", ".pth", ".ckpt"}
 KINDS = {".safetensors", *_TORCH_KINDS}
@@ -51,7 +51,7 @@ def load_state(path: str | Path) -> dict[str, torch.Tensor]:
     check_header(path)
     if path.suffix == ".safetensors":
         return _read_safetensors(path)
-    return _find_state(path, _load_pickle(path))
+    return _find_state(path, load_content(path))
 
 
 def _read_safetensors(path: Path) -> dict[str, torch.Tensor]:
@@ -89,7 +89,8 @@ def check_weights(folder: str | Path) -> list[Path]:
     return files
 
 
-def _load_pickle(path: Path) -> Any:
+def load_content(path: Path) -> Any:
+    """Return what `torch.save` stored: tensors and plain values, nothing that would run."""
     import torch
 
     is_zip = zipfile.is_zipfile(path)

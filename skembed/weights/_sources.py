@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from hashlib import blake2b
 from importlib import import_module
+from importlib.metadata import version
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -27,8 +28,13 @@ T = TypeVar("T")
 
 def releases_of(*libraries: str) -> dict[str, str]:
     """Return each library's release as major.minor: fixes are taken to change no vector."""
-    releases = {name: import_module(name).__version__ for name in libraries}
+    releases = {name: _release_of(name) for name in libraries}
     return {name: ".".join(release.split(".")[:2]) for name, release in releases.items()}
+
+
+def _release_of(library: str) -> str:
+    found: str | None = getattr(import_module(library), "__version__", None)
+    return found or version(library)
 
 
 def _changed(place: Path) -> UnsupportedModelError:
