@@ -74,7 +74,9 @@ def run_cell(name: str, way: str, fold: int) -> dict[str, float]:
         cell["clusters"] = float(np.mean([adjusted_rand_score(y_test, each) for each in found]))
     if way != "supervised":
         for n in N_LABELS:
-            cell[f"{n} labels"] = with_few_labels(n, vectors, y, vectors_test, y_test, fold)
+            is_scaled = way == "one-hot"
+            drawn = (vectors, y, vectors_test, y_test, fold)
+            cell[f"{n} labels"] = with_few_labels(n, *drawn, is_scaled=is_scaled)
     return cell
 
 
@@ -99,7 +101,14 @@ def retrieve(vectors: Any, y: np.ndarray, vectors_test: Any, y_test: np.ndarray)
 
 
 def with_few_labels(
-    n: int, vectors: Any, y: np.ndarray, vectors_test: Any, y_test: np.ndarray, seed: int
+    n: int,
+    vectors: Any,
+    y: np.ndarray,
+    vectors_test: Any,
+    y_test: np.ndarray,
+    seed: int,
+    *,
+    is_scaled: bool,
 ) -> float:
     """Return the mean score of a linear model on so many labels, two of each class at least."""
     found = []
@@ -110,7 +119,9 @@ def with_few_labels(
             model = LogisticRegression(max_iter=1000)
             first = [order[y[order] == each][:2] for each in np.unique(y)]
             order = np.concatenate([*first, np.setdiff1d(order, np.concatenate(first), True)])
-        model = make_pipeline(StandardScaler(), model).fit(vectors[order[:n]], y[order[:n]])
+        if not is_scaled:
+            model = make_pipeline(StandardScaler(), model)
+        model.fit(vectors[order[:n]], y[order[:n]])
         found.append(score(model, vectors_test, y_test))
     return float(np.mean(found))
 

@@ -152,7 +152,7 @@ class Reconstruction(_OfCells):
 
     def _batch(self, rows: NDArray[np.int64], rng: np.random.Generator) -> Batch:
         is_chosen = self._chosen(len(rows), rng)
-        if self.strategy.objective == "denoise":
+        if self.strategy.objective in ("auto", "denoise"):
             change: Any = self._exchange(is_chosen, rng)
             is_told = np.ones_like(is_chosen)
         else:
@@ -172,19 +172,21 @@ class Reconstruction(_OfCells):
 
 
 class _Tell(nn.Module):
-    """Tells all cells of a row from its vector, and gives the loss of each."""
+    """Tells all cells of a row from its vector by lines, and gives the loss of each.
+
+    With a layer between, linear models on 10 to 100 labels do as well on vectors of five tables.
+    """
 
     def __init__(self, width: int, shape: TableShape) -> None:
         super().__init__()
         self.shape = shape
         sizes = len(shape.bins), sum(shape.cardinalities), sum(shape.dense)
         self.sizes = sizes
-        self.middle = nn.Sequential(nn.Linear(width, 256), nn.ReLU())
-        self.last = nn.Linear(256, sum(sizes))
+        self.last = nn.Linear(width, sum(sizes))
 
     def forward(self, vectors: Tensor, true: TableRows) -> tuple[Tensor, Tensor]:
         """Return the loss of each cell, (n, cells), and which cells have one."""
-        numbers, logits, dense = self.last(self.middle(vectors)).split(self.sizes, dim=1)
+        numbers, logits, dense = self.last(vectors).split(self.sizes, dim=1)
         arrays = {k: torch.from_numpy(a).to(vectors.device) for k, a in true.arrays.items()}
         is_there = ~arrays["numbers"].isnan()
         errors = (numbers - arrays["numbers"].nan_to_num(0.0)).square()

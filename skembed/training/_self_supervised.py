@@ -24,9 +24,9 @@ class SelfSupervised(Strategy):
     objective : {"auto", "masked", "denoise", "contrast"}, default="auto"
         What is learned. "masked": hidden cells are told from the others, numbers by their quantile
         and categories by their name [1]_. "denoise": cells have been exchanged for those of other
-        rows, and all are told [2]_. "contrast": a row and itself with exchanged cells are found
-        among other rows [3]_. "auto" is "masked".
-    corruption : float, default=0.3
+        rows, and all of the row's own are told [2]_. "contrast": a row and itself with exchanged
+        cells are found among other rows [3]_. "auto" is "denoise".
+    corruption : float, default=0.5
         Share of the cells that are hidden or exchanged.
     temperature : float, default=0.1
         Of "contrast": by what cosines are divided.
@@ -68,7 +68,7 @@ class SelfSupervised(Strategy):
         self,
         objective: str = "auto",
         *,
-        corruption: float = 0.3,
+        corruption: float = 0.5,
         temperature: float = 0.1,
         n_epochs: int | str = "auto",
         batch_size: int | str = "auto",
