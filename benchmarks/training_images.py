@@ -97,8 +97,7 @@ def train_skorch(X: np.ndarray, y: np.ndarray, dtype: str, n_epochs: int) -> dic
     from skembed.training._supervised import LinearHead
     from skembed.training._targets import Targets
 
-    frozen = ImageEmbedder(MODEL, weights=None, cache=None, device="cpu")
-    vectors = frozen.fit_transform(list(X))
+    frozen = ImageEmbedder(MODEL, weights=None, cache=None, device="cpu").fit(list(X))
     encoder = frozen.encoder_
     prepared = encoder.prepare(frozen._check_rows(list(X)).items)
     pixels = torch.stack([each.parts[0] for each in prepared])
@@ -109,7 +108,7 @@ def train_skorch(X: np.ndarray, y: np.ndarray, dtype: str, n_epochs: int) -> dic
         def __init__(self) -> None:
             super().__init__()
             self.body, self.scale = plain.core, plain.scale
-            self.head = LinearHead.fitted(vectors, targets)
+            self.head = LinearHead.fresh(WIDTH, targets, 0)
 
         def forward(self, pixels: Any) -> Any:
             kept = dtype == "float32"

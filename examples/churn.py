@@ -6,9 +6,9 @@ learned from the rows alone, vectors learned from who left (out of fold, so that
 not trust them too much), and scikit-learn's one-hot columns with scaled numbers. The last column
 comes in beside them, as columns do in a `ColumnTransformer`.
 
-Verdict: on 2,500 customers all three are within 0.01 of each other, and gradient boosting on raw
-columns is below them. Contracts and charges add up, so lines tell nearly all there is; vectors are
-worth it where rows are to be compared (see similar_customers.py).
+Verdict: on 2,000 customers vectors are a little ahead of one-hot columns in cross-validation (areas
+under the ROC curve of 0.840, 0.834 and 0.829), and all are ahead of gradient boosting on raw
+columns, which has few rows to grow on (0.847 and 0.816 on 5,032 others).
 
 Needs ``pip install skembed[examples]`` and ``python tests/materials.py``.
 """
@@ -27,7 +27,7 @@ from skembed import FineTune, SelfSupervised, TabularEmbedder
 
 X = modeldata("wa_churn").dropna()
 y = X.pop("churn").astype(str)
-X, X_test, y, y_test = train_test_split(X, y, train_size=2500, random_state=0, stratify=y)
+X, X_test, y, y_test = train_test_split(X, y, train_size=2000, random_state=0, stratify=y)
 print(f"{len(X):,} customers of {X.shape[1]} columns, {(y == 'Yes').mean():.0%} left")
 
 # %% Three ways to embed a row, in one grid

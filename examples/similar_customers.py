@@ -4,8 +4,9 @@
 alike. The nearest of one customer are shown column by column, and all are drawn by t-SNE. Who left
 was not shown to the embedder, and still lies together.
 
-Verdict: on 2,000 customers the ten nearest neighbours are of the same kind (left or stayed) somewhat
-more often than those on one-hot columns with scaled numbers; the difference is small.
+Verdict: of the ten nearest neighbours of customers who left, 48% left as well (26% of all did).
+Neighbours on one-hot columns with scaled numbers are as good (49%): use vectors for the map, or
+where columns are too many and too mixed to be scaled by hand.
 
 Needs ``pip install skembed[examples]`` and ``python tests/materials.py``. Draws
 similar_customers.png into the folder for temporary files.

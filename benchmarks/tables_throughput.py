@@ -1,0 +1,257 @@
+"""Rows per second of tables: skembed beside pytorch-frame, the same network and batches.
+
+Ten numbers and ten categories a row. pytorch-frame materialises the frame and feeds its loader's
+batches to a plain loop with AdamW, as its examples do; the network is skembed's, with the same
+weights, so that the times differ by what is around it. It is spared the preparation: its frame
+holds the numbers that skembed's `fit` makes of the columns. Parity comes first: the vectors of the
+untrained network must be equal. Every way runs in a process of its own, in turn; ratios are taken
+within a round.
+
+``--growth`` shows how `fit` (two epochs) and `transform` grow with rows and columns, and what
+memory `transform` takes beside its output.
+
+    python benchmarks/tables_throughput.py --out benchmarks/results/tables_throughput.json
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from _common import (
+    call_apart,
+    forget_peak_rss,
+    make_parser,
+    peak_rss_bytes,
+    rss_bytes,
+    summarize,
+    write_results,
+)
+
+BATCH, RATE, N_EPOCHS = 512, 1e-3, 3
+MODELS = ("mlp", "ft_transformer")
+WAYS = ("pytorch-frame", "skembed")
+GROWTH = [(10_000, 20), (100_000, 20), (1_000_000, 20), (100_000, 5), (100_000, 80)]
+
+
+def make_table(n_rows: int, n_columns: int = 20, seed: int = 0) -> tuple[pd.DataFrame, np.ndarray]:
+    """Return a table of as many numbers as categories, and two classes."""
+    rng = np.random.default_rng(seed)
+    columns: dict[str, Any] = {}
+    for i in range(n_columns // 2):
+        numbers = rng.lognormal(size=n_rows)
+        columns[f"number {i}"] = np.where(rng.random(n_rows) < 0.05, np.nan, numbers)
+        words = np.array([f"word {j}" for j in range(5 + 5 * (i % 10))])
+        columns[f"category {i}"] = words[rng.integers(len(words), size=n_rows)]
+    y = (columns["number 0"] > 1) ^ (columns["category 0"] == "word 1")
+    return pd.DataFrame(columns), y.astype(np.int64)
+
+
+def make_embedder(model: str, n_epochs: int = N_EPOCHS) -> Any:
+    """Return an embedder that trains as the plain loop does."""
+    from skembed import FineTune, TabularEmbedder
+
+    strategy = FineTune(
+        n_epochs=n_epochs,
+        batch_size=BATCH,
+        learning_rate=RATE,
+        weight_decay=0.0,
+        warmup=0.0,
+        max_grad_norm=None,
+        validation_fraction=None,
+        dtype="float32",
+    )
+    return TabularEmbedder(model, training=strategy, cache=None, device="cpu")
+
+
+def run_skembed(model: str, X: Any, y: np.ndarray, n_epochs: int) -> dict[str, Any]:
+    """Train and embed with skembed."""
+    embedder = make_embedder(model, n_epochs)
+    started = time.perf_counter()
+    embedder.fit(X, y)
+    fitted = time.perf_counter()
+    vectors = embedder.transform(X)
+    return {
+        "epoch_seconds": embedder.history_["seconds"][1:],
+        "fit_seconds": fitted - started,
+        "transform_seconds": time.perf_counter() - fitted,
+        "vectors": vectors[:100],
+        "loss": embedder.history_["loss"][-1],
+    }
+
+
+def run_pytorch_frame(model: str, X: Any, y: np.ndarray, n_epochs: int) -> dict[str, Any]:
+    """Train and embed with pytorch-frame's frames and loader, and a plain loop."""
+    import torch
+    import torch.nn.functional as F
+    from torch_frame import stype
+    from torch_frame.data import DataLoader, Dataset
+
+    from skembed.columns import TableEncoder
+    from skembed.tabular._backbones import TableBackbone
+    from skembed.tabular._settings import TableSettings
+
+    encoder = TableEncoder().fit(X)
+    rows = encoder.transform(X)[0].arrays
+    names = {kind: [f"{kind} {i}" for i in range(rows[kind].shape[1])] for kind in rows}
+    parts = [pd.DataFrame(rows[kind], columns=names[kind]) for kind in ("numbers", "codes")]
+    frame = pd.concat(parts, axis=1).astype(np.float32).assign(y=y)
+    kinds = {name: stype.numerical for name in frame if name != "y"}
+    network = TableBackbone(TableSettings(model), encoder.shape, encoder.digest).load().core
+    torch.manual_seed(0)
+    head = torch.nn.Linear(64, 2)
+
+    def embed(batch: Any) -> Any:
+        values = batch.feat_dict[stype.numerical]
+        at = {name: i for i, name in enumerate(batch.col_names_dict[stype.numerical])}
+        numbers, codes = ([at[name] for name in names[kind]] for kind in ("numbers", "codes"))
+        return network(
+            {
+                "numbers": values[:, numbers],
+                "codes": values[:, codes].int(),
+                "dense": values[:, :0],
+            }
+        )
+
+    started = time.perf_counter()
+    kinds["y"] = stype.categorical
+    data = Dataset(frame, kinds, target_col="y").materialize()
+    loader = DataLoader(data.tensor_frame, batch_size=BATCH, shuffle=True)
+    parameters = [*network.parameters(), *head.parameters()]
+    optimizer = torch.optim.AdamW(parameters, lr=RATE, weight_decay=0.0)
+    seconds, loss = [], 0.0
+    for _ in range(n_epochs):
+        network.train()
+        begun, total = time.perf_counter(), 0.0
+        for batch in loader:
+            optimizer.zero_grad()
+            found = F.cross_entropy(head(embed(batch)), batch.y)
+            found.backward()
+            optimizer.step()
+            total += float(found)
+        loss = total / len(loader)
+        seconds.append(time.perf_counter() - begun)
+    fitted = time.perf_counter()
+    new = Dataset(frame, kinds, target_col="y").materialize()
+    network.eval()
+    with torch.no_grad():
+        vectors = [embed(b) for b in DataLoader(new.tensor_frame, batch_size=4096)]
+    vectors = torch.cat(vectors).numpy()
+    return {
+        "epoch_seconds": seconds,
+        "fit_seconds": fitted - started,
+        "transform_seconds": time.perf_counter() - fitted,
+        "vectors": vectors[:100],
+        "loss": loss,
+    }
+
+
+RUNS: dict[str, Callable[..., dict[str, Any]]] = {
+    "pytorch-frame": run_pytorch_frame,
+    "skembed": run_skembed,
+}
+
+
+def run(way: str, model: str, n_rows: int, n_epochs: int) -> dict[str, Any]:
+    """Run one way in this process."""
+    warnings.simplefilter("ignore")
+    return RUNS[way](model, *make_table(n_rows), n_epochs)
+
+
+def check_parity() -> dict[str, float]:
+    """Return by how much vectors differ while nothing is trained; refuse what differs."""
+    found = {}
+    for model in MODELS:
+        theirs = call_apart(run, "pytorch-frame", model, 2000, 0)["vectors"]
+        ours = call_apart(untrained, model, 2000)
+        found[model] = float(np.abs(ours - theirs).max())
+        if found[model] > 1e-5:
+            raise SystemExit(f"{model}: vectors differ by {found[model]:.2g}: no times.")
+    return found
+
+
+def untrained(model: str, n_rows: int) -> np.ndarray:
+    """Return vectors of skembed's network before it is trained."""
+    X, y = make_table(n_rows)
+    embedder = make_embedder(model, 1).set_params(training__learning_rate=1e-30)
+    return embedder.fit(X, y).transform(X)[:100]
+
+
+def measure(n_rows: int, n_rounds: int) -> dict[str, Any]:
+    """Run every way in turn, and return rates and ratios."""
+    lines = {}
+    for model in MODELS:
+        found: dict[str, list[Any]] = {way: [] for way in WAYS}
+        for _ in range(n_rounds):
+            for way in WAYS:
+                found[way].append(call_apart(run, way, model, n_rows, N_EPOCHS))
+        for way in WAYS:
+            line: dict[str, Any] = {"loss": found[way][0]["loss"]}
+            for key, seconds_of in (
+                ("training", lambda each: statistics.median(each["epoch_seconds"])),
+                ("transform", lambda each: each["transform_seconds"]),
+                ("fit", lambda each: each["fit_seconds"] / N_EPOCHS),
+            ):
+                ours = [n_rows / seconds_of(each) for each in found[way]]
+                theirs = [n_rows / seconds_of(each) for each in found["pytorch-frame"]]
+                line[f"{key}_rows_per_second"] = summarize(ours)
+                times = [a / b for a, b in zip(ours, theirs, strict=True)]
+                line[f"{key}_times_pytorch_frame"] = summarize(times)
+            lines[f"{model}, {way}"] = line
+            said = ", ".join(
+                f"{key} {line[f'{key}_rows_per_second']['median']:,.0f} rows/s "
+                f"({line[f'{key}_times_pytorch_frame']['median']:.2f})"
+                for key in ("training", "fit", "transform")
+            )
+            print(f"{model}, {way}: {said}", flush=True)
+    return lines
+
+
+def grow(n_rows: int, n_columns: int) -> dict[str, float]:
+    """Fit and transform a table with the defaults' network; return seconds and memory."""
+    X, y = make_table(n_rows, n_columns)
+    embedder = make_embedder("mlp", 2)
+    started = time.perf_counter()
+    embedder.fit(X.iloc[:10_000], y[:10_000])
+    few = time.perf_counter() - started
+    embedder.transform(X.iloc[:100])
+    forget_peak_rss()
+    before, started = rss_bytes(), time.perf_counter()
+    vectors = embedder.transform(X)
+    seconds = time.perf_counter() - started
+    beside = peak_rss_bytes() - before - vectors.nbytes
+    started = time.perf_counter()
+    embedder.fit(X, y)
+    return {
+        "fit_of_10,000_seconds": few,
+        "fit_seconds": time.perf_counter() - started,
+        "transform_seconds": seconds,
+        "transform_mib_beside_output": beside / 2**20,
+    }
+
+
+def main() -> None:
+    """Check, measure, print and write."""
+    parser = make_parser(__doc__)
+    parser.add_argument("--rows", type=int, default=20_000)
+    parser.add_argument("--growth", action="store_true", help="measure growth alone")
+    options = parser.parse_args()
+    results: dict[str, Any] = {"growth": {}}
+    if not options.growth:
+        results["parity"] = check_parity()
+        print("parity: vectors differ by at most", results["parity"])
+        results["ways"] = measure(options.rows, options.rounds or 5)
+    for n_rows, n_columns in GROWTH:
+        found = call_apart(grow, n_rows, n_columns)
+        results["growth"][f"{n_rows:,} x {n_columns}"] = found
+        print(f"{n_rows:,} x {n_columns}: { ({k: round(v, 2) for k, v in found.items()}) }")
+    write_results(options.out, results)
+
+
+if __name__ == "__main__":
+    main()
