@@ -274,7 +274,9 @@ def _kind_of(array: NDArray[Any], loss: str, owner: str) -> Literal["classes", "
 
 def _are_amounts(array: NDArray[Any], kind: str) -> bool:
     """Return whether whole numbers are floats that are too many for classes."""
-    return kind == "classes" and array.dtype.kind == "f" and len(np.unique(array)) > _MANY_CLASSES
+    if kind != "classes" or (values := _plain(array)).dtype.kind != "f":
+        return False
+    return len(np.unique(values)) > _MANY_CLASSES
 
 
 def _may_be_amounts(known: NDArray[Any], n_rows: int) -> bool:

@@ -1,7 +1,10 @@
 """Tables in, vectors out: containers, columns, labels, and what scikit-learn asks for."""
 
 import copy
+import os
 import pickle
+import subprocess
+import sys
 
 import numpy as np
 import pandas as pd
@@ -68,6 +71,21 @@ def fitted():
 )
 def test_scikit_learn(estimator, check):
     check(estimator)
+
+
+def test_scikit_learns_check_that_waits_for_a_variable_of_the_environment():
+    code = """
+from sklearn.utils.estimator_checks import estimator_checks_generator
+from skembed import SelfSupervised, TabularEmbedder
+
+embedder = TabularEmbedder(training=SelfSupervised(n_epochs=1))
+checks = [c for _, c in estimator_checks_generator(embedder) if "array_api" in c.func.__name__]
+assert checks
+for check in checks:
+    check(embedder)
+"""
+    environment = {**os.environ, "SCIPY_ARRAY_API": "1"}
+    subprocess.run([sys.executable, "-c", code], env=environment, check=True)
 
 
 @pytest.mark.parametrize("training", [FineTune(**FEW), SelfSupervised(**FEW)], ids=["y", "alone"])
@@ -241,6 +259,16 @@ def test_vectors_in_fit_have_not_seen_their_labels():
     head = LogisticRegression(max_iter=1000)
     assert cross_val_score(head, vectors, y, cv=5).mean() < 0.65
     assert head.fit(embedder.transform(X), y).score(embedder.transform(X), y) > 0.8
+
+
+def test_training_from_random_weights_stops_when_nothing_gets_better():
+    X = frame(250)
+    y = np.random.default_rng(0).integers(0, 2, 250)  # nothing can be learned
+    embedder = TabularEmbedder(training=FineTune(n_epochs=40), n_components=8).fit(X, y)
+    history = embedder.history_
+    assert history["epoch"][-1] == np.argmax(history["score"]) + 16 < 40
+    embedder.set_params(training__patience=None).fit(X, y)
+    assert embedder.history_["epoch"][-1] == 40
 
 
 def test_labels_are_used_if_there_are_enough_of_them():

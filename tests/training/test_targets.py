@@ -121,7 +121,8 @@ def test_whole_numbers_that_look_like_amounts_are_a_warning():
     prices = [100 * (i % 25) for i in range(90)]
     with pytest.warns(TrainingWarning, match="25 different whole numbers in 90 rows"):
         check(prices, rows=rows_of(90))
-    assert check([float(price) for price in prices], rows=rows_of(90)).kind == "numbers"
+    for floats in (np.array(prices, float), np.array(prices, float).astype(object)):
+        assert check(floats, rows=rows_of(90)).kind == "numbers"
     assert check([float(i % 20) for i in range(90)], rows=rows_of(90)).kind == "classes"
 
 
@@ -221,7 +222,7 @@ def test_class_weights_multiply_sample_weights_of_mean_1():
 
 RNG = np.random.default_rng(0)
 VECTORS = RNG.normal(size=(40, 6)).astype(np.float32)
-ROWS = SimpleNamespace(vectors=VECTORS, before=None, keys=np.arange(len(VECTORS)))
+ROWS = SimpleNamespace(vectors=VECTORS, before=None, are_random=False, keys=np.arange(len(VECTORS)))
 CLASSES = (VECTORS @ RNG.normal(size=(6, 3)) + RNG.normal(size=(40, 3))).argmax(axis=1)
 NUMBERS = VECTORS @ RNG.normal(size=(6, 2)) + RNG.normal(size=(40, 2))
 LABELS = (NUMBERS > 0).astype(int)
@@ -459,6 +460,19 @@ def test_numbers_and_vectors_of_any_size_are_fitted_alike(factor, offset):
     found = (VECTORS + offset).astype(float) @ weight.T + bias
     share = 1 - np.square(found - y).sum() / np.square(y - y.mean(axis=0)).sum()
     assert share > 0.7
+
+
+def test_a_fresh_head_is_random_and_gives_numbers_in_their_units():
+    targets = check((100 + 7 * np.arange(40.0)).tolist(), rows=rows_of(40))
+    head = LinearHead.fresh(3, targets, 0)
+    weight, bias = head.in_users_units()
+    assert weight.shape == (1, 3)
+    assert bias == pytest.approx(targets.values.mean())
+    np.testing.assert_array_equal(
+        LinearHead.fresh(3, targets, 0).weight.detach(), head.weight.detach()
+    )
+    assert (LinearHead.fresh(3, targets, 1).weight != head.weight).all()
+    assert LinearHead.fresh(3, check(CLASSES, rows=rows_of(40)), 0).weight.shape[1] == 3
 
 
 def test_equal_numbers_and_equal_vectors_are_fitted():
