@@ -142,7 +142,7 @@ class TrainableEmbedder(BaseEmbedder):
         """Embed the rows that were learned from, each by a model trained without it."""
 
         def embed_without(fold: int, others: CheckedRows) -> Embedded:
-            of_fold = clone(self._strategy).set_params(cross_fit=None)
+            of_fold = self._strategy.settled(self.trained_.kind).set_params(cross_fit=None)
             if of_fold.checkpoint is not None:
                 of_fold.set_params(checkpoint=Path(of_fold.checkpoint) / f"fold_{fold}")
             other = without_callbacks(self._untrained()).set_params(training=of_fold)
@@ -151,6 +151,8 @@ class TrainableEmbedder(BaseEmbedder):
             return embedded
 
         whole = self._embed(rows)
+        if self.trained_.kind == "views" and self.trained_.method == "context":  # without labels
+            return whole
         found: Embedded = _cross_fit(self._strategy, self._encoder, rows, y, whole, embed_without)
         return found
 
@@ -393,8 +395,8 @@ class TrainableEmbedder(BaseEmbedder):
         if inner and not isinstance(training, Strategy):
             raise InvalidParameterError(
                 f"{inner[0]}: {type(self).__name__} has training={training!r:.60}, which has no "
-                "parameters. Set training=FineTune(...) or Contrastive(...) first; in a search, "
-                "put None into a grid of its own."
+                "parameters. Set a strategy first, as training=FineTune(...); in a search, put "
+                f"{training!r:.60} into a grid of its own."
             )
         changed: Trainable = super().set_params(**params)
         return changed

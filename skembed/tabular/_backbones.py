@@ -18,23 +18,13 @@ from skembed.tabular._networks import TableNetwork
 from skembed.tabular._settings import TableSettings
 from skembed.weights import RandomSource
 
-__all__ = ["Around", "TableBackbone"]
+__all__ = ["Around", "OfTables", "TableBackbone"]
 
 
-class TableBackbone(Backbone):
-    """A network for the columns of one table, at first with random weights.
-
-    `columns` is the digest of what turns cells into numbers.
-    """
+class OfTables(Backbone):
+    """What models of tables have in common."""
 
     prefers_float32 = True
-
-    def __init__(self, settings: TableSettings, shape: TableShape, columns: bytes) -> None:
-        self.name, self.width = f"{settings.model!r} for tables", settings.width
-        self._settings, self._shape = settings, shape
-        told = f"{settings.model} {settings.width} {settings.seed} {columns.hex()}"
-        self.source = RandomSource(told, self._count_bytes)
-        self.digest = digest_of({"table": self.source.digest})
 
     def prepare(self, item: Any, rng: np.random.Generator | None = None) -> Any:
         """Return the row as it is."""
@@ -44,6 +34,27 @@ class TableBackbone(Backbone):
         """Return that each row costs the same."""
         return 1
 
+    def export(self, module: nn.Module, folder: Path, ending: Ending) -> Exported:
+        """Refuse: no other library would know the columns."""
+        raise UnsupportedModelError(
+            "A model of tables cannot be exported: no other library knows its columns. Pickle the "
+            "embedder."
+        )
+
+
+class TableBackbone(OfTables):
+    """A network for the columns of one table, at first with random weights.
+
+    `columns` is the digest of what turns cells into numbers.
+    """
+
+    def __init__(self, settings: TableSettings, shape: TableShape, columns: bytes) -> None:
+        self.name, self.width = f"{settings.model!r} for tables", settings.width
+        self._settings, self._shape = settings, shape
+        told = f"{settings.model} {settings.width} {settings.seed} {columns.hex()}"
+        self.source = RandomSource(told, self._count_bytes)
+        self.digest = digest_of({"table": self.source.digest})
+
     def collate(self, parts: Any) -> dict[str, torch.Tensor]:
         """Return the arrays of rows as tensors; of several parts, one after the other."""
         rows = parts if isinstance(parts, TableRows) else _joined(parts)
@@ -52,13 +63,6 @@ class TableBackbone(Backbone):
     def load(self, *, core: nn.Module | None = None, dtype: torch.dtype | None = None) -> nn.Module:
         """Return the network, with the weights that the seed makes."""
         return thawed(Around(self._network() if core is None else core)).eval()
-
-    def export(self, module: nn.Module, folder: Path, ending: Ending) -> Exported:
-        """Refuse: no other library would know the columns."""
-        raise UnsupportedModelError(
-            "A network for tables cannot be exported: no other library knows its columns. Pickle "
-            "the embedder."
-        )
 
     def _network(self) -> TableNetwork:
         shape = self._shape

@@ -6,13 +6,14 @@ import os
 from collections.abc import Mapping
 from dataclasses import replace
 from numbers import Integral
+from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 from sklearn.utils import Tags
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
-from sklearn.utils.validation import _num_samples, validate_data
+from sklearn.utils.validation import validate_data
 
 from skembed._inputs import CheckedRows
 from skembed._later import later
@@ -21,7 +22,7 @@ from skembed.columns import Column, TableEncoder, read_table
 from skembed.exceptions import (
     InvalidParameterError,
     InvalidRowsError,
-    InvalidTargetsError,
+    ModelNotFoundError,
     TrainingWarning,
     warn_user,
 )
@@ -59,14 +60,14 @@ class TabularEmbedder(TrainableEmbedder):
 
     Parameters
     ----------
-    model : {"mlp", "resnet", "ft_transformer", "tabm", "tabicl"} or path, default="mlp"
+    model : {"mlp", "resnet", "ft_transformer", "tabm", "tabicl"}, str or Path, default="mlp"
         The network: linear layers [1]_; the same with shortcuts [1]_; a transformer over the
         columns [1]_; many linear networks that share their weights [2]_. Numbers come in by
         piecewise-linear embeddings [3]_, categories by entity embeddings. "tabicl" is not trained:
         it is a pretrained model that reads each row beside those of `fit` [4]_; needs ``pip install
         skembed[tables]`` and the hub, or the path of its checkpoint (a ``.ckpt`` file).
     n_components : int or "auto", default="auto"
-        Number of features of a vector. "auto" is 64, and 512 of "tabicl", which has no other.
+        Number of features of a vector. "auto" is 64; "tabicl" has 512, and no other number.
     columns : dict or None, default=None
         Kinds of columns by name, where they are not to be inferred: "number", "category",
         "boolean", "date", "duration", "text", "tags" or "drop". Columns without names, or with
@@ -118,7 +119,7 @@ class TabularEmbedder(TrainableEmbedder):
     -----
     A row's vector does not depend on the rows beside it, to within rounding. Numbers are brought to
     a normal distribution by the quantiles of the rows in `fit`; missing values have embeddings of
-    their own.
+    their own, but are medians to "tabicl".
 
     References
     ----------
@@ -142,7 +143,7 @@ class TabularEmbedder(TrainableEmbedder):
 
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         **TrainableEmbedder._parameter_constraints,
-        "model": [str],
+        "model": [str, Path],
         "n_components": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"})],
         "columns": [dict, None],
         "text": [HasMethods(["fit", "transform"]), None],
@@ -245,7 +246,8 @@ class TabularEmbedder(TrainableEmbedder):
 
     def _fit_trained(self, X: Any, y: Any, sample_weight: Any, **step: Any) -> CheckedRows:
         before = {name: self.__dict__[name] for name in _LEARNED if name in self.__dict__}
-        goes_on = "trained_" in self.__dict__ and (bool(step) or self._warm_starts())
+        warm_starts = isinstance(self.training, Strategy) and self.training.warm_start
+        goes_on = "trained_" in self.__dict__ and bool(step or warm_starts)
         if goes_on and not step:
             self._refuse_other_columns()
         try:
@@ -262,23 +264,12 @@ class TabularEmbedder(TrainableEmbedder):
     def _train(self, *args: Any) -> None:
         rows, y = args[-2:]
         name = type(self).__name__
-        # Of labels that are learned from, the strategy says what is wrong.
-        is_unused = y is not None and isinstance(self._strategy, SelfSupervised)
-        if is_unused and _num_samples(y) != rows.n_rows:
-            raise InvalidTargetsError(
-                f"y: expected one target for each of {rows.n_rows:,} rows, got {_num_samples(y):,}."
-            )
-        if self.model == "tabm" and self._strategy.method == "lora":
-            raise InvalidParameterError(
-                "training__method='lora': the layers of model='tabm' share their weights already. "
-                "Use method='full', or another model."
-            )
         has_folds = self.training == "auto" and self._strategy.cross_fit is not None
         if has_folds and not _can_be_folded(self._strategy, self._encoder, rows, y, name):
             self._chosen = clone(self._strategy).set_params(cross_fit=None)
             warn_user(
                 f"{name}: there are too few distinct rows, or rows of a class, to learn without a "
-                "fifth of them. fit_transform gives vectors of a network that has seen their "
+                "fifth of them. fit_transform gives vectors of a model that has seen their "
                 "labels, and what is fitted on them will be too sure of itself.",
                 TrainingWarning,
                 once=f"too few rows to fold of {', '.join(self.columns_):.200}",
@@ -294,9 +285,6 @@ class TabularEmbedder(TrainableEmbedder):
             self._learned_with = self._objects()
         else:
             super()._train(*args)
-
-    def _warm_starts(self) -> bool:
-        return isinstance(self.training, Strategy) and bool(self.training.warm_start)
 
     def _refuse_other_columns(self) -> None:
         """Refuse to go on with other columns, or a network of another shape."""
@@ -323,9 +311,7 @@ class TabularEmbedder(TrainableEmbedder):
     def _check_rows(self, X: Any) -> CheckedRows:
         is_fit = bool(self.__dict__.get("_is_learning")) and not self._keeps_columns
         if not is_fit and "_table" not in self.__dict__:
-            raise NotFittedError(
-                f"This {type(self).__name__} is not fitted yet; call fit with training rows first."
-            )
+            raise NotFittedError(f"This {type(self).__name__} is not fitted yet; call fit first.")
         table = read_table(X)
         validate_data(self, X, reset=is_fit, skip_check_array=True)
         if is_fit:
@@ -366,6 +352,12 @@ class TabularEmbedder(TrainableEmbedder):
 
     @property
     def _encoder(self) -> Any:
+        try:
+            return self._get_encoder()
+        except ModelNotFoundError as error:  # what looks through attributes goes on
+            raise AttributeError(str(error)) from error
+
+    def _get_encoder(self) -> Any:
         if self.__dict__.get("_is_learning"):
             return self._find_encoder()
         if "_table" not in self.__dict__:
@@ -380,16 +372,20 @@ class TabularEmbedder(TrainableEmbedder):
     def _keep_encoder(self, encoder: Any) -> None:
         self._last["encoder"] = (self._settings(), self.trained_, encoder)
 
+    def _made_with(self, settings: Any) -> dict[str, str]:
+        made = super()._made_with(settings)
+        # Of pretrained models the content counts, wherever their files are.
+        return {**made, "model": "'tabicl'"} if is_pretrained(self.model) else made
+
     def _as_parameter(self, setting: str, value: str) -> tuple[str, str]:
         return {"width": "n_components", "seed": "random_state"}.get(setting, setting), value
-
-    def _get_encoder(self) -> Any:
-        return self._encoder
 
     @property
     def n_features_out_(self) -> int:
         """Number of output features."""
-        return int(self._encoder.width)
+        if is_pretrained(self.model) and "trained_" in self.__dict__:
+            return int(self.trained_.arrays.get("width", 0))  # without looking for its weights
+        return int(self._settings().width)
 
     def __sklearn_is_fitted__(self) -> bool:
         return "trained_" in self.__dict__

@@ -15,7 +15,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from skembed._backbone import Backbone, Ending, Exported
 from skembed._inputs import CheckedRows
 from skembed._optional import import_optional
 from skembed.columns import TableRows
@@ -23,11 +22,14 @@ from skembed.exceptions import (
     InvalidParameterError,
     InvalidTargetsError,
     ModelNotFoundError,
+    TrainingWarning,
     UnsupportedModelError,
+    warn_user,
 )
 from skembed.store import digest_of
-from skembed.tabular._backbones import Around
+from skembed.tabular._backbones import Around, OfTables
 from skembed.training import InContext, TrainedState
+from skembed.training._targets import Targets
 from skembed.training._ways import check_targets_of
 from skembed.weights import FileSource, fetch_file, kept_recent, load_content, releases_of
 
@@ -67,11 +69,12 @@ def _read(source: FileSource) -> Mapping[str, Any]:
 
     def read() -> Mapping[str, Any]:
         content = source.read(lambda: load_content(source.path))
-        if not isinstance(content, Mapping) or not {"config", "state_dict"} <= set(content):
+        parts = content if isinstance(content, Mapping) else {}
+        if not all(isinstance(parts.get(name), Mapping) for name in ("config", "state_dict")):
             raise UnsupportedModelError(
                 f"{source.path} is no checkpoint of TabICL: expected 'config' and 'state_dict'."
             )
-        return content
+        return parts
 
     return kept_recent(("tabicl", source.digest), read)
 
@@ -81,47 +84,88 @@ def keep_context(
 ) -> TrainedState:
     """Return the good rows, and their targets, that others are to be embedded beside."""
     _library("_model.tabicl")
+    strategy, source = _for_its_file(strategy, model)
     targets = check_targets_of(strategy, y, rows, owner)
-    source = find_source(model, targets.kind)
-    config, kind = _read(source)["config"], targets.kind
-    knows_targets = bool(config.get("col_target_aware", True))
-    n_classes = int(config.get("max_classes", 10))
-    if kind == "views" and knows_targets:
-        raise InvalidTargetsError(
-            f"{source.name}: this checkpoint reads rows with their targets, and y is None. Give y, "
-            f"or a checkpoint that needs none: {_FILES['views']}."
-        )
-    if kind in ("classes", "numbers") and knows_targets and (kind == "numbers") != (n_classes == 0):
-        needed = "a regressor" if kind == "numbers" else "a classifier"
-        raise InvalidTargetsError(f"{source.name}: y is made of {kind}, which {needed} reads.")
-    if kind == "classes" and knows_targets and targets.n_outputs > n_classes:
-        raise InvalidTargetsError(
-            f"{source.name} reads {n_classes} classes at most, got {targets.n_outputs}."
-        )
-    if kind == "labels" or (kind == "numbers" and targets.n_outputs > 1):
-        raise InvalidTargetsError(f"{source.name} reads one label or number a row, got several.")
-    items, n_rows = rows.items, len(rows.items)
+    if targets.kind == "labels" or (targets.kind == "numbers" and targets.n_outputs > 1):
+        raise InvalidTargetsError(f"y: model={model!r} reads one label or number a row.")
+    source = source or find_source(model, targets.kind)
+    config = _read(source)["config"]
+    if not config.get("col_target_aware", True):
+        targets = check_targets_of(strategy, None, rows, owner)  # its columns know none
+    else:
+        _refuse_targets(targets, model, int(config.get("max_classes", 10)))
+    items = rows.items
     assert isinstance(items, TableRows)
-    values = np.zeros(n_rows)
-    if kind != "views":
-        values = targets.values.reshape(-1).astype(np.float64)
-    if kind == "numbers":
+    kept = _draw(targets, strategy, owner)
+    values = np.zeros(len(items)) if targets.kind == "views" else targets.values.reshape(-1)
+    if targets.kind == "numbers":
         values = (values - values.mean()) / (values.std() or 1.0)
-    kept = np.arange(n_rows)
-    if n_rows > strategy.max_rows:
-        rng = np.random.default_rng(strategy.random_state)
-        kept = np.sort(rng.permutation(n_rows)[: strategy.max_rows])
+    width = int(config.get("embed_dim", 128)) * int(config.get("row_num_cls", 4))
     return TrainedState(
         method="context",
         arrays={
             "context": _cells(items.take(kept).arrays),
             "targets": values[kept].astype(np.float32),
+            "width": np.array(width),
         },
         base=source.digest.hex(),
-        kind=kind,
+        kind=targets.kind,
         classes=targets.classes,
         versions=dict(releases_of("torch", "tabicl")),
     )
+
+
+def _for_its_file(strategy: InContext, model: str) -> tuple[InContext, FileSource | None]:
+    """Return the strategy as a file of the user's asks for: a regressor reads numbers."""
+    if model == "tabicl":
+        return strategy, None
+    source = find_source(model, "views")
+    if int(_read(source)["config"].get("max_classes", 10)) == 0:
+        strategy = strategy.settled("numbers")
+    return strategy, source
+
+
+def _refuse_targets(targets: Targets, model: str, n_classes: int) -> None:
+    """Refuse targets that a checkpoint cannot read; it reads none, so many classes, or numbers."""
+    if targets.kind == "views":
+        name = _FILES["views"]
+        raise InvalidTargetsError(
+            f"model={model!r}: this checkpoint reads rows with their targets, and y is None. Give "
+            f"y, or the path of one that needs none (`hf download {_REPOSITORY} {name}`)."
+        )
+    if targets.kind == "numbers" and n_classes:
+        raise InvalidTargetsError(
+            f"model={model!r}: y is made of numbers, and this checkpoint is a classifier. Give the "
+            f"path of a regressor (`hf download {_REPOSITORY} {_FILES['numbers']}`), or classes."
+        )
+    if targets.kind == "classes" and not n_classes:
+        raise InvalidTargetsError(
+            f"model={model!r}: y is made of classes, and this checkpoint is a regressor. Give the "
+            f"path of a classifier (`hf download {_REPOSITORY} {_FILES['classes']}`), or numbers."
+        )
+    if targets.kind == "classes" and targets.n_outputs > n_classes:
+        raise InvalidTargetsError(
+            f"model={model!r} reads {n_classes} classes at most, y has {targets.n_outputs}. If "
+            "they are amounts, set training=InContext(loss='squared_error'); else use model='mlp'."
+        )
+
+
+def _draw(targets: Targets, strategy: InContext, owner: str) -> NDArray[np.int64]:
+    """Return the places of the rows that are kept, one of each class at least."""
+    n_rows = len(targets.values)
+    if n_rows <= strategy.max_rows:
+        return np.arange(n_rows)
+    warn_user(
+        f"{owner}: {strategy.max_rows:,} of {n_rows:,} rows are kept for the model to read beside "
+        "others; training=InContext(max_rows=...) sets how many.",
+        TrainingWarning,
+        once=f"context {strategy.max_rows} of {n_rows}",
+    )
+    order = np.random.default_rng(strategy.random_state).permutation(n_rows)
+    if targets.kind == "classes":
+        _, first = np.unique(targets.values[order], return_index=True)
+        order = np.concatenate([order[first], np.delete(order, first)])
+    return np.sort(order[: strategy.max_rows])
 
 
 def _cells(arrays: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
@@ -134,13 +178,12 @@ def _library(module: str) -> Any:
     return import_optional(f"tabicl.{module}", extra="tables", purpose="model='tabicl'")
 
 
-class ContextBackbone(Backbone):
+class ContextBackbone(OfTables):
     """A pretrained model with the rows that it reads beside others.
 
     `columns` is the digest of what turns cells into numbers.
     """
 
-    prefers_float32 = True
     source: FileSource
 
     def __init__(self, source: FileSource, columns: bytes, state: TrainedState) -> None:
@@ -150,9 +193,7 @@ class ContextBackbone(Backbone):
                 f"model: {source.path} is not the checkpoint that this TabularEmbedder was fitted "
                 "with. Fit again, or use the same."
             )
-        config = _read(source)["config"]
-        self.name = source.name
-        self.width = int(config.get("embed_dim", 128)) * int(config.get("row_num_cls", 4))
+        self.name, self.width = source.name, int(state.arrays["width"])
         n_features = state.arrays["context"].shape[1]
         self.rows_at_once = max(16, min(4096, _CELLS_AT_ONCE // max(1, n_features)))
         self.digest = digest_of(
@@ -163,14 +204,6 @@ class ContextBackbone(Backbone):
                 "releases": releases_of("tabicl"),
             }
         )
-
-    def prepare(self, item: Any, rng: np.random.Generator | None = None) -> Any:
-        """Return the row as it is."""
-        return item
-
-    def cost(self, part: Any) -> int:
-        """Return that each row costs the same."""
-        return 1
 
     def collate(self, parts: Any) -> dict[str, Tensor]:
         """Return rows as numbers."""
@@ -189,13 +222,6 @@ class ContextBackbone(Backbone):
             torch.from_numpy(np.array(self._state.arrays[name])) for name in ("context", "targets")
         )
         return _Beside(model.col_embedder, model.row_interactor, context, targets)
-
-    def export(self, module: nn.Module, folder: Path, ending: Ending) -> Exported:
-        """Refuse: no other library would know the columns."""
-        raise UnsupportedModelError(
-            "A model of tables cannot be exported: no other library knows its columns. Pickle the "
-            "embedder."
-        )
 
 
 class _Beside(nn.Module):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from sklearn.utils.validation import _num_samples
@@ -20,7 +21,7 @@ _N_FOLDS = 5
 
 def is_pretrained(model: object) -> bool:
     """Return whether a model is a pretrained one, by its name or its file's."""
-    return isinstance(model, str) and (model == "tabicl" or model.endswith(".ckpt"))
+    return model == "tabicl" or (isinstance(model, (str, Path)) and str(model).endswith(".ckpt"))
 
 
 def fault_of_model(model: object, n_components: object, training: object) -> str | None:
@@ -31,11 +32,16 @@ def fault_of_model(model: object, n_components: object, training: object) -> str
             close = did_you_mean(str(model), known)
             listed = ", ".join(map(repr, known))
             return f"model={model!r}: expected one of {listed}, or a .ckpt file of TabICL.{close}"
+        if model == "tabm" and getattr(training, "method", "") == "lora":
+            return (
+                "training__method='lora': the layers of model='tabm' share their weights already. "
+                "Use method='full', or another model."
+            )
         if isinstance(training, InContext):
             return f"training=InContext(...): model={model!r} is trained, it reads no other rows."
         return None
     if n_components != "auto":
-        return f"n_components={n_components!r}: model={model!r} has 512 features; add a PCA."
+        return f"n_components={n_components!r}: model={model!r} has its own; add a PCA for fewer."
     if training != "auto" and not isinstance(training, InContext):
         name = type(training).__name__
         return f"training={name}(...): model={model!r} is not trained. Use 'auto' or InContext()."

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
+from sklearn.utils.validation import _num_samples
 from torch import Tensor, nn
 
 from skembed._inputs import CheckedRows
@@ -38,6 +39,10 @@ def check_rows_alone(
         raise InvalidParameterError(
             f"{owner}: rows of this kind have no cells to learn from. Use Contrastive(...), which "
             "learns from two views of each row."
+        )
+    if y is not None and _num_samples(y) != rows.n_rows:  # it is not used, and wrong all the same
+        raise InvalidTargetsError(
+            f"y: expected one target for each of {rows.n_rows:,} rows, got {_num_samples(y):,}."
         )
     n_rows = len(rows.items)
     return Targets("views", np.arange(n_rows), np.ones(n_rows, dtype=np.float32))
@@ -114,11 +119,12 @@ class _OfCells(Objective):
             losses.append(float(self.loss(vectors, batch)))
         return -float(np.mean(losses))
 
-    def _chosen(self, n_rows: int, rng: np.random.Generator) -> NDArray[np.bool_]:
-        """Return which cells are changed, one of each row at least."""
+    def _chosen(self, n_rows: int, rng: np.random.Generator, n_kept: int = 0) -> NDArray[np.bool_]:
+        """Return which cells are changed, one of each row at least; some are kept, if any."""
         n_cells = self.items.shape.n_cells
         ranks = rng.random((n_rows, n_cells)).argsort(axis=1)
-        return ranks < max(1, round(self.strategy.corruption * n_cells))
+        n_changed = max(1, round(self.strategy.corruption * n_cells))
+        return ranks < min(n_changed, n_cells - n_kept)
 
     def _exchange(
         self, is_chosen: NDArray[np.bool_], rng: np.random.Generator
@@ -151,8 +157,9 @@ class Reconstruction(_OfCells):
         return _Tell(width, shape)
 
     def _batch(self, rows: NDArray[np.int64], rng: np.random.Generator) -> Batch:
-        is_chosen = self._chosen(len(rows), rng)
-        if self.strategy.objective in ("auto", "denoise"):
+        is_exchanged = self.strategy.objective in ("auto", "denoise")
+        is_chosen = self._chosen(len(rows), rng, n_kept=int(is_exchanged))
+        if is_exchanged:
             change: Any = self._exchange(is_chosen, rng)
             is_told = np.ones_like(is_chosen)
         else:
@@ -217,7 +224,7 @@ class Contrast(_OfCells):
         return nn.Sequential(nn.Linear(width, 256), nn.ReLU(), nn.Linear(256, 128))
 
     def _batch(self, rows: NDArray[np.int64], rng: np.random.Generator) -> Batch:
-        is_chosen = self._chosen(len(rows), rng)
+        is_chosen = self._chosen(len(rows), rng, n_kept=1)
         both = np.concatenate([np.zeros_like(is_chosen), is_chosen])
         return Batch(np.tile(rows, 2), change=self._exchange(both, rng))
 

@@ -106,6 +106,8 @@ class TrainingCurveDisplay:
                 f"{estimator!r}, which has no `history_`; call fit(X, y) first. Of a pipeline give "
                 "the step: pipe[0]."
             )
+        if "epoch" not in history:
+            raise ValueError(f"estimator: {estimator!r} trained nothing, so there are no epochs.")
         scoring = getattr(estimator.training, "scoring", "score")
         display = cls(
             epochs=history["epoch"],

@@ -17,9 +17,9 @@ class FineTune(Strategy):
     """Train an embedder on labels or numbers, for its parameter `training`.
 
     A linear classifier (or regressor) on top of the vectors is fitted first, with the model as it
-    was published; then both are trained together [1]_. The classifier is dropped afterwards: the
-    embedder gives vectors. The weights of the best epoch on held-out rows are kept, those of the
-    published model among them.
+    was published (on random weights it is random, too); then both are trained together [1]_. The
+    classifier is dropped afterwards: the embedder gives vectors. The weights of the best epoch on
+    held-out rows are kept, those of the published model among them.
 
     What was learned is kept in the embedder's `cache`: a fit of the same rows, targets and
     parameters from the same weights takes it from there. A search over a classifier's parameters
@@ -84,7 +84,7 @@ class FineTune(Strategy):
         scorer of scikit-learn for the classifier ("accuracy", "roc_auc", "r2").
     patience : int, "auto" or None, default="auto"
         Epochs without a better one after which training stops. None runs all, and so does "auto",
-        unless the model has random weights: then it is 16.
+        unless weights are random at first: then it is 16.
     cross_fit : int or None, default=None
         Number of folds for `fit_transform`. A fine-tuned embedder has seen the labels of its
         training rows, and a classifier on top would trust their vectors too much. With folds,

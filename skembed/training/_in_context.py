@@ -5,7 +5,7 @@ from __future__ import annotations
 from numbers import Integral
 from typing import Any, ClassVar
 
-from sklearn.utils._param_validation import Interval
+from sklearn.utils._param_validation import Interval, StrOptions
 
 from skembed.training._strategy import Strategy
 
@@ -19,11 +19,15 @@ class InContext(Strategy):
 
     Parameters
     ----------
+    loss : {"auto", "log_loss", "squared_error"}, default="auto"
+        What labels are taken for, as for `FineTune`: classes ("log_loss") or numbers, for which the
+        model has a checkpoint each.
     max_rows : int, default=10_000
-        The most rows that are kept. Of more, as many are drawn.
+        The most rows that are kept. Of more, as many are drawn, one of each class at least, with a
+        warning.
     cross_fit : int or None, default=5
         Number of folds for `fit_transform` with labels, as for `FineTune`: each row is embedded
-        beside rows of which it is none.
+        beside rows of which it is none. Without labels there are no folds.
     random_state : int or None, default=0
         Seed of the draw, and of the folds.
 
@@ -34,12 +38,19 @@ class InContext(Strategy):
 
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         **Strategy._parameter_constraints,
+        "loss": [StrOptions({"auto", "log_loss", "squared_error"})],
         "max_rows": [Interval(Integral, 1, None, closed="left")],
     }
 
     def __init__(
-        self, *, max_rows: int = 10_000, cross_fit: int | None = 5, random_state: int | None = 0
+        self,
+        *,
+        loss: str = "auto",
+        max_rows: int = 10_000,
+        cross_fit: int | None = 5,
+        random_state: int | None = 0,
     ) -> None:
+        self.loss = loss
         self.max_rows = max_rows
         self.cross_fit = cross_fit
         self.random_state = random_state

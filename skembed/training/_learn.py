@@ -138,7 +138,7 @@ def learn(
         check_step(known, targets, name)
     if strategy.cross_fit is not None and rows.n_sides == 1 and not is_step:
         folds = folds_of(strategy, encoder, rows, targets)
-        check_folds(folds, strategy, y, rows, name, sample_weight)
+        check_folds(folds, strategy.settled(targets.kind), y, rows, name, sample_weight)
     if is_step:
         changes = {"n_epochs": 1, "validation_fraction": None, "checkpoint": None}
         strategy = clone(strategy).set_params(**changes)

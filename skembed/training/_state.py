@@ -36,8 +36,8 @@ class TrainedState:
         Factor of the product of LoRA's matrices.
     head : dict of str to ndarray
         What stood on top of the vectors while training, to go on from.
-    kind : {"classes", "labels", "numbers", ""}
-        What the head gives; "" without targets.
+    kind : {"classes", "labels", "numbers", "views", ...}
+        What was learned from; "views" where it was rows alone.
     classes : ndarray or None
         The classes, in the order of the head's outputs.
     versions : dict of str to str

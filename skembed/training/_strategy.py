@@ -9,9 +9,9 @@ import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from numbers import Integral, Real
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
-from sklearn.base import BaseEstimator
+from sklearn.base import BaseEstimator, clone
 from sklearn.metrics import get_scorer_names
 from sklearn.utils._param_validation import Interval, StrOptions
 
@@ -24,6 +24,9 @@ METHODS = ("full", "lora", "head")
 
 _share = Interval(Real, 0, 1, closed="left")
 _positive = Interval(Real, 0, None, closed="neither")
+
+
+S = TypeVar("S", bound="Strategy")
 
 
 class Strategy(BaseEstimator):
@@ -67,6 +70,7 @@ class Strategy(BaseEstimator):
     batch_size: int | str = "auto"
 
     # Of strategies that have no such parameters.
+    loss: str = ""
     method: str = "full"
     freeze: int | None = None
     augment: bool = False
@@ -93,6 +97,13 @@ class Strategy(BaseEstimator):
     def _needs_y(self) -> bool:
         """Whether rows can be learned from only with their targets."""
         return True
+
+    def settled(self: S, kind: str) -> S:
+        """Return a copy for parts of the rows: their targets are of the kind that all are of."""
+        other: S = clone(self)
+        if kind == "numbers" and other.loss == "auto":  # few of them may look like classes
+            other.loss = "squared_error"
+        return other
 
     def _takes_pairs(self, X: Any) -> bool:
         """Return whether rows given to `fit` are pairs of what `transform` takes."""

@@ -109,7 +109,8 @@ def check_targets(
         faults = dict(zip(places, map(repr, labels), strict=True))
         raise InvalidRowsError(
             f"y has classes that were not named at first:{describe_rows(faults, rows.labels)}\n"
-            "Name all classes in the first partial_fit(X, y, classes=[...]), or fit again.",
+            "Name all classes in the first partial_fit(X, y, classes=[...]), or fit again. If they "
+            "are amounts, set training__loss='squared_error' first.",
             faults,
         )
     if len(known) < 2:

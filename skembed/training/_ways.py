@@ -36,7 +36,7 @@ def _check_context(
     """Check what is kept beside good rows."""
     if y is None:
         return Targets("views", np.arange(len(rows.items)), np.ones(len(rows.items), np.float32))
-    return check_targets(y, rows, owner)
+    return check_targets(y, rows, owner, loss=strategy.loss)
 
 
 _CHECKS: dict[type[Strategy], Callable[..., Targets]] = {
@@ -75,11 +75,13 @@ def can_be_folded(
 ) -> bool:
     """Return whether there are enough rows to train without those of each fold."""
     try:
-        targets = check_targets_of(strategy, y, rows, name)
+        with without_advice():
+            targets = check_targets_of(strategy, y, rows, name)
     except (InvalidInputError, InvalidParameterError):
         return True  # it says itself what is wrong
     try:
-        check_folds(folds_of(strategy, encoder, rows, targets), strategy, y, rows, name)
+        folds = folds_of(strategy, encoder, rows, targets)
+        check_folds(folds, strategy.settled(targets.kind), y, rows, name)
     except InvalidParameterError:
         return False
     return True

@@ -250,6 +250,21 @@ def test_amounts_are_learned():
     assert cross_val_score(make_pipeline(StandardScaler(), Ridge()), X, y, cv=3).mean() < 0.75
 
 
+def test_folds_learn_the_kind_of_targets_that_all_rows_have(monkeypatch):
+    kinds, fit = [], TabularEmbedder._fit_trained
+
+    def look(self, *args, **step):
+        rows = fit(self, *args, **step)
+        kinds.append(self.trained_.kind)
+        return rows
+
+    monkeypatch.setattr(TabularEmbedder, "_fit_trained", look)
+    y = np.r_[np.repeat(np.arange(20.0), 10), 20.0, np.zeros(9)]  # 21 numbers, one of them once
+    training = FineTune(n_epochs=1, cross_fit=5)
+    TabularEmbedder(n_components=4, training=training).fit_transform(frame(210), y)
+    assert kinds == ["numbers"] * 6
+
+
 def test_vectors_in_fit_have_not_seen_their_labels():
     # Labels of noise: a classifier that had seen them would tell them all.
     X = frame(200)

@@ -1,6 +1,7 @@
 """Pretrained models of tables: TabICL's architecture with random weights, beside its own code."""
 
 import pickle
+import shutil
 
 import numpy as np
 import pandas as pd
@@ -13,16 +14,16 @@ from sklearn.model_selection import cross_val_score
 from sklearn.pipeline import make_pipeline
 from tabicl._model.tabicl import TabICL
 
-from skembed import FineTune, TabularEmbedder, TextEmbedder
+from skembed import FineTune, InContext, TabularEmbedder, TextEmbedder, TrainingCurveDisplay
 from skembed.exceptions import (
     InvalidParameterError,
     InvalidTargetsError,
     ModelNotFoundError,
+    TrainingWarning,
     UnsafeModelError,
     UnsupportedModelError,
 )
 from skembed.testing import check_embedder
-from skembed.training import InContext
 
 SMALL = {
     "embed_dim": 16,
@@ -114,8 +115,11 @@ def test_rows_of_fit_are_embedded_beside_others_where_there_are_labels(paths):
     assert np.abs(own - seen).max() > 1e-4
     whole = TabularEmbedder(paths["classes"], training=InContext(cross_fit=None))
     np.testing.assert_allclose(whole.fit_transform(X, y), seen, atol=1e-5)
-    views = TabularEmbedder(paths["views"])
-    np.testing.assert_allclose(views.fit_transform(X), views.transform(X), atol=1e-6)
+    for training in ("auto", InContext()):
+        views = TabularEmbedder(paths["views"], training=training)
+        np.testing.assert_allclose(views.fit_transform(X), views.transform(X), atol=1e-6)
+        # A model whose columns know no targets takes no heed of them.
+        np.testing.assert_allclose(clone(views).fit_transform(X, y), views.transform(X), atol=1e-6)
 
 
 def test_it_stands_in_a_pipeline(paths):
@@ -129,20 +133,53 @@ def test_it_stands_in_a_pipeline(paths):
 
 def test_no_more_rows_are_kept_than_asked_for(paths):
     X = rows(60)
-    embedder = TabularEmbedder(paths["views"], training=InContext(max_rows=20)).fit(X)
-    assert embedder.trained_.arrays["context"].shape == (20, D)
-    with pytest.raises(NotFittedError, match="max_rows was 20"):
+    embedder = TabularEmbedder(paths["classes"], training=InContext(max_rows=5))
+    with pytest.warns(TrainingWarning, match="5 of 60 rows are kept"):
+        embedder.fit(X, ["a"] * 57 + list("bcd"))
+    assert embedder.trained_.arrays["context"].shape == (5, D)
+    assert set(embedder.trained_.arrays["targets"]) == {0, 1, 2, 3}
+    with pytest.raises(NotFittedError, match="max_rows was 5"):
         embedder.set_params(training__max_rows=30).transform(X)
+
+
+def test_its_file_may_move_and_be_gone_where_no_rows_are_embedded(paths, tmp_path):
+    X = rows()
+    first, second = tmp_path / "a.ckpt", tmp_path / "b.ckpt"
+    shutil.copy(paths["views"], first)
+    embedder = TabularEmbedder(first).fit(X)
+    vectors = embedder.transform(X)
+    first.rename(second)
+    loaded = pickle.loads(pickle.dumps(embedder))
+    assert len(loaded.get_feature_names_out()) == 32
+    assert "TabularEmbedder" in loaded._repr_html_()
+    np.testing.assert_allclose(loaded.set_params(model=second).transform(X), vectors, atol=1e-6)
+    with pytest.raises(InvalidParameterError, match="is not the checkpoint"):
+        loaded.set_params(model=paths["classes"]).transform(X)
+    with pytest.raises(ValueError, match="trained nothing"):
+        TrainingCurveDisplay.from_estimator(loaded)
+
+
+def test_whole_numbers_are_what_the_checkpoint_reads(paths):
+    X = rows(210)
+    ratings = np.arange(210) % 6 * 1.0
+    assert TabularEmbedder(paths["numbers"]).fit(X, ratings).trained_.kind == "numbers"
+    # Without some of the rows they would look like classes.
+    counts = np.r_[np.repeat(np.arange(20.0), 10), 20.0, np.zeros(9)]
+    assert np.isfinite(TabularEmbedder(paths["numbers"]).fit_transform(X, counts)).all()
+    training = InContext(loss="squared_error")
+    numbers = TabularEmbedder(paths["numbers"], training=training).fit(X, np.arange(210))
+    assert numbers.trained_.kind == "numbers"
 
 
 def test_what_a_checkpoint_cannot_read_is_refused(paths):
     X = rows()
     for kind, y, said in (
         ("classes", None, "y is None. Give y"),
-        ("classes", X[:, 0], "made of numbers, which a regressor reads"),
-        ("numbers", X[:, 0] > 0, "made of classes, which a classifier reads"),
-        ("classes", np.arange(N) % 11, "10 classes at most, got 11"),
+        ("classes", X[:, 0], "made of numbers, and this checkpoint is a classifier"),
+        ("numbers", np.where(X[:, 0] > 0, "a", "b"), "takes numbers, got"),
+        ("classes", np.arange(N) % 11, "10 classes at most, y has 11"),
         ("numbers", X[:, :2], "one label or number a row"),
+        ("classes", np.stack([X[:, 0] > 0, X[:, 1] > 0], 1).astype(int), "one label or number"),
     ):
         with pytest.raises(InvalidTargetsError, match=said):
             TabularEmbedder(paths[kind]).fit(X, y)
@@ -151,7 +188,7 @@ def test_what_a_checkpoint_cannot_read_is_refused(paths):
 def test_parameters_that_mean_nothing_to_it_are_refused(paths):
     X = rows()
     for changes, said in (
-        ({"n_components": 8}, "512 features; add a PCA"),
+        ({"n_components": 8}, "has its own; add a PCA"),
         ({"training": FineTune()}, "is not trained"),
         ({"model": "tabclip"}, r"expected one of .*Did you mean 'tabicl'"),
         ({"model": "mlp", "training": InContext()}, "reads no other rows"),
@@ -169,6 +206,8 @@ def test_weights_that_are_not_there_say_how_to_get_them(paths, tmp_path, monkeyp
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(ModelNotFoundError, match=r"(?s)offline mode.*hf download jingang"):
         TabularEmbedder("tabicl").fit(rows())
+    with pytest.raises(InvalidTargetsError, match="one label or number a row"):
+        TabularEmbedder("tabicl").fit(rows(), np.eye(2, dtype=int)[np.arange(N) % 2])
     with pytest.raises(ModelNotFoundError, match="no such file"):
         TabularEmbedder(str(tmp_path / "none.ckpt")).fit(rows())
     torch.save({"a": torch.zeros(1)}, tmp_path / "other.ckpt")

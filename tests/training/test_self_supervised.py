@@ -137,6 +137,21 @@ def test_held_out_rows_are_scored_with_the_same_cells_each_time(rows):
     np.testing.assert_array_equal(seen[0], seen[1])
 
 
+def test_the_only_cell_of_a_row_is_not_exchanged():
+    shape = TableShape(bins=(np.linspace(-1, 1, 4, dtype=np.float32),), cardinalities=(), dense=())
+    arrays = {
+        "numbers": np.arange(12, dtype=np.float32)[:, None],
+        "codes": np.zeros((12, 0), np.int32),
+        "dense": np.zeros((12, 0), np.float32),
+    }
+    alone = TableRows(arrays, shape)
+    strategy = SelfSupervised("denoise")
+    of = Reconstruction(strategy, alone, WIDTH, np.arange(12), np.arange(0), 0)
+    batch = of._batch(np.arange(12), np.random.default_rng(0))
+    changed = batch.change(alone.take(batch.rows))
+    np.testing.assert_array_equal(changed.arrays["numbers"], arrays["numbers"])
+
+
 def test_what_is_told_gets_better():
     rng = np.random.default_rng(0)
     kind = rng.integers(0, 3, 600)
