@@ -121,7 +121,8 @@ def with_few_labels(
             order = np.concatenate([*first, np.setdiff1d(order, np.concatenate(first), True)])
         if not is_scaled:
             model = make_pipeline(StandardScaler(), model)
-        model.fit(vectors[order[:n]], y[order[:n]])
+        drawn = order[: n if is_of_numbers(y) else max(n, 2 * len(np.unique(y)))]
+        model.fit(vectors[drawn], y[drawn])
         found.append(score(model, vectors_test, y_test))
     return float(np.mean(found))
 
