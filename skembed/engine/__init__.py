@@ -13,7 +13,12 @@ from skembed.engine._plan import plan_batches
 from skembed.engine._progress import Progress
 from skembed.engine._remembered import remembered_encoder
 from skembed.engine._rows import keys_of
-from skembed.engine._threads import map_in_threads, prepare_in_threads, stay_safe_after_fork
+from skembed.engine._threads import (
+    map_in_threads,
+    most_threads,
+    prepare_in_threads,
+    stay_safe_after_fork,
+)
 
 __all__ = [
     "DTYPES",
@@ -27,6 +32,7 @@ __all__ = [
     "keys_of",
     "map_in_threads",
     "measure_sizes",
+    "most_threads",
     "plan_batches",
     "prepare_in_threads",
     "remembered_encoder",

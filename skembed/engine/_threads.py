@@ -8,14 +8,15 @@ from __future__ import annotations
 import os
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import TypeVar
 
 from skembed._encoder import Fault, Prepared
 from skembed.exceptions import SkembedWarning, warn_user, warnings_sent_to
 
-__all__ = ["map_in_threads", "prepare_in_threads", "stay_safe_after_fork"]
+__all__ = ["map_in_threads", "most_threads", "prepare_in_threads", "stay_safe_after_fork"]
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -33,6 +34,22 @@ def stay_safe_after_fork() -> None:
     torch = sys.modules.get("torch")  # which has started no threads where it is not imported
     if os.getpid() != _PROCESS_OF_IMPORT and torch is not None and torch.get_num_threads() > 1:
         torch.set_num_threads(1)
+
+
+@contextmanager
+def most_threads(n_threads: int | None) -> Iterator[None]:
+    """Let torch compute with so many threads at most in this one; None is as many as ever."""
+    import torch
+
+    before = torch.get_num_threads()
+    if n_threads is None or n_threads >= before:
+        yield
+        return
+    torch.set_num_threads(n_threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def map_in_threads(function: Callable[[T], R], items: Sequence[T], *, name: str) -> list[R]:

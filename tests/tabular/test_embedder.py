@@ -11,6 +11,7 @@ import pandas as pd
 import polars as pl
 import pyarrow as pa
 import pytest
+import torch
 from scipy import sparse
 from sklearn.base import clone
 from sklearn.datasets import load_breast_cancer, make_friedman1
@@ -284,6 +285,27 @@ def test_training_from_random_weights_stops_when_nothing_gets_better():
     assert history["epoch"][-1] == np.argmax(history["score"]) + 16 < 40
     embedder.set_params(training__patience=None).fit(X, y)
     assert embedder.history_["epoch"][-1] == 40
+
+
+@pytest.mark.parametrize(("least", "n_threads"), [(5e8, 1), (1.0, 2)])
+def test_small_steps_are_computed_by_one_thread(monkeypatch, least, n_threads):
+    from skembed.training import _learn, _loop
+
+    seen, step = set(), _loop.Loop._step
+
+    def look(loop, *args):
+        seen.add(torch.get_num_threads())
+        return step(loop, *args)
+
+    monkeypatch.setattr(_loop.Loop, "_step", look)
+    monkeypatch.setattr(_learn, "_FLOPS_FOR_THREADS", least)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        TabularEmbedder(n_components=4, training=SelfSupervised(**FEW), cache=None).fit(frame())
+        assert (seen, torch.get_num_threads()) == ({n_threads}, 2)
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_labels_are_used_if_there_are_enough_of_them():
