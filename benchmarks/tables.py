@@ -135,21 +135,28 @@ def difference(first: list[float], second: list[float]) -> tuple[float, float]:
     return float(d.mean()), float(error * stats.t.ppf(0.975, len(d) - 1))
 
 
+def scores_of(
+    cells: dict[str, dict[str, float]], name: str, way: str, key: str
+) -> dict[int, float]:
+    """Return the scores of a way on a table, by fold."""
+    key = "score" if way in DIRECT else key
+    found = {fold: cells.get(f"{name}/{way}/{fold}", {}) for fold in range(N_FOLDS * N_REPEATS)}
+    return {fold: cell[key] for fold, cell in found.items() if key in cell}
+
+
 def show(cells: dict[str, dict[str, float]], key: str, ways: tuple[str, ...]) -> None:
     """Print means, and of skembed's the difference to one-hot columns, as a table in Markdown."""
     print(f"\n{key}\n\n| | " + " | ".join(ways) + " |")
     print("| --- " * (1 + len(ways)) + "|")
     for name in TABLES:
         shown = []
+        found = {way: scores_of(cells, name, way, key) for way in {*ways, "one-hot"}}
         for way in ways:
-            values = [cells.get(f"{name}/{way}/{fold}", {}).get(key) for fold in range(10)]
-            if way in DIRECT:
-                values = [cells.get(f"{name}/{way}/{fold}", {}).get("score") for fold in range(10)]
-            found = [value for value in values if value is not None]
-            said = f"{np.mean(found):.3f}" if found else "-"
-            base = [cells.get(f"{name}/one-hot/{fold}", {}).get(key) for fold in range(10)]
-            if way.endswith("supervised") and len(found) == 10 and None not in base:
-                mean, half = difference(found, base)
+            scores, plain = found[way], found["one-hot"]
+            said = f"{np.mean(list(scores.values())):.3f}" if scores else "-"
+            both = sorted(scores.keys() & plain.keys())
+            if way.endswith("supervised") and len(both) > 2:
+                mean, half = difference([scores[i] for i in both], [plain[i] for i in both])
                 said += f" ({mean:+.3f} ± {half:.3f})"
             shown.append(said)
         if any(each != "-" for each in shown):
