@@ -62,8 +62,9 @@ def decide(values: Values, given: str | None) -> tuple[Decision, Values]:
     decision = _given(values, given) if given else _infer(values)
     raw, values = values, read_as(values, decision.form)
     n_distinct, n_missing = count_distinct(values), int(values.missing.sum())
-    if n_distinct == 0 and given and values.faults:
-        raise ValueError(f"given as {given!r}, but {next(iter(values.faults.values()))}")
+    if n_distinct == 0 and values.faults:  # all are
+        asked = f"given as {given!r}, but " if given else ""
+        raise ValueError(f"{asked}{next(iter(values.faults.values()))}")
     if n_distinct == 0:
         return Decision("drop", decision.form, "nothing that could be read"), values
     if n_distinct == 1 and not n_missing and values.form != "lists":

@@ -68,7 +68,6 @@ HOURS = pd.date_range("2020-01-31", periods=60, freq="7h")
         ([np.nan, np.nan], "drop", "all missing: nothing to learn", ()),
         ([7, None, 7], "category", "one value, or missing", ("code",)),
         ([DAY, None], "category", "one value, or missing", ("code",)),
-        ([np.inf, np.inf], "drop", "nothing that could be read", ()),
     ],
 )
 def test_kinds_are_inferred_from_values(values, kind, why, parts):
@@ -118,6 +117,7 @@ def test_kinds_can_be_given(values, kind, parts):
         ([1, 2, 3], "boolean", "given as .*it has more than two values; try 'category'"),
         ([HOURS[0], HOURS[9]], "number", r"dates \(datetime\), expected numbers"),
         ([["a"], ["b"]], "category", r"lists \(object\), expected words"),
+        ([np.inf, np.inf, None], None, "inf, expected no infinity"),
     ],
 )
 def test_a_kind_that_does_not_fit_is_an_error(values, kind, message):
