@@ -37,6 +37,8 @@ def nothing_is_told_yet(monkeypatch):
     from skembed import exceptions
 
     monkeypatch.setattr(exceptions, "_told", set())
+    # The processes of a test run share a store, which knows what any of them has told.
+    monkeypatch.setattr(exceptions, "_is_told_in_run", None)
 
 
 def pytest_collection_finish(session):

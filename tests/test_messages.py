@@ -100,6 +100,7 @@ class TestWarnings:
 
         monkeypatch.setenv(_run.VARIABLE, str(tmp_path))
         monkeypatch.setattr(_run, "_owned", None)  # this is a worker
+        monkeypatch.setattr(skembed.exceptions, "_is_told_in_run", _run._is_told)
         assert say() == [TruncationWarning]
         monkeypatch.setattr(skembed.exceptions, "_told", set())  # this is another worker
         assert say() == []
