@@ -316,7 +316,7 @@ def _with_model(task: _Task, objective: Objective, seed: int) -> tuple[Any, Loop
 def _n_threads(task: _Task, module: Any) -> int | None:
     """Return 1 where threads would wait for each other longer than they compute, else None."""
     items = task.rows.items
-    if not isinstance(items, ArrayRows):
+    if not isinstance(items, ArrayRows) or task.strategy.method == "head":
         return None
     with FlopCounterMode(display=False) as counted:
         module(task.encoder.collate(items[:1]))

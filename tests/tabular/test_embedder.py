@@ -450,6 +450,14 @@ def test_labels_that_come_in_small_parts_are_learned_from():
     assert embedder.trained_.made_with["training__strategy"] == "'FineTune'"
 
 
+@pytest.mark.parametrize("method", ["head", "lora"])
+def test_less_than_all_weights_can_be_learned(method):
+    X = frame()
+    embedder = TabularEmbedder(n_components=8, training=FineTune(method, **FEW))
+    assert np.isfinite(embedder.fit(X, labels(X)).transform(X)).all()
+    assert embedder.trained_.method == method
+
+
 def test_members_that_share_weights_have_no_lora():
     X = frame()
     with pytest.raises(InvalidParameterError, match="'tabm' share their weights"):
