@@ -153,6 +153,8 @@ class Backbone(ABC):
         Types of devices on which it computes in float32 whatever is asked for.
     projection : Projection or None
         What vectors become after they are stored.
+    encoder_type : type or None
+        Its encoder, made from (backbone, settings, device); None is the room's usual one.
     """
 
     name: str
@@ -163,6 +165,7 @@ class Backbone(ABC):
     prefers_float32: bool = False
     float32_on: tuple[str, ...] = ()
     projection: Projection | None = None
+    encoder_type: Any = None
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.name!r}, width={self.width})"

@@ -125,13 +125,14 @@ class PretrainedEmbedder(TrainableEmbedder):
             import_torch()
             devices = resolve_devices(device)
             backbone = self._find_backbone(settings)
+            make_encoder = backbone.encoder_type or self._make_encoder
             if state is not None:  # the instance keeps it, and its weights go when it goes
                 trained = _serve(backbone, state, type(self).__name__)
-                encoders = [self._make_encoder(trained, settings, d) for d in devices]
+                encoders = [make_encoder(trained, settings, d) for d in devices]
                 return _drop_with_state(state, join_replicas(encoders))
 
             def make() -> Any:
-                return join_replicas([self._make_encoder(backbone, settings, d) for d in devices])
+                return join_replicas([make_encoder(backbone, settings, d) for d in devices])
 
             # The encoder keeps its backbone: while it is here, no other one has that id.
             kind = type(self).__name__, is_in_float32(backbone)

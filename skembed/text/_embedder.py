@@ -26,6 +26,7 @@ from skembed.exceptions import (
 )
 from skembed.store import EmbeddingStore, resolve_store
 from skembed.text._encoder import TextEncoder
+from skembed.text._families import family_of
 from skembed.text._inputs import check_texts
 from skembed.text._models import DEFAULT_MODEL, MODELS
 from skembed.text._settings import POOLINGS, TextSettings
@@ -41,6 +42,8 @@ __all__ = ["TextEmbedder", "TextReport"]
 def find_source(settings: TextSettings) -> FolderSource | None:
     """Return what a model is read from; None where more than its files may decide it."""
     if settings.trust_remote_code or not isinstance(settings.model, (str, os.PathLike)):
+        return None
+    if family_of(settings.model) != "transformer":
         return None
     return resolve_model(settings.model, revision=settings.revision, known=MODELS)
 
@@ -118,6 +121,10 @@ class TextEmbedder(PretrainedEmbedder):
         files name none, get "query: " when given by their hub ids, as their cards recommend outside
         retrieval (a folder's name is no guide: set the prompt yourself). None is no prompt. A
         single word that isn't the name of one of the model's prompts is refused as a likely typo.
+    attention : {"auto", "bidirectional", "echo"}, default="auto"
+        What the tokens of a decoder see. "auto" is what the model's files say: only earlier tokens
+        in most. "bidirectional": all tokens of the text [3]_. "echo": a text is read twice and
+        pooled over the second time, whose tokens have seen all of it [4]_.
     max_length : int, default=None
         Maximum tokens per row, including special tokens and the prompt; None is the model's limit.
     n_components : int, default=None
@@ -155,6 +162,9 @@ class TextEmbedder(PretrainedEmbedder):
     on_error : {"raise", "nan"}, default="raise"
         What to do with rows that are missing or not texts: raise an error that names every one, or
         return rows of NaN, list them in `report_.faults` and warn in each call that has such rows.
+    base_url : str, default=None
+        For hosted models: the address of a server that speaks OpenAI's protocol, such as
+        "http://localhost:8000/v1"; None is `OPENAI_BASE_URL`, else OpenAI's own.
     revision : str, default=None
         Branch, tag or commit of a model on the hub.
     trust_remote_code : bool, default=False
@@ -199,6 +209,9 @@ class TextEmbedder(PretrainedEmbedder):
     .. [1] N. Reimers and I. Gurevych, "Sentence-BERT", EMNLP 2019, arXiv:1908.10084.
     .. [2] A. Kusupati et al., "Matryoshka Representation Learning", NeurIPS 2022,
        arXiv:2205.13147.
+    .. [3] P. BehnamGhader et al., "LLM2Vec", COLM 2024, arXiv:2404.05961.
+    .. [4] J. M. Springer et al., "Repetition Improves Language Model Embeddings", ICLR 2025,
+       arXiv:2402.15449.
 
     Examples
     --------
@@ -232,7 +245,9 @@ class TextEmbedder(PretrainedEmbedder):
         "pooling": [StrOptions({"auto", *POOLINGS})],
         "normalize": ["boolean", StrOptions({"auto"})],
         "prompt": [str, None],
+        "attention": [StrOptions({"auto", "bidirectional", "echo"})],
         "max_length": [Interval(Integral, 1, None, closed="left"), None],
+        "base_url": [str, None],
         "on_truncate": [StrOptions({"warn", "ignore", "raise", "mean_of_chunks"})],
         "dtype": [StrOptions(set(DTYPES))],
     }
@@ -247,6 +262,7 @@ class TextEmbedder(PretrainedEmbedder):
         pooling: str = "auto",
         normalize: bool | str = "auto",
         prompt: str | None = "auto",
+        attention: str = "auto",
         max_length: int | None = None,
         n_components: int | None = None,
         training: Strategy | None = None,
@@ -256,6 +272,7 @@ class TextEmbedder(PretrainedEmbedder):
         batch_size: int | str = "auto",
         cache: str | os.PathLike[str] | EmbeddingStore | None = "run",
         on_error: str = "raise",
+        base_url: str | None = None,
         revision: str | None = None,
         trust_remote_code: bool = False,
         verbose: bool = False,
@@ -265,6 +282,7 @@ class TextEmbedder(PretrainedEmbedder):
         self.pooling = pooling
         self.normalize = normalize
         self.prompt = prompt
+        self.attention = attention
         self.max_length = max_length
         self.n_components = n_components
         self.training = training
@@ -274,6 +292,7 @@ class TextEmbedder(PretrainedEmbedder):
         self.batch_size = batch_size
         self.cache = cache
         self.on_error = on_error
+        self.base_url = base_url
         self.revision = revision
         self.trust_remote_code = trust_remote_code
         self.verbose = verbose

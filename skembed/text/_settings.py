@@ -22,3 +22,5 @@ class TextSettings(ModelSettings):
     max_length: int | None = None
     in_chunks: bool = False
     tokenizer: Any = None
+    attention: str = "auto"
+    base_url: str | None = None
