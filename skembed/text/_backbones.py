@@ -6,7 +6,7 @@ from torch import nn
 
 from skembed.exceptions import InvalidParameterError, SkembedWarning, warn_user
 from skembed.text._backbone import TextSettings
-from skembed.text._folder import read_folder
+from skembed.text._folder import completed, read_folder
 from skembed.text._models import MODELS
 from skembed.text._modules import find_module
 from skembed.text._towers import TOWERS, TowerBackbone
@@ -38,7 +38,8 @@ def find_backbone(settings: TextSettings) -> TransformerBackbone:
     source = resolve_model(settings.model, revision=settings.revision, known=MODELS)
     key = (
         *("text backbone", source.digest, str(source.folder), source.name),
-        *(settings.pooling, settings.prompt, settings.max_length, settings.trust_remote_code),
+        *(settings.pooling, settings.prompt, settings.attention, settings.max_length),
+        settings.trust_remote_code,
     )
 
     def make() -> TransformerBackbone:
@@ -50,7 +51,7 @@ def find_backbone(settings: TextSettings) -> TransformerBackbone:
 
 def _read_folder(source: FolderSource, settings: TextSettings) -> TransformerBackbone:
     """Return the backbone of a folder as transformers or sentence-transformers writes it."""
-    folder = read_folder(source.folder)
+    folder = completed(read_folder(source.folder), MODELS.get(source.name))
     check_weights(folder.transformer)
     if settings.trust_remote_code:
         refuse_code_from_elsewhere(folder.transformer)

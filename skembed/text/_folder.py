@@ -7,15 +7,16 @@ changed) and plain transformers folders. Loads no weights.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from skembed.exceptions import UnsafeModelError, UnsupportedModelError
 from skembed.text._head import HeadModule
+from skembed.text._models import TextModel
 from skembed.weights import read_json, read_modules
 
-__all__ = ["POOLING_FLAGS", "TextFolder", "read_folder"]
+__all__ = ["POOLING_FLAGS", "TextFolder", "completed", "read_folder"]
 
 # In the order in which several poolings are joined.
 POOLING_FLAGS = {
@@ -91,6 +92,20 @@ def read_folder(folder: Path) -> TextFolder:
         raise UnsupportedModelError(
             f"A JSON file in {folder} has unexpected values: {type(error).__name__}: {error}"
         ) from None
+
+
+def completed(folder: TextFolder, row: TextModel | None) -> TextFolder:
+    """Return what a folder says, and what a row of the table of models adds to it."""
+    if row is None:
+        return folder
+    is_unsaid = folder.pooling is None and row.pooling is not None
+    unit_length = (HeadModule("Normalize", folder.transformer, {}),)
+    return replace(
+        folder,
+        prompts={**row.prompts, **folder.prompts},
+        default_prompt=folder.default_prompt or row.default_prompt,
+        **({"pooling": row.pooling, "head": unit_length, "pools_prompt": False} if is_unsaid else {}),
+    )
 
 
 def _read_modules(folder: Path) -> TextFolder:

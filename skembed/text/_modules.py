@@ -64,6 +64,7 @@ def find_module(model: nn.Module, settings: TextSettings) -> TransformerBackbone
     if _is_a(model, "transformers", "PreTrainedModel"):
         _check_transformer(model)
         return _kept(TransformerInMemory, model, settings.tokenizer, folder, settings)
+    settings.refuse(attention="only a model of transformers can attend in another way.")
     return _kept(ModuleBackbone, model, settings.tokenizer, folder, settings)
 
 
@@ -168,7 +169,8 @@ def _kept(
     parts = [source.digest, tokens, *map(fingerprint, layers)]
     kind = {"kind": family.__name__, "pools_prompt": folder.pools_prompt}
     digest = digest_of({**kind, "parts": parts})
-    key = (digest, repr(folder), settings.pooling, settings.prompt, settings.max_length)
+    chosen = settings.pooling, settings.prompt, settings.attention, settings.max_length
+    key = (digest, repr(folder), *chosen)
     found = kept_recent(key, lambda: family(source, tokenizer, folder, settings, layers, digest))
     # Of modules of one content, the first may have been changed since: this one has not.
     found.source.module = source.module
@@ -245,7 +247,8 @@ class TransformerInMemory(TransformerBackbone):
     @property
     def core_digest(self) -> bytes:
         """Digest of all that decides the hidden states of given tokens."""
-        return self._parts_digest
+        seen = self._seen()
+        return digest_of({"parts": self._parts_digest, **seen}) if seen else self._parts_digest
 
     def _load_tokenizer(self, folder: TextFolder) -> Any:
         return _copy_of_tokenizer(self._given, folder.lower_case, self.name)

@@ -19,7 +19,12 @@ from torch import nn
 
 from skembed._backbone import Backbone, Ending, Exported, Source, thawed
 from skembed.engine import resolve_dtype
-from skembed.exceptions import InvalidInputError, InvalidParameterError, did_you_mean
+from skembed.exceptions import (
+    InvalidInputError,
+    InvalidParameterError,
+    UnsupportedModelError,
+    did_you_mean,
+)
 from skembed.modules import (
     TokenBatch,
     TokenTransformer,
@@ -28,7 +33,9 @@ from skembed.modules import (
     pooled_width,
 )
 from skembed.store import digest_of
+from skembed.text._attention import is_causal, refuse_attention, see_all
 from skembed.text._backbone import POOLINGS, TextModule, TextSettings
+from skembed.text._echo import ECHO_TEMPLATE, EchoTokenizer
 from skembed.text._export import Chain, write_chain
 from skembed.text._folder import TextFolder
 from skembed.text._head import check_head, load_head
@@ -85,15 +92,21 @@ class TransformerBackbone(Backbone):
         self._head = folder.head[:-1] if folder.normalizes else folder.head
         self._transformer = folder.transformer
         self._trusts_code = settings.trust_remote_code
+        self.attention = settings.attention
+        if self.attention != "auto":
+            refuse_attention(self.name, config, self.attention)
+        elif not self._trusts_code:  # else the model's own code has it
+            self.attention = getattr(MODELS.get(self.name), "attention", "auto")
         is_auto = settings.pooling == "auto"
         self.pooling: str | None = self._own_pooling(folder) if is_auto else settings.pooling
+        is_unsaid = is_auto and folder.pooling is None and settings.attention == "auto"
+        self.is_plain_decoder = is_unsaid and is_causal(config)
         self._folder = folder
-        self.prompts = folder.prompts or getattr(MODELS.get(self.name), "prompts", {})
+        self.prompts = folder.prompts
         prompt = self.prompt = self._choose_prompt(folder, settings.prompt)
         self._tokenizer = self._load_tokenizer(folder)
         self.max_length = self._choose_max_length(folder, settings.max_length)
-        padding, limit = self._row_padding(), self.max_length
-        self.tokens = TextTokenizer(self._tokenizer, self.name, prompt, limit, padding)
+        self.tokens = self._make_tokens(prompt)
         skips_prompt = bool(prompt) and not folder.pools_prompt
         self._n_skipped = self.tokens.n_prompt_tokens if skips_prompt else 0
         self.width = check_head(self._head, self._width_of_states())
@@ -103,6 +116,7 @@ class TransformerBackbone(Backbone):
                 "libraries": releases_of("transformers", "tokenizers"),
                 "pooling": self.pooling,
                 "prompt": prompt,
+                **({"echo": ECHO_TEMPLATE} if self.attention == "echo" else {}),
             }
         )
 
@@ -110,7 +124,7 @@ class TransformerBackbone(Backbone):
     def core_digest(self) -> bytes:
         """Digest of all that decides the hidden states of given tokens."""
         kind = {"kind": type(self).__name__, "trust_remote_code": self._trusts_code}
-        return digest_of({**kind, "files": self.source.digest})
+        return digest_of({**kind, "files": self.source.digest, **self._seen()})
 
     def prepare(self, text: str, rng: np.random.Generator | None = None) -> Ids:
         """Return the tokens of a text, cut to the model's limit; with `rng`, at a random place."""
@@ -134,13 +148,24 @@ class TransformerBackbone(Backbone):
         if core is None:
             core = thawed(self._load_core(dtype))
         layers = [*self._load_projection(), *load_head(self._head)]
-        module = TextModule(core, self.pooling, n_skipped=self._n_skipped, layers=layers)
+        module = TextModule(
+            *(core, self.pooling),
+            n_skipped=self._n_skipped,
+            start_of=getattr(self.tokens, "start_of", None),
+            layers=layers,
+        )
         thawed(module.layers)
         return module.eval()
 
     def export(self, module: nn.Module, folder: Path, ending: Ending) -> Exported:
         """Write a sentence-transformers folder, whose transformer is in the folder itself."""
         refuse_custom_code(self.name, self._trusts_code)
+        if self.attention == "echo":
+            raise UnsupportedModelError(
+                f"{self.name} reads each text twice (attention='echo'), which a folder of "
+                "sentence-transformers cannot say: it cannot be exported. Train it with "
+                "attention='auto' or 'bidirectional'."
+            )
         assert isinstance(module, TextModule)
         core: Any = module.core
         whole, lacking = self._whole(core.model)
@@ -166,7 +191,8 @@ class TransformerBackbone(Backbone):
     def _own_pooling(self, folder: TextFolder) -> str:
         """Return the pooling that the model's files say, else that of its kind."""
         if folder.pooling is None:
-            return "last_token" if _is_causal(self.config) else "mean"
+            has_seen_all = self.attention == "auto" and is_causal(self.config)
+            return "last_token" if has_seen_all else "mean"
         unknown = [name for name in folder.pooling.split("+") if name not in POOLINGS]
         if unknown:
             raise InvalidParameterError(
@@ -185,7 +211,10 @@ class TransformerBackbone(Backbone):
 
     def _load_core(self, dtype: torch.dtype | None) -> nn.Module:
         special = self.tokens.before, self.tokens.after
-        return TokenTransformer(self._load_transformer(dtype).eval(), self._pad_token_id(), special)
+        transformer = self._load_transformer(dtype).eval()
+        if self.attention == "bidirectional":
+            see_all(self.name, transformer)
+        return TokenTransformer(transformer, self._pad_token_id(), special)
 
     def _load_transformer(self, dtype: torch.dtype | None) -> Any:
         from transformers import AutoModel, AutoModelForTextEncoding
@@ -214,6 +243,11 @@ class TransformerBackbone(Backbone):
     def _load_projection(self) -> list[nn.Module]:
         """Load what comes between pooling and head."""
         return []
+
+    def _seen(self) -> dict[str, str]:
+        """Return what the core's digest has to say of attention."""
+        is_open = self.attention == "bidirectional"
+        return {"attention": self.attention} if is_open else {}
 
     # Plumbing -------------------------------------------------------------------------------
 
@@ -253,15 +287,18 @@ class TransformerBackbone(Backbone):
 
         return kept_recent(key, lambda: self.source.read(load))
 
+    def _make_tokens(self, prompt: str) -> TextTokenizer:
+        args = self._tokenizer, self.name, prompt, self.max_length
+        return EchoTokenizer(*args) if self.attention == "echo" else TextTokenizer(
+            *args, self._row_padding()
+        )
+
     def _pad_token_id(self) -> int:
         own, other = self._tokenizer.pad_token_id, getattr(self.config, "pad_token_id", None)
         return int(next((token for token in (own, other) if token is not None), 0))
 
     def _choose_prompt(self, folder: TextFolder, prompt: str | None) -> str:
         prompts, default = folder.prompts, folder.default_prompt
-        row = MODELS.get(self.name)
-        if not prompts and row is not None:
-            prompts, default = row.prompts, row.default_prompt
         if prompt is None:
             return ""
         if prompt == "auto":
@@ -303,14 +340,3 @@ def position_limit(config: Any) -> int | None:
     if config.model_type not in _OFFSET_POSITIONS:
         return limit
     return limit - 1 - max(1, getattr(config, "pad_token_id", None) or 1)
-
-
-def _is_causal(config: Any) -> bool:
-    """Return whether a model is a decoder, whose last token has seen the whole text."""
-    from transformers.models.auto import modeling_auto
-
-    kind = config.model_type
-    return (
-        kind in modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
-        and kind not in modeling_auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES
-    )
