@@ -40,7 +40,7 @@ _now = threading.local()
 def packed_rows(rows: Rows, *, is_trained: bool = False) -> Iterator[None]:
     """Tell the packed attention of this thread where rows lie, and whether gradients are wanted."""
     _now.rows, _now.is_trained = rows, is_trained
-    _now.boundaries = None
+    _now.boundaries = {}
     try:
         yield
     finally:
@@ -196,6 +196,7 @@ def _attend_by_length(
 
 def _attend_capped(rows: Rows, q: Tensor, k: Tensor, v: Tensor, how: _How) -> Tensor:
     """Attend with scores that a tanh keeps below the soft cap (Gemma 2), which no kernel knows."""
+    assert how.softcap is not None
     attended = []
     k, v = (t.repeat_interleave(q.shape[1] // t.shape[1], 1) for t in (k, v))
     scale = q.shape[2] ** -0.5 if how.scale is None else how.scale
@@ -237,9 +238,9 @@ def _varlen_attn() -> Callable[..., Any] | None:
 
 def _attend_varlen(rows: Rows, q: Tensor, k: Tensor, v: Tensor, how: _How) -> Tensor:
     """Attend with the variable-length kernel."""
-    if _now.boundaries is None:
-        _now.boundaries = rows.boundaries.to(q.device, non_blocking=True)
-    boundaries, longest = _now.boundaries, max(rows.lengths)
+    if q.device not in _now.boundaries:  # a model may lie on several
+        _now.boundaries[q.device] = rows.boundaries.to(q.device, non_blocking=True)
+    boundaries, longest = _now.boundaries[q.device], max(rows.lengths)
     attend = _varlen_attn()
     assert attend is not None
     left = -1 if how.window is None else how.window - 1

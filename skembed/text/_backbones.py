@@ -6,7 +6,9 @@ from torch import nn
 
 from skembed.exceptions import InvalidParameterError, SkembedWarning, warn_user
 from skembed.text._backbone import TextSettings
+from skembed.text._families import family_of
 from skembed.text._folder import completed, read_folder
+from skembed.text._gguf import find_gguf_backbone
 from skembed.text._models import MODELS
 from skembed.text._modules import find_module
 from skembed.text._towers import TOWERS, TowerBackbone
@@ -26,6 +28,10 @@ _FAMILIES = dict.fromkeys(TOWERS, TowerBackbone)
 """By the `model_type` of a configuration; the others are transformers over tokens."""
 
 
+_FINDERS = {"gguf": find_gguf_backbone}
+"""By the family of a `model`, what finds its backbone; the others are folders."""
+
+
 def find_backbone(settings: TextSettings) -> TransformerBackbone:
     """Return the backbone for these settings; the same one while its content is the same."""
     if isinstance(settings.model, nn.Module):
@@ -35,6 +41,9 @@ def find_backbone(settings: TextSettings) -> TransformerBackbone:
             "tokenizer: only a torch.nn.Module needs one; a folder or a model on the hub has its "
             "tokenizer among its files."
         )
+    finder = _FINDERS.get(family_of(settings.model))
+    if finder is not None:
+        return finder(settings)
     source = resolve_model(settings.model, revision=settings.revision, known=MODELS)
     key = (
         *("text backbone", source.digest, str(source.folder), source.name),

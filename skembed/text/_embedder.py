@@ -12,12 +12,15 @@ from numpy.typing import NDArray
 from sklearn.utils import Tags
 from sklearn.utils._param_validation import Interval, StrOptions
 
+from skembed._backbone import Source
 from skembed._inputs import CheckedRows
 from skembed._later import later
 from skembed._pretrained import PretrainedEmbedder
 from skembed._report import EmbeddingReport
 from skembed.engine import DTYPES, measure_sizes
 from skembed.exceptions import (
+    InvalidParameterError,
+    ModelWarning,
     TruncatedRowsError,
     TruncationWarning,
     describe_rows,
@@ -31,7 +34,7 @@ from skembed.text._inputs import check_texts
 from skembed.text._models import DEFAULT_MODEL, MODELS
 from skembed.text._settings import POOLINGS, TextSettings
 from skembed.training import Strategy
-from skembed.weights import FolderSource, resolve_model
+from skembed.weights import gguf_source, resolve_model
 
 if TYPE_CHECKING:
     from torch import nn
@@ -39,13 +42,34 @@ if TYPE_CHECKING:
 __all__ = ["TextEmbedder", "TextReport"]
 
 
-def find_source(settings: TextSettings) -> FolderSource | None:
+_SHARDED = "balanced"
+
+
+def find_source(settings: TextSettings) -> Source | None:
     """Return what a model is read from; None where more than its files may decide it."""
     if settings.trust_remote_code or not isinstance(settings.model, (str, os.PathLike)):
         return None
-    if family_of(settings.model) != "transformer":
+    family = family_of(settings.model)
+    if family == "gguf":
+        return gguf_source(settings.model)
+    if family != "transformer":
         return None
     return resolve_model(settings.model, revision=settings.revision, known=MODELS)
+
+
+def _advice(name: str) -> str:
+    """Return what to do instead of embedding with a model that was made to write."""
+    return (
+        f"{name} is a decoder that was made to write texts, not to embed them: its vectors are "
+        f"weak features.{_HOW_WEAK} Better are an embedding model of its size or smaller "
+        "('Qwen/Qwen3-Embedding-0.6B', or the default), or this one with attention='echo', or "
+        "trained on your labels (training=FineTune('lora')). To keep it as it is, set "
+        "pooling='last_token'. (Shown once.)"
+    )
+
+
+_HOW_WEAK = ""
+"""A sentence with the numbers of the benchmark of all sources, beginning with a space."""
 
 
 @dataclass(frozen=True)
@@ -304,9 +328,28 @@ class TextEmbedder(PretrainedEmbedder):
         return ["a text"]
 
     def _other_settings(self) -> dict[str, Any]:
-        return {"in_chunks": self.on_truncate == "mean_of_chunks"}
+        return {
+            "in_chunks": self.on_truncate == "mean_of_chunks",
+            "is_sharded": self.device == _SHARDED,
+        }
+
+    def _device(self) -> Any:
+        # accelerate spreads the model; its rows go in and come out at one of the devices.
+        return "auto" if self.device == _SHARDED else super()._device()
+
+    def _get_ready(self, params: dict[str, Any]) -> None:
+        super()._get_ready(params)
+        if self.training is not None and getattr(self._encoder, "is_placed", False):
+            raise InvalidParameterError(
+                f"device={self.device!r}, dtype={self.dtype!r}: a model that is spread over "
+                "devices or quantised by bitsandbytes cannot be trained here. Train it on one "
+                "device in another dtype, with FineTune(method='lora') if it is large, or set "
+                "training=None."
+            )
 
     def _as_parameter(self, setting: str, value: str) -> tuple[str, str]:
+        if setting == "is_sharded":
+            return "device", f"{'' if value == 'True' else 'not '}{_SHARDED!r}"
         if setting == "in_chunks":
             return "on_truncate", f"{'' if value == 'True' else 'not '}'mean_of_chunks'"
         return super()._as_parameter(setting, value)
@@ -331,6 +374,10 @@ class TextEmbedder(PretrainedEmbedder):
         return TextReport(**vars(report), max_length=self._encoder.limit)
 
     def _warn_of(self, report: TextReport, rows: CheckedRows) -> None:
+        backbone = self._encoder.backbone
+        is_plain = getattr(backbone, "is_plain_decoder", False) and self.training is None
+        if is_plain and self._is_news(report):
+            warn_user(_advice(backbone.name), ModelWarning, once=f"decoder {backbone.name}")
         cut, limit = report.truncated, report.max_length
         if self.on_truncate == "warn" and limit and len(cut) and self._is_news(report):
             # Never "100%": something of each row was read.

@@ -98,13 +98,13 @@ def completed(folder: TextFolder, row: TextModel | None) -> TextFolder:
     """Return what a folder says, and what a row of the table of models adds to it."""
     if row is None:
         return folder
-    is_unsaid = folder.pooling is None and row.pooling is not None
-    unit_length = (HeadModule("Normalize", folder.transformer, {}),)
+    if folder.pooling is None and row.pooling is not None:
+        unit_length = (HeadModule("Normalize", folder.transformer, {}),)
+        folder = replace(folder, pooling=row.pooling, head=unit_length, pools_prompt=False)
     return replace(
         folder,
         prompts={**row.prompts, **folder.prompts},
         default_prompt=folder.default_prompt or row.default_prompt,
-        **({"pooling": row.pooling, "head": unit_length, "pools_prompt": False} if is_unsaid else {}),
     )
 
 

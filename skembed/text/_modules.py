@@ -230,6 +230,7 @@ class TransformerInMemory(TransformerBackbone):
 
     source: ModuleSource
     prefers_float32 = True
+    can_be_placed = False
 
     def __init__(
         self,
@@ -250,6 +251,10 @@ class TransformerInMemory(TransformerBackbone):
         seen = self._seen()
         return digest_of({"parts": self._parts_digest, **seen}) if seen else self._parts_digest
 
+    def n_bytes(self, dtype: torch.dtype) -> int:
+        """Return the size of the module's weights in a format."""
+        return self.source.n_bytes() * dtype.itemsize // 4
+
     def _load_tokenizer(self, folder: TextFolder) -> Any:
         return _copy_of_tokenizer(self._given, folder.lower_case, self.name)
 
@@ -259,7 +264,7 @@ class TransformerInMemory(TransformerBackbone):
     def _write_tokenizer(self, folder: Path) -> None:
         self._tokenizer.save_pretrained(folder)
 
-    def _load_transformer(self, dtype: torch.dtype | None) -> Any:
+    def _load_transformer(self, dtype: torch.dtype | None, **placed: Any) -> Any:
         module: Any = self.source.copy()
         module.config.use_cache = False
         return module
@@ -368,5 +373,5 @@ model.load_state_dict(load_file("model.safetensors"))
         core.layout = self._layout
         return core.eval()
 
-    def _load_core(self, dtype: torch.dtype | None) -> nn.Module:
+    def _load_core(self, dtype: torch.dtype | None, **placed: Any) -> Any:
         return self._make_core()

@@ -52,6 +52,8 @@ TOWERS = {
 class TowerBackbone(TransformerBackbone):
     """The part of a model of pictures and texts that reads texts."""
 
+    can_be_placed = False
+
     def __init__(
         self, source: FolderSource, folder: TextFolder, config: Any, settings: TextSettings
     ) -> None:
@@ -82,7 +84,7 @@ class TowerBackbone(TransformerBackbone):
     def _width_of_states(self) -> int:
         return self._projection_width or super()._width_of_states()
 
-    def _load_transformer(self, dtype: torch.dtype | None) -> Any:
+    def _load_transformer(self, dtype: torch.dtype | None, **placed: Any) -> Any:
         import transformers
 
         whole = self._load_pretrained(getattr(transformers, self._tower.architecture), dtype)

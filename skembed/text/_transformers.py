@@ -39,6 +39,7 @@ from skembed.text._echo import ECHO_TEMPLATE, EchoTokenizer
 from skembed.text._export import Chain, write_chain
 from skembed.text._folder import TextFolder
 from skembed.text._head import check_head, load_head
+from skembed.text._large import INT4, QUANTIZED, placement
 from skembed.text._models import MODELS
 from skembed.text._settings import NO_TOKENS
 from skembed.text._tokens import (
@@ -49,7 +50,7 @@ from skembed.text._tokens import (
     load_tokenizer,
 )
 from skembed.weights import (
-    check_weights,
+    count_bytes,
     kept_recent,
     load_pretrained,
     refuse_custom_code,
@@ -57,7 +58,7 @@ from skembed.weights import (
     save_pretrained,
 )
 
-__all__ = ["TransformerBackbone"]
+__all__ = ["MOST_BYTES_IN_FLOAT32", "TransformerBackbone"]
 
 _T5_FAMILY = ("t5", "mt5", "umt5")
 
@@ -67,7 +68,7 @@ _OFFSET_POSITIONS = (
     *("camembert", "mpnet", "data2vec-text", "longformer", "luke", "esm", "lilt", "markuplm"),
 )
 
-_MOST_BYTES_IN_FLOAT32 = 4 * 500_000_000
+MOST_BYTES_IN_FLOAT32 = 4 * 500_000_000
 """Where the weight files are small, the float32 model of four bytes a parameter is, too."""
 
 _ENDLESS = 1_000_000
@@ -80,6 +81,9 @@ class TransformerBackbone(Backbone):
     `max_length` is the most tokens read at once; `normalizes` and `n_components` are what the
     files say of unit length and leading features.
     """
+
+    can_be_placed = True
+    """Whether transformers can put its weights onto several devices, or quantise them."""
 
     def __init__(
         self, source: Source, folder: TextFolder, config: Any, settings: TextSettings
@@ -157,6 +161,31 @@ class TransformerBackbone(Backbone):
         thawed(module.layers)
         return module.eval()
 
+    def load_placed(
+        self, device: torch.device, dtype: torch.dtype, *, is_sharded: bool
+    ) -> TokenTransformer:
+        """Load the core quantised, or spread over all devices, where libraries put it."""
+        placed = placement(self.name, device, dtype, is_sharded)
+        return self._load_core(_computed_in(dtype, device), **placed)
+
+    def loaded_as(self, dtype: torch.dtype | None) -> torch.dtype:
+        """Return the format in which weights are read, to be converted to `dtype` later."""
+        is_small = self.source.n_bytes() <= MOST_BYTES_IN_FLOAT32
+        if dtype is None or is_small:
+            return torch.float32
+        return _computed_in(dtype, torch.device("cpu"))
+
+    def n_bytes(self, dtype: torch.dtype) -> int:
+        """Return the size of the core's weights in a format, without reading them."""
+        other = 2.0 if dtype in QUANTIZED else dtype.itemsize
+        linear = {torch.int8: 1.0, INT4: 0.53}.get(dtype, other)  # with scales of blocks
+        return count_bytes(
+            self.config,
+            auto=self._auto(),
+            n_bytes={"linear": linear, "other": other},
+            trust_remote_code=self._trusts_code,
+        )
+
     def export(self, module: nn.Module, folder: Path, ending: Ending) -> Exported:
         """Write a sentence-transformers folder, whose transformer is in the folder itself."""
         refuse_custom_code(self.name, self._trusts_code)
@@ -209,18 +238,21 @@ class TransformerBackbone(Backbone):
         """Return the number of features before the head."""
         return pooled_width(int(self.config.get_text_config().hidden_size), str(self.pooling))
 
-    def _load_core(self, dtype: torch.dtype | None) -> nn.Module:
+    def _load_core(self, dtype: torch.dtype | None, **placed: Any) -> TokenTransformer:
         special = self.tokens.before, self.tokens.after
-        transformer = self._load_transformer(dtype).eval()
+        transformer = self._load_transformer(dtype, **placed).eval()
         if self.attention == "bidirectional":
             see_all(self.name, transformer)
-        return TokenTransformer(transformer, self._pad_token_id(), special)
+        pad_token_id = self._pad_token_id()
+        return TokenTransformer(transformer, pad_token_id, special, is_placed=bool(placed))
 
-    def _load_transformer(self, dtype: torch.dtype | None) -> Any:
+    def _load_transformer(self, dtype: torch.dtype | None, **placed: Any) -> Any:
+        return self._load_pretrained(self._auto(), dtype, **placed)
+
+    def _auto(self) -> Any:
         from transformers import AutoModel, AutoModelForTextEncoding
 
-        is_t5 = self.config.model_type in _T5_FAMILY
-        return self._load_pretrained(AutoModelForTextEncoding if is_t5 else AutoModel, dtype)
+        return AutoModelForTextEncoding if self.config.model_type in _T5_FAMILY else AutoModel
 
     def _whole(self, model: Any) -> tuple[Any, frozenset[str]]:
         """Return the transformer as AutoModel loads it, and which weights the files lack."""
@@ -252,16 +284,10 @@ class TransformerBackbone(Backbone):
     # Plumbing -------------------------------------------------------------------------------
 
     def _load_pretrained(
-        self, auto: Any, dtype: torch.dtype | None, *, has_pooler: bool = False
+        self, auto: Any, dtype: torch.dtype | None, *, has_pooler: bool = False, **arguments: Any
     ) -> Any:
-        """Load a model of transformers; in `dtype` only where it is large."""
-        n_bytes = sum(path.stat().st_size for path in check_weights(self._transformer))
-        if dtype is None or n_bytes <= _MOST_BYTES_IN_FLOAT32:
-            dtype = torch.float32
-        elif dtype is torch.int8:
-            dtype = resolve_dtype("auto", torch.device("cpu"))
-        config = copy.deepcopy(self.config)
-        config.use_cache = False
+        """Load a model of transformers; in `dtype` only where it is large, or placed at once."""
+        config = self._config_to_load()
         architecture = getattr(auto, "_model_mapping", {}).get(type(config), None)
         parameters: Any = ()
         if inspect.isclass(architecture):
@@ -270,11 +296,17 @@ class TransformerBackbone(Backbone):
             self._transformer,
             config,
             auto=auto,
-            dtype=dtype,
+            dtype=dtype if dtype and "device_map" in arguments else self.loaded_as(dtype),
             trust_remote_code=self._trusts_code,
             is_unused=lambda name: name.startswith("pooler."),
             **({"add_pooling_layer": has_pooler} if "add_pooling_layer" in parameters else {}),
+            **arguments,
         )
+
+    def _config_to_load(self) -> Any:
+        config = copy.deepcopy(self.config)
+        config.use_cache = False
+        return config
 
     def _load_tokenizer(self, folder: TextFolder) -> Any:
         """Return the tokenizer, one for all backbones of these files."""
@@ -289,8 +321,10 @@ class TransformerBackbone(Backbone):
 
     def _make_tokens(self, prompt: str) -> TextTokenizer:
         args = self._tokenizer, self.name, prompt, self.max_length
-        return EchoTokenizer(*args) if self.attention == "echo" else TextTokenizer(
-            *args, self._row_padding()
+        return (
+            EchoTokenizer(*args)
+            if self.attention == "echo"
+            else TextTokenizer(*args, self._row_padding())
         )
 
     def _pad_token_id(self) -> int:
@@ -324,6 +358,11 @@ class TransformerBackbone(Backbone):
         wanted = folder.max_length or int(self._tokenizer.model_max_length)
         smallest = wanted if limit is None else min(wanted, limit)
         return smallest if smallest < _ENDLESS else None
+
+
+def _computed_in(dtype: torch.dtype, device: torch.device) -> torch.dtype:
+    """Return the format beside quantised layers: what the device is fastest in."""
+    return resolve_dtype("auto", device) if dtype in QUANTIZED else dtype
 
 
 def position_limit(config: Any) -> int | None:
