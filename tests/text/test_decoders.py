@@ -97,7 +97,8 @@ def test_echo_pools_the_second_copy_in_the_template_of_its_paper(family, pooling
     before, after = [tokenizer.cls_token_id], [tokenizer.sep_token_id]
     for row, vector in zip(rows, vectors, strict=True):
         first, text, second = (
-            tokenizer(part, add_special_tokens=False)["input_ids"] for part in (FIRST, row, SECOND)
+            tokenizer(part, add_special_tokens=False)["input_ids"]
+            for part in (FIRST, f" {row}", SECOND)
         )
         states = states_of(folder, [*before, *first, *text, *second, *text, *after])
         copy = states[-len(text) - 1 :]

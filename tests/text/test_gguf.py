@@ -118,6 +118,7 @@ def test_vectors_equal_the_plain_forward_pass(gguf):
     check_against_plain(gguf, ROWS, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_smollm2_equals_the_plain_forward_pass():
     path = material("smollm2") / "SmolLM2-135M-Instruct.Q4_1.gguf"
     check_against_plain(path, ["The cat sleeps on the mat.", *ROWS], atol=1e-4)
@@ -146,7 +147,7 @@ def test_what_is_no_file_of_the_kind_is_named(tmp_path, monkeypatch):
     with pytest.raises(ModelNotFoundError, match=r"There is no .*x.gguf, which would be a GGUF"):
         ours("x.gguf")
     (tmp_path / "x.gguf").write_bytes(b"GG")
-    with pytest.raises(ModelNotFoundError, match="'x.gguf' is not a GGUF file, though"):
+    with pytest.raises(ModelNotFoundError, match=r"'x.gguf' is not a GGUF file, though"):
         ours("x.gguf")
     (tmp_path / "x.gguf").write_bytes(b"GGUF" + bytes(50))
     with pytest.raises(UnsupportedModelError, match=r"x.gguf"):
