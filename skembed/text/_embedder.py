@@ -28,6 +28,7 @@ from skembed.exceptions import (
     warn_user,
 )
 from skembed.store import EmbeddingStore, resolve_store
+from skembed.text._advice import advice_on_decoder
 from skembed.text._encoder import TextEncoder
 from skembed.text._families import family_of
 from skembed.text._inputs import check_texts
@@ -55,21 +56,6 @@ def find_source(settings: TextSettings) -> Source | None:
     if family != "transformer":
         return None
     return resolve_model(settings.model, revision=settings.revision, known=MODELS)
-
-
-def _advice(name: str) -> str:
-    """Return what to do instead of embedding with a model that was made to write."""
-    return (
-        f"{name} is a decoder that was made to write texts, not to embed them: its vectors are "
-        f"weak features.{_HOW_WEAK} Better are an embedding model of its size or smaller "
-        "('Qwen/Qwen3-Embedding-0.6B', or the default), or this one with attention='echo', or "
-        "trained on your labels (training=FineTune('lora')). To keep it as it is, set "
-        "pooling='last_token'. (Shown once.)"
-    )
-
-
-_HOW_WEAK = ""
-"""A sentence with the numbers of the benchmark of all sources, beginning with a space."""
 
 
 @dataclass(frozen=True)
@@ -392,7 +378,9 @@ class TextEmbedder(PretrainedEmbedder):
         backbone = self._encoder.backbone
         is_plain = getattr(backbone, "is_plain_decoder", False) and self.training is None
         if is_plain and self._is_news(report):
-            warn_user(_advice(backbone.name), ModelWarning, once=f"decoder {backbone.name}")
+            warn_user(
+                advice_on_decoder(backbone.name), ModelWarning, once=f"decoder {backbone.name}"
+            )
         cut, limit = report.truncated, report.max_length
         if self.on_truncate == "warn" and limit and len(cut) and self._is_news(report):
             # Never "100%": something of each row was read.

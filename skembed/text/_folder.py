@@ -101,9 +101,11 @@ def completed(folder: TextFolder, row: TextModel | None) -> TextFolder:
     if folder.pooling is None and row.pooling is not None:
         unit_length = (HeadModule("Normalize", folder.transformer, {}),)
         folder = replace(folder, pooling=row.pooling, head=unit_length, pools_prompt=False)
+    # sentence-transformers writes empty ones where a model names none.
+    named = {name: text for name, text in folder.prompts.items() if text or name not in row.prompts}
     return replace(
         folder,
-        prompts={**row.prompts, **folder.prompts},
+        prompts={**row.prompts, **named},
         default_prompt=folder.default_prompt or row.default_prompt,
     )
 

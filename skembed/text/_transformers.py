@@ -104,7 +104,7 @@ class TransformerBackbone(Backbone):
         is_auto = settings.pooling == "auto"
         self.pooling: str | None = self._own_pooling(folder) if is_auto else settings.pooling
         is_unsaid = is_auto and folder.pooling is None and settings.attention == "auto"
-        self.is_plain_decoder = is_unsaid and is_causal(config)
+        self.is_plain_decoder = is_unsaid and self.name not in MODELS and is_causal(config)
         self._folder = folder
         self.prompts = folder.prompts
         prompt = self.prompt = self._choose_prompt(folder, settings.prompt)
