@@ -54,8 +54,8 @@ class GgufBackbone(TransformerBackbone):
 
     def _load_tokenizer(self, folder: TextFolder) -> Any:
         def load() -> Any:
-            tokenizer = load_gguf_tokenizer(self.source.path)
             n_tokens = self.config.get_text_config().vocab_size
+            tokenizer = load_gguf_tokenizer(self.source.path, n_tokens)
             return check_tokenizer(tokenizer, self.source.path, n_tokens=n_tokens)
 
         key = ("tokenizer", self.source.digest)

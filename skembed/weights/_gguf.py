@@ -88,11 +88,22 @@ def load_gguf_config(path: Path) -> Any:
     return _read(path, "configuration", lambda **where: AutoConfig.from_pretrained(**where))
 
 
-def load_gguf_tokenizer(path: Path) -> Any:
-    """Return the tokenizer that a file describes."""
+def load_gguf_tokenizer(path: Path, n_tokens: int) -> Any:
+    """Return the tokenizer that a file describes, of a model that knows so many tokens."""
+    from tokenizers import Tokenizer
     from transformers import AutoTokenizer
 
-    return _read(path, "tokenizer", lambda **where: AutoTokenizer.from_pretrained(**where))
+    tokenizer: Any = _read(
+        path, "tokenizer", lambda **where: AutoTokenizer.from_pretrained(**where)
+    )
+    # transformers' classes add special tokens of their own to a vocabulary that lacks them, which
+    # the model has no states for; a text that holds their letters would meet them.
+    told = json.loads(tokenizer.backend_tokenizer.to_str())
+    kept = [each for each in told["added_tokens"] if each["id"] < n_tokens]
+    if len(kept) < len(told["added_tokens"]):
+        told["added_tokens"] = kept
+        tokenizer._tokenizer = Tokenizer.from_str(json.dumps(told))
+    return tokenizer
 
 
 def load_gguf(path: Path, config: Any, *, auto: Any, dtype: torch.dtype) -> Any:
@@ -117,13 +128,18 @@ def gguf_fields(source: FileSource, *names: str) -> dict[str, Any]:
     """
 
     def read() -> str:
-        fields = _gguf(source.path).GGUFReader(source.path).fields.items()
-        found = [(n, f) for key, f in fields for n in names if key.endswith(f".{n}")]
-        return json.dumps({name: field.contents() for name, field in found})
+        reader = _gguf(source.path).GGUFReader
+        try:
+            fields = reader(source.path).fields.items()
+        except (ValueError, IndexError, OSError) as error:
+            raise UnsupportedModelError(
+                f"{source.path} is damaged: {error}. Download it again."
+            ) from error
+        said = [(n, field) for key, field in fields for n in names if key.endswith(f".{n}")]
+        return json.dumps({name: field.contents() for name, field in said})
 
-    found: dict[str, Any] = json.loads(
-        remembered("gguf", f"{source.digest.hex()} {' '.join(names)}", read)
-    )
+    key = f"{source.digest.hex()} {' '.join(names)}"
+    found: dict[str, Any] = json.loads(remembered("gguf", key, read))
     return found
 
 
