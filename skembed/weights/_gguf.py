@@ -108,12 +108,17 @@ def load_gguf_tokenizer(path: Path, n_tokens: int) -> Any:
 
 def load_gguf(path: Path, config: Any, *, auto: Any, dtype: torch.dtype) -> Any:
     """Return the model with its weights unpacked to `dtype`, on the CPU."""
+    import transformers
     from torch.random import fork_rng
+
+    # Later releases would leave some weights packed. Earlier ones always unpack.
+    unpacked = getattr(transformers, "GgufConfig", None)
+    how = {} if unpacked is None else {"quantization_config": unpacked(dequantize=True)}
 
     def load(**where: Any) -> Any:
         with fork_rng(devices=[]):
             return auto.from_pretrained(
-                **where, config=config, dtype=dtype, output_loading_info=True
+                **where, **how, config=config, dtype=dtype, output_loading_info=True
             )
 
     module, info = _read(path, "weights", load)

@@ -29,7 +29,7 @@ def write_gguf(path, seed=0, **said):
     random = np.random.default_rng(seed)
     writer = GGUFWriter(path, "llama")
     writer.add_name(path.stem)
-    writer.add_context_length(128)
+    writer.add_context_length(512)
     writer.add_embedding_length(WIDTH)
     writer.add_block_count(N_LAYERS)
     writer.add_feed_forward_length(64)
