@@ -233,5 +233,7 @@ class _Mix(nn.Module):
         self.weight = nn.Parameter(torch.zeros(n_layers))  # before their softmax
 
     def forward(self, layers: Sequence[Tensor]) -> Tensor:
-        shares = self.weight.softmax(0)
-        return torch.stack([share * layer for share, layer in zip(shares, layers, strict=True)]).sum(0)
+        mixed = torch.zeros_like(layers[0])
+        for share, layer in zip(self.weight.softmax(0), layers, strict=True):
+            mixed = mixed + share * layer
+        return mixed

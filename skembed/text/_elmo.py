@@ -60,8 +60,8 @@ def find_elmo(settings: TextSettings) -> ElmoBackbone:
     )
     if settings.prompt not in ("auto", None):
         raise InvalidParameterError(
-            f"prompt={settings.prompt!r:.60}: ELMo was trained without prompts. Leave it at 'auto', "
-            "or write the text into the rows."
+            f"prompt={settings.prompt!r:.60}: ELMo was trained without prompts. Leave it at "
+            "'auto', or write the text into the rows."
         )
     source = FilesSource(str(settings.model), find_files(settings.model))
     key = ("elmo", source.digest, source.name, source.paths, settings.pooling, settings.max_length)
@@ -87,9 +87,7 @@ class Words:
             )
         self._name, self._n_bytes = name, n_most - 2
         self._capacity = None if max_length is None else max_length - N_BOUNDARIES
-        self._begin, self._end = (
-            f"{_BEGINS}{each}{_ENDS}" for each in (_TEXT_BEGINS, _TEXT_ENDS)
-        )
+        self._begin, self._end = (f"{_BEGINS}{each}{_ENDS}" for each in (_TEXT_BEGINS, _TEXT_ENDS))
 
     def encode(self, texts: Sequence[str], *, is_parallel: bool = False) -> Iterator[list[str]]:
         """Yield the words of each text, without boundaries."""

@@ -25,7 +25,7 @@ from skembed.weights import read_json
 __all__ = ["find_files", "read_options", "read_state", "sizes_of", "write_files"]
 
 MIX = "scalar_mix_parameters"
-"""What AllenNLP calls the weights of the layers before their softmax; published options have none."""
+"""AllenNLP's name for the weights of the layers before their softmax; published files have none."""
 
 _OPTIONS, _WEIGHTS = "options.json", "weights.hdf5"
 _N_CHARACTERS = 261
@@ -37,7 +37,7 @@ _Arrays = dict[str, NDArray[np.float32]]
 
 def find_files(model: str | os.PathLike[str]) -> tuple[Path, Path]:
     """Return the options and the weights of a model: of its folder, or one of the two files."""
-    place = Path(model).expanduser()
+    place = Path(os.path.expanduser(model))  # noqa: PTH111  (never raises)
     if not place.is_dir():
         folder, chosen = place.parent, place.name
         if not place.is_file():
@@ -65,9 +65,9 @@ def find_files(model: str | os.PathLike[str]) -> tuple[Path, Path]:
         )
     found = [*options, *weights]
     raise ModelNotFoundError(
-        f"{str(model)!r}: an ELMo model is two files side by side, {_OPTIONS} and {_WEIGHTS}, which "
-        f"may have one and the same beginning (such as elmo_small_{_OPTIONS} and "
-        f"elmo_small_{_WEIGHTS}). {folder} has {', '.join(found) or 'none of these'}."
+        f"{str(model)!r}: an ELMo model is two files side by side, {_OPTIONS} and {_WEIGHTS}, "
+        f"or names that end so and begin alike (elmo_small_{_OPTIONS}, elmo_small_{_WEIGHTS}). "
+        f"{folder} has {', '.join(found) or 'none of these'}."
     )
 
 
@@ -120,7 +120,7 @@ def _faults_of(options: Any) -> Iterator[str]:
         n = n_layers + 1 if type(n_layers) is int else 0
         is_mix = isinstance(mix, list) and len(mix) == n
         if not is_mix or any(type(each) not in (int, float) for each in mix):
-            yield f"{MIX} is {mix!r:.60}, expected {n} numbers: of the characters and each LSTM layer"
+            yield f"{MIX} is {mix!r:.60}, expected {n} numbers, one for each layer"
 
 
 def _part(options: Any, name: str) -> dict[str, Any]:

@@ -20,15 +20,14 @@ _OF_ELMO = ("options.json", "weights.hdf5")
 
 
 def _is_elmo(name: Any) -> bool:
-    """Return whether a name is that of ELMo's files, or of a folder of them without another model."""
+    """Return whether a name is that of ELMo's files, or of a folder that has them alone."""
     if not isinstance(name, str) or "\0" in name:
         return False
     if name.endswith(_OF_ELMO):
         return True
-    folder = Path(name)
     try:
-        names = os.listdir(folder.expanduser() if name.startswith("~") else folder)
-    except (OSError, RuntimeError):
+        names = {each.name for each in Path(os.path.expanduser(name)).iterdir()}  # noqa: PTH111
+    except OSError:
         return False
     is_other = "config.json" in names or "modules.json" in names
     return not is_other and any(each.endswith(_OF_ELMO) for each in names)
