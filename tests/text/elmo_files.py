@@ -143,8 +143,7 @@ def layers_of(words, options, weights):
 
 def states_of(words, options, weights):
     """Return the mix of the layers for one text, (words, 2 d)."""
-    mix = np.array(
-        options.get("scalar_mix_parameters") or [0.0] * (options["lstm"]["n_layers"] + 1)
-    )
+    equal = [0.0] * (options["lstm"]["n_layers"] + 1)
+    mix = np.array(options.get("scalar_mix_parameters") or equal)
     shares = np.exp(mix - mix.max())
     return np.einsum("l,lwd->wd", shares / shares.sum(), layers_of(words, options, weights))

@@ -1,7 +1,9 @@
 """ELMo against its equations in NumPy, one text at a time."""
 
+import json
 import pickle
 
+import h5py
 import numpy as np
 import pandas as pd
 import pytest
@@ -19,6 +21,7 @@ from skembed.exceptions import (
     TruncationWarning,
 )
 from skembed.text._settings import POOLINGS
+from skembed.training._depth import Lowest
 from tests.text.elmo_files import layers_of, make_options, make_weights, states_of, write_elmo
 from tests.text.reference import pooled
 
@@ -211,10 +214,6 @@ def test_what_was_trained_is_exported_in_the_published_layout(folder, tmp_path, 
 
 
 def read_back(folder):
-    import json
-
-    import h5py
-
     weights = {}
     with h5py.File(folder / "weights.hdf5", "r") as file:
         file.visititems(
@@ -249,8 +248,6 @@ def test_the_lowest_layers_can_stay_as_they_are(folder, weights, tmp_path, freez
 
 
 def test_frozen_layers_that_run_once_train_as_those_that_run_in_each_epoch(folder, monkeypatch):
-    from skembed.training._depth import Lowest
-
     def trained():
         fitted = embedder(folder, training=strategy("full", freeze=2)).fit(TEXTS, LABELS)
         return fitted.transform(TEXTS)
