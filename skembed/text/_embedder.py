@@ -99,11 +99,12 @@ class TextEmbedder(PretrainedEmbedder):
         (`HF_HUB_OFFLINE=1`). ELMo [5]_ is a folder with `options.json` and `weights.hdf5` as
         AllenNLP publishes them, or one of these files. The hub's own settings apply to access
         tokens (`HF_TOKEN` or `hf auth login`) and the cache folder (`HF_HOME`). Or a module in
-        memory, which is copied, never changed, and computes in float32 unless `dtype` says otherwise: a `SentenceTransformer`
-        gives the same vectors as its `encode`; a transformers model, or any module that maps token
-        ids (n, tokens) and the padding mask to states (n, tokens, d) or vectors (n, d), needs its
-        `tokenizer`. If a module gives a text a different vector when it is batched with a longer
-        one, it runs on texts of one length at a time.
+        memory, which is copied, never changed, and computes in float32 unless `dtype` says
+        otherwise: a `SentenceTransformer` gives the same vectors as its `encode`; a transformers
+        model, or any module that maps token ids (n, tokens) and the padding mask to states
+        (n, tokens, d) or vectors (n, d), needs its `tokenizer`. If a module gives a text a
+        different vector when it is batched with a longer one, it runs on texts of one length at a
+        time.
     tokenizer : tokenizer, default=None
         For a module: its tokenizer, either a fast one from transformers or one from the tokenizers
         library. Other models come with their own.
