@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from torch import nn
 
+from skembed._backbone import Backbone
 from skembed.exceptions import InvalidParameterError, SkembedWarning, warn_user
 from skembed.text._backbone import TextSettings
+from skembed.text._elmo import find_elmo
 from skembed.text._families import family_of
 from skembed.text._folder import completed, read_folder
 from skembed.text._gguf import find_gguf_backbone
@@ -24,15 +28,17 @@ from skembed.weights import (
 
 __all__ = ["find_backbone"]
 
+_FINDERS: dict[str, Callable[[TextSettings], Backbone]] = {
+    "elmo": find_elmo,
+    "gguf": find_gguf_backbone,
+}
+"""By `family_of` a model; the others are transformers."""
+
 _FAMILIES = dict.fromkeys(TOWERS, TowerBackbone)
 """By the `model_type` of a configuration; the others are transformers over tokens."""
 
 
-_FINDERS = {"gguf": find_gguf_backbone}
-"""By the family of a `model`, what finds its backbone; the others are folders."""
-
-
-def find_backbone(settings: TextSettings) -> TransformerBackbone:
+def find_backbone(settings: TextSettings) -> Backbone:
     """Return the backbone for these settings; the same one while its content is the same."""
     if isinstance(settings.model, nn.Module):
         return find_module(settings.model, settings)
@@ -41,9 +47,9 @@ def find_backbone(settings: TextSettings) -> TransformerBackbone:
             "tokenizer: only a torch.nn.Module needs one; a folder or a model on the hub has its "
             "tokenizer among its files."
         )
-    finder = _FINDERS.get(family_of(settings.model))
-    if finder is not None:
-        return finder(settings)
+    find = _FINDERS.get(family_of(settings.model))
+    if find is not None:
+        return find(settings)
     source = resolve_model(settings.model, revision=settings.revision, known=MODELS)
     key = (
         *("text backbone", source.digest, str(source.folder), source.name),

