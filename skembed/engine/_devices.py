@@ -72,6 +72,11 @@ def resolve_device(device: str) -> torch.device:
         if torch.backends.mps.is_available():
             return torch.device("mps")
         return torch.device("cpu")
+    if device == "balanced":
+        raise InvalidParameterError(
+            "device='balanced': only TextEmbedder spreads a model over devices, and it takes the "
+            "word alone, not in a list."
+        )
     try:
         resolved = torch.device(device)
     except (RuntimeError, TypeError):

@@ -76,6 +76,7 @@ def _sees_last_token_everywhere(model: Any) -> bool:
     stacks = (each for each in model.modules() if isinstance(each, nn.ModuleList))
     layers = next((stack for stack in stacks if len(stack) == n_layers), ())
     ids = torch.arange(4)[None] % int(model.config.get_text_config().vocab_size)
+    ids = ids.to(model.device)
     found: list[bool] = []
     inside = False
 

@@ -30,7 +30,7 @@ between 2,048 and 8,192 tokens; the larger sizes fall out of the second-level ca
 _MOST_UNPACKED = 8
 """Times that a file may grow in memory: 4-bit weights, read as float32."""
 
-_check_room = later("skembed.text._large", "check_room")
+_refuse_too_large = later("skembed.text._large", "check_room")
 
 
 class TextEncoder(BackboneEncoder):
@@ -95,7 +95,7 @@ class TextEncoder(BackboneEncoder):
             return  # no transformer, and small
         if device.type == "cpu" and not self.is_placed:  # it is converted after it has been read
             dtype = max(dtype, backbone.loaded_as(dtype), key=lambda each: each.itemsize)
-        _check_room(
+        _refuse_too_large(
             backbone.name,
             lambda: backbone.n_bytes(dtype),
             at_most=_MOST_UNPACKED * backbone.source.n_bytes(),

@@ -91,8 +91,10 @@ def test_what_is_spread_or_quantised_is_not_trained(folder, large):
 
 
 def test_other_models_and_embedders_are_not_spread(tmp_path):
-    with pytest.raises(InvalidParameterError, match="not a device that torch knows"):
+    with pytest.raises(InvalidParameterError, match="only TextEmbedder spreads a model"):
         ImageEmbedder("resnet18", weights=None, device="balanced").fit([])
+    with pytest.raises(InvalidParameterError, match="alone, not in a list"):
+        ours(write_checkpoint(tmp_path / "mistral", "mistral"), device=["balanced"]).fit([])
     with pytest.raises(InvalidParameterError, match="dtype='int4'"):
         ImageEmbedder("resnet18", weights=None, dtype="int4").fit([])
 
