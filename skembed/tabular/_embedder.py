@@ -104,7 +104,8 @@ class TabularEmbedder(ColumnsEmbedder):
     history_ : dict of str to list
         What was recorded of each epoch.
     report_ : EmbeddingReport
-        What the last `transform` did; rows are not compared, each counts as distinct.
+        What the last `transform` did. Rows are not compared: `n_distinct` is None. `notes` has the
+        cells that could not be read, by row.
 
     See Also
     --------
@@ -116,6 +117,13 @@ class TabularEmbedder(ColumnsEmbedder):
     A row's vector does not depend on the rows beside it, to within rounding. Numbers are brought to
     a normal distribution by the quantiles of the rows in `fit`; missing values have embeddings of
     their own, but are medians to "tabicl".
+
+    Words of which 95% or more are numbers or dates are read as such. The others, or those that come
+    in `transform`, count as missing; a warning names their rows, and so does `report_.notes`. If
+    the column's kind was given, they are bad rows instead, as `on_error` says.
+
+    Rows have no `sample_weight`: it would have to be what equal rows are, and to train in batches a
+    row of weight 2 is not two rows. Classes have, by ``FineTune(class_weight="balanced")``.
 
     References
     ----------
@@ -323,8 +331,11 @@ class TabularEmbedder(ColumnsEmbedder):
 
     def _made_with(self, settings: Any) -> dict[str, str]:
         made = super()._made_with(settings)
-        # Of pretrained models the content counts, wherever their files are.
-        return {**made, "model": "'tabicl'"} if is_pretrained(self.model) else made
+        if not is_pretrained(self.model):
+            return made
+        if not self._table.is_random:  # there is nothing that the seed decides
+            del made["seed"]
+        return {**made, "model": "'tabicl'"}  # whose content counts, wherever its file is
 
     def _as_parameter(self, setting: str, value: str) -> tuple[str, str]:
         return {"width": "n_components", "seed": "random_state"}.get(setting, setting), value
