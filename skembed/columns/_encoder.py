@@ -337,8 +337,8 @@ def _note(noted: dict[int, str], name: str, found: Mapping[int, str]) -> None:
 def _warn_of_unread(unread: Mapping[int, str], table: Table) -> None:
     if unread:  # in each call: other cells must not be lost in silence
         warn_user(
-            f"{len(unread):,} of {table.n_rows:,} rows have cells that cannot be read, which count "
-            f"as missing:{describe_rows(unread, table.labels)}\nCorrect or empty them, or give the "
+            f"Cells of {len(unread):,} of {table.n_rows:,} rows cannot be read, and count as "
+            f"missing:{describe_rows(unread, table.labels)}\nCorrect or empty them, or give the "
             "column's kind by `columns`: 'number' or 'date' refuses these rows, 'category' takes "
             "all cells as they are.",
             InvalidRowsWarning,

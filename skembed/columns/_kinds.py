@@ -161,7 +161,7 @@ def _read_most(values: Values) -> Decision | None:
         if form == "number" and any(map(_CODE.match, bad)):
             continue
         n_all, examples = n_read + n_unread, ", ".join(map(shown, sorted(bad)[:3]))
-        said += f" but {n_unread:,} of {n_all:,}, which count as missing: {examples}"
+        said += f" but {n_unread:,} of {n_all:,}, counted as missing: {examples}"
         said += ", ..." * (len(bad) > 3)
         if form == "date" or _infer_of_numbers(read, said).kind == "number":
             return Decision(form, form, said)
@@ -291,19 +291,23 @@ def _parse_each(
     are_like = [pattern is None or bool(pattern.fullmatch(level)) for level in levels]
     like = [level for level, is_like in zip(levels, are_like, strict=True) if is_like]
     is_bad = ~np.array(are_like, dtype=bool)
-    try:
-        parse(like)
-    except ValueError:  # the 31st of February: one at a time
-        is_bad[~is_bad] = [not _can_be_parsed(level, parse) for level in like]
+    is_bad[~is_bad] = _cannot_be_parsed(like, parse)
     return *parse(["" if bad else x for x, bad in zip(levels, is_bad, strict=True)]), is_bad
 
 
-def _can_be_parsed(level: str, parse: Callable[..., Any]) -> bool:
+def _cannot_be_parsed(levels: list[str], parse: Callable[..., Any]) -> list[bool]:
+    """Return which strings can't be parsed, such as the 31st of February: few, found by halves."""
     try:
-        parse([level])
+        parse(levels)
     except ValueError:
-        return False
-    return True
+        if len(levels) == 1:
+            return [True]
+        middle = len(levels) // 2
+        return [
+            *_cannot_be_parsed(levels[:middle], parse),
+            *_cannot_be_parsed(levels[middle:], parse),
+        ]
+    return [False] * len(levels)
 
 
 def _parse_numbers(levels: list[str]) -> tuple[Any, None]:

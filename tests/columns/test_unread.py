@@ -78,7 +78,7 @@ def test_rows_with_cells_that_cannot_be_read_are_named_together(make):
     train = make({"day": DAYS, "much": but(NUMBERS, "lots")})
     encoder = TableEncoder().fit(train)
     table = make({"day": ["2025-01-02", "soon", "?"], "much": ["1.5", "x", "1e999"]})
-    with pytest.warns(InvalidRowsWarning, match="^1 of 3 rows have cells that cannot be read"):
+    with pytest.warns(InvalidRowsWarning, match="^Cells of 1 of 3 rows cannot be read"):
         rows, faults, unread = encoder.read(table)
     assert unread == {1: "column 'day': 'soon' is no date; column 'much': 'x' is no number"}
     assert faults == {2: "column 'much': inf, expected no infinity"}
