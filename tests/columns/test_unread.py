@@ -28,7 +28,7 @@ def fitted(values, kind=None):
 @pytest.mark.parametrize(
     ("values", "kind", "why"),
     [
-        (but(DAYS, "soon"), "date", "all ISO dates but 1 of 60, which count as missing: 'soon'"),
+        (but(DAYS, "soon"), "date", "all ISO dates but 1 of 60, counted as missing: 'soon'"),
         (
             but(DAYS, "x", "2025-02-30", "9.1.25"),
             "date",
