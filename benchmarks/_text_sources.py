@@ -62,7 +62,8 @@ def cut(texts: list[str]) -> np.ndarray:
     tokenizer = Tokenizer.from_file(str(minilm_folder() / "tokenizer.json"))
     tokenizer.no_padding()
     tokenizer.no_truncation()
-    ends = [x.offsets[:N_TOKENS][-1][1] for x in tokenizer.encode_batch(texts, False)]
+    encodings = tokenizer.encode_batch(texts, add_special_tokens=False)
+    ends = [x.offsets[:N_TOKENS][-1][1] for x in encodings]
     return np.array([text[:end] for text, end in zip(texts, ends, strict=True)], dtype=object)
 
 
@@ -225,7 +226,7 @@ def served(folder: Path) -> Iterator[str]:
                 if found := re.search(r"http://127\.0\.0\.1:\d+", line):
                     yield f"{found[0]}/v1"
                     return
-            raise RuntimeError(f"the server has not started: {said}")
+            raise OSError(f"the server has not started: {said}")
         finally:
             server.terminate()
 
