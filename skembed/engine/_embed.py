@@ -32,7 +32,8 @@ class Embedded:
     """What became of the rows.
 
     `vectors` are NaN and `sizes` 0 where a row has a fault; a size is the full length in the
-    encoder's unit, before anything was cut. `faults` are by position; `n_distinct` leaves them out.
+    encoder's unit, before anything was cut. `faults` are by position; `n_distinct` leaves them out,
+    and is None where rows were not compared.
     `notes` are what the encoder noted of others, now or when they were stored.
     """
 
@@ -40,7 +41,7 @@ class Embedded:
     sizes: NDArray[np.int64]
     faults: dict[int, str] = field(default_factory=dict)
     notes: dict[int, str] = field(default_factory=dict)
-    n_distinct: int = 0
+    n_distinct: int | None = 0
     n_encoded: int = 0
     device: str = ""
     dtype: str = ""
@@ -65,7 +66,7 @@ def embed(
         return Embedded(
             vectors=encoder.finish(vectors),
             sizes=np.ones(len(items), dtype=np.int64),
-            n_distinct=len(items),
+            n_distinct=None,
             n_encoded=len(items),
             device=encoder.device,
             dtype=encoder.dtype,
