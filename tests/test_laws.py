@@ -43,6 +43,8 @@ ORDER = [
     "model_selection",
     "scale",
     "testing",
+    "serving",
+    "__main__",
 ]
 
 
