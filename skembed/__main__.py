@@ -72,7 +72,7 @@ def _add_serve(commands: Any) -> None:
 def _serve(options: argparse.Namespace) -> int:
     serving = import_module("skembed.serving")
     given = vars(options)
-    params: dict[str, Any] = dict(given["set"] if "set" in given else [])
+    params: dict[str, Any] = dict(given.get("set", []))
     of_embedders: dict[str, Any] = {"cache": _store_of(options.cache)}
     of_embedders.update((name, given[name]) for name in ("device", "dtype") if name in given)
     model = serving.load_model(
