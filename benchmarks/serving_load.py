@@ -38,6 +38,7 @@ N_TEXTS = 4000
 LEAST_COSINE = 0.99999
 
 HERE = Path(__file__).parent
+Cell = dict[str, float]
 
 
 class Server(NamedTuple):
@@ -51,7 +52,7 @@ class Server(NamedTuple):
 def start_servers() -> list[Server]:
     """Start the servers, and wait until their models are loaded."""
     peer = [sys.executable, "-m", "uvicorn", "--app-dir", str(HERE), "_serving_peer:app"]
-    peer += ["--log-level", "warning"]
+    peer += ["--log-level", "warning", "--timeout-keep-alive", "75"]  # as ours has it
     ours = [sys.executable, "-m", "skembed", "serve", str(minilm_folder()), "--name", "minilm"]
     ours += ["--dtype", "float32", "--cache", "none"]
     commands = {
@@ -110,31 +111,40 @@ async def ask(
     return int(head.split()[1]), await reader.readexactly(length)
 
 
-async def drive(port: int, texts: list[str], n_clients: int, seconds: float) -> dict[str, float]:
-    """Send requests from so many clients for a time; return requests a second and latencies."""
+async def drive(server: Server, texts: list[str], n_clients: int, seconds: float) -> Cell:
+    """Send requests from so many clients for a time; return what the answers took."""
     requests = itertools.cycle([request_for(text) for text in texts])
-    latencies: list[float] = []
     loop = asyncio.get_running_loop()
-    begin = loop.time() + 0.5  # until then they only warm up
-    end = begin + seconds
+    latencies: list[float] = []
+    streams = [await asyncio.open_connection("127.0.0.1", server.port) for _ in range(n_clients)]
+    await asyncio.gather(*(ask(*stream, next(requests)) for stream in streams))
 
-    async def be_a_client() -> None:
-        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    async def be_a_client(stream: Any, end: float) -> None:
         while (started := loop.time()) < end:
-            status, body = await ask(reader, writer, next(requests))
+            status, body = await ask(*stream, next(requests))
             if status != 200:
-                sys.exit(f"status {status}: {body.decode()}")
-            if begin <= started and loop.time() <= end:
-                latencies.append(loop.time() - started)
-        writer.close()
+                sys.exit(f"{server.name}: status {status}: {body.decode()}")
+            latencies.append(loop.time() - started)
 
-    await asyncio.gather(*(be_a_client() for _ in range(n_clients)))
+    started, used = loop.time(), cpu_seconds(server)
+    await asyncio.gather(*(be_a_client(stream, started + seconds) for stream in streams))
+    elapsed, used = loop.time() - started, cpu_seconds(server) - used
+    for _, writer in streams:
+        writer.close()
     p50, p99 = np.percentile(latencies, (50, 99))
     return {
-        "requests_per_second": len(latencies) / seconds,
+        "requests_per_second": len(latencies) / elapsed,
         "p50_milliseconds": 1e3 * float(p50),
         "p99_milliseconds": 1e3 * float(p99),
+        "cpu_milliseconds_per_request": 1e3 * used / len(latencies),
     }
+
+
+def cpu_seconds(server: Server) -> float:
+    """Return the processor time that a server has used, which other programs change least."""
+    status = Path(f"/proc/{server.process.pid}/stat").read_text(encoding="utf-8")
+    user, system = status.rpartition(")")[2].split()[11:13]
+    return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
 
 
 async def fetch(port: int, texts: list[str]) -> np.ndarray:
@@ -162,13 +172,13 @@ def compare(servers: list[Server], texts: list[str]) -> dict[str, float]:
 
 def measure(servers: list[Server], texts: list[str], n_rounds: int, seconds: float) -> Any:
     """Load the servers in turn; return what was found by number of clients and server."""
-    cells: dict[str, dict[str, list[dict[str, float]]]] = {
+    cells: dict[str, dict[str, list[Cell]]] = {
         str(n): {server.name: [] for server in servers} for n in N_CLIENTS
     }
     for _ in range(n_rounds):
         for n in N_CLIENTS:
             for server in servers:
-                found = asyncio.run(drive(server.port, texts, n, seconds))
+                found = asyncio.run(drive(server, texts, n, seconds))
                 cells[str(n)][server.name].append(found)
     return {
         n: {name: sum_up(rounds, of_n[REFERENCE]) for name, rounds in of_n.items()}
@@ -176,33 +186,31 @@ def measure(servers: list[Server], texts: list[str], n_rounds: int, seconds: flo
     }
 
 
-def sum_up(rounds: list[dict[str, float]], reference: list[dict[str, float]]) -> dict[str, Any]:
+def sum_up(rounds: list[Cell], reference: list[Cell]) -> dict[str, Any]:
     """Return medians, and ratios to the reference within each round."""
 
     def ratios(field: str) -> Iterator[float]:
         return (a[field] / b[field] for a, b in zip(rounds, reference, strict=True))
 
     return {
-        **{field: summarize([each[field] for each in rounds]) for field in rounds[0]},
-        "requests_times_reference": summarize(list(ratios("requests_per_second"))),
-        "p99_times_reference": summarize(list(ratios("p99_milliseconds"))),
+        field: {
+            **summarize([each[field] for each in rounds]),
+            "times_reference": summarize(list(ratios(field))),
+        }
+        for field in rounds[0]
     }
 
 
 def show(found: dict[str, Any]) -> None:
-    """Print the table."""
+    """Print the medians, and in brackets the ratios to the reference (least-most)."""
     for n, of_n in found.items():
         print(f"\n{n} client{'s' * (n != '1')}")
-        print(f"{'':<56} {'requests/s':>10} {'p50 ms':>8} {'p99 ms':>8}  times reference; p99")
         for name, line in of_n.items():
-            times, p99 = line["requests_times_reference"], line["p99_times_reference"]
-            print(
-                f"{name:<56} {line['requests_per_second']['median']:10.0f} "
-                f"{line['p50_milliseconds']['median']:8.1f} "
-                f"{line['p99_milliseconds']['median']:8.1f}  "
-                f"{times['median']:.2f} ({times['min']:.2f}-{times['max']:.2f}); "
-                f"{p99['median']:.2f} ({p99['min']:.2f}-{p99['max']:.2f})"
-            )
+            print(f"  {name}")
+            for field, values in line.items():
+                t = values["times_reference"]
+                times = f"{t['median']:.2f}: {t['min']:.2f}-{t['max']:.2f}"
+                print(f"    {field.replace('_', ' '):<30} {values['median']:8.1f} ({times})")
 
 
 def main() -> None:

@@ -22,6 +22,8 @@ __all__ = ["KEY_VARIABLE", "is_loopback", "run_server"]
 
 KEY_VARIABLE = "SKEMBED_API_KEY"
 _SECONDS_TO_END = 30
+# Clients keep connections for 5 s and more; one that the server closes first may fail a request.
+_SECONDS_KEPT = 75
 
 
 def run_server(
@@ -85,6 +87,7 @@ def run_server(
         access_log=False,
         ws="none",
         server_header=False,
+        timeout_keep_alive=_SECONDS_KEPT,
         timeout_graceful_shutdown=_SECONDS_TO_END,
     )
     server = uvicorn.Server(config)

@@ -61,6 +61,16 @@ class TestAgreement:
         expected = embedder.set_params(n_components=None).transform(TEXTS[:1])
         assert np.allclose([content["data"][0]["embedding"]], expected, atol=1e-6)
 
+    def test_a_hosted_embedder_gets_the_same_vectors(self, served, monkeypatch):
+        client, embedder = served
+        monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
+        url = str(client.base_url.join("/v1"))
+        hosted = TextEmbedder("openai:tiny", base_url=url, cache=None)
+        texts = [text for text in TEXTS if text]  # the protocol has no place for an empty one
+        expected = embedder.set_params(n_components=None).transform(texts)
+        assert np.allclose(hosted.transform(texts), expected, atol=1e-6)
+        assert hosted.report_.n_tokens_used == embedder.report_.n_tokens.sum()
+
     def test_the_official_client_lists_the_model_and_knows_the_errors(self, served):
         with official(served[0]) as api:
             assert [each.id for each in api.models.list()] == ["tiny"]
