@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from numbers import Integral
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -27,6 +28,7 @@ from skembed.exceptions import (
 from skembed.store import EmbeddingStore, resolve_store
 from skembed.text._encoder import TextEncoder
 from skembed.text._families import family_of
+from skembed.text._hosted_settings import check_address, check_family
 from skembed.text._inputs import check_texts
 from skembed.text._models import DEFAULT_MODEL, MODELS
 from skembed.text._settings import POOLINGS, TextSettings
@@ -60,6 +62,8 @@ class TextReport(EmbeddingReport):
         Tokens in each row before anything was cut, including special tokens and the prompt.
     truncated : ndarray of int64
         Positions of the rows with more than `max_length` tokens.
+    n_tokens_used : int
+        Tokens that a hosted model's server has counted in this call; 0 for models that run here.
     """
 
     max_length: int | None = None
@@ -68,6 +72,11 @@ class TextReport(EmbeddingReport):
     def n_tokens(self) -> NDArray[np.int64]:
         """Tokens in each row."""
         return self.row_sizes
+
+    @property
+    def n_tokens_used(self) -> int:
+        """Tokens that a server has counted in this call."""
+        return self.n_used
 
     @property
     def truncated(self) -> NDArray[np.int64]:
@@ -252,6 +261,11 @@ class TextEmbedder(PretrainedEmbedder):
         "dtype": [StrOptions(set(DTYPES))],
     }
 
+    _parameter_checks: ClassVar[dict[str, Callable[[Any], object]]] = {
+        **PretrainedEmbedder._parameter_checks,
+        "base_url": check_address,
+    }
+
     _is_shared: ClassVar[tuple[str, ...]] = ("tokenizer",)
 
     def __init__(
@@ -297,6 +311,10 @@ class TextEmbedder(PretrainedEmbedder):
         self.trust_remote_code = trust_remote_code
         self.verbose = verbose
 
+    def _validate_parameters(self, params: dict[str, Any]) -> None:
+        super()._validate_parameters(params)
+        check_family(params)
+
     def _check_rows(self, X: Any) -> CheckedRows:
         return check_texts(X)
 
@@ -318,9 +336,10 @@ class TextEmbedder(PretrainedEmbedder):
         sizes = measure_sizes(encoder, rows.items, resolve_store(self.cache))
         cut = np.flatnonzero(sizes > limit)
         if len(cut):
-            faults = {int(rows.positions[i]): f"{sizes[i]:,} tokens" for i in cut}
+            unit = getattr(encoder, "unit", "tokens")
+            faults = {int(rows.positions[i]): f"{sizes[i]:,} {unit}" for i in cut}
             raise TruncatedRowsError(
-                f"{len(faults):,} of {rows.n_rows:,} rows are longer than the {limit:,} tokens "
+                f"{len(faults):,} of {rows.n_rows:,} rows are longer than the {limit:,} {unit} "
                 f"that {encoder.backbone.name} reads:{describe_rows(faults, rows.labels)}\nShorten "
                 "them, or set on_truncate='mean_of_chunks' to embed them in pieces, or 'warn' to "
                 "cut them.",
@@ -336,9 +355,10 @@ class TextEmbedder(PretrainedEmbedder):
             # Never "100%": something of each row was read.
             share = min(0.99, 1 - limit * len(cut) / report.row_sizes[cut].sum())
             name = self._encoder.backbone.name
+            unit = getattr(self._encoder, "unit", "tokens")
             warn_user(
                 f"{len(cut):,} of {report.n_rows:,} rows {'was' if len(cut) == 1 else 'were'} cut "
-                f"at {limit:,} tokens, which dropped {share:.0%} of the text "
+                f"at {limit:,} {unit}, which dropped {share:.0%} of the text "
                 f"({name_rows(cut.tolist(), rows.labels)}; all are in report_.truncated). To read "
                 "it all, set on_truncate='mean_of_chunks'; to cut silently, 'ignore'. (Shown once "
                 f"for {name} at this length.)",
