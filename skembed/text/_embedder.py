@@ -68,6 +68,10 @@ class TextReport(EmbeddingReport):
 
     max_length: int | None = None
 
+    def __str__(self) -> str:
+        used = f"; {self.n_tokens_used:,} tokens used" if self.n_tokens_used else ""
+        return f"{super().__str__()}{used}"
+
     @property
     def n_tokens(self) -> NDArray[np.int64]:
         """Tokens in each row."""
@@ -87,7 +91,7 @@ class TextReport(EmbeddingReport):
 
 
 class TextEmbedder(PretrainedEmbedder):
-    """Embed texts with a pretrained transformer.
+    """Embed texts with a pretrained transformer, here or on a server.
 
     Reads sentence-transformers models as they are (transformer, pooling, dense layers, prompts,
     maximum length), any encoder in transformers, and the text part of CLIP, SigLIP and similar
@@ -111,7 +115,9 @@ class TextEmbedder(PretrainedEmbedder):
         gives the same vectors as its `encode`; a transformers model, or any module that maps token
         ids (n, tokens) and the padding mask to states (n, tokens, d) or vectors (n, d), needs its
         `tokenizer`. If a module gives a text a different vector when it is batched with a longer
-        one, it runs on texts of one length at a time.
+        one, it runs on texts of one length at a time. Or "openai:NAME", a model on OpenAI's servers
+        or any other that speaks their protocol (`base_url`), with the key in the environment
+        variable `OPENAI_API_KEY` (`pip install skembed[hosted]`; see docs/text_models.md).
     tokenizer : tokenizer, default=None
         For a module: its tokenizer, either a fast one from transformers or one from the tokenizers
         library. Other models come with their own.
@@ -161,7 +167,8 @@ class TextEmbedder(PretrainedEmbedder):
         at least 0.985 for sentences, 0.94 for one word repeated 300 times); a model that would lose
         too much accuracy is refused.
     batch_size : int or "auto", default="auto"
-        Maximum rows per batch. "auto" plans by tokens (4,096 on a CPU).
+        Maximum rows per batch. "auto" plans by tokens (4,096 on a CPU). Of a hosted model, a batch
+        is a request: "auto" is 512 rows for OpenAI's models, 64 for others, eight at once.
     cache : "run", path, EmbeddingStore or None, default="run"
         Where vectors are kept so that no row is encoded twice. "run": this process, its clones and
         its joblib workers share them until the process ends. A folder: they persist, and everything
@@ -173,7 +180,9 @@ class TextEmbedder(PretrainedEmbedder):
         return rows of NaN, list them in `report_.faults` and warn in each call that has such rows.
     base_url : str, default=None
         For hosted models: the address of a server that speaks OpenAI's protocol, such as
-        "http://localhost:8000/v1"; None is `OPENAI_BASE_URL`, else OpenAI's own.
+        "http://localhost:8000/v1"; None is the environment variable `OPENAI_BASE_URL`, else
+        OpenAI's own. The key is sent to the server of that variable, or to OpenAI's where it is not
+        set, and to no other.
     revision : str, default=None
         Branch, tag or commit of a model on the hub.
     trust_remote_code : bool, default=False

@@ -89,7 +89,9 @@ class HostedBackbone(Backbone):
         if known is not None and url == OPENAI:
             self.width, self.normalizes = known.width, True
         else:
-            self.width, self.normalizes = _ask_what_it_gives(server)
+            self.width, self.normalizes = kept_recent(
+                ("what it gives", url, name), lambda: _ask_what_it_gives(server), imports=False
+            )
         if self.prompt and self.max_length is not None and self.room() < 1:
             raise InvalidParameterError(
                 f"max_length={self.max_length} leaves no room for text: the prompt "

@@ -41,6 +41,7 @@ _OF_SIZE = re.compile(
     r"too (many|much|long|large|big)|maximum|\bmax\b|max_|exceed|context length|at most|less than"
     r"|larger than|longer than|batch size|limit"
 )
+_OF_A_TEXT = re.compile(r"\binput\[\d+\]")
 _OF_FORMAT = re.compile(r"encoding_format|base64")
 # 429s that no waiting helps.
 _SPENT = ("insufficient_quota", "billing_hard_limit_reached", "billing_not_active")
@@ -50,11 +51,12 @@ _SPENT = ("insufficient_quota", "billing_hard_limit_reached", "billing_not_activ
 class Failure:
     """Why a request has failed, and whether another one would do better.
 
-    "temporary": the same one later; "too_large": one of fewer texts or tokens (`counts` says which
-    of them there were too many of); "format": one for another format; "final": none.
+    "temporary": the same one later; "unfit": one of fewer texts or tokens (`counts` says which of
+    them there were too many of), or without the text that is at fault; "format": one for another
+    format; "final": none.
     """
 
-    kind: Literal["temporary", "too_large", "format", "final"]
+    kind: Literal["temporary", "unfit", "format", "final"]
     text: str
     wait: float | None = None  # seconds, as the server asks
     counts: Literal["rows", "tokens"] = "rows"
@@ -124,8 +126,9 @@ def failure_of_status(status: int, content: bytes, headers: Mapping[str, str]) -
     is_beyond = status == HTTPStatus.TOO_MANY_REQUESTS and "request too large" in lower
     if status in _UNFIT and _OF_FORMAT.search(lower):
         return Failure("format", text, status=status)
-    if is_beyond or (status in _UNFIT and (status == 413 or _OF_SIZE.search(said.lower()))):
-        return Failure("too_large", text, counts=_counted(said.lower(), status), status=status)
+    is_unfit = status == 413 or _OF_SIZE.search(said.lower()) or _OF_A_TEXT.search(lower)
+    if is_beyond or (status in _UNFIT and is_unfit):
+        return Failure("unfit", text, counts=_counted(said.lower(), status), status=status)
     is_temporary = status in _TEMPORARY or status >= 500
     if is_temporary and not is_spent and headers.get("x-should-retry") != "false":
         return Failure("temporary", text, wait=_wait_of(headers), status=status)

@@ -11,7 +11,7 @@ import random
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -88,7 +88,7 @@ class Server:
     def embed(self, parts: Sequence[Part], width: int | None, run: Run) -> NDArray[np.float32]:
         """Return vectors (parts, width), in as few requests as the server's limits allow.
 
-        A text that the server refuses as too long gets NaN, and `run.refused` says why.
+        A text that the server refuses by itself gets NaN, and `run.refused` says why.
         ServiceError says what else went wrong.
         """
         costs = np.array([part.size for part in parts], dtype=np.int64)
@@ -103,7 +103,7 @@ class Server:
         found = self._ask_until_it_answers([part.text for part in parts], width, run)
         if isinstance(found, Answer):
             return found.vectors
-        if found.kind != "too_large" or width is None:
+        if found.kind != "unfit" or width is None:
             raise self._error(found)
         if len(parts) == 1:
             self._n_refused += 1
@@ -140,8 +140,10 @@ class Server:
             if found.kind != "temporary":
                 return found
             wait = _seconds_to_wait(found, n_tries)
-            most = _MOST_TRIES if self._n_answered else _TRIES_OF_A_STRANGER
-            if n_tries >= most or wait > _LONGEST_WAIT or run.is_over.is_set():
+            # One that says why it cannot answer, as while it loads its model, is there.
+            is_there = self._n_answered or found.status is not None
+            most = _MOST_TRIES if is_there else _TRIES_OF_A_STRANGER
+            if n_tries >= most or wait > _LONGEST_WAIT:
                 asked = f", which asks to wait {wait:,.0f} s" if wait > _LONGEST_WAIT else ""
                 tried = f"It was asked {n_tries} times, most recently: " if n_tries > 1 else ""
                 return Failure("final", f"{tried}{found.text}{asked}", status=found.status)
@@ -153,7 +155,8 @@ class Server:
                 SkembedWarning,
                 once=f"{self.name} {found.status}",
             )
-            run.is_over.wait(wait)
+            if run.is_over.wait(wait):  # another request has failed for good
+                return replace(found, kind="final")
         raise AssertionError
 
     def _ask(self, texts: list[str], width: int | None, sent_as: str) -> Answer | Failure:
@@ -181,10 +184,7 @@ class Server:
             failure = Failure("final", f"{type(error).__name__}: {error}")
         found = failure or read_answer(content, len(texts), width)
         if isinstance(found, Failure):
-            text = redacted(found.text, key)
-            found = Failure(
-                found.kind, text, found.wait, found.counts, found.is_of_key, found.status
-            )
+            return replace(found, text=redacted(found.text, key))
         return found
 
     def _client_and_key(self) -> tuple[Any, str | None]:

@@ -53,7 +53,8 @@ def check_family(params: Mapping[str, Any]) -> None:
     if not is_name or family_of(model) != "hosted":
         if params.get("base_url") is not None:
             raise InvalidParameterError(
-                "base_url: only hosted models have a server; their names are 'openai:NAME'."
+                "base_url: only hosted models have a server; their names are 'openai:NAME'. In a "
+                "search, put models that run here into a grid of their own."
             )
         return
     faults = [

@@ -24,6 +24,7 @@ def server(monkeypatch):
     for name in ("OPENAI_API_KEY", "OPENAI_BASE_URL", "OPENAI_ORG_ID", "OPENAI_PROJECT_ID"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(_hosted_server, "_FIRST_WAIT", 0.01)
+    _hosted_server._servers.clear()  # another test may have had this port
     server = OpenAIServer()
     yield server
     server.close()

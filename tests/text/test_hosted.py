@@ -28,7 +28,7 @@ from skembed.exceptions import (
 from skembed.text import _hosted
 from skembed.text._hosted_tokens import counter_of
 from tests.text.openai_server import WIDTH, OpenAIServer, vector_of, vectors_of
-from tests.text.test_hosted_tokens import tiny_encoding
+from tests.text.test_hosted_tokens import no_network, tiny_encoding
 
 ROWS = ["a cat", "a kitten", "a tax return", "Ünïcödé — 朴素贝叶斯", " ", "a cat"]
 SMALL = "openai:text-embedding-3-small"
@@ -79,7 +79,9 @@ def test_each_distinct_row_is_sent_once(embedder, server):
 
 def test_tokens_used_are_those_that_the_server_counted(embedder):
     embedder.fit_transform(ROWS)
-    assert embedder.report_.n_tokens_used == sum(len(row.split()) for row in set(ROWS))
+    n_tokens = sum(len(row.split()) for row in set(ROWS))
+    assert embedder.report_.n_tokens_used == n_tokens
+    assert str(embedder.report_).endswith(f"; {n_tokens} tokens used")
 
 
 def test_a_folder_keeps_vectors_for_another_process_which_needs_no_server(tmp_path):
@@ -240,6 +242,24 @@ class TestLongTexts:
     def test_a_limit_above_the_models_is_refused(self, small):
         with pytest.raises(InvalidParameterError, match="reads at most 8,192 tokens"):
             small.set_params(max_length=9000).fit(["a"])
+
+    def test_without_tiktokens_encoding_they_are_cut_by_bytes_and_it_is_told(
+        self, server, monkeypatch, tmp_path
+    ):
+        counter_of.cache_clear()
+        monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(tmp_path))
+        monkeypatch.delitem(tiktoken.registry.ENCODINGS, "cl100k_base", raising=False)
+        monkeypatch.setattr("requests.get", no_network)
+        embedder = TextEmbedder(SMALL, base_url=server.url, cache=None)
+        embedder.transform(["a cat"])  # which says nothing: it fits by any count
+        message = "tiktoken cannot load its encoding 'cl100k_base'"
+        with (
+            pytest.warns(SkembedWarning, match=message),
+            pytest.warns(TruncationWarning, match="cut at 8,192 UTF-8 bytes"),
+        ):
+            embedder.transform(["é" * 5000])
+        assert server.texts[-1] == "é" * 4096
+        counter_of.cache_clear()
 
     def test_of_a_model_that_is_not_known_bytes_are_counted(self, embedder, server):
         embedder.set_params(max_length=6, on_truncate="warn")
