@@ -273,6 +273,7 @@ class BaseEmbedder(CallbackSupportMixin, TransformerMixin, Estimator):
             device=embedded.device,
             dtype=embedded.dtype,
             notes=notes,
+            n_used=embedded.n_used,
         )
         of_room = self._make_report(report)
         self._last["report"] = of_room

@@ -34,6 +34,8 @@ class EmbeddingReport:
         Duration of the call, including loading and checking, and rows asked for per second.
     device, dtype : str
         Where the model runs and in which format.
+    n_used : int
+        What a service counted for the rows encoded in this call; 0 for models that run here.
     """
 
     n_rows: int
@@ -45,6 +47,7 @@ class EmbeddingReport:
     device: str
     dtype: str
     notes: dict[int, str] = field(default_factory=dict, repr=False)
+    n_used: int = 0
 
     @property
     def n_reused(self) -> int:

@@ -13,6 +13,7 @@ Every error that a user can meet is a `SkembedError` and also the built-in that 
     ├── UnsupportedModelError     (ValueError)   a model that was found but cannot be run here
     │   └── UnsafeModelError                     ... because loading it would run foreign code
     ├── FunctionError             (RuntimeError) your own function failed; its error is the cause
+    ├── ServiceError              (RuntimeError) a server that embeds failed or refused
     └── TrainingError             (RuntimeError) training cannot go on, as its loss is no number
 
     SkembedWarning                (UserWarning)
@@ -49,6 +50,7 @@ __all__ = [
     "ModelNotFoundError",
     "ModelWarning",
     "QualityWarning",
+    "ServiceError",
     "SkembedError",
     "SkembedWarning",
     "StoreWarning",
@@ -134,6 +136,10 @@ class UnsafeModelError(UnsupportedModelError):
 
 class FunctionError(SkembedError, RuntimeError):
     """The user's function failed or returned no vectors; its own error is the `__cause__`."""
+
+
+class ServiceError(SkembedError, RuntimeError):
+    """A server that embeds cannot be reached, refused, or answered what makes no sense."""
 
 
 class TrainingError(SkembedError, RuntimeError):

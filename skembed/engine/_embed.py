@@ -33,7 +33,8 @@ class Embedded:
 
     `vectors` are NaN and `sizes` 0 where a row has a fault; a size is the full length in the
     encoder's unit, before anything was cut. `faults` are by position; `n_distinct` leaves them out.
-    `notes` are what the encoder noted of others, now or when they were stored.
+    `n_used` is what a service counted. `notes` are what the encoder noted of others, now or when
+    they were stored.
     """
 
     vectors: NDArray[np.float32]
@@ -42,6 +43,7 @@ class Embedded:
     notes: dict[int, str] = field(default_factory=dict)
     n_distinct: int = 0
     n_encoded: int = 0
+    n_used: int = 0
     device: str = ""
     dtype: str = ""
 
@@ -110,9 +112,12 @@ def embed(
             job.give_up(wanted)
         if whole is not encoder:
             return embed(whole, items, store=store, batch_size=batch_size, progress=progress)
+    if len(missing):
+        job.encoder = encoder.begin([items[i] for i in missing.tolist()])
     while len(missing):
         result.n_encoded += Runner(job, missing).run()
         missing, distinct = _stand_ins(job, distinct)
+    result.n_used = job.encoder.n_used
     result.n_distinct = len(distinct.first) - len(job.faults)
     _copy_to_duplicates(result, distinct)
     result.faults = _spread(job.faults, job, distinct)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import nn
 
 from skembed.exceptions import InvalidParameterError, SkembedWarning, warn_user
 from skembed.text._backbone import TextSettings
+from skembed.text._families import family_of
 from skembed.text._folder import read_folder
+from skembed.text._hosted import find_hosted
 from skembed.text._models import MODELS
 from skembed.text._modules import find_module
 from skembed.text._towers import TOWERS, TowerBackbone
@@ -26,10 +30,17 @@ _FAMILIES = dict.fromkeys(TOWERS, TowerBackbone)
 """By the `model_type` of a configuration; the others are transformers over tokens."""
 
 
-def find_backbone(settings: TextSettings) -> TransformerBackbone:
+_FINDERS = {"hosted": find_hosted}
+"""By the family of a model's name; the others are folders."""
+
+
+def find_backbone(settings: TextSettings) -> Any:
     """Return the backbone for these settings; the same one while its content is the same."""
     if isinstance(settings.model, nn.Module):
         return find_module(settings.model, settings)
+    find = _FINDERS.get(family_of(settings.model))
+    if find is not None:
+        return find(settings)
     if settings.tokenizer is not None:
         raise InvalidParameterError(
             "tokenizer: only a torch.nn.Module needs one; a folder or a model on the hub has its "

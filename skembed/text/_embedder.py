@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from numbers import Integral
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -27,6 +28,7 @@ from skembed.exceptions import (
 from skembed.store import EmbeddingStore, resolve_store
 from skembed.text._encoder import TextEncoder
 from skembed.text._families import family_of
+from skembed.text._hosted_settings import check_address, check_family
 from skembed.text._inputs import check_texts
 from skembed.text._models import DEFAULT_MODEL, MODELS
 from skembed.text._settings import POOLINGS, TextSettings
@@ -60,14 +62,25 @@ class TextReport(EmbeddingReport):
         Tokens in each row before anything was cut, including special tokens and the prompt.
     truncated : ndarray of int64
         Positions of the rows with more than `max_length` tokens.
+    n_tokens_used : int
+        Tokens that a hosted model's server has counted in this call; 0 for models that run here.
     """
 
     max_length: int | None = None
+
+    def __str__(self) -> str:
+        used = f"; {self.n_tokens_used:,} tokens used" if self.n_tokens_used else ""
+        return f"{super().__str__()}{used}"
 
     @property
     def n_tokens(self) -> NDArray[np.int64]:
         """Tokens in each row."""
         return self.row_sizes
+
+    @property
+    def n_tokens_used(self) -> int:
+        """Tokens that a server has counted in this call."""
+        return self.n_used
 
     @property
     def truncated(self) -> NDArray[np.int64]:
@@ -78,7 +91,7 @@ class TextReport(EmbeddingReport):
 
 
 class TextEmbedder(PretrainedEmbedder):
-    """Embed texts with a pretrained transformer.
+    """Embed texts with a pretrained transformer, here or on a server.
 
     Reads sentence-transformers models as they are (transformer, pooling, dense layers, prompts,
     maximum length), any encoder in transformers, and the text part of CLIP, SigLIP and similar
@@ -102,7 +115,9 @@ class TextEmbedder(PretrainedEmbedder):
         gives the same vectors as its `encode`; a transformers model, or any module that maps token
         ids (n, tokens) and the padding mask to states (n, tokens, d) or vectors (n, d), needs its
         `tokenizer`. If a module gives a text a different vector when it is batched with a longer
-        one, it runs on texts of one length at a time.
+        one, it runs on texts of one length at a time. Or "openai:NAME", a model on OpenAI's servers
+        or any other that speaks their protocol (`base_url`), with the key in the environment
+        variable `OPENAI_API_KEY` (`pip install skembed[hosted]`; see docs/text_models.md).
     tokenizer : tokenizer, default=None
         For a module: its tokenizer, either a fast one from transformers or one from the tokenizers
         library. Other models come with their own.
@@ -152,7 +167,8 @@ class TextEmbedder(PretrainedEmbedder):
         at least 0.985 for sentences, 0.94 for one word repeated 300 times); a model that would lose
         too much accuracy is refused.
     batch_size : int or "auto", default="auto"
-        Maximum rows per batch. "auto" plans by tokens (4,096 on a CPU).
+        Maximum rows per batch. "auto" plans by tokens (4,096 on a CPU). Of a hosted model, a batch
+        is a request: "auto" is 512 rows for OpenAI's models, 64 for others, eight at once.
     cache : "run", path, EmbeddingStore or None, default="run"
         Where vectors are kept so that no row is encoded twice. "run": this process, its clones and
         its joblib workers share them until the process ends. A folder: they persist, and everything
@@ -164,7 +180,9 @@ class TextEmbedder(PretrainedEmbedder):
         return rows of NaN, list them in `report_.faults` and warn in each call that has such rows.
     base_url : str, default=None
         For hosted models: the address of a server that speaks OpenAI's protocol, such as
-        "http://localhost:8000/v1"; None is `OPENAI_BASE_URL`, else OpenAI's own.
+        "http://localhost:8000/v1"; None is the environment variable `OPENAI_BASE_URL`, else
+        OpenAI's own. The key is sent to the server of that variable, or to OpenAI's where it is not
+        set, and to no other.
     revision : str, default=None
         Branch, tag or commit of a model on the hub.
     trust_remote_code : bool, default=False
@@ -252,6 +270,11 @@ class TextEmbedder(PretrainedEmbedder):
         "dtype": [StrOptions(set(DTYPES))],
     }
 
+    _parameter_checks: ClassVar[dict[str, Callable[[Any], object]]] = {
+        **PretrainedEmbedder._parameter_checks,
+        "base_url": check_address,
+    }
+
     _is_shared: ClassVar[tuple[str, ...]] = ("tokenizer",)
 
     def __init__(
@@ -297,6 +320,10 @@ class TextEmbedder(PretrainedEmbedder):
         self.trust_remote_code = trust_remote_code
         self.verbose = verbose
 
+    def _validate_parameters(self, params: dict[str, Any]) -> None:
+        super()._validate_parameters(params)
+        check_family(params)
+
     def _check_rows(self, X: Any) -> CheckedRows:
         return check_texts(X)
 
@@ -318,9 +345,10 @@ class TextEmbedder(PretrainedEmbedder):
         sizes = measure_sizes(encoder, rows.items, resolve_store(self.cache))
         cut = np.flatnonzero(sizes > limit)
         if len(cut):
-            faults = {int(rows.positions[i]): f"{sizes[i]:,} tokens" for i in cut}
+            unit = getattr(encoder, "unit", "tokens")
+            faults = {int(rows.positions[i]): f"{sizes[i]:,} {unit}" for i in cut}
             raise TruncatedRowsError(
-                f"{len(faults):,} of {rows.n_rows:,} rows are longer than the {limit:,} tokens "
+                f"{len(faults):,} of {rows.n_rows:,} rows are longer than the {limit:,} {unit} "
                 f"that {encoder.backbone.name} reads:{describe_rows(faults, rows.labels)}\nShorten "
                 "them, or set on_truncate='mean_of_chunks' to embed them in pieces, or 'warn' to "
                 "cut them.",
@@ -336,9 +364,10 @@ class TextEmbedder(PretrainedEmbedder):
             # Never "100%": something of each row was read.
             share = min(0.99, 1 - limit * len(cut) / report.row_sizes[cut].sum())
             name = self._encoder.backbone.name
+            unit = getattr(self._encoder, "unit", "tokens")
             warn_user(
                 f"{len(cut):,} of {report.n_rows:,} rows {'was' if len(cut) == 1 else 'were'} cut "
-                f"at {limit:,} tokens, which dropped {share:.0%} of the text "
+                f"at {limit:,} {unit}, which dropped {share:.0%} of the text "
                 f"({name_rows(cut.tolist(), rows.labels)}; all are in report_.truncated). To read "
                 "it all, set on_truncate='mean_of_chunks'; to cut silently, 'ignore'. (Shown once "
                 f"for {name} at this length.)",

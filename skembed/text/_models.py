@@ -28,11 +28,17 @@ class TextModel(ModelInfo):
         Texts put before each row, by name.
     default_prompt : str or None
         Name of the prompt that `prompt="auto"` uses.
+    encoding : str or None
+        Of a hosted model: how tiktoken calls its tokens.
+    price : float or None
+        Of a hosted model: dollars for a million tokens, on the day that `note` names.
     """
 
     max_length: int
     prompts: Mapping[str, str] = field(default_factory=dict)
     default_prompt: str | None = None
+    encoding: str | None = None
+    price: float | None = None
 
 
 _SBERT = "sentence-transformers"
@@ -62,4 +68,20 @@ _ROWS = (
 )
 # fmt: on
 
-MODELS: dict[str, TextModel] = {row[0]: TextModel(*row) for row in _ROWS}
+# List prices of OpenAI's announcement of 25 January 2024 (that of ada: of 13 June 2023).
+_ANNOUNCED = "https://openai.com/index/new-embedding-models-and-api-updates/"
+_OF_2024 = "$ a million tokens in January 2024"
+_HOSTED = (
+    ("openai:text-embedding-3-small", 1536, 0.02, "hosted by OpenAI"),
+    ("openai:text-embedding-3-large", 3072, 0.13, "hosted by OpenAI, more accurate"),
+    ("openai:text-embedding-ada-002", 1536, 0.10, "hosted by OpenAI, of 2022"),
+)
+
+MODELS: dict[str, TextModel] = {row[0]: TextModel(*row) for row in _ROWS} | {
+    name: TextModel(
+        *(name, width, "", _ANNOUNCED, f"{note}; {price:.2f} {_OF_2024}", 8192),
+        encoding="cl100k_base",
+        price=price,
+    )
+    for name, width, price, note in _HOSTED
+}
