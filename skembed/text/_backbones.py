@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
 
 from torch import nn
 
+from skembed._backbone import Backbone
 from skembed.exceptions import InvalidParameterError, SkembedWarning, warn_user
 from skembed.text._backbone import TextSettings
+from skembed.text._elmo import find_elmo
 from skembed.text._families import family_of
 from skembed.text._folder import read_folder
 from skembed.text._hosted import find_hosted
@@ -26,26 +28,28 @@ from skembed.weights import (
 
 __all__ = ["find_backbone"]
 
+_FINDERS: dict[str, Callable[[TextSettings], Backbone]] = {
+    "elmo": find_elmo,
+    "hosted": find_hosted,
+}
+"""By `family_of` a model; the others are transformers."""
+
 _FAMILIES = dict.fromkeys(TOWERS, TowerBackbone)
 """By the `model_type` of a configuration; the others are transformers over tokens."""
 
 
-_FINDERS = {"hosted": find_hosted}
-"""By the family of a model's name; the others are folders."""
-
-
-def find_backbone(settings: TextSettings) -> Any:
+def find_backbone(settings: TextSettings) -> Backbone:
     """Return the backbone for these settings; the same one while its content is the same."""
     if isinstance(settings.model, nn.Module):
         return find_module(settings.model, settings)
-    find = _FINDERS.get(family_of(settings.model))
-    if find is not None:
-        return find(settings)
     if settings.tokenizer is not None:
         raise InvalidParameterError(
             "tokenizer: only a torch.nn.Module needs one; a folder or a model on the hub has its "
             "tokenizer among its files."
         )
+    find = _FINDERS.get(family_of(settings.model))
+    if find is not None:
+        return find(settings)
     source = resolve_model(settings.model, revision=settings.revision, known=MODELS)
     key = (
         *("text backbone", source.digest, str(source.folder), source.name),
