@@ -37,7 +37,8 @@ class TestKeys:
         TextEmbedder("openai:tiny", base_url=server.url).transform(ROWS)
         assert "secret" not in str([each.headers for each in server.requests])
 
-    def test_it_is_said_how_such_a_server_gets_it(self, embedder, server):
+    def test_it_is_said_how_such_a_server_gets_it(self, server):
+        embedder = TextEmbedder("openai:tiny", base_url=server.url)
         server.always = error(401, {"error": "no key"})
         with pytest.raises(ServiceError, match=f"was not sent.*set OPENAI_BASE_URL={server.url}"):
             embedder.transform(ROWS)
