@@ -55,7 +55,7 @@ _HOMES = {
     "TrainingCurveDisplay": "skembed.training",
     "unload_models": "skembed.weights",
 }
-_MODULES = ("exceptions", "testing")
+_MODULES = ("exceptions", "model_selection", "testing")
 _ROOMS = ("text", "image", "audio")
 
 __all__ = [
@@ -80,6 +80,7 @@ __all__ = [
     "__version__",
     "exceptions",
     "list_models",
+    "model_selection",
     "testing",
     "unload_models",
 ]

@@ -18,7 +18,8 @@ Every error that a user can meet is a `SkembedError` and also the built-in that 
 
     SkembedWarning                (UserWarning)
     ├── TruncationWarning         rows were cut at the model's limit
-    ├── InvalidRowsWarning        rows became NaN, or were not learned from (`on_error="nan"`)
+    ├── InvalidRowsWarning        rows became NaN or were not learned from (`on_error="nan"`), or
+    │                             cells of a table count as missing
     ├── ModelWarning              a model does not run as its files say
     ├── QualityWarning            silent, clipped or truncated sound was embedded
     ├── StoreWarning              the embedding store failed; work went on without it
@@ -155,7 +156,7 @@ class TruncationWarning(SkembedWarning):
 
 
 class InvalidRowsWarning(SkembedWarning):
-    """Rows became rows of NaN or were not learned from, as `on_error="nan"` asks."""
+    """Rows became NaN or were not learned from, or cells of theirs cannot be read."""
 
 
 class QualityWarning(SkembedWarning):

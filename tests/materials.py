@@ -40,6 +40,12 @@ MATERIALS = {
         "8f12eb2f1a9982d32e8db7856de754709b59c93a77bcf0ff536584b619a9dd1f",
         "resemblyzer/",
     ),
+    "sre": (
+        "sre-embedding-model==1.0.0",
+        "3.11",
+        "331acba0710211462cda9adaac17e32916cb3e1a9e69528195a68a851b1f523e",
+        "sre_embedding_model/model_weights/",
+    ),
 }
 # The same of Debian's packages, which are built for any Python
 PACKAGES = {

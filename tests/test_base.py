@@ -36,7 +36,7 @@ class LetterEmbedder(PretrainedEmbedder):
     """Counts letters; its model is no model."""
 
     _settings_type = Settings
-    backbone = SimpleNamespace(prefers_float32=True, core_digest=b"none")
+    backbone = SimpleNamespace(prefers_float32=True, core_digest=b"none", encoder_type=None)
 
     def __init__(
         self,

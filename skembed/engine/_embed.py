@@ -32,16 +32,16 @@ class Embedded:
     """What became of the rows.
 
     `vectors` are NaN and `sizes` 0 where a row has a fault; a size is the full length in the
-    encoder's unit, before anything was cut. `faults` are by position; `n_distinct` leaves them out.
-    `n_used` is what a service counted. `notes` are what the encoder noted of others, now or when
-    they were stored.
+    encoder's unit, before anything was cut. `faults` are by position; `n_distinct` leaves them out,
+    and is None where rows were not compared. `n_used` is what a service counted. `notes` are what
+    the encoder noted of others, now or when they were stored.
     """
 
     vectors: NDArray[np.float32]
     sizes: NDArray[np.int64]
     faults: dict[int, str] = field(default_factory=dict)
     notes: dict[int, str] = field(default_factory=dict)
-    n_distinct: int = 0
+    n_distinct: int | None = 0
     n_encoded: int = 0
     n_used: int = 0
     device: str = ""
@@ -67,7 +67,7 @@ def embed(
         return Embedded(
             vectors=encoder.finish(vectors),
             sizes=np.ones(len(items), dtype=np.int64),
-            n_distinct=len(items),
+            n_distinct=None,
             n_encoded=len(items),
             device=encoder.device,
             dtype=encoder.dtype,

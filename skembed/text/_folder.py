@@ -73,6 +73,7 @@ class TextFolder:
     prompts: Mapping[str, str] = field(default_factory=dict)
     default_prompt: str | None = None
     n_components: int | None = None
+    similarity: str | None = None  # how vectors are compared: "cosine", "dot", ...
 
     @property
     def normalizes(self) -> bool:
@@ -149,6 +150,7 @@ def _read_modules(folder: Path) -> TextFolder:
         prompts=prompts,
         default_prompt=default,
         n_components=n_components,
+        similarity=model.get("similarity_fn_name"),
     )
 
 

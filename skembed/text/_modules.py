@@ -136,6 +136,7 @@ def _describe(model: Any, chain: Sequence[Any]) -> TextFolder:
             "prompts": model.prompts,
             "default_prompt_name": model.default_prompt_name,
             "truncate_dim": model.truncate_dim,
+            "similarity_fn_name": model.similarity_fn_name,
         }
         (root / "config_sentence_transformers.json").write_text(json.dumps(settings))
         try:

@@ -70,8 +70,8 @@ _ENDLESS = 1_000_000
 class TransformerBackbone(Backbone):
     """A transformer, how its states are pooled, and what follows.
 
-    `max_length` is the most tokens read at once; `normalizes` and `n_components` are what the
-    files say of unit length and leading features.
+    `max_length` is the most tokens read at once; `normalizes`, `n_components` and `similarity` are
+    what the files say of unit length, leading features and how vectors are compared.
     """
 
     def __init__(
@@ -81,6 +81,7 @@ class TransformerBackbone(Backbone):
         self.name = source.name
         self.config = config
         self.normalizes, self.n_components = folder.normalizes, folder.n_components
+        self.similarity = folder.similarity
         # Whether a last Normalize is wanted is a setting.
         self._head = folder.head[:-1] if folder.normalizes else folder.head
         self._transformer = folder.transformer
