@@ -75,10 +75,14 @@ def load_head(modules: tuple[HeadModule, ...]) -> list[nn.Module]:
 
 def load_layer(layer: nn.Module, folder: Path, name: str) -> nn.Module:
     """Give a layer its weights, found in a folder by the end of their names."""
-    state = {f".{key}": v for path in check_weights(folder) for key, v in load_state(path).items()}
     found = {}
     for key in layer.state_dict():
-        named = [value for each, value in state.items() if each.endswith(f".{name}.{key}")]
+        end = f".{name}.{key}"
+        named = [
+            value
+            for path in check_weights(folder)
+            for value in load_state(path, lambda each, end=end: f".{each}".endswith(end)).values()
+        ]
         if not named:
             raise UnsupportedModelError(f"The weights in {folder} are incomplete: no {name}.{key}.")
         found[key] = named[0]

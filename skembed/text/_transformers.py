@@ -58,6 +58,7 @@ _T5_FAMILY = ("t5", "mt5", "umt5")
 _OFFSET_POSITIONS = (
     *("roberta", "xlm-roberta", "xlm-roberta-xl", "roberta-prelayernorm", "xmod", "ibert"),
     *("camembert", "mpnet", "data2vec-text", "longformer", "luke", "esm", "lilt", "markuplm"),
+    "clap_text_model",
 )
 
 _MOST_BYTES_IN_FLOAT32 = 4 * 500_000_000
@@ -218,9 +219,15 @@ class TransformerBackbone(Backbone):
     # Plumbing -------------------------------------------------------------------------------
 
     def _load_pretrained(
-        self, auto: Any, dtype: torch.dtype | None, *, has_pooler: bool = False
+        self,
+        auto: Any,
+        dtype: torch.dtype | None,
+        *,
+        has_pooler: bool = False,
+        left_out: tuple[str, ...] = (),
+        part: str = "",
     ) -> Any:
-        """Load a model of transformers; in `dtype` only where it is large."""
+        """Load a model of transformers; in `dtype` only where it is large; see `load_pretrained`."""
         n_bytes = sum(path.stat().st_size for path in check_weights(self._transformer))
         if dtype is None or n_bytes <= _MOST_BYTES_IN_FLOAT32:
             dtype = torch.float32
@@ -239,6 +246,8 @@ class TransformerBackbone(Backbone):
             dtype=dtype,
             trust_remote_code=self._trusts_code,
             is_unused=lambda name: name.startswith("pooler."),
+            left_out=left_out,
+            part=part,
             **({"add_pooling_layer": has_pooler} if "add_pooling_layer" in parameters else {}),
         )
 

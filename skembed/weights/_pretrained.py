@@ -123,18 +123,28 @@ def load_pretrained(
     dtype: torch.dtype,
     trust_remote_code: bool,
     is_unused: Callable[[str], bool] = lambda name: False,
+    left_out: tuple[str, ...] = (),
+    part: str = "",
     **arguments: Any,
 ) -> Any:
     """Load a model's weights from a folder as `save_pretrained` writes it, on the CPU.
 
     `auto` is one of transformers' Auto classes, or a model's own class; a checkpoint may lack
-    weights whose name `is_unused`; `arguments` are for the model's `__init__`.
+    weights whose name `is_unused`; `arguments` are for the model's `__init__`. Weights whose names
+    begin with one of `left_out` are not read: they belong to another part. `part` is what all names
+    of the part that is loaded begin with, if it is a model of its own.
     """
     from torch.random import fork_rng
 
+    def is_wanted(name: str) -> bool:
+        return name.startswith(part) and not name.startswith(left_out)
+
     # Read here, as transformers maps files. They are then the module's own, without a copy.
-    files = check_weights(folder)
-    state = {name: value for path in files for name, value in load_state(path).items()}
+    state = {
+        name.removeprefix(part): value
+        for path in check_weights(folder)
+        for name, value in load_state(path, is_wanted).items()
+    }
     # transformers' loading settings and torch's random state belong to the process.
     with one_at_a_time(), quiet_transformers(), fork_rng(devices=[]):
         try:
