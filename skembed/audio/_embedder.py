@@ -112,8 +112,9 @@ class AudioEmbedder(PretrainedEmbedder):
         Seconds from the start of one window to the start of the next, at most `window`. None:
         windows do not overlap. Changing the window or hop runs the model again only on longer
         clips.
-    normalize : bool, default=False
-        Whether vectors have unit length.
+    normalize : bool or "auto", default="auto"
+        Whether vectors have unit length. "auto" is what the model itself ends with: True for CLAP
+        and EmbeddingGemma 2, else False.
     n_components : int, default=None
         Number of leading features to keep, renormalised if `normalize`. None keeps all.
     training : FineTune, Contrastive or None, default=None
@@ -256,7 +257,7 @@ class AudioEmbedder(PretrainedEmbedder):
         pooling: str = "auto",
         window: float | str | None = "auto",
         hop: float | None = None,
-        normalize: bool = False,
+        normalize: bool | str = "auto",
         n_components: int | None = None,
         training: Strategy | None = None,
         preprocess: Callable[..., Any] | None = None,

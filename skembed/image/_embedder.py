@@ -90,8 +90,9 @@ class ImageEmbedder(PretrainedEmbedder):
         token if there is one, else the mean. For CLIP-like models only "auto" gives vectors in the
         space shared with texts. For your own module "auto" is its output, or the mean of its tokens
         or feature map; only "cls" and "cls+mean" treat its first token as a class token.
-    normalize : bool, default=False
-        Whether vectors have unit length.
+    normalize : bool or "auto", default="auto"
+        Whether vectors have unit length. "auto" is what the model itself ends with: True for
+        EmbeddingGemma 2, else False.
     n_components : int, default=None
         Number of leading features to keep, renormalised if `normalize`. None keeps all.
     training : FineTune, Contrastive or None, default=None
@@ -236,7 +237,7 @@ class ImageEmbedder(PretrainedEmbedder):
         weights: str | os.PathLike[str] | None = "auto",
         layer: str | int | None = None,
         pooling: str = "auto",
-        normalize: bool = False,
+        normalize: bool | str = "auto",
         n_components: int | None = None,
         training: Strategy | None = None,
         preprocess: Callable[..., Any] | None = None,

@@ -5,8 +5,10 @@ from __future__ import annotations
 from torch import nn
 
 from skembed.exceptions import InvalidParameterError, SkembedWarning, warn_user
+from skembed.modules import JOINT_MODELS
 from skembed.text._backbone import TextSettings
 from skembed.text._folder import read_folder
+from skembed.text._joint import JointBackbone
 from skembed.text._models import MODELS
 from skembed.text._modules import find_module
 from skembed.text._towers import TOWERS, TowerBackbone
@@ -22,7 +24,10 @@ from skembed.weights import (
 
 __all__ = ["find_backbone"]
 
-_FAMILIES = dict.fromkeys(TOWERS, TowerBackbone)
+_FAMILIES: dict[str, type[TransformerBackbone]] = {
+    **dict.fromkeys(TOWERS, TowerBackbone),
+    **{kind + end: JointBackbone for kind in JOINT_MODELS for end in ("", "_text")},
+}
 """By the `model_type` of a configuration; the others are transformers over tokens."""
 
 

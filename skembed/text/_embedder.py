@@ -243,7 +243,6 @@ class TextEmbedder(PretrainedEmbedder):
         **PretrainedEmbedder._parameter_constraints,
         "tokenizer": [object],
         "pooling": [StrOptions({"auto", *POOLINGS})],
-        "normalize": ["boolean", StrOptions({"auto"})],
         "prompt": [str, None],
         "attention": [StrOptions({"auto", "bidirectional", "echo"})],
         "max_length": [Interval(Integral, 1, None, closed="left"), None],

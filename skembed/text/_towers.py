@@ -126,7 +126,9 @@ class TowerBackbone(TransformerBackbone):
         if hasattr(found, "token_embedding"):
             model.embeddings = _Embeddings(found.token_embedding, found.position_embedding)
         elif "token_type_ids" in found._buffers:
-            del found.token_type_ids  # zeros, as many as a row may have tokens: packed ones have more
+            del (
+                found.token_type_ids
+            )  # zeros, as many as a row may have tokens: packed ones have more
         return model
 
     def export(self, module: nn.Module, folder: Path, ending: Ending) -> Exported:

@@ -227,7 +227,7 @@ class TransformerBackbone(Backbone):
         left_out: tuple[str, ...] = (),
         part: str = "",
     ) -> Any:
-        """Load a model of transformers; in `dtype` only where it is large; see `load_pretrained`."""
+        """Load a model of transformers; in `dtype` only where it is large."""
         n_bytes = sum(path.stat().st_size for path in check_weights(self._transformer))
         if dtype is None or n_bytes <= _MOST_BYTES_IN_FLOAT32:
             dtype = torch.float32

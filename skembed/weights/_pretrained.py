@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 __all__ = [
     "copy_processor",
     "has_processor",
+    "kind_of",
     "load_config",
     "load_pretrained",
     "load_processor",
@@ -36,6 +37,9 @@ __all__ = [
 ]
 
 T = TypeVar("T")
+
+_SINCE = {"embedding_gemma2": "5.19"}
+"""The first release of transformers that has a kind of model, where that is later than 5.0."""
 
 # The files whose `auto_map` names Python code.
 _NAME_CODE = (
@@ -61,8 +65,10 @@ def load_config(folder: Path, *, trust_remote_code: bool) -> Any:
                 f"The model in {folder} comes with its own Python code. If you have read it and "
                 "trust it, set trust_remote_code=True."
             ) from error
+        since = _SINCE.get(str(kind_of(folder)))
+        hint = f" Models of this kind need transformers {since} or later." if since else ""
         raise UnsupportedModelError(
-            f"transformers cannot read the configuration in {folder}: {error}"
+            f"transformers cannot read the configuration in {folder}: {error}{hint}"
         ) from error
     if getattr(config, "quantization_config", None):
         fault = f"The weights in {folder} are quantised; use float32, bfloat16 or float16 ones."
@@ -83,6 +89,12 @@ def refuse_code_from_elsewhere(folder: Path) -> None:
                     f"{folder / name} takes code from another repository ({place}). Copy the code "
                     "into the folder and name it in auto_map."
                 )
+
+
+def kind_of(folder: Path) -> str | None:
+    """Return the `model_type` of a configuration, None where there is none."""
+    path = folder / "config.json"
+    return read_json(path).get("model_type") if path.is_file() else None
 
 
 def has_processor(folder: Path, part: str) -> bool:
