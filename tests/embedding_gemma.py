@@ -15,7 +15,7 @@ _MARKS = {
     "boa_token": "<|audio>",
     "eoa_token": "<audio|>",
 }
-_WORDS = "the of a sound bright high low dark tone picture".split()
+_WORDS = ["the", "of", "a", "sound", "bright", "high", "low", "dark", "tone", "picture"]
 _TEMPLATE = (
     "{%- for m in messages -%}{%- for item in m['content'] -%}{%- if item.type == 'text' -%}"
     "{{ item.text }}{%- else -%}<|{{ item.type }}|>{%- endif -%}{%- endfor -%}{%- endfor -%}"
@@ -57,7 +57,7 @@ def _config(ids):
         "sliding_window": 4,  # less than the tokens of a row
         "hidden_size_per_layer_input": 8,
         "embedding_dim": 24,
-        "max_position_embeddings": 4096,
+        "max_position_embeddings": 16_384,
     }
     vision = {
         "model_type": "gemma4_vision",
@@ -76,11 +76,11 @@ def _config(ids):
         "hidden_size": 32,
         "num_hidden_layers": 2,
         "num_attention_heads": 2,
-        "subsampling_conv_channels": [128, 2],
+        "subsampling_conv_channels": [128, 4],
         "output_proj_dims": 40,
     }
-    audio["subsampling_conv_channels"] = [128, 4]
-    return tf.EmbeddingGemma2Config(text_config=text, vision_config=vision, audio_config=audio, **ids)
+    parts = {"text_config": text, "vision_config": vision, "audio_config": audio}
+    return tf.EmbeddingGemma2Config(**parts, **ids)
 
 
 def write_embedding_gemma(folder):
@@ -129,7 +129,7 @@ def _write_modules(folder):
         for i, (path, kind) in enumerate(kinds.items())
     ]
     method = {"method": "forward", "method_output_name": "last_hidden_state"}
-    modalities = {name: method for name in ("text", "image", "audio")}
+    modalities = dict.fromkeys(("text", "image", "audio"), method)
     modalities["message"] = {**method, "format": "structured"}
     files = {
         "modules.json": listed,

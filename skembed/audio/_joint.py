@@ -31,6 +31,7 @@ class JointBackbone(AudioBackbone):
     """A tower for sounds, and the language model that the other rooms run too."""
 
     bands = -1
+    normalizes = True
 
     def __init__(self, source: FolderSource, settings: AudioSettings) -> None:
         self.name, self.source = source.name, source
@@ -55,7 +56,6 @@ class JointBackbone(AudioBackbone):
         self.rate, self.limit = int(self._extractor.sampling_rate), _SECONDS
         # Half of the first frame lies before the clip.
         self.least = self._extractor.frame_length - self._extractor.frame_length // 2 + 1
-        self.normalizes = settings.pooling == "auto"
         self._take_pooling(settings.pooling, self._model.width)
         self._take_digests(libraries=releases_of("transformers"))
 

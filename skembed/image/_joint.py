@@ -50,6 +50,7 @@ class JointBackbone(ImageBackbone):
     """A tower for pictures, and the language model that the other rooms run too."""
 
     source: FolderSource
+    normalizes = True
 
     def __init__(self, source: FolderSource, settings: ImageSettings) -> None:
         super().__init__(source, settings, None)
@@ -60,7 +61,6 @@ class JointBackbone(ImageBackbone):
         self.language = self._model.language
         self._processor = self._load_processor()
         self._scale = Scale()
-        self.normalizes = settings.pooling == "auto"
         pooling = "mean" if settings.pooling == "auto" else settings.pooling
         shape = (1, 1, self._model.width)
         self._settle(

@@ -11,7 +11,7 @@ from skembed.text._folder import read_folder
 from skembed.text._joint import JointBackbone
 from skembed.text._models import MODELS
 from skembed.text._modules import find_module
-from skembed.text._towers import TOWERS, TowerBackbone
+from skembed.text._towers import TOWERS, TowerBackbone, refuse_other_towers
 from skembed.text._transformers import TransformerBackbone
 from skembed.weights import (
     FolderSource,
@@ -60,6 +60,7 @@ def _read_folder(source: FolderSource, settings: TextSettings) -> TransformerBac
     if settings.trust_remote_code:
         refuse_code_from_elsewhere(folder.transformer)
     config = load_config(folder.transformer, trust_remote_code=settings.trust_remote_code)
+    refuse_other_towers(config, source.name)
     family = _FAMILIES.get(config.model_type, TransformerBackbone)
     judges = [name for name in config.architectures or () if "SequenceClassification" in name]
     if judges and folder.pooling is None and settings.pooling == "auto":

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from skembed.modules import LanguageModel, pooled_width
+from skembed.modules import LanguageModel
 from skembed.text._backbone import TextSettings
 from skembed.text._folder import TextFolder
 from skembed.text._transformers import TransformerBackbone
@@ -30,15 +30,15 @@ class JointBackbone(TransformerBackbone):
         self._language = LanguageModel(source, folder.transformer, part, is_whole)
         super().__init__(source, folder, part, settings)
         # As its card says, whether or not the files of sentence-transformers are there.
-        self.normalizes |= not self._head and settings.pooling == "auto"
+        self.normalizes |= not self._head
 
     @property
     def core_digest(self) -> bytes:
         """Digest of all that decides the states of given tokens, the same in all rooms."""
         return self._language.digest
 
-    def _width_of_states(self) -> int:
-        return pooled_width(int(self.config.embedding_dim), str(self.pooling))
+    def _n_states(self) -> int:
+        return int(self.config.embedding_dim)
 
     def _choose_max_length(self, folder: TextFolder, max_length: int | None) -> int | None:
         limit = super()._choose_max_length(folder, max_length)

@@ -26,7 +26,7 @@ from skembed.text._tokens import Padding
 from skembed.text._transformers import TransformerBackbone, position_limit
 from skembed.weights import FolderSource
 
-__all__ = ["TOWERS", "TowerBackbone"]
+__all__ = ["TOWERS", "TowerBackbone", "refuse_other_towers"]
 
 
 @dataclass(frozen=True)
@@ -68,6 +68,19 @@ TOWERS = {
 
 _OTHERS = ("vision_model.", "visual_projection.", "audio_model.", "audio_projection.")
 """What weights of the other part are called."""
+
+
+def refuse_other_towers(config: Any, name: str) -> None:
+    """Refuse models that compare texts with something else in a way that is not known here."""
+    from transformers import MODEL_MAPPING
+
+    architecture = MODEL_MAPPING.get(type(config), None)
+    if hasattr(architecture, "get_text_features") and config.model_type not in TOWERS:
+        known = sorted(kind for kind in TOWERS if not kind.endswith("_text_model"))
+        raise UnsupportedModelError(
+            f"{name} compares texts with pictures or sounds, as a model of type "
+            f"{config.model_type!r}; TextEmbedder reads the texts of {', '.join(known)}."
+        )
 
 
 class TowerBackbone(TransformerBackbone):

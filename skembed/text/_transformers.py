@@ -150,7 +150,7 @@ class TransformerBackbone(Backbone):
         return write_chain(
             folder,
             Chain(
-                n_states=int(self.config.get_text_config().hidden_size),
+                n_states=self._n_states(),
                 pooling=str(self.pooling),
                 pools_prompt=self._folder.pools_prompt,
                 max_length=self.max_length,
@@ -182,7 +182,11 @@ class TransformerBackbone(Backbone):
 
     def _width_of_states(self) -> int:
         """Return the number of features before the head."""
-        return pooled_width(int(self.config.get_text_config().hidden_size), str(self.pooling))
+        return pooled_width(self._n_states(), str(self.pooling))
+
+    def _n_states(self) -> int:
+        """Return the number of features of a token's state."""
+        return int(self.config.get_text_config().hidden_size)
 
     def _load_core(self, dtype: torch.dtype | None) -> nn.Module:
         special = self.tokens.before, self.tokens.after
