@@ -198,7 +198,7 @@ def test_a_release_that_does_not_know_the_model_says_which_one_does(tmp_path, mo
     (tmp_path / "preprocessor_config.json").write_text("{}")
 
     def refuse(*args, **kwargs):
-        raise ValueError("does not recognize this architecture")
+        raise ValueError("model type `embedding_gemma2` but Transformers does not recognize it")
 
     monkeypatch.setattr(tf.AutoConfig, "from_pretrained", refuse)
     for room in ROOMS:

@@ -72,8 +72,7 @@ _VECTORS = {
     "audio-spectrogram-transformer": "pooler_output",
 }
 
-_OF_TEXTS = ("text_model.", "text_projection.")
-"""What weights of CLAP's other part are called."""
+_OF_TEXTS = ("text_model.", "text_projection.")  # weights of CLAP's other part
 
 _STATES = "last_hidden_state"
 

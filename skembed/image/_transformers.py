@@ -60,8 +60,7 @@ _TOWERS = {
     "siglip": ("SiglipVisionModel", "pooler_output"),
     "siglip2": ("Siglip2VisionModel", "pooler_output"),
 }
-_OF_TEXTS = ("text_model.", "text_projection.")
-"""What weights of the other part are called."""
+_OF_TEXTS = ("text_model.", "text_projection.")  # weights of the other part
 
 _PROJECTED = {
     "clip_vision_model": "CLIPVisionModelWithProjection",

@@ -65,7 +65,7 @@ def load_config(folder: Path, *, trust_remote_code: bool) -> Any:
                 f"The model in {folder} comes with its own Python code. If you have read it and "
                 "trust it, set trust_remote_code=True."
             ) from error
-        since = _SINCE.get(str(kind_of(folder)))
+        since = next((since for kind, since in _SINCE.items() if f"`{kind}`" in str(error)), None)
         hint = f" Models of this kind need transformers {since} or later." if since else ""
         raise UnsupportedModelError(
             f"transformers cannot read the configuration in {folder}: {error}{hint}"
@@ -92,9 +92,12 @@ def refuse_code_from_elsewhere(folder: Path) -> None:
 
 
 def kind_of(folder: Path) -> str | None:
-    """Return the `model_type` of a configuration, None where there is none."""
-    path = folder / "config.json"
-    return read_json(path).get("model_type") if path.is_file() else None
+    """Return the `model_type` of a configuration, None where there is none that can be read."""
+    try:
+        found = read_json(folder / "config.json")
+    except UnsupportedModelError:
+        return None
+    return found.get("model_type") if isinstance(found, dict) else None
 
 
 def has_processor(folder: Path, part: str) -> bool:
