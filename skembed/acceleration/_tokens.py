@@ -93,7 +93,8 @@ class FastTransformer(TokenTransformer):
         rows = replace(rows, n_more=n_more, is_exact=self.is_exact)
         with packed_rows(rows, is_trained=self.is_trained):
             hidden: Tensor = self.model(position_ids=positions[None], **packed).last_hidden_state
-        return hidden[0, : rows.n_tokens]
+        own: Tensor = hidden[0, : rows.n_tokens]
+        return own
 
 
 def accelerate_tokens(

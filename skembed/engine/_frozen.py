@@ -209,8 +209,8 @@ class BackboneEncoder(Encoder):
             return {}
 
         def load() -> nn.Module:
-            place = {"device": self.torch_device, "dtype": self.torch_dtype}
-            return self._loaded(lambda: accelerate(part.load(), **place))
+            device, dtype = self.torch_device, self.torch_dtype
+            return self._loaded(lambda: accelerate(part.load(), device=device, dtype=dtype))
 
         key = self._key_of(part.digest)
         return {"language": shared_model(key, load, n_bytes=part.n_bytes)}

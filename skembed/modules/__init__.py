@@ -6,6 +6,7 @@ Knows modules and state dicts; must not know rows, modalities or estimators.
 from __future__ import annotations
 
 from skembed.modules._building import build_empty, build_random, is_empty
+from skembed.modules._elmo import N_BOUNDARIES, BiLM, BiLMSizes, WordBatch
 from skembed.modules._hidden import (
     drop_unused,
     find_layer,
@@ -36,7 +37,10 @@ from skembed.modules._tracing import of_this_thread
 __all__ = [
     "FEATURES",
     "JOINT_MODELS",
+    "N_BOUNDARIES",
     "POOLINGS",
+    "BiLM",
+    "BiLMSizes",
     "CutAt",
     "Features",
     "Joint",
@@ -53,6 +57,7 @@ __all__ = [
     "TokenBatch",
     "TokenModule",
     "TokenTransformer",
+    "WordBatch",
     "build_empty",
     "build_random",
     "check_layer",

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from torch import nn
 
+from skembed._backbone import Backbone
 from skembed.exceptions import InvalidParameterError, SkembedWarning, warn_user
 from skembed.modules import JOINT_MODELS
 from skembed.text._backbone import TextSettings
+from skembed.text._elmo import find_elmo
+from skembed.text._families import family_of
 from skembed.text._folder import read_folder
 from skembed.text._joint import JointBackbone
 from skembed.text._models import MODELS
@@ -24,6 +29,9 @@ from skembed.weights import (
 
 __all__ = ["find_backbone"]
 
+_FINDERS: dict[str, Callable[[TextSettings], Backbone]] = {"elmo": find_elmo}
+"""By `family_of` a model; the others are transformers."""
+
 _FAMILIES: dict[str, type[TransformerBackbone]] = {
     **dict.fromkeys(TOWERS, TowerBackbone),
     **{kind + end: JointBackbone for kind in JOINT_MODELS for end in ("", "_text")},
@@ -31,7 +39,7 @@ _FAMILIES: dict[str, type[TransformerBackbone]] = {
 """By the `model_type` of a configuration; the others are transformers over tokens."""
 
 
-def find_backbone(settings: TextSettings) -> TransformerBackbone:
+def find_backbone(settings: TextSettings) -> Backbone:
     """Return the backbone for these settings; the same one while its content is the same."""
     if isinstance(settings.model, nn.Module):
         return find_module(settings.model, settings)
@@ -40,6 +48,9 @@ def find_backbone(settings: TextSettings) -> TransformerBackbone:
             "tokenizer: only a torch.nn.Module needs one; a folder or a model on the hub has its "
             "tokenizer among its files."
         )
+    find = _FINDERS.get(family_of(settings.model))
+    if find is not None:
+        return find(settings)
     source = resolve_model(settings.model, revision=settings.revision, known=MODELS)
     key = (
         *("text backbone", source.digest, str(source.folder), source.name),

