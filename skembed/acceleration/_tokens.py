@@ -81,7 +81,8 @@ class FastTransformer(TokenTransformer):
         flat = F.pad(states.flatten(0, 1), (0, 0, 0, n_more))
         positions = torch.arange(length, device=states.device).repeat(n_rows)
         hidden = self._run(Rows([length] * n_rows), positions, n_more, inputs_embeds=flat[None])
-        return hidden.unflatten(0, (n_rows, length))
+        rows: Tensor = hidden.unflatten(0, (n_rows, length))
+        return rows
 
     def _n_more(self, n_tokens: int) -> int:
         """Return how many tokens are put after so many."""
