@@ -116,7 +116,7 @@ def list_models(kind: str | None = None) -> list[ModelInfo]:
     Parameters
     ----------
     kind : {"text", "image", "audio"} or None
-        What they embed; None is all kinds.
+        What they embed; None is all kinds: a model for several kinds has a row for each.
 
     Returns
     -------

@@ -151,6 +151,11 @@ class Backbone(ABC):
         Whether `dtype="auto"` means float32: code of the user's may not bear rounding to 8 bits.
     float32_on : tuple of str
         Types of devices on which it computes in float32 whatever is asked for.
+    normalizes : bool
+        Whether its vectors have unit length where `normalize="auto"`.
+    language : LanguageModel or None
+        A part of its core that backbones of other rooms have too, and that is loaded once for all:
+        `load` takes it, made fast, as `language`.
     projection : Projection or None
         What vectors become after they are stored.
     encoder_type : type or None
@@ -164,6 +169,8 @@ class Backbone(ABC):
     is_foreign: bool = False
     prefers_float32: bool = False
     float32_on: tuple[str, ...] = ()
+    normalizes: bool = False
+    language: Any = None
     projection: Projection | None = None
     encoder_type: Any = None
 

@@ -80,7 +80,7 @@ class PretrainedEmbedder(TrainableEmbedder):
         "model": [str, os.PathLike, OfModules()],
         "weights": [str, os.PathLike, None],
         "layer": [str, Integral, None],
-        "normalize": ["boolean"],
+        "normalize": ["boolean", StrOptions({"auto"})],
         "n_components": [Interval(Integral, 1, None, closed="left"), None],
         "preprocess": [callable, None],
         "device": [str, list, tuple],

@@ -94,9 +94,9 @@ class TextEmbedder(PretrainedEmbedder):
     """Embed texts with a pretrained transformer, here or on a server.
 
     Reads sentence-transformers models as they are (transformer, pooling, dense layers, prompts,
-    maximum length), any encoder in transformers, and the text part of CLIP, SigLIP and similar
-    models. Each distinct text is encoded once, in batches without padding, in bfloat16 if that is
-    faster on the machine; a text's vector does not depend on the other rows.
+    maximum length), any encoder in transformers, EmbeddingGemma 2, and the text part of CLIP,
+    SigLIP, CLAP and similar models. Each distinct text is encoded once, in batches without padding,
+    in bfloat16 if that is faster on the machine; a text's vector does not depend on the other rows.
 
     Without `training` the embedder is stateless: `fit` checks the parameters, the rows and the
     model's files but does not train anything, and `transform` works without it. The weights are
@@ -126,12 +126,12 @@ class TextEmbedder(PretrainedEmbedder):
     pooling : {"auto", "mean", "cls", "max", "mean_sqrt_len", "weighted_mean", "last_token"}, \
             default="auto"
         How the tokens' states become one vector. "auto" is what the model's files say; if they say
-        nothing, "last_token" for decoders and "mean" for other models. For CLIP and SigLIP, "auto"
-        gives vectors in the space shared with pictures; the other poolings take the states before
-        that projection (for SigLIP including padding, which it reads as words).
+        nothing, "last_token" for decoders and "mean" for other models. For CLIP, SigLIP and CLAP,
+        "auto" gives vectors in the space shared with pictures or sounds; the other poolings take
+        the states before that projection (for SigLIP including padding, which it reads as words).
     normalize : bool or "auto", default="auto"
-        Whether vectors have unit length. "auto" is what the model's files say, or False if they
-        say nothing.
+        Whether vectors have unit length. "auto" is what the model's files say; where they say
+        nothing, True for CLAP and EmbeddingGemma 2, else False.
     prompt : str or None, default="auto"
         A text put before every row: the name of one of the model's prompts ("query"), or the text
         itself. "auto" is the model's default prompt, if its files name one; the E5 models, whose
@@ -211,6 +211,7 @@ class TextEmbedder(PretrainedEmbedder):
 
     See Also
     --------
+    skembed.ImageEmbedder, skembed.AudioEmbedder : The same models, for pictures and sounds.
     skembed.EmbeddingStore : A store of vectors with a size limit.
     skembed.unload_models : Free the memory of loaded models.
 
@@ -265,7 +266,6 @@ class TextEmbedder(PretrainedEmbedder):
         **PretrainedEmbedder._parameter_constraints,
         "tokenizer": [object],
         "pooling": [StrOptions({"auto", *POOLINGS})],
-        "normalize": ["boolean", StrOptions({"auto"})],
         "prompt": [str, None],
         "attention": [StrOptions({"auto", "bidirectional", "echo"})],
         "max_length": [Interval(Integral, 1, None, closed="left"), None],

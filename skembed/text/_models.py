@@ -45,6 +45,8 @@ _SBERT = "sentence-transformers"
 _APACHE = "Apache-2.0"
 _QUESTIONS = "retrieval; prompt='query' for questions"
 _E5 = {"query": "query: ", "passage": "passage: "}
+_CLIP, _SPACE = "arXiv:2103.00020", "shares a space with pictures"
+_JOINT = "pictures and sounds share its space; prompt='query' for questions"
 _BGE = {"query": "Represent this sentence for searching relevant passages: "}
 
 # The E5 cards ask for "query: " wherever the task is not retrieval (clustering, classification).
@@ -65,6 +67,14 @@ _ROWS = (
      "retrieval, a hundred languages", 512, _E5, "query"),
     ("BAAI/bge-small-en-v1.5", 384, "MIT", "arXiv:2309.07597", _QUESTIONS, 512, _BGE),
     ("BAAI/bge-base-en-v1.5", 768, "MIT", "arXiv:2309.07597", _QUESTIONS, 512, _BGE),
+    ("google/embeddinggemma-2", 768, _APACHE, "arXiv:2509.20354", _JOINT, 8192),
+    ("openai/clip-vit-base-patch32", 512, "MIT", _CLIP, _SPACE, 77),
+    ("google/siglip-base-patch16-224", 768, _APACHE, "arXiv:2303.15343",
+     f"{_SPACE} (skembed[sentencepiece])", 64),
+    ("google/siglip2-base-patch16-224", 768, _APACHE, "arXiv:2502.14786",
+     f"{_SPACE}; many languages", 64),
+    ("laion/clap-htsat-unfused", 512, _APACHE, "arXiv:2211.06687", "shares a space with sounds",
+     512),
 )
 # fmt: on
 

@@ -27,6 +27,7 @@ from skembed.weights._packages import PACKAGES
 from skembed.weights._pretrained import (
     copy_processor,
     has_processor,
+    kind_of,
     load_config,
     load_pretrained,
     load_processor,
@@ -66,6 +67,7 @@ __all__ = [
     "is_loaded",
     "is_out_of_memory",
     "kept_recent",
+    "kind_of",
     "load_config",
     "load_content",
     "load_pretrained",
