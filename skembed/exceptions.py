@@ -24,7 +24,7 @@ Every error that a user can meet is a `SkembedError` and also the built-in that 
     ├── QualityWarning            silent, clipped or truncated sound was embedded
     ├── StoreWarning              the embedding store failed; work went on without it
     ├── TrainingWarning           a checkpoint was of no use, or a parameter of training
-    └── MemoryWarning             the device ran out of memory; batches were made smaller
+    └── MemoryWarning             memory ran out, batches were made smaller; or it will be scarce
 """
 
 from __future__ import annotations
@@ -176,7 +176,7 @@ class TrainingWarning(SkembedWarning):
 
 
 class MemoryWarning(SkembedWarning):
-    """The device ran out of memory; smaller batches were used."""
+    """The device ran out of memory, and smaller batches were used; or a model takes most of it."""
 
 
 def describe_rows(faults: Mapping[int, str], labels: Sequence[Any] | None = None) -> str:

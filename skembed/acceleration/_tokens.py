@@ -23,6 +23,7 @@ from skembed.acceleration._passes import are_alike, convert
 from skembed.acceleration._processor import is_bfloat16_faster_on_cpu
 from skembed.exceptions import UnsupportedModelError
 from skembed.modules import Rows, TokenBatch, TokenTransformer
+from skembed.weights import available_memory
 
 __all__ = ["FastTransformer", "accelerate_tokens", "pack_for_training"]
 
@@ -56,7 +57,10 @@ class FastTransformer(TokenTransformer):
         layout: Literal["packed", "padded", "equal"],
         position_offset: int = 0,
     ) -> None:
-        super().__init__(plain.model, plain.pad_token_id, plain.special_token_ids)
+        super().__init__(
+            *(plain.model, plain.pad_token_id, plain.special_token_ids),
+            is_placed=plain.is_placed,
+        )
         self.layout = layout
         self.position_offset = position_offset
         self.is_steady = self.is_exact = False
@@ -107,6 +111,8 @@ def accelerate_tokens(
     the fastest layout whose hidden states agree is taken, in the format that the weights came in,
     before they are converted.
     """
+    if core.is_placed:
+        return _find_layout(core, device, core.model.config._attn_implementation)
     is_int8 = dtype is torch.int8
     if is_int8:  # of all that is no linear layer
         dtype = torch.bfloat16 if is_bfloat16_faster_on_cpu() else torch.float32
@@ -123,7 +129,7 @@ def accelerate_tokens(
         fast = _find_layout(core, device, implementation)
     if fast.layout == "packed" and device.type == "cpu" and dtype is torch.bfloat16:
         _choose_attention(fast)
-    if device.type == "cpu" and not is_int8:
+    if device.type == "cpu" and not is_int8 and _has_room_for_copy(fast):
         fast.is_steady = True
         fast.is_steady = _pack_layers(fast)
     return fast
@@ -182,6 +188,12 @@ def _choose_attention(fast: FastTransformer) -> None:
     rounded = fast(batch)
     fast.is_exact = True
     fast.is_exact = not are_alike(rounded, fast(batch))
+
+
+def _has_room_for_copy(fast: FastTransformer) -> bool:
+    """Return whether the weights fit into memory twice: they are laid out anew beside the old."""
+    room = available_memory()
+    return room is None or room > sum(each.nbytes for each in fast.parameters())
 
 
 def _pack_layers(fast: FastTransformer) -> bool:

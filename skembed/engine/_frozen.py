@@ -79,8 +79,9 @@ class BackboneEncoder(Encoder):
         self.normalize = backbone.normalizes if normalize == "auto" else normalize
         self.model_key = self._key_of(backbone.core_digest)
         computes_in = self.dtype
-        if computes_in == "int8":  # beside int8 layers, what the machine is fastest in
-            computes_in = f"int8 and {resolve_dtype('auto', device)}"
+        if computes_in in ("int8", "int4"):  # beside such layers, what the machine is fastest in
+            # Of int8, each kind of device has its own.
+            computes_in += f" on {device.type} and {resolve_dtype('auto', device)}"
         self.digest = digest_of({"backbone": backbone.digest, "dtype": computes_in, **others})
 
     def __repr__(self) -> str:
@@ -185,7 +186,11 @@ class BackboneEncoder(Encoder):
         around: dict[bytes, nn.Module] = vars(core).setdefault("modules_around", {})
         if self.backbone.digest not in around:
             module = self._loaded(lambda: self.backbone.load(core=core))
-            module = module.eval().requires_grad_(False).to(self.torch_device)
+            module = module.eval().requires_grad_(False)
+            is_placed = getattr(core, "is_placed", False)
+            for part in module.children() if is_placed else (module,):
+                if not is_placed or part is not core:
+                    part.to(self.torch_device)
             around[self.backbone.digest] = module
         return around[self.backbone.digest]
 

@@ -12,7 +12,8 @@ from skembed.modules import JOINT_MODELS
 from skembed.text._backbone import TextSettings
 from skembed.text._elmo import find_elmo
 from skembed.text._families import family_of
-from skembed.text._folder import read_folder
+from skembed.text._folder import completed, read_folder
+from skembed.text._gguf import find_gguf_backbone
 from skembed.text._hosted import find_hosted
 from skembed.text._joint import JointBackbone
 from skembed.text._models import MODELS
@@ -32,6 +33,7 @@ __all__ = ["find_backbone"]
 
 _FINDERS: dict[str, Callable[[TextSettings], Backbone]] = {
     "elmo": find_elmo,
+    "gguf": find_gguf_backbone,
     "hosted": find_hosted,
 }
 """By `family_of` a model; the others are transformers."""
@@ -58,7 +60,8 @@ def find_backbone(settings: TextSettings) -> Backbone:
     source = resolve_model(settings.model, revision=settings.revision, known=MODELS)
     key = (
         *("text backbone", source.digest, str(source.folder), source.name),
-        *(settings.pooling, settings.prompt, settings.max_length, settings.trust_remote_code),
+        *(settings.pooling, settings.prompt, settings.attention, settings.max_length),
+        settings.trust_remote_code,
     )
 
     def make() -> TransformerBackbone:
@@ -70,7 +73,7 @@ def find_backbone(settings: TextSettings) -> Backbone:
 
 def _read_folder(source: FolderSource, settings: TextSettings) -> TransformerBackbone:
     """Return the backbone of a folder as transformers or sentence-transformers writes it."""
-    folder = read_folder(source.folder)
+    folder = completed(read_folder(source.folder), MODELS.get(source.name))
     check_weights(folder.transformer)
     if settings.trust_remote_code:
         refuse_code_from_elsewhere(folder.transformer)

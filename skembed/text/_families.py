@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from skembed.exceptions import InvalidParameterError, did_you_mean
+from skembed.weights import find_gguf
 
 __all__ = ["family_of"]
 
@@ -22,6 +23,8 @@ def family_of(model: Any) -> str:
     scheme = _scheme_of(model)
     if scheme is not None:
         return _SCHEMES[scheme]
+    if find_gguf(model) is not None:
+        return "gguf"
     if isinstance(model, (str, os.PathLike)) and _is_elmo(os.fspath(model)):
         return "elmo"
     return "transformer"

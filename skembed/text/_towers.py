@@ -86,6 +86,8 @@ def refuse_other_towers(config: Any, name: str) -> None:
 class TowerBackbone(TransformerBackbone):
     """The part that reads texts of a model that also reads pictures or sounds."""
 
+    can_be_placed = False
+
     def __init__(
         self, source: FolderSource, folder: TextFolder, config: Any, settings: TextSettings
     ) -> None:
@@ -121,7 +123,7 @@ class TowerBackbone(TransformerBackbone):
     def _width_of_states(self) -> int:
         return self._projection_width or super()._width_of_states()
 
-    def _load_transformer(self, dtype: torch.dtype | None) -> Any:
+    def _load_transformer(self, dtype: torch.dtype | None, **placed: Any) -> Any:
         import transformers
 
         tower = self._tower

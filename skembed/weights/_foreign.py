@@ -29,7 +29,8 @@ _WEIGHTS = (
 _KINDS = (
     (r"(config|tokenizer|modules|preprocessor)\w*\.json", "one file of a model", "Pass its folder"),
     (r".*\.onnx", "an ONNX model", _ORIGINAL),
-    (r".*\.(gguf|ggml)", "a GGUF file for llama.cpp", _ORIGINAL),
+    (r".*\.gguf", "a GGUF file for llama.cpp", "TextEmbedder reads such a file of a text model"),
+    (r".*\.ggml", "an old file for llama.cpp", "Convert it to GGUF, which TextEmbedder reads"),
     (r".*\.(tflite|h5|hdf5|keras|pb)", "a TensorFlow or Keras model", _ORIGINAL),
     (r".*\.(vec|kv|magnitude)", "a file of word vectors", _WORDS),
     (

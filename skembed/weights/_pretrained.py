@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "copy_processor",
+    "count_bytes",
     "has_processor",
     "kind_of",
     "load_config",
@@ -33,6 +34,7 @@ __all__ = [
     "quiet_transformers",
     "refuse_code_from_elsewhere",
     "refuse_custom_code",
+    "refuse_random_weights",
     "save_pretrained",
 ]
 
@@ -147,27 +149,31 @@ def load_pretrained(
     `auto` is one of transformers' Auto classes, or a model's own class; a checkpoint may lack
     weights whose name `is_unused`; `arguments` are for the model's `__init__`. Weights whose names
     begin with one of `left_out` are not read: they belong to another part. `part` is what all names
-    of the part that is loaded begin with, if it is a model of its own.
+    of the part that is loaded begin with, if it is a model of its own. With a `device_map` among
+    the arguments accelerate puts the weights onto devices as they are read.
     """
     from torch.random import fork_rng
 
     def is_wanted(name: str) -> bool:
         return name.startswith(part) and not name.startswith(left_out)
 
-    # Read here, as transformers maps files. They are then the module's own, without a copy.
-    state = {
-        name.removeprefix(part): value
-        for path in check_weights(folder)
-        for name, value in load_state(path, is_wanted).items()
-    }
+    files = check_weights(folder)
+    where: dict[str, Any] = {"pretrained_model_name_or_path": folder}
+    if "device_map" not in arguments:
+        # Read here, as transformers maps files. They are then the module's own, without a copy.
+        state = {
+            name.removeprefix(part): value
+            for path in files
+            for name, value in load_state(path, is_wanted).items()
+        }
+        where = {"pretrained_model_name_or_path": None, "state_dict": state}
     # transformers' loading settings and torch's random state belong to the process.
     with one_at_a_time(), quiet_transformers(), fork_rng(devices=[]):
         try:
             loader, config = _choose_class(auto, config, trust_remote_code)
             module, info = loader.from_pretrained(
-                None,
+                **where,
                 config=config,
-                state_dict=state,
                 dtype=dtype,
                 local_files_only=True,
                 ignore_mismatched_sizes=True,  # reported below, by name
@@ -180,7 +186,7 @@ def load_pretrained(
             raise UnsupportedModelError(
                 f"transformers cannot load the weights in {folder}: {type(error).__name__}: {error}"
             ) from error
-    _refuse_random_weights(folder, info, is_unused)
+    refuse_random_weights(folder, info, is_unused)
     return module
 
 
@@ -212,6 +218,25 @@ def save_pretrained(
         module.save_pretrained(folder, state_dict=state)
 
 
+def count_bytes(
+    config: Any, *, auto: Any, n_bytes: Mapping[str, float], trust_remote_code: bool
+) -> int:
+    """Return the size of a model's weights, from its architecture alone.
+
+    `n_bytes` is what a number takes, of a "linear" layer and of any "other" one.
+    """
+    import torch
+    from torch import nn
+
+    with one_at_a_time(), quiet_transformers(), torch.device("meta"):
+        model = auto.from_config(copy.deepcopy(config), trust_remote_code=trust_remote_code)
+    size = 0.0
+    for module in model.modules():
+        kind = "linear" if isinstance(module, nn.Linear) else "other"
+        size += n_bytes[kind] * sum(p.numel() for p in module.parameters(recurse=False))
+    return int(size)
+
+
 def _choose_class(auto: Any, config: Any, trust_remote_code: bool) -> tuple[Any, Any]:
     """Return the class that an Auto class loads, which takes weights that were read before."""
     import torch
@@ -225,7 +250,7 @@ def _choose_class(auto: Any, config: Any, trust_remote_code: bool) -> tuple[Any,
     return type(model), config if type(model.config) is type(config) else model.config
 
 
-def _refuse_random_weights(
+def refuse_random_weights(
     folder: Path, info: dict[str, Any], is_unused: Callable[[str], bool]
 ) -> None:
     """Refuse a checkpoint of which some weights stayed as they were initialised."""
