@@ -19,7 +19,7 @@ Every error that a user can meet is a `SkembedError` and also the built-in that 
     ├── TruncationWarning         rows were cut at the model's limit
     ├── InvalidRowsWarning        rows became NaN, or were not learned from (`on_error="nan"`)
     ├── ModelWarning              a model does not run as its files say
-    ├── QualityWarning            silent, clipped or truncated sound was embedded
+    ├── QualityWarning            silent or clipped sound, or text of unknown words, was embedded
     ├── StoreWarning              the embedding store failed; work went on without it
     ├── TrainingWarning           a checkpoint was of no use, or a parameter of training
     └── MemoryWarning             the device ran out of memory; batches were made smaller
@@ -153,7 +153,7 @@ class InvalidRowsWarning(SkembedWarning):
 
 
 class QualityWarning(SkembedWarning):
-    """Clips of sound were embedded although they are silent, clipped or truncated."""
+    """What was embedded says little: sound that is silent or clipped, texts of unknown words."""
 
 
 class ModelWarning(SkembedWarning):

@@ -37,12 +37,19 @@ from skembed.weights._pretrained import (
 )
 from skembed.weights._remember import recalled, remembered, user_cache_folder
 from skembed.weights._resolve import resolve_model
-from skembed.weights._sources import FileSource, FolderSource, RandomSource, releases_of
+from skembed.weights._sources import (
+    FileSource,
+    FilesSource,
+    FolderSource,
+    RandomSource,
+    releases_of,
+)
 from skembed.weights._workers import send_weights_once
 
 __all__ = [
     "PACKAGES",
     "FileSource",
+    "FilesSource",
     "FolderSource",
     "RandomSource",
     "available_memory",

@@ -21,7 +21,7 @@ from skembed.weights._digest import file_sha256, folder_digest
 from skembed.weights._files import model_files, wanted_files
 from skembed.weights._load import KINDS
 
-__all__ = ["FileSource", "FolderSource", "RandomSource", "releases_of"]
+__all__ = ["FileSource", "FilesSource", "FolderSource", "RandomSource", "releases_of"]
 
 T = TypeVar("T")
 
@@ -126,6 +126,26 @@ class FileSource(_Files):
     def n_bytes(self) -> int:
         """Return the size of the file."""
         return self.path.stat().st_size
+
+
+@dataclass(frozen=True)
+class FilesSource(_Files):
+    """Files that are one model together; of a single one the digest is its SHA-256."""
+
+    name: str
+    paths: tuple[Path, ...]
+
+    def _look(self) -> tuple[Path, bytes]:
+        found = [bytes.fromhex(file_sha256(path)) for path in self.paths]
+        joined = blake2b(b"".join(found), digest_size=32, person=b"skembed.files")
+        return self.paths[0], found[0] if len(found) == 1 else joined.digest()
+
+    def _paths(self) -> list[Path]:
+        return list(self.paths)
+
+    def n_bytes(self) -> int:
+        """Return the size of the files."""
+        return sum(path.stat().st_size for path in self.paths)
 
 
 @dataclass(frozen=True)
