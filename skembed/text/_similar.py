@@ -40,7 +40,7 @@ def most_similar(encoder: Any, positive: Any, negative: Any, n: int) -> list[tup
     backbone = encoder.backbone
     rows = [backbone.row_of(each) if isinstance(each, str) else -1 for each in [*added, *taken]]
     vectors = _vectors_of(encoder, [*added, *taken], rows)
-    signs = np.repeat([1.0, -1.0], [len(added), len(taken)])
+    signs = np.repeat(np.array([1, -1], np.float32), [len(added), len(taken)])
     wanted = signs @ _at_unit_length(vectors)
     similarity = _similarities(encoder, wanted)
     similarity[[row for row in rows if row >= 0]] = -np.inf
@@ -101,11 +101,11 @@ def _finished(encoder: StaticEncoder, rows: slice) -> NDArray[np.float32]:
     return encoder.finish(module.layers(module.core.weight[rows]).numpy())
 
 
-def _similarities(encoder: StaticEncoder, wanted: NDArray[np.float64]) -> NDArray[np.float32]:
+def _similarities(encoder: StaticEncoder, wanted: NDArray[np.float32]) -> NDArray[np.float32]:
     """Return the cosine of every word to a vector."""
     n_words = encoder.backbone.n_words
     found = np.empty(n_words, dtype=np.float32)
-    unit = (wanted / max(float(np.linalg.norm(wanted)), 1e-12)).astype(np.float32)
+    unit = wanted / np.float32(max(float(np.linalg.norm(wanted)), 1e-12))
     for start in range(0, n_words, _WORDS_AT_ONCE):
         some = slice(start, min(start + _WORDS_AT_ONCE, n_words))
         found[some] = _at_unit_length(_finished(encoder, some)) @ unit

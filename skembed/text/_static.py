@@ -85,6 +85,8 @@ class StaticBackbone(Backbone):
     pooling: str
     prompt = ""
     has_subwords = False
+    n_bytes: int
+    """Memory that the table takes from others: none where its file is mapped."""
 
     _state: TrainedState | None = None
     _of_words: NDArray[np.float32] | None = None
@@ -141,8 +143,9 @@ class StaticBackbone(Backbone):
             return None
         n = np.maximum(counts, 1).astype(np.float32)
         if self._of_words is None:
-            per_text = 1 / (np.sqrt(n) if self.pooling == "mean_sqrt_len" else n)
-            return per_text[text_of]
+            power = np.float32(0.5 if self.pooling == "mean_sqrt_len" else 1)
+            per_word: NDArray[np.float32] = (n**-power)[text_of]
+            return per_word
         own = self._of_words[np.where(rows < 0, len(self._of_words) - 1, rows)]
         if self._state is not None and "component" not in self._state.arrays:  # idf
             n = np.bincount(text_of, own, minlength=len(counts)).astype(np.float32)
@@ -213,12 +216,8 @@ class WordFileBackbone(StaticBackbone):
         self.has_subwords = self._table.ngrams is not None
         self.pooling = choose_pooling(settings, self.name, self.has_subwords)
         self._reader = WordReader(self._table)
+        self.n_bytes = 0 if self._table.is_mapped else self._table.vectors.nbytes
         self.digest = digest_of({"core": self.core_digest, "pooling": self.pooling})
-
-    @property
-    def n_bytes(self) -> int:
-        """Memory that the table takes from others: none where its file is mapped."""
-        return 0 if self._table.is_mapped else self._table.vectors.nbytes
 
     def words(self) -> Callable[[int], str]:
         """Return what gives the word of a row."""

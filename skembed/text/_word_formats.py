@@ -7,6 +7,7 @@ whoever cuts a mapped file short kills the process.
 from __future__ import annotations
 
 import gzip
+import io
 import json
 import re
 import warnings
@@ -153,12 +154,16 @@ def _read_npy(file: Any, path: Path, words_path: Path) -> WordFile:
     if read is None:
         raise ValueError(f"it is of NumPy's format {version}")
     shape, is_fortran, dtype = read(file)
-    if dtype.hasobject or dtype.kind not in "fiu" or len(shape) != 2 or is_fortran:
-        order = " in Fortran's order" * is_fortran
-        raise ValueError(f"expected a 2-D array of numbers, got {dtype} of shape {shape}{order}")
+    if dtype.hasobject or dtype.kind not in "fiu" or len(shape) != 2:
+        raise ValueError(f"expected a 2-D array of numbers, got {dtype} of shape {shape}")
     if len(words) != shape[0]:
         raise ValueError(f"it has {shape[0]:,} vectors, and {words_path.name} {len(words):,} words")
-    return WordFile(_checked_width(shape[1]), _rows(Stream(file), words, shape[1], dtype))
+    width = _checked_width(shape[1])
+    if is_fortran:  # column by column: no row is whole before the end
+        file.seek(0)
+        values = np.lib.format.read_array(file, allow_pickle=False)
+        file = io.BytesIO(np.ascontiguousarray(values).data)
+    return WordFile(width, _rows(Stream(file), words, width, dtype))
 
 
 def _rows(stream: Stream, words: list[bytes], width: int, dtype: Any) -> Iterator[Block]:

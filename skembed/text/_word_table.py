@@ -34,7 +34,7 @@ __all__ = ["WordTable", "find_table"]
 
 _FORMAT = 1
 _FACTS = "facts.json"
-_PARTS = {
+_PARTS: dict[str, np.dtype[Any]] = {
     "vectors": np.dtype("<f4"),
     "text": np.dtype("u1"),
     "ends": np.dtype("<i8"),
@@ -91,7 +91,8 @@ class WordTable:
 
     @cached_property
     def _sorted(self) -> memoryview:
-        return memoryview(self.hashes)
+        found: Any = self.hashes
+        return memoryview(found)
 
     def find(self, word: str) -> int:
         """Return the row of a word; -1 of one that is not here. Of equal words the first counts."""
