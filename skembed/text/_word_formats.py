@@ -96,7 +96,7 @@ def _read_text(file: BinaryIO | Any) -> WordFile:
 
 
 def _lines(file: Any, lines: list[bytes], width: int, n_words: int | None) -> Iterator[Block]:
-    n_done, n_before = 0, 1 + (n_words is not None) - len(lines)
+    n_done, n_before = 0, 1 + (n_words is not None)
     while True:
         lines += file.readlines(1 << 22)
         if not lines:
@@ -123,13 +123,29 @@ def _parse(lines: list[bytes], width: int, number: int) -> Block:
             raise ValueError(f"line {number + i:,} has {width + n_more} numbers, expected {width}")
         words.append(word)
         numbers.append(rest)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of what is no number, which is told below
-        values = np.fromstring(b" ".join(numbers), dtype=np.float32, sep=" ")
-    if len(values) != len(lines) * width:
-        bad = len(values) // width
-        raise ValueError(f"line {number + bad:,} has something that is not a number")
+    try:
+        values = _parse_numbers(b" ".join(numbers), len(lines) * width)
+    except ValueError:
+        for i, each in enumerate(numbers):
+            try:
+                _parse_numbers(each, width)
+            except ValueError:
+                what = f"line {number + i:,} has something that is not a number"
+                raise ValueError(what) from None
+        raise
     return words, values.reshape(-1, width)
+
+
+def _parse_numbers(text: bytes, n: int) -> NDArray[np.float32]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", DeprecationWarning)  # of what is no number, as of 2.x
+        try:
+            values = np.fromstring(text, dtype=np.float32, sep=" ")
+        except DeprecationWarning as error:
+            raise ValueError(str(error)) from None
+    if len(values) != n:
+        raise ValueError(f"expected {n} numbers, got {len(values)}")
+    return values
 
 
 def _read_binary(stream: Stream) -> WordFile:
