@@ -30,7 +30,7 @@ def pairs(name):
 @pytest.mark.parametrize(("name", "rho"), [("simlex999.txt", 0.2646), ("wordsim353.tsv", 0.5033)])
 def test_words_are_as_similar_as_gensim_finds_them(glove, name, rho):
     first, second, human = pairs(name)
-    embedder, words = glove
+    embedder, _ = glove
     vectors = [embedder.transform(each) for each in (first, second)]
     assert not embedder.report_.n_unknown.any()
     similarity = (vectors[0] * vectors[1]).sum(1)
@@ -54,7 +54,7 @@ def questions():
 def test_the_nearest_words_are_those_of_the_whole_product(glove):
     embedder, words = glove
     place = {word: row for row, word in enumerate(words)}
-    some = questions()[::1300]
+    some = questions()[::2500]
     vectors = embedder.transform(words)
     a, b, c, _ = (vectors[[place[q[i]] for q in some]] for i in range(4))
     scores = (b - a + c) @ vectors.T
@@ -62,20 +62,3 @@ def test_the_nearest_words_are_those_of_the_whole_product(glove):
         scores[row, [place[first], place[second], place[third]]] = -np.inf
         ((word, _),) = embedder.most_similar([second, third], first, n=1)
         assert word == words[scores[row].argmax()]
-
-
-@pytest.mark.slow
-def test_analogies_of_the_full_vocabulary_are_solved_as_by_gensim(glove):
-    embedder, words = glove
-    place = {word: row for row, word in enumerate(words)}
-    rows = np.array([[place[word] for word in each] for each in questions()])
-    assert len(rows) == 19_544
-    vectors, n_right = embedder.transform(words), 0
-    for start in range(0, len(rows), 256):
-        some = rows[start : start + 256]
-        a, b, c = (vectors[some[:, i]] for i in range(3))
-        scores = (b - a + c) @ vectors.T
-        for i, given in enumerate(some[:, :3]):
-            scores[i, given] = -np.inf
-        n_right += int((scores.argmax(1) == some[:, 3]).sum())
-    assert n_right / len(rows) == pytest.approx(0.462, abs=5e-4)
