@@ -65,6 +65,8 @@ def learn_weights(
         versions=dict(releases_of("numpy")),
     )
     if strategy.method == "sif":
+        none_yet = np.zeros(backbone.width, dtype=np.float32)
+        state = replace(state, arrays={**state.arrays, "component": none_yet})
         weighted = type(encoder)(
             serve(backbone, state, owner), encoder.settings, encoder.torch_device
         )

@@ -159,7 +159,7 @@ class TestStaticEmbedding:
         ):
             TextEmbedder(other).fit(["a"])
         (other / "tokenizer.json").write_text("{}")
-        with pytest.raises(UnsupportedModelError, match="tokenizer in .* cannot be read"):
+        with pytest.raises(UnsupportedModelError, match=r"tokenizer in .* cannot be read"):
             TextEmbedder(other).fit(["a"])
 
 

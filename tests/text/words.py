@@ -83,7 +83,8 @@ def make_tokenizer(words=("[UNK]", *WORDS), *, unknown="[UNK]"):
 def write_static_embedding(folder, vectors, tokenizer, *, normalize=False, settings=None):
     """Write a StaticEmbedding as sentence-transformers saves it."""
     from sentence_transformers import SentenceTransformer
-    from sentence_transformers.models import Normalize, StaticEmbedding
+    from sentence_transformers.base.modules import Normalize
+    from sentence_transformers.sentence_transformer.modules import StaticEmbedding
 
     modules = [StaticEmbedding(tokenizer, embedding_weights=vectors)]
     model = SentenceTransformer(modules=modules + [Normalize()] * normalize, device="cpu")
