@@ -1,6 +1,8 @@
 """Static vectors of words: what a word is, how words become a vector, and what is told of them."""
 
+import contextlib
 import pickle
+from unittest import SkipTest
 
 import numpy as np
 import pandas as pd
@@ -217,17 +219,16 @@ CHECKED = ["the cat", "a dog sat", "naïve", "the", "on a mat", "well-known", "u
 
 @pytest.fixture(scope="module")
 def checks(path):
-    """Return the common checks that do not count what a store saves."""
+    """Return the common checks, on a file of word vectors."""
     return embedder_checks(
         TextEmbedder(path), CHECKED, bad_rows=[3.5, None], set_params={"pooling": "max"}
     )
 
 
 def test_the_common_contract_is_kept(checks):
-    for name, check in checks:
-        if "store" in name or "once" in name or "distinct" in name:
-            continue
-        check()
+    for _, check in checks:
+        with contextlib.suppress(SkipTest):  # of targets, which there are none of
+            check()
 
 
 # Words near to others ----------------------------------------------------------------------------
