@@ -6,6 +6,7 @@ Knows modules and state dicts; must not know rows, modalities or estimators.
 from __future__ import annotations
 
 from skembed.modules._building import build_empty, build_random, is_empty
+from skembed.modules._elmo import N_BOUNDARIES, BiLM, BiLMSizes, WordBatch
 from skembed.modules._hidden import (
     drop_unused,
     find_layer,
@@ -34,7 +35,10 @@ from skembed.modules._tracing import of_this_thread
 
 __all__ = [
     "FEATURES",
+    "N_BOUNDARIES",
     "POOLINGS",
+    "BiLM",
+    "BiLMSizes",
     "CutAt",
     "Features",
     "ModuleSource",
@@ -48,6 +52,7 @@ __all__ = [
     "TokenBatch",
     "TokenModule",
     "TokenTransformer",
+    "WordBatch",
     "build_empty",
     "build_random",
     "check_layer",

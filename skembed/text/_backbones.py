@@ -9,11 +9,13 @@ from torch import nn
 from skembed._backbone import Backbone
 from skembed.exceptions import InvalidParameterError, SkembedWarning, warn_user
 from skembed.text._backbone import TextSettings
-from skembed.text._families import family_of, is_static_folder
+from skembed.text._elmo import find_elmo
+from skembed.text._families import family_of
 from skembed.text._folder import read_folder
 from skembed.text._models import MODELS
 from skembed.text._modules import find_module
 from skembed.text._static_folder import find_static, find_static_folder
+from skembed.text._static_kinds import is_static_folder
 from skembed.text._towers import TOWERS, TowerBackbone
 from skembed.text._transformers import TransformerBackbone
 from skembed.weights import (
@@ -27,8 +29,11 @@ from skembed.weights import (
 
 __all__ = ["find_backbone"]
 
-_FINDERS: dict[str, Callable[[TextSettings], Backbone]] = {"static": find_static}
-"""By what `family_of` says; the others are transformers."""
+_FINDERS: dict[str, Callable[[TextSettings], Backbone]] = {
+    "elmo": find_elmo,
+    "static": find_static,
+}
+"""By `family_of` a model; the others are transformers."""
 
 _FAMILIES = dict.fromkeys(TOWERS, TowerBackbone)
 """By the `model_type` of a configuration; the others are transformers over tokens."""
@@ -38,14 +43,14 @@ def find_backbone(settings: TextSettings) -> Backbone:
     """Return the backbone for these settings; the same one while its content is the same."""
     if isinstance(settings.model, nn.Module):
         return find_module(settings.model, settings)
-    finder = _FINDERS.get(family_of(settings.model))
-    if finder is not None:
-        return finder(settings)
     if settings.tokenizer is not None:
         raise InvalidParameterError(
             "tokenizer: only a torch.nn.Module needs one; a folder or a model on the hub has its "
             "tokenizer among its files."
         )
+    find = _FINDERS.get(family_of(settings.model))
+    if find is not None:
+        return find(settings)
     source = resolve_model(settings.model, revision=settings.revision, known=MODELS)
     if is_static_folder(source.folder):
         return find_static_folder(source, settings)

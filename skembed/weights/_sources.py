@@ -130,15 +130,14 @@ class FileSource(_Files):
 
 @dataclass(frozen=True)
 class FilesSource(_Files):
-    """Files that are one model together; of a single one the digest is its SHA-256."""
+    """Several files of one model, by what each is for, not by its name."""
 
     name: str
     paths: tuple[Path, ...]
 
     def _look(self) -> tuple[Path, bytes]:
-        found = [bytes.fromhex(file_sha256(path)) for path in self.paths]
-        joined = blake2b(b"".join(found), digest_size=32, person=b"skembed.files")
-        return self.paths[0], found[0] if len(found) == 1 else joined.digest()
+        digests = [file_sha256(path) for path in self.paths]
+        return self.paths[0].parent, blake2b(" ".join(digests).encode(), digest_size=16).digest()
 
     def _paths(self) -> list[Path]:
         return list(self.paths)
