@@ -41,6 +41,7 @@ _KINDS = (
     (r".*\.kv", "a pickle of gensim's word vectors, which is never opened", _KV),
     (r".*\.magnitude", "a Magnitude file of word vectors, which skembed does not read", _WORDS),
     (r".*\.vec(\.gz)?", "a file of word vectors", _WORDS),
+    (r".*\.npy", "an array of vectors", _WORDS),
     (
         r"(.*vectors|glove|word2vec|fasttext).*\.((txt|bin)(\.gz)?|\d+[bdw])",
         "a file of word vectors",
@@ -49,7 +50,8 @@ _KINDS = (
     (r".*\.(safetensors|pt|pth|ckpt|bin)", "a file of weights without their model", _WEIGHTS),
     (r".*\.(pkl|pickle|joblib|skops)", "a saved Python object, which is never opened", _WHOLE),
     (r".*\.(zip|tar|gz|tgz|7z|xz)", "an archive", "Unpack it and pass the folder"),
-    (r".*\.(txt|csv|json)", "a text file", _WHOLE),
+    (r".*\.txt(\.gz)?", "a text file", f"{_WHOLE}, or word vectors: a word and its numbers a line"),
+    (r".*\.(csv|json)", "a text file", _WHOLE),
 )
 
 
