@@ -108,7 +108,9 @@ def _similarities(encoder: StaticEncoder, wanted: NDArray[np.float32]) -> NDArra
     unit = wanted / np.float32(max(float(np.linalg.norm(wanted)), 1e-12))
     for start in range(0, n_words, _WORDS_AT_ONCE):
         some = slice(start, min(start + _WORDS_AT_ONCE, n_words))
-        found[some] = _at_unit_length(_finished(encoder, some)) @ unit
+        vectors = _finished(encoder, some)
+        lengths = np.sqrt(np.einsum("ij,ij->i", vectors, vectors))
+        found[some] = vectors @ unit / np.maximum(lengths, np.float32(1e-12))
     return found
 
 
