@@ -129,6 +129,8 @@ class PretrainedEmbedder(TrainableEmbedder):
             import_torch()
             devices = resolve_devices(device)
             backbone = self._find_backbone(settings)
+            if backbone.runs_on_cpu:
+                devices = resolve_devices("cpu")
             make_encoder = backbone.encoder_type or self._make_encoder
             if state is not None:  # the instance keeps it, and its weights go when it goes
                 trained = _serve(backbone, state, type(self).__name__)

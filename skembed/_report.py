@@ -31,6 +31,9 @@ class EmbeddingReport:
         Rows that were embedded despite poor quality, now or when they were stored, by position.
     row_sizes : ndarray of shape (n_rows,), int64
         Full length of each row in the modality's unit, before anything was cut; 0 for bad rows.
+    n_unknown : ndarray of shape (n_rows,), int64, or None
+        How much of each row the model does not know, in the same unit: words without a vector. None
+        of models that know all.
     seconds, rows_per_second : float
         Duration of the call, including loading and checking, and rows asked for per second.
     device, dtype : str
@@ -49,6 +52,7 @@ class EmbeddingReport:
     dtype: str
     notes: dict[int, str] = field(default_factory=dict, repr=False)
     n_used: int = 0
+    n_unknown: NDArray[np.int64] | None = field(default=None, repr=False)
 
     @property
     def n_reused(self) -> int:

@@ -21,7 +21,7 @@ Every error that a user can meet is a `SkembedError` and also the built-in that 
     ├── InvalidRowsWarning        rows became NaN or were not learned from (`on_error="nan"`), or
     │                             cells of a table count as missing
     ├── ModelWarning              a model does not run as its files say
-    ├── QualityWarning            silent, clipped or truncated sound was embedded
+    ├── QualityWarning            silent or clipped sound, or text of unknown words, was embedded
     ├── StoreWarning              the embedding store failed; work went on without it
     ├── TrainingWarning           a checkpoint was of no use, or a parameter of training
     └── MemoryWarning             memory ran out, batches were made smaller; or it will be scarce
@@ -160,7 +160,7 @@ class InvalidRowsWarning(SkembedWarning):
 
 
 class QualityWarning(SkembedWarning):
-    """Clips of sound were embedded although they are silent, clipped or truncated."""
+    """What was embedded says little: sound that is silent or clipped, texts of unknown words."""
 
 
 class ModelWarning(SkembedWarning):

@@ -18,6 +18,8 @@ from skembed.text._hosted import find_hosted
 from skembed.text._joint import JointBackbone
 from skembed.text._models import MODELS
 from skembed.text._modules import find_module
+from skembed.text._static_folder import find_static, find_static_folder
+from skembed.text._static_kinds import is_static_folder
 from skembed.text._towers import TOWERS, TowerBackbone, refuse_other_towers
 from skembed.text._transformers import TransformerBackbone
 from skembed.weights import (
@@ -35,6 +37,7 @@ _FINDERS: dict[str, Callable[[TextSettings], Backbone]] = {
     "elmo": find_elmo,
     "gguf": find_gguf_backbone,
     "hosted": find_hosted,
+    "static": find_static,
 }
 """By `family_of` a model; the others are transformers."""
 
@@ -58,6 +61,8 @@ def find_backbone(settings: TextSettings) -> Backbone:
     if find is not None:
         return find(settings)
     source = resolve_model(settings.model, revision=settings.revision, known=MODELS)
+    if is_static_folder(source.folder):
+        return find_static_folder(source, settings)
     key = (
         *("text backbone", source.digest, str(source.folder), source.name),
         *(settings.pooling, settings.prompt, settings.attention, settings.max_length),

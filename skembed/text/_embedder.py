@@ -22,6 +22,7 @@ from skembed.engine import DTYPES, measure_sizes
 from skembed.exceptions import (
     InvalidParameterError,
     ModelWarning,
+    QualityWarning,
     TruncatedRowsError,
     TruncationWarning,
     describe_rows,
@@ -36,13 +37,17 @@ from skembed.text._hosted_settings import check_address, check_family
 from skembed.text._inputs import check_texts
 from skembed.text._models import DEFAULT_MODEL, MODELS
 from skembed.text._settings import POOLINGS, TextSettings
-from skembed.training import Strategy
+from skembed.text._static_kinds import is_static_folder
+from skembed.training import Contrastive, FineTune, Strategy, WordWeights
 from skembed.weights import gguf_source, resolve_model
 
 if TYPE_CHECKING:
     from torch import nn
 
 __all__ = ["TextEmbedder", "TextReport"]
+
+_learn_weights = later("skembed.text._word_weights", "learn_weights")
+_most_similar = later("skembed.text._similar", "most_similar")
 
 
 _SHARDED = "balanced"
@@ -57,7 +62,8 @@ def find_source(settings: TextSettings) -> Source | None:
         return gguf_source(settings.model)
     if family != "transformer":
         return None
-    return resolve_model(settings.model, revision=settings.revision, known=MODELS)
+    source = resolve_model(settings.model, revision=settings.revision, known=MODELS)
+    return None if is_static_folder(source.folder) else source
 
 
 @dataclass(frozen=True)
@@ -70,6 +76,8 @@ class TextReport(EmbeddingReport):
         The most tokens that the model reads at once.
     n_tokens : ndarray of shape (n_rows,), int64
         Tokens in each row before anything was cut, including special tokens and the prompt.
+    n_unknown : ndarray of shape (n_rows,), int64, or None
+        Of static vectors: words in each row that have no vector, and count for nothing.
     truncated : ndarray of int64
         Positions of the rows with more than `max_length` tokens.
     n_tokens_used : int
@@ -101,7 +109,7 @@ class TextReport(EmbeddingReport):
 
 
 class TextEmbedder(PretrainedEmbedder):
-    """Embed texts with a pretrained transformer, here or on a server.
+    """Embed texts with a pretrained transformer, here or on a server, or with vectors of words.
 
     Reads sentence-transformers models as they are (transformer, pooling, dense layers, prompts,
     maximum length), any encoder or decoder in transformers, decoders in GGUF files, EmbeddingGemma
@@ -128,7 +136,8 @@ class TextEmbedder(PretrainedEmbedder):
         transformers model, or any module that maps token ids (n, tokens) and the padding mask to
         states (n, tokens, d) or vectors (n, d), needs its `tokenizer`. If a module gives a text a
         different vector when it is batched with a longer one, it runs on texts of one length at a
-        time. Or "openai:NAME", a model on OpenAI's servers or any other that speaks their protocol
+        time. Or a file of word vectors of GloVe, word2vec or fastText ("glove.6B.50d.txt"). Or
+        "openai:NAME", a model on OpenAI's servers or any other that speaks their protocol
         (`base_url`), with the key in the environment variable `OPENAI_API_KEY` (`pip install
         skembed[hosted]`; see docs/text_models.md).
     tokenizer : tokenizer, default=None
@@ -165,8 +174,8 @@ class TextEmbedder(PretrainedEmbedder):
     n_components : int, default=None
         Number of leading features to keep, renormalised if `normalize`: for models trained so that
         the first features carry the most information (Matryoshka) [2]_. None keeps all.
-    training : FineTune, Contrastive or None, default=None
-        How `fit` trains the model; None leaves it as it is.
+    training : FineTune, Contrastive, WordWeights or None, default=None
+        How `fit` trains the model, or weighs the words of static vectors; None leaves it as it is.
     on_truncate : {"warn", "ignore", "raise", "mean_of_chunks"}, default="warn"
         What to do with rows of more than `max_length` tokens. "warn" cuts them, with a
         `TruncationWarning` once per process, model and limit; "ignore" cuts them silently; "raise"
@@ -297,6 +306,7 @@ class TextEmbedder(PretrainedEmbedder):
         "base_url": [str, None],
         "on_truncate": [StrOptions({"warn", "ignore", "raise", "mean_of_chunks"})],
         "dtype": [StrOptions(set(DTYPES))],
+        "training": [FineTune, Contrastive, WordWeights, None],
     }
 
     _parameter_checks: ClassVar[dict[str, Callable[[Any], object]]] = {
@@ -406,12 +416,73 @@ class TextEmbedder(PretrainedEmbedder):
     def _make_report(self, report: EmbeddingReport) -> TextReport:
         return TextReport(**vars(report), max_length=self._encoder.limit)
 
+    def _train(self, *args: Any) -> None:
+        if not isinstance(self.training, WordWeights):
+            super()._train(*args)
+            return
+        *_, step, _, rows, _ = args
+        if step:
+            raise InvalidParameterError(
+                "partial_fit: training=WordWeights(...) counts the rows of one call. Call fit."
+            )
+        made_with, owner = self._made_with(self._settings()), type(self).__name__
+        encoder = self._encoder.whole()
+        self.trained_ = _learn_weights(self.training, encoder, rows, made_with, owner)
+        self._learned_with = self._objects()
+
+    def most_similar(
+        self, positive: Any = (), negative: Any = (), *, n: int = 10
+    ) -> list[tuple[str, float]]:
+        """Return the words of static vectors that are most similar to words, texts or vectors.
+
+        Words that are named are not among them.
+
+        Parameters
+        ----------
+        positive, negative : str, ndarray of shape (n_features,), or list of these, default=()
+            A word, a text or a vector. Of several, vectors of unit length are added, and those of
+            `negative` subtracted: ``most_similar(["king", "woman"], ["man"])`` is what is to woman
+            as king is to man.
+        n : int, default=10
+            How many words.
+
+        Returns
+        -------
+        words : list of (str, float)
+            Words with their cosines, the largest first.
+
+        Raises
+        ------
+        InvalidInputError
+            If nothing of a text is in the vocabulary.
+        UnsupportedModelError
+            If the model has no vocabulary with vectors.
+
+        References
+        ----------
+        .. [1] T. Mikolov et al., "Efficient Estimation of Word Representations in Vector Space",
+           2013, arXiv:1301.3781.
+        """
+        self._begin()
+        found: list[tuple[str, float]] = _most_similar(self._encoder.whole(), positive, negative, n)
+        return found
+
     def _warn_of(self, report: TextReport, rows: CheckedRows) -> None:
         backbone = self._encoder.backbone
         is_plain = getattr(backbone, "is_plain_decoder", False) and self.training is None
         if is_plain and self._is_news(report):
             warn_user(
                 advice_on_decoder(backbone.name), ModelWarning, once=f"decoder {backbone.name}"
+            )
+        if report.notes and report.n_unknown is not None:
+            name = backbone.name
+            warn_user(
+                f"{len(report.notes):,} of {report.n_rows:,} rows have no word with a vector in "
+                f"{name} ({name_rows(sorted(report.notes), rows.labels)}; all are in "
+                "report_.notes, and report_.n_unknown counts unknown words). Their vectors are "
+                f"zeros. (Shown once for {name}.)",
+                QualityWarning,
+                once=f"nothing known {name}",
             )
         cut, limit = report.truncated, report.max_length
         if self.on_truncate == "warn" and limit and len(cut) and self._is_news(report):

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from skembed.exceptions import InvalidParameterError, did_you_mean
+from skembed.text._static_kinds import is_static
 from skembed.weights import find_gguf
 
 __all__ = ["family_of"]
@@ -27,6 +28,8 @@ def family_of(model: Any) -> str:
         return "gguf"
     if isinstance(model, (str, os.PathLike)) and _is_elmo(os.fspath(model)):
         return "elmo"
+    if isinstance(model, (str, os.PathLike)) and is_static(Path(os.path.expanduser(model))):  # noqa: PTH111
+        return "static"
     return "transformer"
 
 
