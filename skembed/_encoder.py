@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
@@ -21,7 +21,7 @@ from skembed.exceptions import InvalidParameterError
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["BatchPolicy", "Encoder", "Fault", "Prepared", "join_replicas"]
+__all__ = ["AtOnce", "BatchPolicy", "Encoder", "Fault", "Prepared", "join_replicas"]
 
 E = TypeVar("E", bound="Encoder")
 
@@ -50,6 +50,20 @@ class Fault:
     reason: str
     # The row is no longer what its key was made of. Others of the same content may be.
     is_gone: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class AtOnce:
+    """What an encoder that needs no batches and no store gives for rows."""
+
+    # Of shape (rows, full_width).
+    vectors: NDArray[np.float32]
+    # Full length of each row before anything was cut; None is 1.
+    sizes: NDArray[np.int64] | None = None
+    # How much of each row the model does not know, in the unit of `sizes`; None: it knows all.
+    n_unknown: NDArray[np.int64] | None = None
+    # What the user may want to know of rows, by position.
+    notes: dict[int, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,8 +163,11 @@ class Encoder(ABC):
     def contents(self, items: Sequence[Any]) -> Iterable[bytes]:
         """Return for each row the bytes that identify its content: same bytes, same vector."""
 
-    def at_once(self, items: Sequence[Any]) -> NDArray[np.float32] | None:
-        """Return the vectors (rows, full_width) of all rows, if looking for them takes longer."""
+    def at_once(self, items: Sequence[Any], tell: Callable[[int], None]) -> AtOnce | None:
+        """Return the vectors of all rows, if looking for them in a store takes longer.
+
+        `tell` is told how many more rows are done, now and then.
+        """
         return None
 
     def prepare(self, items: Sequence[Any]) -> list[Prepared | Fault]:

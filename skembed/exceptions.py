@@ -18,12 +18,13 @@ Every error that a user can meet is a `SkembedError` and also the built-in that 
 
     SkembedWarning                (UserWarning)
     ├── TruncationWarning         rows were cut at the model's limit
-    ├── InvalidRowsWarning        rows became NaN, or were not learned from (`on_error="nan"`)
+    ├── InvalidRowsWarning        rows became NaN or were not learned from (`on_error="nan"`), or
+    │                             cells of a table count as missing
     ├── ModelWarning              a model does not run as its files say
-    ├── QualityWarning            silent, clipped or truncated sound was embedded
+    ├── QualityWarning            silent or clipped sound, or text of unknown words, was embedded
     ├── StoreWarning              the embedding store failed; work went on without it
     ├── TrainingWarning           a checkpoint was of no use, or a parameter of training
-    └── MemoryWarning             the device ran out of memory; batches were made smaller
+    └── MemoryWarning             memory ran out, batches were made smaller; or it will be scarce
 """
 
 from __future__ import annotations
@@ -155,11 +156,11 @@ class TruncationWarning(SkembedWarning):
 
 
 class InvalidRowsWarning(SkembedWarning):
-    """Rows became rows of NaN or were not learned from, as `on_error="nan"` asks."""
+    """Rows became NaN or were not learned from, or cells of theirs cannot be read."""
 
 
 class QualityWarning(SkembedWarning):
-    """Clips of sound were embedded although they are silent, clipped or truncated."""
+    """What was embedded says little: sound that is silent or clipped, texts of unknown words."""
 
 
 class ModelWarning(SkembedWarning):
@@ -175,7 +176,7 @@ class TrainingWarning(SkembedWarning):
 
 
 class MemoryWarning(SkembedWarning):
-    """The device ran out of memory; smaller batches were used."""
+    """The device ran out of memory, and smaller batches were used; or a model takes most of it."""
 
 
 def describe_rows(faults: Mapping[int, str], labels: Sequence[Any] | None = None) -> str:

@@ -36,6 +36,7 @@ ORDER = [
     "training",
     "_estimator",
     "_base",
+    "_learned",
     "_trainable",
     "_pretrained",
     "room",

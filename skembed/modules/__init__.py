@@ -6,6 +6,7 @@ Knows modules and state dicts; must not know rows, modalities or estimators.
 from __future__ import annotations
 
 from skembed.modules._building import build_empty, build_random, is_empty
+from skembed.modules._elmo import N_BOUNDARIES, BiLM, BiLMSizes, WordBatch
 from skembed.modules._hidden import (
     drop_unused,
     find_layer,
@@ -13,6 +14,7 @@ from skembed.modules._hidden import (
     first_tensor,
     has_weights,
 )
+from skembed.modules._joint import JOINT_MODELS, Joint, JointModel, LanguageModel
 from skembed.modules._layers import (
     CutAt,
     Reached,
@@ -34,9 +36,16 @@ from skembed.modules._tracing import of_this_thread
 
 __all__ = [
     "FEATURES",
+    "JOINT_MODELS",
+    "N_BOUNDARIES",
     "POOLINGS",
+    "BiLM",
+    "BiLMSizes",
     "CutAt",
     "Features",
+    "Joint",
+    "JointModel",
+    "LanguageModel",
     "ModuleSource",
     "OneAtATime",
     "Preprocess",
@@ -48,6 +57,7 @@ __all__ = [
     "TokenBatch",
     "TokenModule",
     "TokenTransformer",
+    "WordBatch",
     "build_empty",
     "build_random",
     "check_layer",

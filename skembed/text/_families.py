@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 import re
+from pathlib import Path
 from typing import Any
 
 from skembed.exceptions import InvalidParameterError, did_you_mean
+from skembed.text._static_kinds import is_static
+from skembed.weights import find_gguf
 
 __all__ = ["family_of"]
 
@@ -19,7 +22,15 @@ _SCHEME = re.compile(r"([A-Za-z][\w.+-]+):(?![/\\])")
 def family_of(model: Any) -> str:
     """Return the family of a model that is not a module: by its scheme, its file, its folder."""
     scheme = _scheme_of(model)
-    return "transformer" if scheme is None else _SCHEMES[scheme]
+    if scheme is not None:
+        return _SCHEMES[scheme]
+    if find_gguf(model) is not None:
+        return "gguf"
+    if isinstance(model, (str, os.PathLike)) and _is_elmo(os.fspath(model)):
+        return "elmo"
+    if isinstance(model, (str, os.PathLike)) and is_static(Path(os.path.expanduser(model))):  # noqa: PTH111
+        return "static"
+    return "transformer"
 
 
 def _scheme_of(model: Any) -> str | None:
@@ -36,3 +47,20 @@ def _scheme_of(model: Any) -> str | None:
             f"hub, or {known}."
         )
     return found[1]
+
+
+_OF_ELMO = ("options.json", "weights.hdf5")
+
+
+def _is_elmo(name: Any) -> bool:
+    """Return whether a name is that of ELMo's files, or of a folder that has them alone."""
+    if not isinstance(name, str) or "\0" in name:
+        return False
+    if name.endswith(_OF_ELMO):
+        return True
+    try:
+        names = {each.name for each in Path(os.path.expanduser(name)).iterdir()}  # noqa: PTH111
+    except OSError:
+        return False
+    is_other = "config.json" in names or "modules.json" in names
+    return not is_other and any(each.endswith(_OF_ELMO) for each in names)

@@ -150,8 +150,8 @@ class Server:
             if found.wait is not None:  # the other requests wait too
                 self._quiet_until = max(self._quiet_until, time.monotonic() + found.wait)
             warn_user(
-                f"{self.name}: {found.text}. It is asked again in {wait:.1f} s, up to {most} "
-                "times, after ever longer waits. (Shown once for this answer.)",
+                f"{self.name}: {found.text.rstrip('.')}. It is asked again in {wait:.1f} s, up to "
+                f"{most} times, after ever longer waits. (Shown once for this answer.)",
                 SkembedWarning,
                 once=f"{self.name} {found.status}",
             )

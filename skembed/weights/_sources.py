@@ -21,7 +21,7 @@ from skembed.weights._digest import file_sha256, folder_digest
 from skembed.weights._files import model_files, wanted_files
 from skembed.weights._load import KINDS
 
-__all__ = ["FileSource", "FolderSource", "RandomSource", "releases_of"]
+__all__ = ["FileSource", "FilesSource", "FolderSource", "RandomSource", "releases_of"]
 
 T = TypeVar("T")
 
@@ -126,6 +126,25 @@ class FileSource(_Files):
     def n_bytes(self) -> int:
         """Return the size of the file."""
         return self.path.stat().st_size
+
+
+@dataclass(frozen=True)
+class FilesSource(_Files):
+    """Several files of one model, by what each is for, not by its name."""
+
+    name: str
+    paths: tuple[Path, ...]
+
+    def _look(self) -> tuple[Path, bytes]:
+        digests = [file_sha256(path) for path in self.paths]
+        return self.paths[0].parent, blake2b(" ".join(digests).encode(), digest_size=16).digest()
+
+    def _paths(self) -> list[Path]:
+        return list(self.paths)
+
+    def n_bytes(self) -> int:
+        """Return the size of the files."""
+        return sum(path.stat().st_size for path in self.paths)
 
 
 @dataclass(frozen=True)
