@@ -30,6 +30,7 @@ if TYPE_CHECKING:
         SelfSupervised,
         TrainedState,
         TrainingCurveDisplay,
+        WordWeights,
     )
     from skembed.weights import unload_models
 
@@ -53,6 +54,7 @@ _HOMES = {
     "TextEmbedder": "skembed.text",
     "TrainedState": "skembed.training",
     "TrainingCurveDisplay": "skembed.training",
+    "WordWeights": "skembed.training",
     "unload_models": "skembed.weights",
 }
 _MODULES = ("exceptions", "model_selection", "testing")
@@ -77,6 +79,7 @@ __all__ = [
     "TextEmbedder",
     "TrainedState",
     "TrainingCurveDisplay",
+    "WordWeights",
     "__version__",
     "exceptions",
     "list_models",
@@ -116,7 +119,7 @@ def list_models(kind: str | None = None) -> list[ModelInfo]:
     Parameters
     ----------
     kind : {"text", "image", "audio"} or None
-        What they embed; None is all kinds.
+        What they embed; None is all kinds: a model for several kinds has a row for each.
 
     Returns
     -------

@@ -151,6 +151,13 @@ class Backbone(ABC):
         Whether `dtype="auto"` means float32: code of the user's may not bear rounding to 8 bits.
     float32_on : tuple of str
         Types of devices on which it computes in float32 whatever is asked for.
+    runs_on_cpu : bool
+        Whether it runs on the CPU whatever device is asked for: lookups gain nothing elsewhere.
+    normalizes : bool
+        Whether its vectors have unit length where `normalize="auto"`.
+    language : LanguageModel or None
+        A part of its core that backbones of other rooms have too, and that is loaded once for all:
+        `load` takes it, made fast, as `language`.
     projection : Projection or None
         What vectors become after they are stored.
     encoder_type : type or None
@@ -164,6 +171,9 @@ class Backbone(ABC):
     is_foreign: bool = False
     prefers_float32: bool = False
     float32_on: tuple[str, ...] = ()
+    runs_on_cpu: bool = False
+    normalizes: bool = False
+    language: Any = None
     projection: Projection | None = None
     encoder_type: Any = None
 
@@ -206,6 +216,13 @@ class Backbone(ABC):
         own, whose weights are then not read. `dtype` is what the module will be converted to: a
         model too large for float32 is read in it.
         """
+
+    def weighted(self, state: Any) -> Backbone:
+        """Return the backbone with the weights of words in a state of `WordWeights`."""
+        raise InvalidParameterError(
+            f"training=WordWeights(...): {self.name} has no vectors of words to weigh. Only static "
+            "vectors have, such as GloVe's."
+        )
 
     def export(self, module: nn.Module, folder: Path, ending: Ending) -> Exported:
         """Write the model into a folder as its own library does, with the weights of a module.

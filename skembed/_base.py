@@ -258,12 +258,15 @@ class BaseEmbedder(CallbackSupportMixin, TransformerMixin, Estimator):
         faults.update({int(rows.positions[i]): why for i, why in embedded.faults.items()})
         notes = dict(rows.notes)
         notes.update({int(rows.positions[i]): note for i, note in embedded.notes.items()})
-        vectors, sizes = embedded.vectors, embedded.sizes
+        vectors, sizes, n_unknown = embedded.vectors, embedded.sizes, embedded.n_unknown
         if rows.faults:  # bad rows were left out: make room for them
             vectors = np.full((rows.n_rows, vectors.shape[1]), np.nan, dtype=np.float32)
             vectors[rows.positions] = embedded.vectors
             sizes = np.zeros(rows.n_rows, dtype=np.int64)
             sizes[rows.positions] = embedded.sizes
+            if embedded.n_unknown is not None:
+                n_unknown = np.zeros(rows.n_rows, dtype=np.int64)
+                n_unknown[rows.positions] = embedded.n_unknown
         report = EmbeddingReport(
             n_rows=rows.n_rows,
             n_distinct=embedded.n_distinct,
@@ -274,6 +277,8 @@ class BaseEmbedder(CallbackSupportMixin, TransformerMixin, Estimator):
             device=embedded.device,
             dtype=embedded.dtype,
             notes=notes,
+            n_used=embedded.n_used,
+            n_unknown=n_unknown,
         )
         of_room = self._make_report(report)
         self._last["report"] = of_room

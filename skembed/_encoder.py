@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
@@ -21,7 +21,7 @@ from skembed.exceptions import InvalidParameterError
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["BatchPolicy", "Encoder", "Fault", "Prepared", "join_replicas"]
+__all__ = ["AtOnce", "BatchPolicy", "Encoder", "Fault", "Prepared", "join_replicas"]
 
 E = TypeVar("E", bound="Encoder")
 
@@ -53,6 +53,20 @@ class Fault:
 
 
 @dataclass(frozen=True, slots=True)
+class AtOnce:
+    """What an encoder that needs no batches and no store gives for rows."""
+
+    # Of shape (rows, full_width).
+    vectors: NDArray[np.float32]
+    # Full length of each row before anything was cut; None is 1.
+    sizes: NDArray[np.int64] | None = None
+    # How much of each row the model does not know, in the unit of `sizes`; None: it knows all.
+    n_unknown: NDArray[np.int64] | None = None
+    # What the user may want to know of rows, by position.
+    notes: dict[int, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class BatchPolicy:
     """How the rows of an encoder are put into batches."""
 
@@ -69,6 +83,8 @@ class BatchPolicy:
     # size. Rows of a batch that failed then run alone, and those that fail again are faults; where
     # none of the first few hundred runs, that is the model's error.
     may_fail: bool = False
+    # Most parts of a batch, whatever they cost, unless the user says how many.
+    max_parts: int | None = None
 
 
 class Encoder(ABC):
@@ -109,7 +125,10 @@ class Encoder(ABC):
         Whether vectors are looked up and stored; False if that takes longer than computing them.
     replicas : tuple of Encoder
         Encoders with the same digest, each on its own device, among which the engine divides the
-        batches. Empty: the encoder runs all batches itself.
+        batches; or the same one several times, if it runs several batches at once. Empty: the
+        encoder runs one batch after the other.
+    n_used : int
+        What a run has cost so far, in the unit that a service counts; 0 of what runs here.
     """
 
     digest: bytes
@@ -123,6 +142,7 @@ class Encoder(ABC):
     uses_store: bool = True
     is_whole: bool = True
     replicas: tuple[Encoder, ...] = ()
+    n_used: int = 0
 
     @property
     def is_loaded(self) -> bool:
@@ -143,8 +163,11 @@ class Encoder(ABC):
     def contents(self, items: Sequence[Any]) -> Iterable[bytes]:
         """Return for each row the bytes that identify its content: same bytes, same vector."""
 
-    def at_once(self, items: Sequence[Any]) -> NDArray[np.float32] | None:
-        """Return the vectors (rows, full_width) of all rows, if looking for them takes longer."""
+    def at_once(self, items: Sequence[Any], tell: Callable[[int], None]) -> AtOnce | None:
+        """Return the vectors of all rows, if looking for them in a store takes longer.
+
+        `tell` is told how many more rows are done, now and then.
+        """
         return None
 
     def prepare(self, items: Sequence[Any]) -> list[Prepared | Fault]:
@@ -170,6 +193,17 @@ class Encoder(ABC):
     def whole(self) -> Encoder:
         """Return the encoder that can run."""
         return self
+
+    def begin(self, items: Sequence[Any]) -> Encoder:
+        """Return the encoder that runs these rows, which no store has, before any is prepared."""
+        return self
+
+    def stop(self) -> None:  # noqa: B027  (most have nothing to stop)
+        """Be told that a run is over: what waits to try again need not."""
+
+    def why_not_finite(self, part: Any) -> str:
+        """Return what is wrong with a part whose vector has values that are not finite."""
+        return "the model returned values that are not finite"
 
     def describe(self, item: Any) -> str:
         """Return what messages call a row besides its number (such as its path), or ""."""

@@ -80,7 +80,7 @@ class PretrainedEmbedder(TrainableEmbedder):
         "model": [str, os.PathLike, OfModules()],
         "weights": [str, os.PathLike, None],
         "layer": [str, Integral, None],
-        "normalize": ["boolean"],
+        "normalize": ["boolean", StrOptions({"auto"})],
         "n_components": [Interval(Integral, 1, None, closed="left"), None],
         "preprocess": [callable, None],
         "device": [str, list, tuple],
@@ -129,6 +129,8 @@ class PretrainedEmbedder(TrainableEmbedder):
             import_torch()
             devices = resolve_devices(device)
             backbone = self._find_backbone(settings)
+            if backbone.runs_on_cpu:
+                devices = resolve_devices("cpu")
             make_encoder = backbone.encoder_type or self._make_encoder
             if state is not None:  # the instance keeps it, and its weights go when it goes
                 trained = _serve(backbone, state, type(self).__name__)

@@ -31,10 +31,15 @@ class EmbeddingReport:
         Rows that were embedded despite poor quality, now or when they were stored, by position.
     row_sizes : ndarray of shape (n_rows,), int64
         Full length of each row in the modality's unit, before anything was cut; 0 for bad rows.
+    n_unknown : ndarray of shape (n_rows,), int64, or None
+        How much of each row the model does not know, in the same unit: words without a vector. None
+        of models that know all.
     seconds, rows_per_second : float
         Duration of the call, including loading and checking, and rows asked for per second.
     device, dtype : str
         Where the model runs and in which format.
+    n_used : int
+        What a service counted for the rows encoded in this call; 0 for models that run here.
     """
 
     n_rows: int
@@ -46,6 +51,8 @@ class EmbeddingReport:
     device: str
     dtype: str
     notes: dict[int, str] = field(default_factory=dict, repr=False)
+    n_used: int = 0
+    n_unknown: NDArray[np.int64] | None = field(default=None, repr=False)
 
     @property
     def n_reused(self) -> int:

@@ -13,6 +13,7 @@ Every error that a user can meet is a `SkembedError` and also the built-in that 
     ├── UnsupportedModelError     (ValueError)   a model that was found but cannot be run here
     │   └── UnsafeModelError                     ... because loading it would run foreign code
     ├── FunctionError             (RuntimeError) your own function failed; its error is the cause
+    ├── ServiceError              (RuntimeError) a server that embeds failed or refused
     └── TrainingError             (RuntimeError) training cannot go on, as its loss is no number
 
     SkembedWarning                (UserWarning)
@@ -20,7 +21,7 @@ Every error that a user can meet is a `SkembedError` and also the built-in that 
     ├── InvalidRowsWarning        rows became NaN or were not learned from (`on_error="nan"`), or
     │                             cells of a table count as missing
     ├── ModelWarning              a model does not run as its files say
-    ├── QualityWarning            silent, clipped or truncated sound was embedded
+    ├── QualityWarning            silent or clipped sound, or text of unknown words, was embedded
     ├── StoreWarning              the embedding store failed; work went on without it
     ├── TrainingWarning           a checkpoint was of no use, or a parameter of training
     └── MemoryWarning             memory ran out, batches were made smaller; or it will be scarce
@@ -50,6 +51,7 @@ __all__ = [
     "ModelNotFoundError",
     "ModelWarning",
     "QualityWarning",
+    "ServiceError",
     "SkembedError",
     "SkembedWarning",
     "StoreWarning",
@@ -137,6 +139,10 @@ class FunctionError(SkembedError, RuntimeError):
     """The user's function failed or returned no vectors; its own error is the `__cause__`."""
 
 
+class ServiceError(SkembedError, RuntimeError):
+    """A server that embeds cannot be reached, refused, or answered what makes no sense."""
+
+
 class TrainingError(SkembedError, RuntimeError):
     """Training cannot go on; the message names the rows and what to change."""
 
@@ -154,7 +160,7 @@ class InvalidRowsWarning(SkembedWarning):
 
 
 class QualityWarning(SkembedWarning):
-    """Clips of sound were embedded although they are silent, clipped or truncated."""
+    """What was embedded says little: sound that is silent or clipped, texts of unknown words."""
 
 
 class ModelWarning(SkembedWarning):

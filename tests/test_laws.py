@@ -44,6 +44,8 @@ ORDER = [
     "model_selection",
     "scale",
     "testing",
+    "serving",
+    "__main__",
 ]
 
 

@@ -8,6 +8,7 @@ and the store, never modalities or estimators.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 from skembed._encoder import Encoder, Prepared
 from skembed.engine._job import Job, stored_sizes
 from skembed.engine._others import leave_to_others, tell_others
+from skembed.engine._progress import Progress
 from skembed.engine._rows import Distinct, find_distinct, keys_of
 from skembed.engine._run import Runner
 from skembed.store import EmbeddingStore
@@ -33,16 +35,19 @@ class Embedded:
 
     `vectors` are NaN and `sizes` 0 where a row has a fault; a size is the full length in the
     encoder's unit, before anything was cut. `faults` are by position; `n_distinct` leaves them out,
-    and is None where rows were not compared.
-    `notes` are what the encoder noted of others, now or when they were stored.
+    and is None where rows were not compared. `n_used` is what a service counted. `notes` are what
+    the encoder noted of others, now or when they were stored; `n_unknown` is how much of each row
+    it does not know, where it tells.
     """
 
     vectors: NDArray[np.float32]
     sizes: NDArray[np.int64]
     faults: dict[int, str] = field(default_factory=dict)
     notes: dict[int, str] = field(default_factory=dict)
+    n_unknown: NDArray[np.int64] | None = None
     n_distinct: int | None = 0
     n_encoded: int = 0
+    n_used: int = 0
     device: str = ""
     dtype: str = ""
 
@@ -61,11 +66,15 @@ def embed(
     errors. `batch_size` bounds the parts of a batch, None plans by cost alone. `progress` is the
     title of a bar, shown when the work takes longer than a second.
     """
-    vectors = encoder.at_once(items)
-    if vectors is not None:
+    with closing(Progress(progress, len(items))) as bar:
+        found = encoder.at_once(items, bar.update)
+    if found is not None:
+        sizes = np.ones(len(items), dtype=np.int64) if found.sizes is None else found.sizes
         return Embedded(
-            vectors=encoder.finish(vectors),
-            sizes=np.ones(len(items), dtype=np.int64),
+            vectors=encoder.finish(found.vectors),
+            sizes=sizes,
+            notes=found.notes,
+            n_unknown=found.n_unknown,
             n_distinct=None,
             n_encoded=len(items),
             device=encoder.device,
@@ -111,9 +120,12 @@ def embed(
             job.give_up(wanted)
         if whole is not encoder:
             return embed(whole, items, store=store, batch_size=batch_size, progress=progress)
+    if len(missing):
+        job.encoder = encoder.begin([items[i] for i in missing.tolist()])
     while len(missing):
         result.n_encoded += Runner(job, missing).run()
         missing, distinct = _stand_ins(job, distinct)
+    result.n_used = job.encoder.n_used
     result.n_distinct = len(distinct.first) - len(job.faults)
     _copy_to_duplicates(result, distinct)
     result.faults = _spread(job.faults, job, distinct)

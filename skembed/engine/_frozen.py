@@ -45,8 +45,9 @@ def is_in_float32(backbone: Backbone) -> bool:
 class BackboneEncoder(Encoder):
     """What the rooms' encoders have in common.
 
-    Of `settings` dtype, n_components and normalize count ("auto" is the backbone's preferred dtype,
-    else the device's); `others` are what else decides a stored vector, as `digest_of` takes it.
+    Of `settings` dtype, n_components and normalize count ("auto" is what the backbone prefers, for
+    dtype else what the device does); `others` are what else decides a stored vector, as `digest_of`
+    takes it.
     """
 
     find: Callable[[], Encoder]
@@ -75,9 +76,8 @@ class BackboneEncoder(Encoder):
             )
         self.width = n_components or backbone.width
         self.n_components = n_components
-        self.normalize = normalize
-        place = {"device": self.device, "dtype": self.dtype}
-        self.model_key = digest_of({"kind": "core", "core": backbone.core_digest, **place})
+        self.normalize = backbone.normalizes if normalize == "auto" else normalize
+        self.model_key = self._key_of(backbone.core_digest)
         computes_in = self.dtype
         if computes_in in ("int8", "int4"):  # beside such layers, what the machine is fastest in
             # Of int8, each kind of device has its own.
@@ -196,7 +196,7 @@ class BackboneEncoder(Encoder):
 
     def _load_core(self) -> nn.Module:
         def load() -> nn.Module:
-            module: Any = self.backbone.load(dtype=self.torch_dtype)
+            module: Any = self.backbone.load(dtype=self.torch_dtype, **self._load_language())
             return accelerate(
                 module.core,
                 self.backbone.probes(),
@@ -206,6 +206,24 @@ class BackboneEncoder(Encoder):
             )
 
         return self._loaded(load)
+
+    def _load_language(self) -> dict[str, nn.Module]:
+        """Return the part of the core that other rooms run too, if there is one."""
+        part = self.backbone.language
+        if part is None:
+            return {}
+
+        def load() -> nn.Module:
+            device, dtype = self.torch_device, self.torch_dtype
+            return self._loaded(lambda: accelerate(part.load(), device=device, dtype=dtype))
+
+        key = self._key_of(part.digest)
+        return {"language": shared_model(key, load, n_bytes=part.n_bytes)}
+
+    def _key_of(self, digest: bytes) -> bytes:
+        """Return the key of a core, by its digest, in the process."""
+        place = {"device": self.device, "dtype": self.dtype}
+        return digest_of({"kind": "core", "core": digest, **place})
 
     def _loaded(self, load: Callable[[], T]) -> T:
         """Return what is loaded, of the content that the digest is of."""

@@ -62,6 +62,16 @@ class TokenTransformer(nn.Module):
         hidden: Tensor = self.model(input_ids=ids, attention_mask=is_token.long()).last_hidden_state
         return hidden[is_token]
 
+    def embed(self, ids: Tensor) -> Tensor:
+        """Return what enters the first layer for token ids (tokens,), shape (tokens, d)."""
+        states: Tensor = self.model.get_input_embeddings()(ids)
+        return states
+
+    def read(self, states: Tensor) -> Tensor:
+        """Return the states of rows (rows, tokens, d) that are embedded already."""
+        hidden: Tensor = self.model(inputs_embeds=states).last_hidden_state
+        return hidden
+
 
 class TokenModule(nn.Module):
     """Maps the tokens of rows to states or vectors by a module of the user's.

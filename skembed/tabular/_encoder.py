@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import nn
 
-from skembed._encoder import BatchPolicy
+from skembed._encoder import AtOnce, BatchPolicy
 from skembed.columns import TableEncoder, TableRows
 from skembed.engine import BackboneEncoder
 from skembed.tabular._backbones import TableBackbone
@@ -55,7 +54,7 @@ class TabularEncoder(BackboneEncoder):
         return core.eval().requires_grad_(False).to(self.torch_device)
 
     @torch.inference_mode()
-    def at_once(self, items: Sequence[Any]) -> NDArray[np.float32]:
+    def at_once(self, items: Sequence[Any], tell: Callable[[int], None]) -> AtOnce:
         """Return the vectors of all rows."""
         assert isinstance(items, TableRows)
         vectors = np.empty((len(items), self.full_width), dtype=np.float32)
@@ -63,7 +62,8 @@ class TabularEncoder(BackboneEncoder):
         for start in range(0, len(items), step):
             some = slice(start, start + step)
             vectors[some] = module(self.collate(items[some])).cpu().numpy()
-        return vectors
+            tell(min(step, len(items) - start))
+        return AtOnce(vectors)
 
 
 def find_encoder(

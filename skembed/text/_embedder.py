@@ -3,98 +3,55 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from collections.abc import Callable
 from numbers import Integral
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import numpy as np
-from numpy.typing import NDArray
 from sklearn.utils import Tags
 from sklearn.utils._param_validation import Interval, StrOptions
 
-from skembed._backbone import Source
 from skembed._inputs import CheckedRows
 from skembed._later import later
 from skembed._pretrained import PretrainedEmbedder
 from skembed._report import EmbeddingReport
 from skembed.engine import DTYPES, measure_sizes
-from skembed.exceptions import (
-    InvalidParameterError,
-    ModelWarning,
-    TruncatedRowsError,
-    TruncationWarning,
-    describe_rows,
-    name_rows,
-    warn_user,
-)
+from skembed.exceptions import InvalidParameterError
 from skembed.store import EmbeddingStore, resolve_store
-from skembed.text._advice import advice_on_decoder
 from skembed.text._encoder import TextEncoder
-from skembed.text._families import family_of
+from skembed.text._families import find_source
+from skembed.text._hosted_settings import check_address, check_family
 from skembed.text._inputs import check_texts
-from skembed.text._models import DEFAULT_MODEL, MODELS
+from skembed.text._models import DEFAULT_MODEL
+from skembed.text._report import (
+    TextReport,
+    refuse_long,
+    warn_of_cut,
+    warn_of_decoder,
+    warn_of_unknown,
+)
 from skembed.text._settings import POOLINGS, TextSettings
-from skembed.training import Strategy
-from skembed.weights import gguf_source, resolve_model
+from skembed.training import Contrastive, FineTune, Strategy, WordWeights
 
 if TYPE_CHECKING:
     from torch import nn
 
 __all__ = ["TextEmbedder", "TextReport"]
 
+_learn_weights = later("skembed.text._word_weights", "learn_weights")
+_most_similar = later("skembed.text._similar", "most_similar")
+
 
 _SHARDED = "balanced"
 
 
-def find_source(settings: TextSettings) -> Source | None:
-    """Return what a model is read from; None where more than its files may decide it."""
-    if settings.trust_remote_code or not isinstance(settings.model, (str, os.PathLike)):
-        return None
-    family = family_of(settings.model)
-    if family == "gguf":
-        return gguf_source(settings.model)
-    if family != "transformer":
-        return None
-    return resolve_model(settings.model, revision=settings.revision, known=MODELS)
-
-
-@dataclass(frozen=True)
-class TextReport(EmbeddingReport):
-    """What the last `transform` of a TextEmbedder did.
-
-    Attributes
-    ----------
-    max_length : int or None
-        The most tokens that the model reads at once.
-    n_tokens : ndarray of shape (n_rows,), int64
-        Tokens in each row before anything was cut, including special tokens and the prompt.
-    truncated : ndarray of int64
-        Positions of the rows with more than `max_length` tokens.
-    """
-
-    max_length: int | None = None
-
-    @property
-    def n_tokens(self) -> NDArray[np.int64]:
-        """Tokens in each row."""
-        return self.row_sizes
-
-    @property
-    def truncated(self) -> NDArray[np.int64]:
-        """Positions of the rows that are too long for the model to read at once."""
-        if self.max_length is None:
-            return np.empty(0, dtype=np.int64)
-        return np.flatnonzero(self.row_sizes > self.max_length)
-
-
 class TextEmbedder(PretrainedEmbedder):
-    """Embed texts with a pretrained transformer.
+    """Embed texts with a pretrained transformer, here or on a server, or with vectors of words.
 
     Reads sentence-transformers models as they are (transformer, pooling, dense layers, prompts,
-    maximum length), any encoder or decoder in transformers, decoders in GGUF files, and the text
-    part of CLIP, SigLIP and similar models. Each distinct text is encoded once, in batches without
-    padding, in bfloat16 if that is faster on the machine; a text's vector does not depend on the
-    other rows.
+    maximum length), any encoder or decoder in transformers, decoders in GGUF files, EmbeddingGemma
+    2, and the text part of CLIP, SigLIP, CLAP and similar models. Each distinct text is encoded
+    once, in batches without padding, in bfloat16 if that is faster on the machine; a text's vector
+    does not depend on the other rows.
 
     Without `training` the embedder is stateless: `fit` checks the parameters, the rows and the
     model's files but does not train anything, and `transform` works without it. The weights are
@@ -115,7 +72,10 @@ class TextEmbedder(PretrainedEmbedder):
         transformers model, or any module that maps token ids (n, tokens) and the padding mask to
         states (n, tokens, d) or vectors (n, d), needs its `tokenizer`. If a module gives a text a
         different vector when it is batched with a longer one, it runs on texts of one length at a
-        time.
+        time. Or a file of word vectors of GloVe, word2vec or fastText ("glove.6B.50d.txt"). Or
+        "openai:NAME", a model on OpenAI's servers or any other that speaks their protocol
+        (`base_url`), with the key in the environment variable `OPENAI_API_KEY` (`pip install
+        skembed[hosted]`; see docs/text_models.md).
     tokenizer : tokenizer, default=None
         For a module: its tokenizer, either a fast one from transformers or one from the tokenizers
         library. Other models come with their own.
@@ -124,12 +84,12 @@ class TextEmbedder(PretrainedEmbedder):
         How the tokens' states become one vector. "auto" is what the model's files say; if they say
         nothing, "last_token" for decoders and "mean" for other models and other `attention`. A
         decoder whose files say nothing was made to write, not to embed: its vectors are weak
-        features, which is said once. For CLIP and SigLIP, "auto" gives vectors in the space shared
-        with pictures; the other poolings take the states before that projection (for SigLIP
-        including padding, which it reads as words).
+        features, which is said once. For CLIP, SigLIP and CLAP, "auto" gives vectors in the space
+        shared with pictures or sounds; the other poolings take the states before that projection
+        (for SigLIP including padding, which it reads as words).
     normalize : bool or "auto", default="auto"
-        Whether vectors have unit length. "auto" is what the model's files say, or False if they
-        say nothing.
+        Whether vectors have unit length. "auto" is what the model's files say; where they say
+        nothing, True for CLAP and EmbeddingGemma 2, else False.
     prompt : str or None, default="auto"
         A text put before every row: the name of one of the model's prompts ("query"), or the text
         itself. "auto" is the model's default prompt, if its files name one; the E5 models, whose
@@ -150,8 +110,8 @@ class TextEmbedder(PretrainedEmbedder):
     n_components : int, default=None
         Number of leading features to keep, renormalised if `normalize`: for models trained so that
         the first features carry the most information (Matryoshka) [2]_. None keeps all.
-    training : FineTune, Contrastive or None, default=None
-        How `fit` trains the model; None leaves it as it is.
+    training : FineTune, Contrastive, WordWeights or None, default=None
+        How `fit` trains the model, or weighs the words of static vectors; None leaves it as it is.
     on_truncate : {"warn", "ignore", "raise", "mean_of_chunks"}, default="warn"
         What to do with rows of more than `max_length` tokens. "warn" cuts them, with a
         `TruncationWarning` once per process, model and limit; "ignore" cuts them silently; "raise"
@@ -177,7 +137,8 @@ class TextEmbedder(PretrainedEmbedder):
         skembed[quantized]`): they take about a half and a quarter of the memory of bfloat16. A
         model that does not fit is refused before it is read.
     batch_size : int or "auto", default="auto"
-        Maximum rows per batch. "auto" plans by tokens (4,096 on a CPU).
+        Maximum rows per batch. "auto" plans by tokens (4,096 on a CPU). Of a hosted model, a batch
+        is a request: "auto" is 512 rows for OpenAI's models, 64 for others, eight at once.
     cache : "run", path, EmbeddingStore or None, default="run"
         Where vectors are kept so that no row is encoded twice. "run": this process, its clones and
         its joblib workers share them until the process ends. A folder: they persist, and everything
@@ -189,7 +150,9 @@ class TextEmbedder(PretrainedEmbedder):
         return rows of NaN, list them in `report_.faults` and warn in each call that has such rows.
     base_url : str, default=None
         For hosted models: the address of a server that speaks OpenAI's protocol, such as
-        "http://localhost:8000/v1"; None is `OPENAI_BASE_URL`, else OpenAI's own.
+        "http://localhost:8000/v1"; None is the environment variable `OPENAI_BASE_URL`, else
+        OpenAI's own. The key is sent to the server of that variable, or to OpenAI's where it is not
+        set, and to no other.
     revision : str, default=None
         Branch, tag or commit of a model on the hub.
     trust_remote_code : bool, default=False
@@ -216,6 +179,7 @@ class TextEmbedder(PretrainedEmbedder):
 
     See Also
     --------
+    skembed.ImageEmbedder, skembed.AudioEmbedder : The same models, for pictures and sounds.
     skembed.EmbeddingStore : A store of vectors with a size limit.
     skembed.unload_models : Free the memory of loaded models.
 
@@ -272,13 +236,18 @@ class TextEmbedder(PretrainedEmbedder):
         **PretrainedEmbedder._parameter_constraints,
         "tokenizer": [object],
         "pooling": [StrOptions({"auto", *POOLINGS})],
-        "normalize": ["boolean", StrOptions({"auto"})],
         "prompt": [str, None],
         "attention": [StrOptions({"auto", "bidirectional", "echo"})],
         "max_length": [Interval(Integral, 1, None, closed="left"), None],
         "base_url": [str, None],
         "on_truncate": [StrOptions({"warn", "ignore", "raise", "mean_of_chunks"})],
         "dtype": [StrOptions(set(DTYPES))],
+        "training": [FineTune, Contrastive, WordWeights, None],
+    }
+
+    _parameter_checks: ClassVar[dict[str, Callable[[Any], object]]] = {
+        **PretrainedEmbedder._parameter_checks,
+        "base_url": check_address,
     }
 
     _is_shared: ClassVar[tuple[str, ...]] = ("tokenizer",)
@@ -326,6 +295,10 @@ class TextEmbedder(PretrainedEmbedder):
         self.trust_remote_code = trust_remote_code
         self.verbose = verbose
 
+    def _validate_parameters(self, params: dict[str, Any]) -> None:
+        super()._validate_parameters(params)
+        check_family(params)
+
     def _check_rows(self, X: Any) -> CheckedRows:
         return check_texts(X)
 
@@ -364,41 +337,69 @@ class TextEmbedder(PretrainedEmbedder):
         if self.on_truncate != "raise" or limit is None:
             return
         sizes = measure_sizes(encoder, rows.items, resolve_store(self.cache))
-        cut = np.flatnonzero(sizes > limit)
-        if len(cut):
-            faults = {int(rows.positions[i]): f"{sizes[i]:,} tokens" for i in cut}
-            raise TruncatedRowsError(
-                f"{len(faults):,} of {rows.n_rows:,} rows are longer than the {limit:,} tokens "
-                f"that {encoder.backbone.name} reads:{describe_rows(faults, rows.labels)}\nShorten "
-                "them, or set on_truncate='mean_of_chunks' to embed them in pieces, or 'warn' to "
-                "cut them.",
-                faults,
-            )
+        refuse_long(sizes, rows, encoder)
 
     def _make_report(self, report: EmbeddingReport) -> TextReport:
         return TextReport(**vars(report), max_length=self._encoder.limit)
 
+    def _train(self, *args: Any) -> None:
+        if not isinstance(self.training, WordWeights):
+            super()._train(*args)
+            return
+        *_, step, _, rows, _ = args
+        if step:
+            raise InvalidParameterError(
+                "partial_fit: training=WordWeights(...) counts the rows of one call. Call fit."
+            )
+        made_with, owner = self._made_with(self._settings()), type(self).__name__
+        encoder = self._encoder.whole()
+        self.trained_ = _learn_weights(self.training, encoder, rows, made_with, owner)
+        self._learned_with = self._objects()
+
+    def most_similar(
+        self, positive: Any = (), negative: Any = (), *, n: int = 10
+    ) -> list[tuple[str, float]]:
+        """Return the words of static vectors that are most similar to words, texts or vectors.
+
+        Words that are named are not among them.
+
+        Parameters
+        ----------
+        positive, negative : str, ndarray of shape (n_features,), or list of these, default=()
+            A word, a text or a vector. Of several, vectors of unit length are added, and those of
+            `negative` subtracted: ``most_similar(["king", "woman"], ["man"])`` is what is to woman
+            as king is to man.
+        n : int, default=10
+            How many words.
+
+        Returns
+        -------
+        words : list of (str, float)
+            Words with their cosines, the largest first.
+
+        Raises
+        ------
+        InvalidInputError
+            If nothing of a text is in the vocabulary.
+        UnsupportedModelError
+            If the model has no vocabulary with vectors.
+
+        References
+        ----------
+        .. [1] T. Mikolov et al., "Efficient Estimation of Word Representations in Vector Space",
+           2013, arXiv:1301.3781.
+        """
+        self._begin()
+        found: list[tuple[str, float]] = _most_similar(self._encoder.whole(), positive, negative, n)
+        return found
+
     def _warn_of(self, report: TextReport, rows: CheckedRows) -> None:
-        backbone = self._encoder.backbone
-        is_plain = getattr(backbone, "is_plain_decoder", False) and self.training is None
-        if is_plain and self._is_news(report):
-            warn_user(
-                advice_on_decoder(backbone.name), ModelWarning, once=f"decoder {backbone.name}"
-            )
-        cut, limit = report.truncated, report.max_length
-        if self.on_truncate == "warn" and limit and len(cut) and self._is_news(report):
-            # Never "100%": something of each row was read.
-            share = min(0.99, 1 - limit * len(cut) / report.row_sizes[cut].sum())
-            name = self._encoder.backbone.name
-            warn_user(
-                f"{len(cut):,} of {report.n_rows:,} rows {'was' if len(cut) == 1 else 'were'} cut "
-                f"at {limit:,} tokens, which dropped {share:.0%} of the text "
-                f"({name_rows(cut.tolist(), rows.labels)}; all are in report_.truncated). To read "
-                "it all, set on_truncate='mean_of_chunks'; to cut silently, 'ignore'. (Shown once "
-                f"for {name} at this length.)",
-                TruncationWarning,
-                once=f"{name} {limit}",
-            )
+        encoder, is_news = self._encoder, self._is_news(report)
+        if is_news and self.training is None:
+            warn_of_decoder(encoder)
+        warn_of_unknown(report, rows, encoder)
+        if is_news and self.on_truncate == "warn":
+            warn_of_cut(report, rows, encoder)
 
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()

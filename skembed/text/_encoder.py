@@ -42,12 +42,8 @@ class TextEncoder(BackboneEncoder):
     def __init__(
         self, backbone: TransformerBackbone, settings: TextSettings, device: torch.device
     ) -> None:
-        is_auto = settings.normalize == "auto"
-        settings = replace(
-            settings,
-            n_components=settings.n_components or backbone.n_components,
-            normalize=backbone.normalizes if is_auto else settings.normalize,
-        )
+        n_components = settings.n_components or backbone.n_components
+        settings = replace(settings, n_components=n_components)
         super().__init__(backbone, settings, device)
         self.is_sharded = settings.is_sharded
         is_quantized = self.dtype == "int4" or (self.dtype == "int8" and device.type != "cpu")

@@ -6,7 +6,7 @@ changed) and plain transformers folders. Loads no weights.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from skembed.text._head import HeadModule
 from skembed.text._models import TextModel
 from skembed.weights import read_json, read_modules
 
-__all__ = ["POOLING_FLAGS", "TextFolder", "completed", "read_folder"]
+__all__ = ["HEAD_TYPES", "POOLING_FLAGS", "TextFolder", "completed", "read_folder", "read_head"]
 
 # In the order in which several poolings are joined.
 POOLING_FLAGS = {
@@ -32,7 +32,7 @@ _POOLING_NAMES = {
     "weightedmean": "weighted_mean",
     "lasttoken": "last_token",
 }
-_HEAD_TYPES = ("Dense", "LayerNorm", "Normalize", "Dropout")
+HEAD_TYPES = ("Dense", "LayerNorm", "Normalize", "Dropout")
 
 # Settings of sentence-transformers' modules that change vectors and that only these values leave
 # as skembed makes them. What is not listed either changes none or is read above.
@@ -124,27 +124,18 @@ def _read_modules(folder: Path) -> TextFolder:
     if kinds == ["CLIPModel"]:
         return TextFolder(transformer=folders[0])
     known = kinds[:1] == ["Transformer"] and (
-        len(kinds) == 1
-        or (kinds[1] == "Pooling" and all(kind in _HEAD_TYPES for kind in kinds[2:]))
+        len(kinds) == 1 or (kinds[1] == "Pooling" and all(kind in HEAD_TYPES for kind in kinds[2:]))
     )
     if not known:
         raise UnsupportedModelError(
             f"{folder} chains the modules {', '.join(kinds)}; skembed reads a Transformer, then "
-            f"Pooling, then any of {', '.join(_HEAD_TYPES)}."
+            f"Pooling, then any of {', '.join(HEAD_TYPES)}."
         )
     # "sentence_bert_config.json", in older releases also of roberta, distilbert, ...
     transformer = _first_json(folders[0], "sentence_*_config.json")
     pooling = read_json(folders[1] / "config.json") if len(kinds) > 1 else {}
     model = _first_json(folder, "config_sentence_transformers.json")
-    head = [
-        HeadModule(kind, path, _first_json(path, "config.json"))
-        for kind, path in zip(kinds[2:], folders[2:], strict=True)
-        if kind != "Dropout"  # does nothing outside training
-    ]
-    for module in head:
-        for name in _SIZES[module.kind]:
-            _check_number(name, module.config[name])
-        _refuse_settings(module.folder, module.config, _HEAD_SETTINGS)
+    head = read_head(kinds[2:], folders[2:])
     _refuse_settings(folders[0], transformer, _TRANSFORMER_SETTINGS)
     _refuse_arguments(folders[0], transformer)
     max_length, default = transformer.get("max_seq_length"), model.get("default_prompt_name")
@@ -160,7 +151,7 @@ def _read_modules(folder: Path) -> TextFolder:
     return TextFolder(
         transformer=folders[0],
         pooling=_read_pooling(pooling) if pooling else None,
-        head=tuple(head),
+        head=head,
         pools_prompt=bool(pooling.get("include_prompt", True)),
         max_length=max_length,
         lower_case=bool(transformer.get("do_lower_case", False)),
@@ -169,6 +160,20 @@ def _read_modules(folder: Path) -> TextFolder:
         n_components=n_components,
         similarity=model.get("similarity_fn_name"),
     )
+
+
+def read_head(kinds: Sequence[str], folders: Sequence[Path]) -> tuple[HeadModule, ...]:
+    """Read what follows the pooling: modules of kinds that are among `HEAD_TYPES`."""
+    head = [
+        HeadModule(kind, path, _first_json(path, "config.json"))
+        for kind, path in zip(kinds, folders, strict=True)
+        if kind != "Dropout"  # does nothing outside training
+    ]
+    for module in head:
+        for name in _SIZES[module.kind]:
+            _check_number(name, module.config[name])
+        _refuse_settings(module.folder, module.config, _HEAD_SETTINGS)
+    return tuple(head)
 
 
 def _check_number(name: str, value: Any) -> None:

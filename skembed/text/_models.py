@@ -33,6 +33,10 @@ class TextModel(ModelInfo):
     pooling : str or None
         What `pooling="auto"` means, where the model's files don't say; vectors then have unit
         length, and a prompt's tokens take no part.
+    encoding : str or None
+        Of a hosted model: how tiktoken calls its tokens.
+    price : float or None
+        Of a hosted model: dollars for a million tokens, on the day that `note` names.
     """
 
     max_length: int
@@ -40,12 +44,16 @@ class TextModel(ModelInfo):
     default_prompt: str | None = None
     attention: str = "auto"
     pooling: str | None = None
+    encoding: str | None = None
+    price: float | None = None
 
 
 _SBERT = "sentence-transformers"
 _APACHE = "Apache-2.0"
 _QUESTIONS = "retrieval; prompt='query' for questions"
 _E5 = {"query": "query: ", "passage": "passage: "}
+_CLIP, _SPACE = "arXiv:2103.00020", "shares a space with pictures"
+_JOINT = "pictures and sounds share its space; prompt='query' for questions"
 _BGE = {"query": "Represent this sentence for searching relevant passages: "}
 _SEARCH = "Given a web search query, retrieve relevant passages that answer the query"
 _E5_MISTRAL = {
@@ -95,6 +103,14 @@ _ROWS = (
      "retrieval, a hundred languages", 512, _E5, "query"),
     ("BAAI/bge-small-en-v1.5", 384, "MIT", "arXiv:2309.07597", _QUESTIONS, 512, _BGE),
     ("BAAI/bge-base-en-v1.5", 768, "MIT", "arXiv:2309.07597", _QUESTIONS, 512, _BGE),
+    ("google/embeddinggemma-2", 768, _APACHE, "arXiv:2509.20354", _JOINT, 8192),
+    ("openai/clip-vit-base-patch32", 512, "MIT", _CLIP, _SPACE, 77),
+    ("google/siglip-base-patch16-224", 768, _APACHE, "arXiv:2303.15343",
+     f"{_SPACE} (skembed[sentencepiece])", 64),
+    ("google/siglip2-base-patch16-224", 768, _APACHE, "arXiv:2502.14786",
+     f"{_SPACE}; many languages", 64),
+    ("laion/clap-htsat-unfused", 512, _APACHE, "arXiv:2211.06687", "shares a space with sounds",
+     512),
     ("google/embeddinggemma-300m", 768, "Gemma", "arXiv:2509.20354",
      "a hundred languages; prompt='Clustering', 'Classification' for these", 2048, _GEMMA, "STS"),
     ("Qwen/Qwen3-Embedding-0.6B", 1024, _APACHE, "arXiv:2506.05176", _INSTRUCTED, 32768, _QWEN3),
@@ -111,4 +127,20 @@ _ROWS = (
 )
 # fmt: on
 
-MODELS: dict[str, TextModel] = {row[0]: TextModel(*row) for row in _ROWS}
+# List prices of OpenAI's announcement of 25 January 2024 (that of ada: of 13 June 2023).
+_ANNOUNCED = "https://openai.com/index/new-embedding-models-and-api-updates/"
+_OF_2024 = "$ a million tokens in January 2024"
+_HOSTED = (
+    ("openai:text-embedding-3-small", 1536, 0.02, "hosted by OpenAI"),
+    ("openai:text-embedding-3-large", 3072, 0.13, "hosted by OpenAI, more accurate"),
+    ("openai:text-embedding-ada-002", 1536, 0.10, "hosted by OpenAI, of 2022"),
+)
+
+MODELS: dict[str, TextModel] = {row[0]: TextModel(*row) for row in _ROWS} | {
+    name: TextModel(
+        *(name, width, "", _ANNOUNCED, f"{note}; {price:.2f} {_OF_2024}", 8192),
+        encoding="cl100k_base",
+        price=price,
+    )
+    for name, width, price, note in _HOSTED
+}

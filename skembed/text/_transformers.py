@@ -66,6 +66,7 @@ _T5_FAMILY = ("t5", "mt5", "umt5")
 _OFFSET_POSITIONS = (
     *("roberta", "xlm-roberta", "xlm-roberta-xl", "roberta-prelayernorm", "xmod", "ibert"),
     *("camembert", "mpnet", "data2vec-text", "longformer", "luke", "esm", "lilt", "markuplm"),
+    "clap_text_model",
 )
 
 MOST_BYTES_IN_FLOAT32 = 4 * 500_000_000
@@ -204,7 +205,7 @@ class TransformerBackbone(Backbone):
         return write_chain(
             folder,
             Chain(
-                n_states=int(self.config.get_text_config().hidden_size),
+                n_states=self._n_states(),
                 pooling=str(self.pooling),
                 pools_prompt=self._folder.pools_prompt,
                 max_length=self.max_length,
@@ -237,7 +238,11 @@ class TransformerBackbone(Backbone):
 
     def _width_of_states(self) -> int:
         """Return the number of features before the head."""
-        return pooled_width(int(self.config.get_text_config().hidden_size), str(self.pooling))
+        return pooled_width(self._n_states(), str(self.pooling))
+
+    def _n_states(self) -> int:
+        """Return the number of features of a token's state."""
+        return int(self.config.get_text_config().hidden_size)
 
     def _load_core(self, dtype: torch.dtype | None, **placed: Any) -> TokenTransformer:
         special = self.tokens.before, self.tokens.after
@@ -285,7 +290,14 @@ class TransformerBackbone(Backbone):
     # Plumbing -------------------------------------------------------------------------------
 
     def _load_pretrained(
-        self, auto: Any, dtype: torch.dtype | None, *, has_pooler: bool = False, **arguments: Any
+        self,
+        auto: Any,
+        dtype: torch.dtype | None,
+        *,
+        has_pooler: bool = False,
+        left_out: tuple[str, ...] = (),
+        part: str = "",
+        **arguments: Any,
     ) -> Any:
         """Load a model of transformers; in `dtype` only where it is large, or placed at once."""
         config = self._config_to_load()
@@ -300,6 +312,8 @@ class TransformerBackbone(Backbone):
             dtype=dtype if dtype and "device_map" in arguments else self.loaded_as(dtype),
             trust_remote_code=self._trusts_code,
             is_unused=lambda name: name.startswith("pooler."),
+            left_out=left_out,
+            part=part,
             **({"add_pooling_layer": has_pooler} if "add_pooling_layer" in parameters else {}),
             **arguments,
         )

@@ -11,6 +11,7 @@ from skembed.training._pairs import check_pairs
 from skembed.training._self_supervised import SelfSupervised
 from skembed.training._state import TrainedState
 from skembed.training._strategy import Strategy
+from skembed.training._word_weights import WordWeights
 
 __all__ = [
     "Contrastive",
@@ -20,5 +21,6 @@ __all__ = [
     "Strategy",
     "TrainedState",
     "TrainingCurveDisplay",
+    "WordWeights",
     "check_pairs",
 ]

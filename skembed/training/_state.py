@@ -20,12 +20,14 @@ class TrainedState:
 
     Attributes
     ----------
-    method : {"full", "lora", "head", "context"}
-        What was trained; "context": nothing, rows are kept.
+    method : {"full", "lora", "head", "context", "weights"}
+        What was trained; "context": nothing, rows are kept; "weights": those of words were counted.
     arrays : dict of str to ndarray
         Trained weights, by their names in the model's module; of "lora" the matrices alone, by the
         layer's name and ".lora_A" or ".lora_B"; of "head" the "projection.weight" (d, d) and the
-        "projection.bias" (d,); of "context" the rows (n, features) and their "targets" (n,).
+        "projection.bias" (d,); of "context" the rows (n, features) and their "targets" (n,); of
+        "weights" the "rows" of words, their "weights" (n,), that of any "other", and for SIF the
+        common "component" (d,).
     base : str
         Digest of the weights that were trained.
     made_with : dict of str to str

@@ -31,13 +31,15 @@ _served: weakref.WeakKeyDictionary[TrainedState, set[bytes]] = weakref.WeakKeyDi
 """Keys of the loaded models of states."""
 
 
-def serve(backbone: Backbone, state: TrainedState, owner: str) -> TrainedBackbone:
-    """Return a backbone with trained weights; messages call the embedder `owner`."""
+def serve(backbone: Backbone, state: TrainedState, owner: str) -> Backbone:
+    """Return a backbone with what was learned; messages call the embedder `owner`."""
     if state.base != backbone.source.digest.hex():
         raise InvalidParameterError(
             f"model: the weights of {backbone.name} are not those that this {owner} was trained "
             "from. Fit again, or use the same model."
         )
+    if state.method == "weights":
+        return backbone.weighted(state)
     return TrainedBackbone(backbone, state)
 
 
@@ -52,7 +54,7 @@ def drop_with_state(state: TrainedState, encoder: E) -> E:
 
     The candidates of a search then free their weights one after the other.
     """
-    if state.method != "head":
+    if state.method not in ("head", "weights"):
         keys = _served.setdefault(state, set())
         for each in encoder.replicas or (encoder,):
             if each.model_key not in keys:
@@ -74,7 +76,7 @@ class TrainedBackbone(Backbone):
         self.base, self.state = base, state
         self.name, self.width, self.source = base.name, base.width, base.source
         self.is_foreign, self.prefers_float32 = base.is_foreign, is_in_float32(base)
-        self.float32_on = base.float32_on
+        self.float32_on, self.normalizes = base.float32_on, base.normalizes
         self.digest = base.digest
         self._core_digest = base.core_digest
         if state.method == "head":  # vectors are stored before the projection

@@ -19,7 +19,14 @@ _ORIGINAL = (
 _WHOLE = (
     "Pass the folder of a whole model, as written by `save_pretrained` or a download from the hub"
 )
-_WORDS = "skembed does not read them: use a text model, or look up words with FunctionEmbedder"
+_WORDS = (
+    "TextEmbedder reads those of GloVe and word2vec (text or binary), fastText (.vec or .bin) and "
+    "NumPy (.npy beside its words): check the path, or download it again"
+)
+_KV = (
+    "Save it with gensim, `vectors.save_word2vec_format(path, binary=True)`, and pass that file to "
+    "TextEmbedder"
+)
 _WEIGHTS = (
     "Pass the folder that also has the config.json; for torchvision, torchaudio or timm models "
     "pass the model's name, and this file as `weights`"
@@ -32,16 +39,20 @@ _KINDS = (
     (r".*\.gguf", "a GGUF file for llama.cpp", "TextEmbedder reads such a file of a text model"),
     (r".*\.ggml", "an old file for llama.cpp", "Convert it to GGUF, which TextEmbedder reads"),
     (r".*\.(tflite|h5|hdf5|keras|pb)", "a TensorFlow or Keras model", _ORIGINAL),
-    (r".*\.(vec|kv|magnitude)", "a file of word vectors", _WORDS),
+    (r".*\.kv", "a pickle of gensim's word vectors, which is never opened", _KV),
+    (r".*\.magnitude", "a Magnitude file of word vectors, which skembed does not read", _WORDS),
+    (r".*\.vec(\.gz)?", "a file of word vectors", _WORDS),
+    (r".*\.npy", "an array of vectors", _WORDS),
     (
-        r"(.*vectors|glove|word2vec|fasttext).*\.(txt|bin|\d+[bdw])",
+        r"(.*vectors|glove|word2vec|fasttext).*\.((txt|bin)(\.gz)?|\d+[bdw])",
         "a file of word vectors",
         _WORDS,
     ),
     (r".*\.(safetensors|pt|pth|ckpt|bin)", "a file of weights without their model", _WEIGHTS),
     (r".*\.(pkl|pickle|joblib|skops)", "a saved Python object, which is never opened", _WHOLE),
     (r".*\.(zip|tar|gz|tgz|7z|xz)", "an archive", "Unpack it and pass the folder"),
-    (r".*\.(txt|csv|json)", "a text file", _WHOLE),
+    (r".*\.txt(\.gz)?", "a text file", f"{_WHOLE}, or word vectors: a word and its numbers a line"),
+    (r".*\.(csv|json)", "a text file", _WHOLE),
 )
 
 

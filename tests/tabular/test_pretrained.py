@@ -217,7 +217,7 @@ def test_parameters_that_mean_nothing_to_it_are_refused(paths):
             TabularEmbedder(**{"model": paths["views"], **changes}).fit(X)
     with pytest.raises(InvalidParameterError, match="keeps the rows of one call"):
         TabularEmbedder(paths["views"]).partial_fit(X)
-    with pytest.raises(InvalidParameterError, match="expected a FineTune, a Contrastive or None"):
+    with pytest.raises(InvalidParameterError, match="expected a FineTune, a Contrastive, a WordW"):
         TextEmbedder(training=InContext(cross_fit=None)).fit(["a", "b"], [0, 1])
 
 

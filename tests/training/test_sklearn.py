@@ -212,12 +212,13 @@ def test_unusable_parameters_are_named_all_at_once_before_a_row_is_read(monkeypa
     [
         (
             "head",
-            r"training='head'\): expected a FineTune, a Contrastive or None.*FineTune\('head'",
+            r"training='head'\): expected a FineTune, a Contrastive, a WordWeights or None"
+            r".*FineTune\('head'",
         ),
         (FineTune, r"<class FineTune>.* This is a class: give an object of it, as FineTune\(\)"),
         (
             LogisticRegression(),
-            r"<LogisticRegression>\): expected a FineTune, a Contrastive or None",
+            r"<LogisticRegression>\): expected a FineTune, a Contrastive, a WordWeights or None",
         ),
     ],
 )
