@@ -59,11 +59,35 @@ def test_packed_attention_is_attention_row_by_row(
         start += length
 
 
-@pytest.mark.parametrize("name", ["position_bias", "softcap", "s_aux"])
+@pytest.mark.parametrize("name", ["position_bias", "s_aux"])
 def test_what_packed_attention_does_not_know_it_refuses(name):
     t = torch.zeros(1, 1, 3, 4)
     with packed_rows(Rows([3])), pytest.raises(NotImplementedError, match=name):
         _packed_attention(torch.nn.Identity(), t, t, t, **{name: 1})
+
+
+@pytest.mark.parametrize("is_causal", [False, True])
+@pytest.mark.parametrize("window", [None, 2])
+def test_a_soft_cap_bounds_the_scores_of_each_row(is_causal, window):
+    lengths, cap = [4, 4, 3], 1.5
+    random = torch.Generator().manual_seed(0)
+    q = torch.randn(1, 2, 11, 4, generator=random, dtype=torch.float64) * 3
+    k, v = (torch.randn(1, 1, 11, 4, generator=random, dtype=torch.float64) for _ in range(2))
+    how = {"is_causal": is_causal, "sliding_window": window, "softcap": cap}
+    with packed_rows(Rows(lengths)):
+        out, _ = _packed_attention(torch.nn.Identity(), q, k, v, **how)
+    start = 0
+    for length in lengths:
+        rows, place = slice(start, start + length), np.arange(length)
+        distance = place[:, None] - place
+        seen = (distance >= 0) if is_causal else np.full((length, length), True)
+        seen &= abs(distance) < (window or length)
+        for head in range(2):
+            scores = (q[0, head, rows] @ k[0, 0, rows].T).numpy() / 2
+            shares = np.where(seen, np.exp(cap * np.tanh(scores / cap)), 0)
+            expected = shares / shares.sum(1, keepdims=True) @ v[0, 0, rows].numpy()
+            np.testing.assert_allclose(out[0, rows, head].numpy(), expected, atol=1e-6)
+        start += length
 
 
 def test_positions_restart_with_every_row():
