@@ -212,7 +212,7 @@ def test_unusable_parameters_are_named_all_at_once_before_a_row_is_read(monkeypa
     [
         (
             "head",
-            r"training='head'\): expected a FineTune, a Contrastive, a WordWeights or None.*FineTune\('head'",
+            r"training='head'\): expected a FineTune, a Contrastive, a WordW.* FineTune\('head'",
         ),
         (FineTune, r"<class FineTune>.* This is a class: give an object of it, as FineTune\(\)"),
         (
