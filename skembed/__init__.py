@@ -57,7 +57,7 @@ _HOMES = {
     "WordWeights": "skembed.training",
     "unload_models": "skembed.weights",
 }
-_MODULES = ("exceptions", "testing")
+_MODULES = ("exceptions", "model_selection", "testing")
 _ROOMS = ("text", "image", "audio")
 
 __all__ = [
@@ -83,6 +83,7 @@ __all__ = [
     "__version__",
     "exceptions",
     "list_models",
+    "model_selection",
     "testing",
     "unload_models",
 ]
@@ -118,7 +119,7 @@ def list_models(kind: str | None = None) -> list[ModelInfo]:
     Parameters
     ----------
     kind : {"text", "image", "audio"} or None
-        What they embed; None is all kinds.
+        What they embed; None is all kinds: a model for several kinds has a row for each.
 
     Returns
     -------

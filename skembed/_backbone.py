@@ -153,6 +153,11 @@ class Backbone(ABC):
         Types of devices on which it computes in float32 whatever is asked for.
     runs_on_cpu : bool
         Whether it runs on the CPU whatever device is asked for: lookups gain nothing elsewhere.
+    normalizes : bool
+        Whether its vectors have unit length where `normalize="auto"`.
+    language : LanguageModel or None
+        A part of its core that backbones of other rooms have too, and that is loaded once for all:
+        `load` takes it, made fast, as `language`.
     projection : Projection or None
         What vectors become after they are stored.
     encoder_type : type or None
@@ -167,6 +172,8 @@ class Backbone(ABC):
     prefers_float32: bool = False
     float32_on: tuple[str, ...] = ()
     runs_on_cpu: bool = False
+    normalizes: bool = False
+    language: Any = None
     projection: Projection | None = None
     encoder_type: Any = None
 

@@ -256,7 +256,8 @@ class BaseEmbedder(CallbackSupportMixin, TransformerMixin, Estimator):
         embedded = (embed or self._embed)(rows)
         faults = dict(rows.faults)
         faults.update({int(rows.positions[i]): why for i, why in embedded.faults.items()})
-        notes = {int(rows.positions[i]): note for i, note in embedded.notes.items()}
+        notes = dict(rows.notes)
+        notes.update({int(rows.positions[i]): note for i, note in embedded.notes.items()})
         vectors, sizes, n_unknown = embedded.vectors, embedded.sizes, embedded.n_unknown
         if rows.faults:  # bad rows were left out: make room for them
             vectors = np.full((rows.n_rows, vectors.shape[1]), np.nan, dtype=np.float32)
@@ -276,6 +277,7 @@ class BaseEmbedder(CallbackSupportMixin, TransformerMixin, Estimator):
             device=embedded.device,
             dtype=embedded.dtype,
             notes=notes,
+            n_used=embedded.n_used,
             n_unknown=n_unknown,
         )
         of_room = self._make_report(report)
@@ -318,8 +320,9 @@ class BaseEmbedder(CallbackSupportMixin, TransformerMixin, Estimator):
         # scikit-learn's HTML view asks for names: showing one must not look for its model.
         was_used = self.__dict__.get("_last", {}).get("report") is not None
         if not (was_used or self.__dict__.keys() & {"_has_been_fitted", "_present"}):
+            call = "fit" if self.__sklearn_tags__().requires_fit else "fit or transform"
             raise NotFittedError(
-                f"This {type(self).__name__} has not seen rows yet; call fit or transform first."
+                f"This {type(self).__name__} has not seen rows yet; call {call} first."
             )
         prefix = type(self).__name__.lower()
         width = getattr(self, "n_features_out_", None)

@@ -83,6 +83,8 @@ class BatchPolicy:
     # size. Rows of a batch that failed then run alone, and those that fail again are faults; where
     # none of the first few hundred runs, that is the model's error.
     may_fail: bool = False
+    # Most parts of a batch, whatever they cost, unless the user says how many.
+    max_parts: int | None = None
 
 
 class Encoder(ABC):
@@ -123,7 +125,10 @@ class Encoder(ABC):
         Whether vectors are looked up and stored; False if that takes longer than computing them.
     replicas : tuple of Encoder
         Encoders with the same digest, each on its own device, among which the engine divides the
-        batches. Empty: the encoder runs all batches itself.
+        batches; or the same one several times, if it runs several batches at once. Empty: the
+        encoder runs one batch after the other.
+    n_used : int
+        What a run has cost so far, in the unit that a service counts; 0 of what runs here.
     """
 
     digest: bytes
@@ -137,6 +142,7 @@ class Encoder(ABC):
     uses_store: bool = True
     is_whole: bool = True
     replicas: tuple[Encoder, ...] = ()
+    n_used: int = 0
 
     @property
     def is_loaded(self) -> bool:
@@ -187,6 +193,17 @@ class Encoder(ABC):
     def whole(self) -> Encoder:
         """Return the encoder that can run."""
         return self
+
+    def begin(self, items: Sequence[Any]) -> Encoder:
+        """Return the encoder that runs these rows, which no store has, before any is prepared."""
+        return self
+
+    def stop(self) -> None:  # noqa: B027  (most have nothing to stop)
+        """Be told that a run is over: what waits to try again need not."""
+
+    def why_not_finite(self, part: Any) -> str:
+        """Return what is wrong with a part whose vector has values that are not finite."""
+        return "the model returned values that are not finite"
 
     def describe(self, item: Any) -> str:
         """Return what messages call a row besides its number (such as its path), or ""."""

@@ -37,7 +37,8 @@ __all__ = [
 class CheckedRows:
     """The good rows for the room's encoder, where each stood, and what is wrong with the others.
 
-    Rows that are pairs have `n_sides` items each, one after the other.
+    Rows that are pairs have `n_sides` items each, one after the other. `notes` are of good rows of
+    which not all could be used.
     """
 
     items: Sequence[Any]
@@ -46,6 +47,7 @@ class CheckedRows:
     faults: dict[int, str] = field(default_factory=dict)
     labels: Sequence[Any] | None = None  # the index of a Series or frame, for messages
     n_sides: int = 1
+    notes: dict[int, str] = field(default_factory=dict)
 
     @property
     def noun(self) -> str:

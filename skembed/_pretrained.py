@@ -80,11 +80,11 @@ class PretrainedEmbedder(TrainableEmbedder):
         "model": [str, os.PathLike, OfModules()],
         "weights": [str, os.PathLike, None],
         "layer": [str, Integral, None],
-        "normalize": ["boolean"],
+        "normalize": ["boolean", StrOptions({"auto"})],
         "n_components": [Interval(Integral, 1, None, closed="left"), None],
         "preprocess": [callable, None],
         "device": [str, list, tuple],
-        "dtype": [StrOptions(set(DTYPES) - {"int8"})],
+        "dtype": [StrOptions(set(DTYPES) - {"int8", "int4"})],
         "revision": [str, None],
         "trust_remote_code": ["boolean"],
     }
@@ -99,6 +99,10 @@ class PretrainedEmbedder(TrainableEmbedder):
     def _other_settings(self) -> dict[str, Any]:
         """Return the settings that are not parameters of the same name."""
         return {}
+
+    def _device(self) -> Any:
+        """Return the device or devices, as `resolve_devices` takes them."""
+        return plain(self.device)
 
     def _settings(self) -> Any:
         other = self._other_settings()
@@ -117,7 +121,7 @@ class PretrainedEmbedder(TrainableEmbedder):
 
         `state` is what it has learned, where that is not what the instance has.
         """
-        settings, device = self._settings(), plain(self.device)
+        settings, device = self._settings(), self._device()
         if not self.__dict__.get("_is_learning"):
             state = self._trained_state(settings)
 

@@ -18,8 +18,9 @@ class EmbeddingReport:
     ----------
     n_rows : int
         Rows asked for.
-    n_distinct : int
-        Distinct rows among them, not counting bad ones.
+    n_distinct : int or None
+        Distinct rows among them, not counting bad ones. None where rows are not compared: those of
+        tables are embedded faster than looked for.
     n_encoded : int
         Rows the model ran on in this call.
     n_reused : int
@@ -37,10 +38,12 @@ class EmbeddingReport:
         Duration of the call, including loading and checking, and rows asked for per second.
     device, dtype : str
         Where the model runs and in which format.
+    n_used : int
+        What a service counted for the rows encoded in this call; 0 for models that run here.
     """
 
     n_rows: int
-    n_distinct: int
+    n_distinct: int | None
     n_encoded: int
     row_sizes: NDArray[np.int64] = field(repr=False)
     faults: dict[int, str] = field(repr=False)
@@ -48,12 +51,13 @@ class EmbeddingReport:
     device: str
     dtype: str
     notes: dict[int, str] = field(default_factory=dict, repr=False)
+    n_used: int = 0
     n_unknown: NDArray[np.int64] | None = field(default=None, repr=False)
 
     @property
     def n_reused(self) -> int:
         """Distinct rows that came from the store."""
-        return self.n_distinct - self.n_encoded
+        return 0 if self.n_distinct is None else self.n_distinct - self.n_encoded
 
     @property
     def rows_per_second(self) -> float:
@@ -62,7 +66,10 @@ class EmbeddingReport:
 
     def __str__(self) -> str:
         bad = f", {len(self.faults):,} bad" if self.faults else ""
+        distinct = reused = ""
+        if self.n_distinct is not None:
+            distinct, reused = f", {self.n_distinct:,} distinct", f", {self.n_reused:,} reused"
         return (
-            f"{self.n_rows:,} rows, {self.n_distinct:,} distinct{bad}: {self.n_encoded:,} encoded, "
-            f"{self.n_reused:,} reused; {self.seconds:.2f} s on {self.device} in {self.dtype}"
+            f"{self.n_rows:,} rows{distinct}{bad}: {self.n_encoded:,} encoded{reused}; "
+            f"{self.seconds:.2f} s on {self.device} in {self.dtype}"
         )

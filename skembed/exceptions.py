@@ -13,16 +13,18 @@ Every error that a user can meet is a `SkembedError` and also the built-in that 
     ├── UnsupportedModelError     (ValueError)   a model that was found but cannot be run here
     │   └── UnsafeModelError                     ... because loading it would run foreign code
     ├── FunctionError             (RuntimeError) your own function failed; its error is the cause
+    ├── ServiceError              (RuntimeError) a server that embeds failed or refused
     └── TrainingError             (RuntimeError) training cannot go on, as its loss is no number
 
     SkembedWarning                (UserWarning)
     ├── TruncationWarning         rows were cut at the model's limit
-    ├── InvalidRowsWarning        rows became NaN, or were not learned from (`on_error="nan"`)
+    ├── InvalidRowsWarning        rows became NaN or were not learned from (`on_error="nan"`), or
+    │                             cells of a table count as missing
     ├── ModelWarning              a model does not run as its files say
     ├── QualityWarning            silent or clipped sound, or text of unknown words, was embedded
     ├── StoreWarning              the embedding store failed; work went on without it
     ├── TrainingWarning           a checkpoint was of no use, or a parameter of training
-    └── MemoryWarning             the device ran out of memory; batches were made smaller
+    └── MemoryWarning             memory ran out, batches were made smaller; or it will be scarce
 """
 
 from __future__ import annotations
@@ -49,6 +51,7 @@ __all__ = [
     "ModelNotFoundError",
     "ModelWarning",
     "QualityWarning",
+    "ServiceError",
     "SkembedError",
     "SkembedWarning",
     "StoreWarning",
@@ -136,6 +139,10 @@ class FunctionError(SkembedError, RuntimeError):
     """The user's function failed or returned no vectors; its own error is the `__cause__`."""
 
 
+class ServiceError(SkembedError, RuntimeError):
+    """A server that embeds cannot be reached, refused, or answered what makes no sense."""
+
+
 class TrainingError(SkembedError, RuntimeError):
     """Training cannot go on; the message names the rows and what to change."""
 
@@ -149,7 +156,7 @@ class TruncationWarning(SkembedWarning):
 
 
 class InvalidRowsWarning(SkembedWarning):
-    """Rows became rows of NaN or were not learned from, as `on_error="nan"` asks."""
+    """Rows became NaN or were not learned from, or cells of theirs cannot be read."""
 
 
 class QualityWarning(SkembedWarning):
@@ -169,7 +176,7 @@ class TrainingWarning(SkembedWarning):
 
 
 class MemoryWarning(SkembedWarning):
-    """The device ran out of memory; smaller batches were used."""
+    """The device ran out of memory, and smaller batches were used; or a model takes most of it."""
 
 
 def describe_rows(faults: Mapping[int, str], labels: Sequence[Any] | None = None) -> str:

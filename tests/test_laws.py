@@ -36,6 +36,7 @@ ORDER = [
     "training",
     "_estimator",
     "_base",
+    "_learned",
     "_trainable",
     "_pretrained",
     "room",
@@ -43,6 +44,8 @@ ORDER = [
     "model_selection",
     "scale",
     "testing",
+    "serving",
+    "__main__",
 ]
 
 

@@ -23,7 +23,7 @@ class Routes:
 def test_the_service_answers_with_vectors(monkeypatch):
     monkeypatch.setitem(sys.modules, "fastapi", SimpleNamespace(FastAPI=Routes))
     names = {}
-    exec(re.search(r"```python\n(.*?)```", PAGE, re.DOTALL).group(1), names)
+    exec(re.search(r"```python\n(from fastapi .*?)```", PAGE, re.DOTALL).group(1), names)
     assert names["embedder"].encoder_.is_loaded
     vectors = names["app"].of["/embed"](["a cat", "a kitten", "a tax return"])
     assert np.shape(vectors) == (3, 384)

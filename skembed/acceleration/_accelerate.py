@@ -12,8 +12,8 @@ from skembed.acceleration._passes import convert
 from skembed.acceleration._processor import keep_freed_memory
 from skembed.acceleration._speech import accelerate_speech
 from skembed.acceleration._stacks import accelerate_stacks
-from skembed.acceleration._tokens import accelerate_tokens, pack_for_training
-from skembed.modules import BiLM, SpeechModel, TokenModule, TokenTransformer
+from skembed.acceleration._tokens import FastTransformer, accelerate_tokens, pack_for_training
+from skembed.modules import BiLM, Joint, SpeechModel, TokenModule, TokenTransformer
 
 __all__ = ["accelerate", "prepare_for_training"]
 
@@ -33,8 +33,8 @@ def accelerate(
     ----------
     core : Module
         In float32 on the CPU, in evaluation mode; it may be changed and is the result's own. A
-        `TokenTransformer`, a `SpeechModel`, a module of stacks (n, ...), or a `TokenModule` or a
-        `BiLM`, which stay as they are.
+        `TokenTransformer`, a `SpeechModel`, a module of stacks (n, ...), a `Joint` of both, whose
+        language model may be fast already, or a `TokenModule` or a `BiLM`, which stay as they are.
     probes : iterable of Tensor
         Of a module of stacks, two or more different rows as it may take them, on which every step
         is proven; of several shapes, the first that it does not fail on. The other kinds are proven
@@ -62,7 +62,14 @@ def accelerate(
             return core.to(device)
         if isinstance(core, SpeechModel):
             return accelerate_speech(core, device=device, dtype=dtype)
-        return accelerate_stacks(core, probes, device=device, dtype=dtype, is_foreign=is_foreign)
+        part = core.tower if isinstance(core, Joint) else core
+        fast = accelerate_stacks(part, probes, device=device, dtype=dtype, is_foreign=is_foreign)
+        if not isinstance(core, Joint):
+            return fast
+        language = core.language
+        if not isinstance(language, FastTransformer):
+            language = accelerate_tokens(language, device=device, dtype=dtype)
+        return Joint(fast, language, core.before, core.after)
 
 
 def prepare_for_training(core: nn.Module, *, device: torch.device) -> nn.Module:

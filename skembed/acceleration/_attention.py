@@ -40,7 +40,7 @@ _now = threading.local()
 def packed_rows(rows: Rows, *, is_trained: bool = False) -> Iterator[None]:
     """Tell the packed attention of this thread where rows lie, and whether gradients are wanted."""
     _now.rows, _now.is_trained = rows, is_trained
-    _now.boundaries = None
+    _now.boundaries = {}
     try:
         yield
     finally:
@@ -78,17 +78,19 @@ def _packed_attention(
     Shapes: query (1, heads, tokens, d), key and value (1, key heads, tokens, d); returns
     (1, tokens, heads, d).
     """
-    unknown = [
-        name for name in ("position_bias", "softcap", "s_aux") if kwargs.get(name) is not None
-    ]
+    unknown = [name for name in ("position_bias", "s_aux") if kwargs.get(name) is not None]
     if unknown or attention_mask is not None:
         raise NotImplementedError(f"packed attention does not know {unknown or 'masks'}")
     if is_causal is None:
         is_causal = bool(getattr(module, "is_causal", False))
-    how = _How(scaling, is_causal, sliding_window)
+    how = _How(scaling, is_causal, sliding_window, kwargs.get("softcap"))
+    if how.softcap is not None and dropout:
+        raise NotImplementedError("packed attention has no dropout after a soft cap")
     is_half = query.dtype in (torch.bfloat16, torch.float16)
     run: Callable[..., Tensor] = _attend_by_length
-    if query.is_cuda and is_half and not dropout and _varlen_attn():
+    if how.softcap is not None:
+        run = _attend_capped
+    elif query.is_cuda and is_half and not dropout and _varlen_attn():
         run = _attend_varlen
     elif _now.is_trained:
         run = partial(_attend_in_buckets, dropout=dropout)
@@ -104,6 +106,7 @@ class _How:
     scale: float | None
     is_causal: bool
     window: int | None
+    softcap: float | None = None
 
 
 def _attend_in_buckets(
@@ -191,6 +194,27 @@ def _attend_by_length(
     return out
 
 
+def _attend_capped(rows: Rows, q: Tensor, k: Tensor, v: Tensor, how: _How) -> Tensor:
+    """Attend with scores that a tanh keeps below the soft cap (Gemma 2), which no kernel knows."""
+    assert how.softcap is not None
+    attended = []
+    k, v = (t.repeat_interleave(q.shape[1] // t.shape[1], 1) for t in (k, v))
+    scale = q.shape[2] ** -0.5 if how.scale is None else how.scale
+    for start, n_rows, length in rows.groups:
+        here = slice(start, start + n_rows * length)
+        own = [t[here].unflatten(0, (n_rows, length)).transpose(1, 2) for t in (q, k, v)]
+        scores = torch.tanh(own[0] @ own[1].transpose(2, 3) * (scale / how.softcap)) * how.softcap
+        seen = _window_mask(length, how, q.device)
+        if seen is None and how.is_causal:
+            seen = torch.ones(length, length, dtype=torch.bool, device=q.device).tril_()
+        if seen is not None:
+            scores = scores.masked_fill(~seen, -torch.inf)
+        shares = scores.softmax(-1, dtype=torch.float32).to(q.dtype)
+        attended.append((shares @ own[2]).transpose(1, 2).flatten(0, 1))
+    out = torch.cat(attended)
+    return F.pad(out, (0, 0, 0, 0, 0, len(q) - len(out)))
+
+
 def _window_mask(length: int, how: _How, device: torch.device) -> Tensor | None:
     """Return which tokens see which, shape (length, length), or None where no window hides any."""
     if how.window is None or length <= how.window:
@@ -214,9 +238,9 @@ def _varlen_attn() -> Callable[..., Any] | None:
 
 def _attend_varlen(rows: Rows, q: Tensor, k: Tensor, v: Tensor, how: _How) -> Tensor:
     """Attend with the variable-length kernel."""
-    if _now.boundaries is None:
-        _now.boundaries = rows.boundaries.to(q.device, non_blocking=True)
-    boundaries, longest = _now.boundaries, max(rows.lengths)
+    if q.device not in _now.boundaries:  # a model may lie on several
+        _now.boundaries[q.device] = rows.boundaries.to(q.device, non_blocking=True)
+    boundaries, longest = _now.boundaries[q.device], max(rows.lengths)
     attend = _varlen_attn()
     assert attend is not None
     left = -1 if how.window is None else how.window - 1

@@ -22,7 +22,8 @@ from skembed.acceleration._linear import pack_linear_layers, steady_size
 from skembed.acceleration._passes import are_alike, convert
 from skembed.acceleration._processor import is_bfloat16_faster_on_cpu
 from skembed.exceptions import UnsupportedModelError
-from skembed.modules import TokenBatch, TokenTransformer
+from skembed.modules import Rows, TokenBatch, TokenTransformer
+from skembed.weights import available_memory
 
 __all__ = ["FastTransformer", "accelerate_tokens", "pack_for_training"]
 
@@ -56,7 +57,10 @@ class FastTransformer(TokenTransformer):
         layout: Literal["packed", "padded", "equal"],
         position_offset: int = 0,
     ) -> None:
-        super().__init__(plain.model, plain.pad_token_id, plain.special_token_ids)
+        super().__init__(
+            *(plain.model, plain.pad_token_id, plain.special_token_ids),
+            is_placed=plain.is_placed,
+        )
         self.layout = layout
         self.position_offset = position_offset
         self.is_steady = self.is_exact = False
@@ -65,21 +69,37 @@ class FastTransformer(TokenTransformer):
         """Return the states of all rows end to end, shape (tokens, d)."""
         if self.layout != "packed":
             return super().forward(batch)
-        n = batch.rows.n_tokens
-        n_more = steady_size(n) - n if self.is_steady else 0
-        ids, positions = batch.ids, batch.positions
+        n_more = self._n_more(batch.rows.n_tokens)
+        ids = batch.ids
         if n_more:
             # Not the padding token: some models name one that they do not have.
             ids = torch.cat([ids, ids[-1:].expand(n_more)])
-            positions = F.pad(positions, (0, n_more))
-        if self.position_offset:
-            positions = positions + self.position_offset
-        rows = replace(batch.rows, n_more=n_more, is_exact=self.is_exact)
+        return self._run(batch.rows, batch.positions, n_more, input_ids=ids[None])
+
+    def read(self, states: Tensor) -> Tensor:
+        """Return the states of rows (rows, tokens, d) that are embedded already."""
+        if self.layout != "packed":
+            return super().read(states)
+        n_rows, length = states.shape[:2]
+        n_more = self._n_more(n_rows * length)
+        flat = F.pad(states.flatten(0, 1), (0, 0, 0, n_more))
+        positions = torch.arange(length, device=states.device).repeat(n_rows)
+        hidden = self._run(Rows([length] * n_rows), positions, n_more, inputs_embeds=flat[None])
+        rows: Tensor = hidden.unflatten(0, (n_rows, length))
+        return rows
+
+    def _n_more(self, n_tokens: int) -> int:
+        """Return how many tokens are put after so many."""
+        return steady_size(n_tokens) - n_tokens if self.is_steady else 0
+
+    def _run(self, rows: Rows, positions: Tensor, n_more: int, **packed: Tensor) -> Tensor:
+        """Return the states of packed rows, without those of the tokens put after them."""
+        positions = F.pad(positions, (0, n_more)) + self.position_offset
+        rows = replace(rows, n_more=n_more, is_exact=self.is_exact)
         with packed_rows(rows, is_trained=self.is_trained):
-            hidden: Tensor = self.model(
-                input_ids=ids[None], position_ids=positions[None]
-            ).last_hidden_state
-        return hidden[0, :n]
+            hidden: Tensor = self.model(position_ids=positions[None], **packed).last_hidden_state
+        own: Tensor = hidden[0, : rows.n_tokens]
+        return own
 
 
 def accelerate_tokens(
@@ -91,6 +111,8 @@ def accelerate_tokens(
     the fastest layout whose hidden states agree is taken, in the format that the weights came in,
     before they are converted.
     """
+    if core.is_placed:
+        return _find_layout(core, device, core.model.config._attn_implementation)
     is_int8 = dtype is torch.int8
     if is_int8:  # of all that is no linear layer
         dtype = torch.bfloat16 if is_bfloat16_faster_on_cpu() else torch.float32
@@ -107,7 +129,7 @@ def accelerate_tokens(
         fast = _find_layout(core, device, implementation)
     if fast.layout == "packed" and device.type == "cpu" and dtype is torch.bfloat16:
         _choose_attention(fast)
-    if device.type == "cpu" and not is_int8:
+    if device.type == "cpu" and not is_int8 and _has_room_for_copy(fast):
         fast.is_steady = True
         fast.is_steady = _pack_layers(fast)
     return fast
@@ -166,6 +188,12 @@ def _choose_attention(fast: FastTransformer) -> None:
     rounded = fast(batch)
     fast.is_exact = True
     fast.is_exact = not are_alike(rounded, fast(batch))
+
+
+def _has_room_for_copy(fast: FastTransformer) -> bool:
+    """Return whether the weights fit into memory twice: they are laid out anew beside the old."""
+    room = available_memory()
+    return room is None or room > sum(each.nbytes for each in fast.parameters())
 
 
 def _pack_layers(fast: FastTransformer) -> bool:

@@ -11,18 +11,21 @@ from torch import nn
 from skembed._backbone import Source
 from skembed.audio._backbone import AudioBackbone, AudioSettings
 from skembed.audio._deepspeech import DeepSpeechBackbone
+from skembed.audio._joint import JointBackbone
 from skembed.audio._models import MODELS
 from skembed.audio._modules import find_module
 from skembed.audio._spectra import BASELINES, BaselineBackbone
 from skembed.audio._torchaudio import TorchaudioBackbone, bundle_names, bundle_url
 from skembed.audio._transformers import TransformersBackbone
 from skembed.exceptions import InvalidParameterError, did_you_mean
+from skembed.modules import JOINT_MODELS
 from skembed.weights import (
     FileSource,
     RandomSource,
     find_checkpoint,
     has_processor,
     kept_recent,
+    kind_of,
     looks_like_a_file,
     resolve_model,
 )
@@ -72,7 +75,7 @@ def _find_family(settings: AudioSettings) -> tuple[Any, Source]:
             _refuse_name(name)
     place: Any = settings.model
     found = resolve_model(place, revision=settings.revision, is_whole=_is_whole, known=MODELS)
-    return TransformersBackbone, found
+    return JointBackbone if kind_of(found.folder) in JOINT_MODELS else TransformersBackbone, found
 
 
 def _find_weights(weights: Any, name: str, url: str | None) -> Source:

@@ -66,10 +66,10 @@ class AudioEmbedder(PretrainedEmbedder):
     """Embed sound clips with a pretrained speech or audio model.
 
     Takes the speech models in torchaudio and transformers (wav2vec 2.0, HuBERT, WavLM, ...),
-    Whisper's encoder, CLAP, the audio spectrogram transformer, DeepSpeech, any torch module, and
-    statistics of log-mel bands or MFCC as a baseline. Clips are read from files of any rate, mixed
-    to one channel and resampled; clips of any length run together without padding, so a clip's
-    vector depends only on the clip. Each distinct clip is encoded once.
+    Whisper's encoder, CLAP, EmbeddingGemma 2, the audio spectrogram transformer, DeepSpeech, any
+    torch module, and statistics of log-mel bands or MFCC as a baseline. Clips are read from files
+    of any rate, mixed to one channel and resampled; clips of any length run together without
+    padding, so a clip's vector depends only on the clip. Each distinct clip is encoded once.
 
     Without `training` the embedder is stateless: `fit` checks the parameters, the rows and the
     model's files but does not train anything, and `transform` works without it. The weights are
@@ -84,7 +84,8 @@ class AudioEmbedder(PretrainedEmbedder):
           downloaded.
         - a folder with a transformers model, or its id on the Hugging Face hub:
           "facebook/wav2vec2-base", "openai/whisper-base", "laion/clap-htsat-unfused",
-          "MIT/ast-finetuned-audioset-10-10-0.4593", ...
+          "google/embeddinggemma-2", "MIT/ast-finetuned-audioset-10-10-0.4593", ... Of CLAP and
+          EmbeddingGemma 2, `TextEmbedder` of the same name embeds texts into the same space.
         - "deepspeech" [4]_, with your own file as `weights`, or None.
         - "logmel" or "mfcc": mean and standard deviation over time of 80 log-mel bands or 20
           cepstral coefficients (25 ms Hann windows every 10 ms, at 16 kHz). Nothing is trained:
@@ -106,14 +107,16 @@ class AudioEmbedder(PretrainedEmbedder):
     window : float, "auto" or None, default="auto"
         Seconds given to the model at once. Longer clips are split into windows of this length; the
         last window ends where the clip does. The clip's vector is the mean of the windows' vectors.
-        "auto" is what the model takes (Whisper 30 s, CLAP 10 s, AST 10.24 s), or 30 s for models
-        that take any length; the baselines take clips of any length whole. None leaves clips whole.
+        "auto" is what the model takes (Whisper and EmbeddingGemma 2 30 s, CLAP 10 s, AST 10.24 s),
+        or 30 s for models that take any length; the baselines take clips of any length whole. None
+        leaves clips whole.
     hop : float, default=None
         Seconds from the start of one window to the start of the next, at most `window`. None:
         windows do not overlap. Changing the window or hop runs the model again only on longer
         clips.
-    normalize : bool, default=False
-        Whether vectors have unit length.
+    normalize : bool or "auto", default="auto"
+        Whether vectors have unit length. "auto" is what the model itself ends with: True for CLAP
+        and EmbeddingGemma 2, else False.
     n_components : int, default=None
         Number of leading features to keep, renormalised if `normalize`. None keeps all.
     training : FineTune, Contrastive or None, default=None
@@ -256,7 +259,7 @@ class AudioEmbedder(PretrainedEmbedder):
         pooling: str = "auto",
         window: float | str | None = "auto",
         hop: float | None = None,
-        normalize: bool = False,
+        normalize: bool | str = "auto",
         n_components: int | None = None,
         training: Strategy | None = None,
         preprocess: Callable[..., Any] | None = None,

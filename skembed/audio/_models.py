@@ -39,7 +39,18 @@ MODELS: dict[str, ModelInfo] = {
             "openai/whisper-base", 512, "Apache-2.0", "arXiv:2212.04356", "words, 99 languages"
         ),
         ModelInfo(
-            "laion/clap-htsat-unfused", 512, "Apache-2.0", "arXiv:2211.06687", "sounds of all kinds"
+            "google/embeddinggemma-2",
+            768,
+            "Apache-2.0",
+            "arXiv:2509.20354",
+            "shares a space with texts and pictures",
+        ),
+        ModelInfo(
+            "laion/clap-htsat-unfused",
+            512,
+            "Apache-2.0",
+            "arXiv:2211.06687",
+            "sounds of all kinds; shares a space with texts",
         ),
         ModelInfo(
             "MIT/ast-finetuned-audioset-10-10-0.4593",

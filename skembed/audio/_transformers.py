@@ -72,6 +72,8 @@ _VECTORS = {
     "audio-spectrogram-transformer": "pooler_output",
 }
 
+_OF_TEXTS = ("text_model.", "text_projection.")  # weights of CLAP's other part
+
 _STATES = "last_hidden_state"
 
 _N_TOKENS_OF_AST = 2
@@ -119,6 +121,7 @@ class TransformersBackbone(AudioBackbone):
         is_auto = settings.pooling == "auto" and settings.layer is None
         # What is taken of the output.
         self._output = _VECTORS.get(self._kind, _STATES) if is_auto else _STATES
+        self.normalizes = self._kind == "clap" and self._output != _STATES  # `get_audio_features`
         self._layer: int | None = None
         if self._kind in _PACKED:
             n_layers = int(self._config.num_hidden_layers)
@@ -168,6 +171,7 @@ class TransformersBackbone(AudioBackbone):
             dtype=torch.float32,
             trust_remote_code=self.is_foreign,
             is_unused=self._is_unused,
+            left_out=_OF_TEXTS if self._kind == "clap" else (),
         )
         return module.eval()
 

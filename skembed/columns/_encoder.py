@@ -19,18 +19,22 @@ from skembed.columns._kinds import (
     decide,
     numbers_of,
     read_as,
+    strictly,
     words_of,
 )
 from skembed.columns._parts import Codes, Cycles, Numbers, Tags
 from skembed.columns._rows import TableRows, TableShape
-from skembed.columns._table import read_table
-from skembed.columns._texts import Embedded, Letters
+from skembed.columns._table import Table, read_table
+from skembed.columns._texts import Embedded, Letters, errors_named
 from skembed.columns._values import Values, read_values
 from skembed.exceptions import (
     InvalidInputError,
     InvalidParameterError,
     InvalidRowsError,
+    InvalidRowsWarning,
+    describe_rows,
     did_you_mean,
+    warn_user,
 )
 from skembed.store import digest_of
 
@@ -64,6 +68,7 @@ class _Learned:
 
     def __init__(self, values: Values, decision: Decision, text: Any, random_state: Any) -> None:
         self.kind, self.form, self.why = decision.kind, decision.form, decision.why
+        self.is_given = decision.is_given
         self.has_zone = values.local is not None
         self.number: Numbers | None = None
         self.codes: Codes | None = None
@@ -102,6 +107,7 @@ class _Learned:
     def read(self, column: Any) -> Values:
         """Return values as they were read at fit; a ValueError says why they can't be."""
         values = read_as(read_values(column), self.form)
+        values = strictly(values) if self.is_given else values
         has_zone = values.local is not None
         if values.form == "date" and has_zone != self.has_zone and not values.missing.all():
             now, then = ("with", "without") if has_zone else ("without", "with")
@@ -148,10 +154,11 @@ class TableEncoder:
         booleans, category types and lists of strings by their type. Whole numbers of at most 12
         distinct values, each for 10 rows on average, are categories; if they are 3 or more, they
         are numbers, too, so that order is not lost. Strings that are all numbers (not "007") or
-        all ISO dates are read as such. Others are text where most differ, or more than 1,000, and
-        have two words or more on average. Where most of 50 or more differ otherwise, they are
-        dropped if they are identifiers (no two are equal, all are as long and have letters and
-        digits), and text if not. All others are categories.
+        all ISO dates are read as such. If 5% of them at most are neither, and no codes ("007",
+        "V27"), these are missing, and `transform` warns of them. Other strings are text where most
+        differ, or more than 1,000, and have two words or more on average. Where most of 50 or more
+        differ otherwise, they are dropped if they are identifiers (no two are equal, all are as
+        long and have letters and digits), and text if not. All others are categories.
     text : transformer, default=None
         What embeds texts: takes a 1-D array of str. Each column has a clone. None: groups of 3 and
         4 letters, in at most 30 dimensions.
@@ -218,7 +225,8 @@ class TableEncoder:
             except ValueError as error:
                 problems.append(f"column {name!r}: {error}")
                 continue
-            of_column = _Learned(values, decision, self.text, self.random_state)
+            with errors_named(name, values, table.labels):
+                of_column = _Learned(values, decision, self.text, self.random_state)
             kind, why, parts = of_column.kind, of_column.why, of_column.parts
             n_distinct = 0 if values.form == "missing" else count_distinct(values)
             n_missing = int(values.missing.sum()) - len(values.faults)
@@ -234,8 +242,15 @@ class TableEncoder:
 
         The arrays are "numbers", float32 of shape (n, k), standard normal, NaN where missing;
         "codes", int32 of shape (n, m), 0 where missing and 1 where unseen or rare; and "dense",
-        float32 of shape (n, w), vectors, zeros where missing. Columns are taken by position.
+        float32 of shape (n, w), vectors, zeros where missing. Columns are taken by position. Words
+        in a column of numbers or dates that say neither are missing, with a warning: faults if the
+        column's kind was given.
         """
+        rows, faults, _ = self.read(table)
+        return rows, faults
+
+    def read(self, table: Any) -> tuple[TableRows, dict[int, str], dict[int, str]]:
+        """Return what `transform` does, and which cells of the good rows could not be read."""
         table = read_table(table)
         if len(table.columns) != len(self._learned):
             raise InvalidRowsError(
@@ -244,6 +259,7 @@ class TableEncoder:
             )
         arrays: tuple[list[Any], ...] = ([], [], [])
         faults: dict[int, str] = {}
+        unread: dict[int, str] = {}
         problems = []
         for name, column, learned in zip(self.columns_, table.columns, self._learned, strict=True):
             if learned is None:
@@ -253,10 +269,11 @@ class TableEncoder:
             except ValueError as error:
                 problems.append(f"column {name!r}: {error}")
                 continue
-            for row, fault in values.faults.items():
-                before = faults.get(row)
-                faults[row] = f"{before + '; ' if before else ''}column {name!r}: {fault}"
-            for parts, part in zip(arrays, learned.encode(values), strict=True):
+            _note(faults, name, values.faults)
+            _note(unread, name, values.unread)
+            with errors_named(name, values, table.labels):
+                encoded = learned.encode(values)
+            for parts, part in zip(arrays, encoded, strict=True):
                 if part is not None:
                     parts.append(part)
         _raise(problems)
@@ -266,7 +283,14 @@ class TableEncoder:
         rows = TableRows(dict(zip(names, joined, strict=True)), self.shape)
         if faults:
             rows = rows.take(np.delete(np.arange(n_rows), list(faults)))
-        return rows, dict(sorted(faults.items()))
+        unread = {row: why for row, why in sorted(unread.items()) if row not in faults}
+        _warn_of_unread(unread, table)
+        return rows, dict(sorted(faults.items())), unread
+
+    @property
+    def is_random(self) -> bool:
+        """Whether another `random_state` would have changed what was learned."""
+        return any(each and isinstance(each.dense, Letters) for each in self._learned)
 
     @property
     def shape(self) -> TableShape:
@@ -303,6 +327,24 @@ def _raise(problems: list[str]) -> None:
         raise InvalidInputError("\n  ".join(["Columns that can't be encoded:", *problems]))
 
 
+def _note(noted: dict[int, str], name: str, found: Mapping[int, str]) -> None:
+    """Add what was found in a column to what is known of its rows."""
+    for row, why in found.items():
+        before = noted.get(row)
+        noted[row] = f"{before + '; ' if before else ''}column {name!r}: {why}"
+
+
+def _warn_of_unread(unread: Mapping[int, str], table: Table) -> None:
+    if unread:  # in each call: other cells must not be lost in silence
+        warn_user(
+            f"Cells of {len(unread):,} of {table.n_rows:,} rows cannot be read, and count as "
+            f"missing:{describe_rows(unread, table.labels)}\nCorrect or empty them, or give the "
+            "column's kind by `columns`: 'number' or 'date' refuses these rows, 'category' takes "
+            "all cells as they are.",
+            InvalidRowsWarning,
+        )
+
+
 def _join(columns: list[Any], dtype: Any, n_rows: int) -> NDArray[Any]:
     columns = [column[:, None] if column.ndim == 1 else column for column in columns]
     if not columns:
@@ -317,6 +359,7 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Embedded):  # its transformer is known by what it makes of probes
         return ["Embedded", _plain(value.probes)]
     if hasattr(value, "__dict__"):
-        fields = {name: _plain(each) for name, each in vars(value).items() if name != "why"}
+        said = ("why", "is_given")
+        fields = {name: _plain(each) for name, each in vars(value).items() if name not in said}
         return [type(value).__name__, fields]
     return value

@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skembed._inputs import shown
-from skembed.columns._values import Values, word_of
+from skembed.columns._values import TRUTHS, Values, word_of
 
-__all__ = ["KINDS", "Decision", "decide", "numbers_of", "read_as", "words_of"]
+__all__ = ["KINDS", "Decision", "decide", "numbers_of", "read_as", "strictly", "words_of"]
 
 KINDS = ("boolean", "category", "date", "drop", "duration", "number", "tags", "text")
 
@@ -25,15 +25,21 @@ _ROWS_PER_CODE = 10
 _MANY_DISTINCT_WORDS = 1_000
 _FEWEST_IDENTIFIERS = 50
 _WORDS_PER_TEXT = 2.0
-# "007" is a code, not a number.
-_NUMBER = re.compile(r"^ *[+-]?(?:(?:0|[1-9]\d*)(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)? *$", re.M | re.A)
-_BLANK = re.compile(r"^\s*$")
+_LEAST_READ = 0.95
+_MOST_LOOKED_AT = 64
+# "007" is a code, not a number, and neither is "V27".
+_NUMBER = re.compile(
+    r"^ *[+-]?(?:(?:0|[1-9]\d{0,2}(?:,\d{3})+|[1-9]\d*)(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)? *$",
+    re.M | re.A,
+)
+_CODE = re.compile(r" *(?:0\d|[A-Za-z]+[-_]?\d)")
 _DATE = re.compile(
     r"^ *(\d{4}-\d\d-\d\d(?:[T ]\d\d:\d\d(?::\d\d(?:\.\d{1,9})?)?)?)(Z|[+-]\d\d:?\d\d)? *$",
     re.M | re.A,
 )
 _NAMES = {"words": "words", "lists": "lists", "number": "numbers", "boolean": "booleans"}
-_SAID = {"true": True, "false": False, "1": True, "0": False, "yes": True, "no": False}
+_BLANK = frozenset(["", "n/a", "#n/a", "na", "<na>", "nan", "null", "none", "?", "-"])
+"""What says of a number or a date that there is none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +49,7 @@ class Decision:
     kind: str
     form: str
     why: str
+    is_given: bool = False
 
 
 def decide(values: Values, given: str | None) -> tuple[Decision, Values]:
@@ -52,8 +59,8 @@ def decide(values: Values, given: str | None) -> tuple[Decision, Values]:
     that are numbers, too: if they are no codes, nothing is lost. Words that are mostly distinct, or
     of which there are more than 1,000, are text if they are two or more on average. If each is
     another, of letters and digits and as long as the others, they identify rows, and are dropped:
-    that leaves dates and amounts in formats of their own, which are text. Every other choice is by
-    type.
+    that leaves dates and amounts in formats of their own, which are text. Words of which 95% are
+    numbers or dates are such, and the others are missing. Every other choice is by type.
     """
     if given == "drop":
         return Decision("drop", values.form, "given"), values
@@ -61,6 +68,8 @@ def decide(values: Values, given: str | None) -> tuple[Decision, Values]:
         return Decision("drop", "missing", "all missing: nothing to learn"), values
     decision = _given(values, given) if given else _infer(values)
     raw, values = values, read_as(values, decision.form)
+    if given:
+        values = strictly(values)
     n_distinct, n_missing = count_distinct(values), int(values.missing.sum())
     if n_distinct == 0 and values.faults:  # all are
         asked = f"given as {given!r}, but " if given else ""
@@ -80,7 +89,7 @@ def _given(values: Values, kind: str) -> Decision:
         form = "time"
     if kind == "boolean" and count_distinct(words_of(values)) > 2:
         raise ValueError("given as 'boolean', but it has more than two values; try 'category'")
-    return Decision(kind, form, "given")
+    return Decision(kind, form, "given", is_given=True)
 
 
 def _infer(values: Values) -> Decision:
@@ -108,15 +117,11 @@ def _infer_of_words(values: Values) -> Decision:
     n_distinct, n_present = len(values.levels), int((~values.missing).sum())
     if values.is_category:
         return Decision("category", "words", "category type")
+    read = _read_most(values)
+    if read is not None:
+        return read
     if values.is_mixed:
         return Decision("category", "words", "mixed types, as text")
-    for form, pattern in (("number", _NUMBER), ("date", _DATE)):
-        if _match_all(pattern, values.levels):
-            read = read_as(values, form)
-            if not read.faults:
-                if form == "number":
-                    return _infer_of_numbers(read, "strings that are all numbers")
-                return Decision("date", "date", "strings that are all ISO dates")
     is_mostly_distinct = n_distinct > n_present / 2
     if not is_mostly_distinct and n_distinct <= _MANY_DISTINCT_WORDS:
         return Decision("category", "words", f"{n_distinct:,} distinct of {n_present:,} strings")
@@ -138,13 +143,33 @@ def _infer_of_words(values: Values) -> Decision:
 _is_code: Callable[[str], Any] = re.compile(r"(?=.*\d)(?=.*[A-Za-z])").match
 
 
-def _match_all(pattern: re.Pattern[str], levels: list[str]) -> bool:
-    """Return whether a pattern matches all strings that are not blank, and there are some."""
-    if not any(map(str.strip, levels[:100])) or not all(
-        pattern.match(level) or _BLANK.match(level) for level in levels[:10]
-    ):
-        return False
-    return len(_matches(pattern, levels)) == sum(map(bool, map(str.strip, levels)))
+def _read_most(values: Values) -> Decision | None:
+    """Return what words are that are numbers or dates but for a few; None if they are words."""
+    step = max(1, -(-len(values.levels) // _MOST_LOOKED_AT))
+    for form, name, pattern in (("number", "numbers", _NUMBER), ("date", "ISO dates", _DATE)):
+        some = [level for level in values.levels[::step] if not _is_blank(level)]
+        if sum(map(bool, map(pattern.fullmatch, some))) <= len(some) / 2:
+            continue
+        read = _parse(values, form)
+        n_read, n_unread = int((~read.missing).sum()), len(read.unread)
+        if read.faults or n_read < _LEAST_READ * (n_read + n_unread):
+            continue
+        said = f"{'values' if values.is_mixed else 'strings'} that are all {name}"
+        if not n_unread:
+            return _infer_of_numbers(read, said) if form == "number" else Decision(form, form, said)
+        bad = {values.levels[values.data[row]] for row in read.unread}
+        if form == "number" and any(map(_CODE.match, bad)):
+            continue
+        n_all, examples = n_read + n_unread, ", ".join(map(shown, sorted(bad)[:3]))
+        said += f" but {n_unread:,} of {n_all:,}, counted as missing: {examples}"
+        said += ", ..." * (len(bad) > 3)
+        if form == "date" or _infer_of_numbers(read, said).kind == "number":
+            return Decision(form, form, said)
+    return None
+
+
+def _is_blank(level: str) -> bool:
+    return level.strip().lower() in _BLANK
 
 
 def _matches(pattern: re.Pattern[str], levels: list[str]) -> list[Any]:
@@ -186,9 +211,10 @@ def words_of(values: Values) -> Values:
 
 
 def read_as(values: Values, form: str) -> Values:
-    """Return values in another form; what can't be read is a fault of its row, and missing.
+    """Return values in another form; what can't be read is missing.
 
-    A ValueError says where a column holds something else altogether.
+    A word that is no number or date is noted as unread; whatever else it is a fault of its row. A
+    ValueError says where a column holds something else altogether.
     """
     if values.form in (form, "missing"):
         return values
@@ -210,6 +236,15 @@ def read_as(values: Values, form: str) -> Values:
     raise ValueError(f"{there} ({values.dtype}), expected {expected}{hint}")
 
 
+def strictly(values: Values) -> Values:
+    """Return values whose unread cells are faults of their rows."""
+    if not values.unread:
+        return values
+    return replace(
+        values, faults=dict(sorted({**values.faults, **values.unread}.items())), unread={}
+    )
+
+
 def _parse(values: Values, form: str) -> Values:
     parse = {"number": _parse_numbers, "date": _parse_dates, "boolean": _parse_booleans}[form]
     levels = values.levels
@@ -217,12 +252,15 @@ def _parse(values: Values, form: str) -> Values:
         parsed, local = parse(levels)
         is_bad = np.zeros(len(levels), dtype=bool)
     except ValueError:  # some of them: one at a time
-        parsed, local, is_bad = _parse_each(levels, parse)
-    is_blank = np.array([not level.strip() for level in levels], dtype=bool)
+        parsed, local, is_bad = _parse_each(
+            levels, parse, {"number": _NUMBER, "date": _DATE}.get(form)
+        )
+    is_blank = np.array(list(map(_is_blank, levels)), dtype=bool)
     is_gone = np.append(is_bad | is_blank, True)  # the last is that of missing values
-    faults = dict(values.faults)
+    faults, unread = dict(values.faults), dict[int, str]()
+    noted = faults if form == "boolean" else unread
     for row in np.flatnonzero(np.append(is_bad & ~is_blank, False)[values.data]).tolist():
-        faults[row] = f"{shown(levels[values.data[row]])} is no {form}"
+        noted[row] = f"{shown(levels[values.data[row]])} is no {form}"
 
     def spread(of_levels: Any) -> Any:
         return np.append(of_levels, of_levels[:1] if len(of_levels) else np.int64(0))[values.data]
@@ -235,6 +273,7 @@ def _parse(values: Values, form: str) -> Values:
         levels=[],
         local=None if local is None else spread(local),
         faults=faults,
+        unread=unread,
         is_category=False,
     )
     if form != "number":
@@ -245,33 +284,50 @@ def _parse(values: Values, form: str) -> Values:
     return replace(read, missing=read.missing | infinite)
 
 
-def _parse_each(levels: list[str], parse: Callable[..., Any]) -> tuple[Any, Any, NDArray[np.bool_]]:
+def _parse_each(
+    levels: list[str], parse: Callable[..., Any], pattern: re.Pattern[str] | None
+) -> tuple[Any, Any, NDArray[np.bool_]]:
     """Parse strings of which some can't be: these count as blank."""
-    is_bad = np.ones(len(levels), dtype=bool)
-    for i, level in enumerate(levels):
-        try:
-            parse([level])
-        except ValueError:
-            continue
-        is_bad[i] = False
+    are_like = [pattern is None or bool(pattern.fullmatch(level)) for level in levels]
+    like = [level for level, is_like in zip(levels, are_like, strict=True) if is_like]
+    is_bad = ~np.array(are_like, dtype=bool)
+    is_bad[~is_bad] = _cannot_be_parsed(like, parse)
     return *parse(["" if bad else x for x, bad in zip(levels, is_bad, strict=True)]), is_bad
 
 
+def _cannot_be_parsed(levels: list[str], parse: Callable[..., Any]) -> list[bool]:
+    """Return which strings can't be parsed, such as the 31st of February: few, found by halves."""
+    try:
+        parse(levels)
+    except ValueError:
+        if len(levels) == 1:
+            return [True]
+        middle = len(levels) // 2
+        return [
+            *_cannot_be_parsed(levels[:middle], parse),
+            *_cannot_be_parsed(levels[middle:], parse),
+        ]
+    return [False] * len(levels)
+
+
 def _parse_numbers(levels: list[str]) -> tuple[Any, None]:
-    if not _match_all(_NUMBER, levels) and any(map(str.strip, levels)):
+    filled = ["0" if _is_blank(level) else level for level in levels]
+    if len(_matches(_NUMBER, filled)) != len(levels):
         raise ValueError
-    return np.array([level.strip() or "0" for level in levels]).astype(np.float64) + 0.0, None
+    plain = [level.strip().replace(",", "") for level in filled]
+    return np.array(plain, dtype=str).astype(np.float64) + 0.0, None
 
 
 def _parse_booleans(levels: list[str]) -> tuple[Any, None]:
     try:
-        return np.array([_SAID[level.strip().lower() or "no"] for level in levels]), None
+        said = ["no" if _is_blank(level) else level.strip().lower() for level in levels]
+        return np.array([TRUTHS[word] for word in said], dtype=bool), None
     except KeyError:
         raise ValueError from None
 
 
 def _parse_dates(levels: list[str]) -> tuple[Any, Any]:
-    found = _matches(_DATE, [level if level.strip() else "1970-01-01" for level in levels])
+    found = _matches(_DATE, ["1970-01-01" if _is_blank(level) else level for level in levels])
     if len(found) != len(levels):
         raise ValueError
     local = np.array([date for date, _ in found], dtype="datetime64[us]")

@@ -13,6 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtri
 
+from skembed.columns._values import TRUTHS
+
 __all__ = ["Codes", "Cycles", "Numbers", "Tags"]
 
 _MOST_QUANTILES = 1_000
@@ -75,7 +77,8 @@ class Codes:
 
     Known are the 1,000 most frequent, the most frequent first, and those as frequent in the order
     of their names. Categories that were seen once are not among them if there are 10 or more. If
-    others are left, or none is known, what is not known gets one of 64 buckets by its hash.
+    others are left, or none is known, what is not known gets one of 64 buckets by its hash. Where
+    each says true or false ("1" and "0", "yes" and "no"), other words that say so mean the same.
     """
 
     def __init__(self, codes: NDArray[np.int64], levels: list[str]) -> None:
@@ -97,6 +100,7 @@ class Codes:
     def encode(self, codes: NDArray[np.int64], levels: list[str]) -> NDArray[np.int32]:
         """Return the codes, int32 of shape (n,), of rows that have the levels (-1: missing)."""
         known = {level: _FIRST + i for i, level in enumerate(self.categories)}
+        known = {**self._codes_of_truths(levels), **known}
         of_level = np.empty(len(levels) + 1, dtype=np.int32)
         of_level[:-1] = np.fromiter(map(known.get, levels, repeat(_UNSEEN)), np.int32, len(levels))
         of_level[-1] = _MISSING
@@ -105,6 +109,15 @@ class Codes:
             for i in np.flatnonzero(of_level == _UNSEEN).tolist():
                 of_level[i] = first + hash_of(levels[i]) % self.n_buckets
         return of_level[codes]
+
+    def _codes_of_truths(self, levels: list[str]) -> dict[str, int]:
+        """Return the codes of levels that say true or false, if the known ones say no more."""
+        said = [TRUTHS.get(word.strip().lower()) for word in self.categories]
+        if None in said or len(set(said)) < len(said):
+            return {}
+        code_of = {truth: _FIRST + i for i, truth in enumerate(said)}
+        truths = {level: TRUTHS.get(level.strip().lower()) for level in levels}
+        return {level: code_of[truth] for level, truth in truths.items() if truth in code_of}
 
 
 def hash_of(word: str) -> int:

@@ -5,6 +5,8 @@ Knows strings and arrays. Distinct texts are encoded once.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -15,8 +17,10 @@ from sklearn.preprocessing import normalize
 from sklearn.utils.extmath import randomized_svd
 
 from skembed.columns._parts import hash_of
+from skembed.columns._values import Values
+from skembed.exceptions import InvalidRowsError, describe_rows
 
-__all__ = ["Embedded", "Letters"]
+__all__ = ["Embedded", "Letters", "errors_named"]
 
 _MOST_DIMENSIONS = 30
 _N_HASHES = 1 << 14
@@ -118,6 +122,28 @@ class Embedded:
         vectors = self.text.transform(_column(levels))
         vectors = vectors.toarray() if scipy.sparse.issparse(vectors) else vectors
         return np.asarray(vectors, dtype=np.float32).reshape(len(levels), -1)
+
+
+@contextmanager
+def errors_named(name: str, values: Values, labels: Sequence[Any] | None) -> Iterator[None]:
+    """Let an error of what embeds texts say of which column, and of which rows of the table."""
+    try:
+        yield
+    except InvalidRowsError as error:
+        where = {
+            int(row): why
+            for text, why in error.faults.items()
+            for row in np.flatnonzero(values.data == text)
+        }
+        raise type(error)(
+            f"column {name!r}, of whose distinct texts: {error}\nIn the table these are:"
+            f"{describe_rows(where, labels)}",
+            where,
+        ) from error
+    except Exception as error:
+        if error.args and isinstance(error.args[0], str):
+            error.args = (f"column {name!r}: {error}", *error.args[1:])
+        raise
 
 
 def _column(levels: list[str]) -> NDArray[Any]:

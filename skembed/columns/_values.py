@@ -20,7 +20,10 @@ from numpy.typing import NDArray
 
 from skembed._inputs import is_missing, shown
 
-__all__ = ["Values", "read_values", "word_of"]
+__all__ = ["TRUTHS", "Values", "read_values", "word_of"]
+
+TRUTHS = {"true": True, "false": False, "1": True, "0": False, "yes": True, "no": False}
+"""What words say, in lower case."""
 
 _GAPS = ("NoneType", "NAType", "NaTType")
 _MICROSECONDS = np.dtype("datetime64[us]")
@@ -36,7 +39,8 @@ class Values:
     each is (-1: missing), "date" microseconds since 1970 (in UTC where there is a time zone, and
     `local` is what the clock on the wall said), "time" and "duration" microseconds; of "lists"
     which of `levels` each item of any row is, and `rows` in which row. "missing": no value at all,
-    each -1.
+    each -1. `faults` are of rows that can't be used, `unread` of cells that are missing because
+    they say no number or date.
     """
 
     form: str
@@ -49,6 +53,7 @@ class Values:
     is_category: bool = False
     is_mixed: bool = False
     faults: dict[int, str] = field(default_factory=dict)
+    unread: dict[int, str] = field(default_factory=dict)
 
 
 def read_values(column: Any) -> Values:
@@ -135,6 +140,8 @@ def _of_series(column: Any) -> Values:
         return _of_objects(column.to_list(), name)
     if name == "unknown":
         native = column.to_native()
+        if hasattr(native, "sparse"):  # pandas
+            return _of_series(nw.from_native(native.sparse.to_dense(), series_only=True))
         name = str(getattr(native, "dtype", None) or native.type)
     if name.startswith("complex"):
         raise ValueError("Complex data not supported")

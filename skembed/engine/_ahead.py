@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from typing import Any, Generic, TypeVar
 
 from skembed.exceptions import warn_user, warnings_sent_to
@@ -48,13 +48,18 @@ class TakenInTurn(Generic[T]):
             return next(self._source)
 
 
-def run_ahead(*sources: Iterator[T], depth: int = 2, name: str = "skembed-prepare") -> Iterator[T]:
+def run_ahead(
+    *sources: Iterator[T],
+    depth: int = 2,
+    name: str = "skembed-prepare",
+    stop: Callable[[], object] = lambda: None,
+) -> Iterator[T]:
     """Yield from `sources`, each of which runs in a thread of its own, as items become ready.
 
     Up to `depth` items wait to be taken. The threads end with the generator: exhausted, closed, or
     left by an exception; a source that is a generator is then closed in its thread. An exception of
     a source is raised here, after the items that came before it, and ends the other sources at
-    their next item.
+    their next item. `stop` is called where it ends early, before the threads are waited for.
     """
     ready: queue.Queue[T | _Warning | _End] = queue.Queue(maxsize=depth)
     is_over = threading.Event()
@@ -84,10 +89,10 @@ def run_ahead(*sources: Iterator[T], depth: int = 2, name: str = "skembed-prepar
     threads = [
         threading.Thread(target=work, args=(source,), name=name, daemon=True) for source in sources
     ]
+    n_running = len(threads)
     try:
         for thread in threads:
             thread.start()  # inside: an interrupt while it starts must end it too
-        n_running = len(threads)
         while n_running:
             item = ready.get()
             if isinstance(item, _Warning):
@@ -100,6 +105,8 @@ def run_ahead(*sources: Iterator[T], depth: int = 2, name: str = "skembed-prepar
                 n_running -= 1
     finally:
         is_over.set()
+        if n_running:
+            stop()
         interrupt: KeyboardInterrupt | None = None
         for thread in threads:
             while thread.is_alive():  # a second interrupt must not leave it behind

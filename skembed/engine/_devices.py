@@ -25,7 +25,7 @@ __all__ = [
     "resolve_dtype",
 ]
 
-DTYPES = ("auto", "float32", "bfloat16", "float16", "int8")
+DTYPES = ("auto", "float32", "bfloat16", "float16", "int8", "int4")
 
 _KINDS = ("cpu", "cuda", "mps")
 _OTHER_NAMES = {"cpu": "cpu", "gpu": "cuda", "nvidia": "cuda", "apple": "mps", "metal": "mps"}
@@ -72,6 +72,11 @@ def resolve_device(device: str) -> torch.device:
         if torch.backends.mps.is_available():
             return torch.device("mps")
         return torch.device("cpu")
+    if device == "balanced":
+        raise InvalidParameterError(
+            "device='balanced': only TextEmbedder spreads a model over devices, and it takes the "
+            "word alone, not in a list."
+        )
     try:
         resolved = torch.device(device)
     except (RuntimeError, TypeError):
@@ -149,7 +154,7 @@ def resolve_dtype(dtype: str, device: torch.device) -> torch.dtype:
     Raises
     ------
     InvalidParameterError
-        If the name is none of `DTYPES`, or int8 is asked for where nothing computes in it.
+        If the name is none of `DTYPES`, or int8 or int4 is asked for where nothing computes in it.
     """
     import torch
 
@@ -157,10 +162,15 @@ def resolve_dtype(dtype: str, device: torch.device) -> torch.dtype:
         raise InvalidParameterError(
             f"dtype={dtype!r} is not one of {', '.join(map(repr, DTYPES))}."
         )
-    if dtype == "int8" and not (device.type == "cpu" and has_int8()):
+    is_possible = device.type == "cuda" or (device.type == "cpu" and has_int8())
+    if dtype == "int8" and not is_possible:
         raise InvalidParameterError(
-            f"dtype='int8' needs a CPU with instructions for it (x86-64 with VNNI), and skembed "
-            f"knows of none on {str(device)!r}. Use dtype='auto'."
+            f"dtype='int8' needs a CUDA GPU or a CPU with instructions for it (x86-64 with VNNI), "
+            f"and skembed knows of none on {str(device)!r}. Use dtype='auto'."
+        )
+    if dtype == "int4" and device.type not in ("cpu", "cuda"):
+        raise InvalidParameterError(
+            f"dtype='int4' needs a CUDA GPU or a CPU, got device={str(device)!r}. Use dtype='auto'."
         )
     if dtype != "auto":
         resolved: torch.dtype = getattr(torch, dtype)

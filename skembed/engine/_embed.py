@@ -34,9 +34,10 @@ class Embedded:
     """What became of the rows.
 
     `vectors` are NaN and `sizes` 0 where a row has a fault; a size is the full length in the
-    encoder's unit, before anything was cut. `faults` are by position; `n_distinct` leaves them out.
-    `notes` are what the encoder noted of others, now or when they were stored; `n_unknown` is how
-    much of each row it does not know, where it tells.
+    encoder's unit, before anything was cut. `faults` are by position; `n_distinct` leaves them out,
+    and is None where rows were not compared. `n_used` is what a service counted. `notes` are what
+    the encoder noted of others, now or when they were stored; `n_unknown` is how much of each row
+    it does not know, where it tells.
     """
 
     vectors: NDArray[np.float32]
@@ -44,8 +45,9 @@ class Embedded:
     faults: dict[int, str] = field(default_factory=dict)
     notes: dict[int, str] = field(default_factory=dict)
     n_unknown: NDArray[np.int64] | None = None
-    n_distinct: int = 0
+    n_distinct: int | None = 0
     n_encoded: int = 0
+    n_used: int = 0
     device: str = ""
     dtype: str = ""
 
@@ -73,7 +75,7 @@ def embed(
             sizes=sizes,
             notes=found.notes,
             n_unknown=found.n_unknown,
-            n_distinct=len(items),
+            n_distinct=None,
             n_encoded=len(items),
             device=encoder.device,
             dtype=encoder.dtype,
@@ -118,9 +120,12 @@ def embed(
             job.give_up(wanted)
         if whole is not encoder:
             return embed(whole, items, store=store, batch_size=batch_size, progress=progress)
+    if len(missing):
+        job.encoder = encoder.begin([items[i] for i in missing.tolist()])
     while len(missing):
         result.n_encoded += Runner(job, missing).run()
         missing, distinct = _stand_ins(job, distinct)
+    result.n_used = job.encoder.n_used
     result.n_distinct = len(distinct.first) - len(job.faults)
     _copy_to_duplicates(result, distinct)
     result.faults = _spread(job.faults, job, distinct)

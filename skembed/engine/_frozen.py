@@ -45,8 +45,9 @@ def is_in_float32(backbone: Backbone) -> bool:
 class BackboneEncoder(Encoder):
     """What the rooms' encoders have in common.
 
-    Of `settings` dtype, n_components and normalize count ("auto" is the backbone's preferred dtype,
-    else the device's); `others` are what else decides a stored vector, as `digest_of` takes it.
+    Of `settings` dtype, n_components and normalize count ("auto" is what the backbone prefers, for
+    dtype else what the device does); `others` are what else decides a stored vector, as `digest_of`
+    takes it.
     """
 
     find: Callable[[], Encoder]
@@ -75,12 +76,12 @@ class BackboneEncoder(Encoder):
             )
         self.width = n_components or backbone.width
         self.n_components = n_components
-        self.normalize = normalize
-        place = {"device": self.device, "dtype": self.dtype}
-        self.model_key = digest_of({"kind": "core", "core": backbone.core_digest, **place})
+        self.normalize = backbone.normalizes if normalize == "auto" else normalize
+        self.model_key = self._key_of(backbone.core_digest)
         computes_in = self.dtype
-        if computes_in == "int8":  # beside int8 layers, what the machine is fastest in
-            computes_in = f"int8 and {resolve_dtype('auto', device)}"
+        if computes_in in ("int8", "int4"):  # beside such layers, what the machine is fastest in
+            # Of int8, each kind of device has its own.
+            computes_in += f" on {device.type} and {resolve_dtype('auto', device)}"
         self.digest = digest_of({"backbone": backbone.digest, "dtype": computes_in, **others})
 
     def __repr__(self) -> str:
@@ -185,13 +186,17 @@ class BackboneEncoder(Encoder):
         around: dict[bytes, nn.Module] = vars(core).setdefault("modules_around", {})
         if self.backbone.digest not in around:
             module = self._loaded(lambda: self.backbone.load(core=core))
-            module = module.eval().requires_grad_(False).to(self.torch_device)
+            module = module.eval().requires_grad_(False)
+            is_placed = getattr(core, "is_placed", False)
+            for part in module.children() if is_placed else (module,):
+                if not is_placed or part is not core:
+                    part.to(self.torch_device)
             around[self.backbone.digest] = module
         return around[self.backbone.digest]
 
     def _load_core(self) -> nn.Module:
         def load() -> nn.Module:
-            module: Any = self.backbone.load(dtype=self.torch_dtype)
+            module: Any = self.backbone.load(dtype=self.torch_dtype, **self._load_language())
             return accelerate(
                 module.core,
                 self.backbone.probes(),
@@ -201,6 +206,24 @@ class BackboneEncoder(Encoder):
             )
 
         return self._loaded(load)
+
+    def _load_language(self) -> dict[str, nn.Module]:
+        """Return the part of the core that other rooms run too, if there is one."""
+        part = self.backbone.language
+        if part is None:
+            return {}
+
+        def load() -> nn.Module:
+            device, dtype = self.torch_device, self.torch_dtype
+            return self._loaded(lambda: accelerate(part.load(), device=device, dtype=dtype))
+
+        key = self._key_of(part.digest)
+        return {"language": shared_model(key, load, n_bytes=part.n_bytes)}
+
+    def _key_of(self, digest: bytes) -> bytes:
+        """Return the key of a core, by its digest, in the process."""
+        place = {"device": self.device, "dtype": self.dtype}
+        return digest_of({"kind": "core", "core": digest, **place})
 
     def _loaded(self, load: Callable[[], T]) -> T:
         """Return what is loaded, of the content that the digest is of."""

@@ -56,6 +56,7 @@ class _Pieces:
     def __init__(self) -> None:
         self.n_parts_left: dict[int, int] = {}
         self.parts_done: dict[int, list[tuple[NDArray[np.float32], int]]] = {}
+        self.faults: dict[int, str] = {}
 
 
 def _runs_beside_host(vectors: torch.Tensor) -> int:
@@ -113,6 +114,7 @@ class Runner:
                 done = run_ahead(
                     *(self._run_batches(replica, shared) for replica in replicas),
                     name="skembed-replica",
+                    stop=self.job.encoder.stop,
                 )
             with closing(done):  # type: ignore[type-var]
                 for _ in done:
@@ -216,7 +218,7 @@ class Runner:
             costs,
             budget=max(map(budget_of, self.replicas)),
             layout=self.policy.layout,
-            max_parts=job.batch_size,
+            max_parts=job.batch_size or self.policy.max_parts,
         )
         for chosen in plan:
             batch_parts = [parts[i] for i in chosen]
@@ -245,6 +247,9 @@ class Runner:
         job, pieces = self.job, batch.pieces
         done: list[int] = []
         raw: list[NDArray[np.float32]] = []
+        for i in np.flatnonzero(~np.isfinite(values).all(axis=1)).tolist():
+            why = job.encoder.why_not_finite(batch.parts[i])
+            pieces.faults.setdefault(batch.rows[i], why)
         for i, row in enumerate(batch.rows):
             pieces.n_parts_left[row] -= 1
             n_left = pieces.n_parts_left[row]
@@ -267,7 +272,8 @@ class Runner:
         is_finite = np.isfinite(vectors).all(axis=1)
         bad = np.array(done)[~is_finite].tolist()
         for row in bad:
-            job.fail(row, "the model returned values that are not finite")
+            # The mean of finite vectors may be beyond float32.
+            job.fail(row, pieces.faults.pop(row, "the mean of its parts is not finite"))
         good = np.array(done)[is_finite].tolist()
         self.n_encoded += len(good)
         job.finish(good, vectors[is_finite])

@@ -9,15 +9,18 @@ from torch import nn
 
 from skembed.exceptions import InvalidParameterError, UnsupportedModelError
 from skembed.image._backbone import ImageBackbone, ImageSettings
+from skembed.image._joint import find_joint
 from skembed.image._models import MODELS
 from skembed.image._modules import find_module
 from skembed.image._preprocess import find_preprocess
 from skembed.image._timm import find_timm, is_timm_folder
 from skembed.image._torchvision import find_torchvision
 from skembed.image._transformers import find_transformers
+from skembed.modules import JOINT_MODELS
 from skembed.weights import (
     FolderSource,
     has_processor,
+    kind_of,
     looks_like_a_file,
     read_modules,
     resolve_model,
@@ -51,6 +54,8 @@ def find_backbone(settings: ImageSettings) -> ImageBackbone:
     if (source.folder / "modules.json").is_file():
         part = _part_of_pictures(source.folder)
         source = FolderSource(source.name, part, source.origin, source.revision)
+    if kind_of(source.folder) in JOINT_MODELS:
+        return find_joint(source, settings, preprocess)
     return find_transformers(source, settings, preprocess)
 
 

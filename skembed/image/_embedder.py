@@ -51,7 +51,7 @@ class ImageEmbedder(PretrainedEmbedder):
     """Embed pictures with a pretrained vision model.
 
     Takes torchvision's classification models without their classifiers, the image models in
-    transformers (ViT, DINOv2, CLIP, SigLIP, ConvNeXt, Swin, ...), those in timm, and any torch
+    transformers (ViT, DINOv2, CLIP, SigLIP, EmbeddingGemma 2, ...), those in timm, and any torch
     module. Each distinct picture is encoded once, in bfloat16 if that is faster on the machine;
     files are decoded on all cores, alongside the model if it runs on a GPU. A picture's vector does
     not depend on the other rows.
@@ -69,8 +69,9 @@ class ImageEmbedder(PretrainedEmbedder):
           features. Weights are looked up in torch's cache folder, then downloaded. For a folder
           with such a name, write "./resnet50".
         - a folder with a transformers model, or its id on the Hugging Face hub:
-          "facebook/dinov2-small", "openai/clip-vit-base-patch32", ... Vectors of CLIP-like models
-          [2]_ are projected: `TextEmbedder` with the same id gives vectors in the same space.
+          "facebook/dinov2-small", "openai/clip-vit-base-patch32", "google/embeddinggemma-2", ...
+          Vectors of CLIP-like models [2]_ are projected: `TextEmbedder` with the same id gives
+          vectors in the same space.
         - "timm:" and the name of a timm model ("timm:resnet18.a1_in1k"), or its id or folder.
           Needs ``pip install skembed[timm]``.
         - a module that takes pixels of shape (n, channels, height, width), with a `preprocess`. It
@@ -90,8 +91,9 @@ class ImageEmbedder(PretrainedEmbedder):
         token if there is one, else the mean. For CLIP-like models only "auto" gives vectors in the
         space shared with texts. For your own module "auto" is its output, or the mean of its tokens
         or feature map; only "cls" and "cls+mean" treat its first token as a class token.
-    normalize : bool, default=False
-        Whether vectors have unit length.
+    normalize : bool or "auto", default="auto"
+        Whether vectors have unit length. "auto" is what the model itself ends with: True for
+        EmbeddingGemma 2, else False.
     n_components : int, default=None
         Number of leading features to keep, renormalised if `normalize`. None keeps all.
     training : FineTune, Contrastive or None, default=None
@@ -236,7 +238,7 @@ class ImageEmbedder(PretrainedEmbedder):
         weights: str | os.PathLike[str] | None = "auto",
         layer: str | int | None = None,
         pooling: str = "auto",
-        normalize: bool = False,
+        normalize: bool | str = "auto",
         n_components: int | None = None,
         training: Strategy | None = None,
         preprocess: Callable[..., Any] | None = None,

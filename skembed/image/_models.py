@@ -82,6 +82,7 @@ vit_h_14 | 1280 | CC-BY-NC-4.0 | arXiv:2201.08371 | 2.5 GB, for research
 facebook/dinov2-small | 384 | Apache-2.0 | arXiv:2304.07193 | good for kNN and clusters
 facebook/dinov2-base | 768 | Apache-2.0 | arXiv:2304.07193 | DINOv2, larger
 google/vit-base-patch16-224 | 768 | Apache-2.0 | arXiv:2010.11929 | ImageNet's classes
+google/embeddinggemma-2 | 768 | Apache-2.0 | arXiv:2509.20354 | shares a space with texts and sounds
 openai/clip-vit-base-patch32 | 512 | MIT | arXiv:2103.00020 | shares a space with texts
 google/siglip-base-patch16-224 | 768 | Apache-2.0 | arXiv:2303.15343 | shares a space with texts
     (skembed[sentencepiece])

@@ -60,6 +60,8 @@ _TOWERS = {
     "siglip": ("SiglipVisionModel", "pooler_output"),
     "siglip2": ("Siglip2VisionModel", "pooler_output"),
 }
+_OF_TEXTS = ("text_model.", "text_projection.")  # weights of the other part
+
 _PROJECTED = {
     "clip_vision_model": "CLIPVisionModelWithProjection",
     "metaclip_2_vision_model": "MetaClip2VisionModelWithProjection",
@@ -70,7 +72,7 @@ _OF_CLASS_TOKEN = ("vit", "deit", "vit_mae", "vit_msn", *_DINOS)
 """Trained so that the class token's last state stands for the picture. What transformers calls
 their pooler is that token again or, in ViT and DeiT, a layer that many checkpoints lack."""
 
-_OF_TEXTS = ("tokenizer.json", "tokenizer_config.json", "vocab.txt")
+_TOKENIZERS = ("tokenizer.json", "tokenizer_config.json", "vocab.txt")
 
 
 def find_transformers(
@@ -131,6 +133,7 @@ class TransformersBackbone(ImageBackbone):
             dtype=torch.float32,
             trust_remote_code=self._settings.trust_remote_code,
             is_unused=lambda name: name in self._unused,
+            left_out=_OF_TEXTS if self._vector is not None else (),
         ).eval()
         return module
 
@@ -183,7 +186,7 @@ pixels = processor(images=images, return_tensors="pt")["pixel_values"]
     def _load_processor(self) -> Processor:
         folder = self.source.folder
         if not has_processor(folder, "image_processor"):
-            is_of_texts = any((folder / name).is_file() for name in _OF_TEXTS)
+            is_of_texts = any((folder / name).is_file() for name in _TOKENIZERS)
             hint = " If it is a text model, use TextEmbedder." if is_of_texts else ""
             raise UnsupportedModelError(
                 f"{folder} does not say how to prepare pictures: it has no "

@@ -14,6 +14,7 @@ from skembed.modules._hidden import (
     first_tensor,
     has_weights,
 )
+from skembed.modules._joint import JOINT_MODELS, Joint, JointModel, LanguageModel
 from skembed.modules._layers import (
     CutAt,
     Reached,
@@ -35,12 +36,16 @@ from skembed.modules._tracing import of_this_thread
 
 __all__ = [
     "FEATURES",
+    "JOINT_MODELS",
     "N_BOUNDARIES",
     "POOLINGS",
     "BiLM",
     "BiLMSizes",
     "CutAt",
     "Features",
+    "Joint",
+    "JointModel",
+    "LanguageModel",
     "ModuleSource",
     "OneAtATime",
     "Preprocess",

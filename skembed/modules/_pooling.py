@@ -75,14 +75,25 @@ def pooled_width(d: int, pooling: str) -> int:
     return d * len(pooling.split("+"))
 
 
-def pool_rows(hidden: Tensor, rows: Rows, pooling: str, *, n_skipped: int = 0) -> Tensor:
+def pool_rows(
+    hidden: Tensor,
+    rows: Rows,
+    pooling: str,
+    *,
+    n_skipped: int = 0,
+    start_of: Callable[[int], int] | None = None,
+) -> Tensor:
     """Pool packed tokens (tokens, d) to one vector a row, float32.
 
-    `n_skipped` leading tokens of every row take no part (a prompt).
+    `n_skipped` leading tokens of every row take no part (a prompt). Or `start_of` says for a row's
+    length where in it the text begins that is pooled, as if nothing stood before it.
     """
     pooled = []
     for start, n_rows, length in rows.groups:
         tokens = hidden[start : start + n_rows * length].unflatten(0, (n_rows, length)).float()
+        if start_of is not None:
+            pooled.append(pool(tokens[:, start_of(length) :], pooling))
+            continue
         first = min(n_skipped, length - 1)
         pooled.append(pool(tokens[:, first:], pooling, offset=first))
     return torch.cat(pooled)

@@ -31,6 +31,8 @@ class TokenTransformer(nn.Module):
         Fills padded rows.
     special_token_ids : tuple of two sequences of int
         What the tokenizer puts before and after a text.
+    is_placed : bool
+        Whether a library has put the model onto its devices and into its format, where it stays.
 
     Attributes
     ----------
@@ -45,17 +47,30 @@ class TokenTransformer(nn.Module):
         model: nn.Module,
         pad_token_id: int,
         special_token_ids: tuple[Sequence[int], Sequence[int]] = ((), ()),
+        *,
+        is_placed: bool = False,
     ) -> None:
         super().__init__()
         self.model: Any = model
         self.pad_token_id = pad_token_id
         self.special_token_ids = special_token_ids
+        self.is_placed = is_placed
 
     def forward(self, batch: TokenBatch) -> Tensor:
         """Return the states of all rows end to end, shape (tokens, d)."""
         ids, is_token = batch.padded(self.pad_token_id)
         hidden: Tensor = self.model(input_ids=ids, attention_mask=is_token.long()).last_hidden_state
         return hidden[is_token]
+
+    def embed(self, ids: Tensor) -> Tensor:
+        """Return what enters the first layer for token ids (tokens,), shape (tokens, d)."""
+        states: Tensor = self.model.get_input_embeddings()(ids)
+        return states
+
+    def read(self, states: Tensor) -> Tensor:
+        """Return the states of rows (rows, tokens, d) that are embedded already."""
+        hidden: Tensor = self.model(inputs_embeds=states).last_hidden_state
+        return hidden
 
 
 class TokenModule(nn.Module):

@@ -13,21 +13,17 @@ from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 from sklearn.utils import Tags
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
-from sklearn.utils.validation import validate_data
 
 from skembed._inputs import CheckedRows
 from skembed._later import later
-from skembed._trainable import TrainableEmbedder
-from skembed.columns import Column, TableEncoder, read_table
 from skembed.exceptions import (
     InvalidParameterError,
-    InvalidRowsError,
     ModelNotFoundError,
     TrainingWarning,
     warn_user,
 )
 from skembed.store import EmbeddingStore
-from skembed.tabular._inputs import check_table
+from skembed.tabular._columns import ColumnsEmbedder
 from skembed.tabular._settings import TableSettings, choose_training, fault_of_model, is_pretrained
 from skembed.training import (
     Contrastive,
@@ -52,7 +48,7 @@ _keep_context = later("skembed.tabular._pretrained", "keep_context")
 _can_be_folded = later("skembed.training._ways", "can_be_folded")
 
 
-class TabularEmbedder(TrainableEmbedder):
+class TabularEmbedder(ColumnsEmbedder):
     """Turns rows of tables into dense vectors: dates, numbers, categories and words.
 
     `fit` decides what each column is, and trains a network: on labels if there are any, else on the
@@ -108,7 +104,8 @@ class TabularEmbedder(TrainableEmbedder):
     history_ : dict of str to list
         What was recorded of each epoch.
     report_ : EmbeddingReport
-        What the last `transform` did; rows are not compared, each counts as distinct.
+        What the last `transform` did. Rows are not compared: `n_distinct` is None. `notes` has the
+        cells that could not be read, by row.
 
     See Also
     --------
@@ -120,6 +117,13 @@ class TabularEmbedder(TrainableEmbedder):
     A row's vector does not depend on the rows beside it, to within rounding. Numbers are brought to
     a normal distribution by the quantiles of the rows in `fit`; missing values have embeddings of
     their own, but are medians to "tabicl".
+
+    Words of which 95% or more are numbers or dates are read as such. The others, or those that come
+    in `transform`, count as missing; a warning names their rows, and so does `report_.notes`. If
+    the column's kind was given, they are bad rows instead, as `on_error` says.
+
+    Rows have no `sample_weight`: it would have to be what equal rows are, and to train in batches a
+    row of weight 2 is not two rows. Classes have, by ``FineTune(class_weight="balanced")``.
 
     References
     ----------
@@ -142,7 +146,7 @@ class TabularEmbedder(TrainableEmbedder):
     """
 
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
-        **TrainableEmbedder._parameter_constraints,
+        **ColumnsEmbedder._parameter_constraints,
         "model": [str, Path],
         "n_components": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"})],
         "columns": [dict, None],
@@ -151,7 +155,7 @@ class TabularEmbedder(TrainableEmbedder):
         "device": [str],
         "random_state": [Interval(Integral, 0, None, closed="left")],
     }
-    _are_free: ClassVar[frozenset[str]] = TrainableEmbedder._are_free - {"model"}
+    _are_free: ClassVar[frozenset[str]] = ColumnsEmbedder._are_free - {"model"}
 
     def __init__(
         self,
@@ -286,53 +290,6 @@ class TabularEmbedder(TrainableEmbedder):
         else:
             super()._train(*args)
 
-    def _refuse_other_columns(self) -> None:
-        """Refuse to go on with other columns, or a network of another shape."""
-        changed = self._changed_since(self.trained_, self._settings())
-        said = [f"{k} was {v}" for k, v in changed.items() if not k.startswith("training")]
-        if said:
-            raise InvalidParameterError(
-                f"{type(self).__name__}: cannot go on from what was learned with other parameters: "
-                f"{', '.join(said)}. Set them back, or set training__warm_start=False."
-            )
-
-    def _untrained(self: Tabular) -> Tabular:
-        other: Tabular = clone(self)
-        other._table = self._table
-        return other
-
-    # Rows -----------------------------------------------------------------------------------
-
-    def _checked(self, X: Any) -> CheckedRows:
-        if isinstance(X, CheckedRows):
-            return X
-        return super()._checked(X)
-
-    def _check_rows(self, X: Any) -> CheckedRows:
-        is_fit = bool(self.__dict__.get("_is_learning")) and not self._keeps_columns
-        if not is_fit and "_table" not in self.__dict__:
-            raise NotFittedError(f"This {type(self).__name__} is not fitted yet; call fit first.")
-        table = read_table(X)
-        validate_data(self, X, reset=is_fit, skip_check_array=True)
-        if is_fit:
-            kinds = None if self.columns is None else dict(self.columns)
-            self._table = TableEncoder(kinds, text=self.text, random_state=self.random_state)
-            self._table.fit(table)
-            if not self._table.shape.n_cells:
-                why = ", ".join(f"{each.name!r} ({each.why})" for each in self.columns_.values())
-                raise InvalidRowsError(
-                    f"X: there is nothing to learn in {table.n_rows} sample(s): {why:.500}."
-                )
-        return check_table(table, self._table)
-
-    @property
-    def columns_(self) -> dict[str, Column]:
-        """What each column was taken for."""
-        if "_table" not in self.__dict__:
-            raise AttributeError(f"This {type(self).__name__} is not fitted yet.")
-        found: dict[str, Column] = self._table.columns_
-        return found
-
     # The encoder ----------------------------------------------------------------------------
 
     def _settings(self) -> Any:
@@ -374,8 +331,11 @@ class TabularEmbedder(TrainableEmbedder):
 
     def _made_with(self, settings: Any) -> dict[str, str]:
         made = super()._made_with(settings)
-        # Of pretrained models the content counts, wherever their files are.
-        return {**made, "model": "'tabicl'"} if is_pretrained(self.model) else made
+        if not is_pretrained(self.model):
+            return made
+        if not self._table.is_random:  # there is nothing that the seed decides
+            del made["seed"]
+        return {**made, "model": "'tabicl'"}  # whose content counts, wherever its file is
 
     def _as_parameter(self, setting: str, value: str) -> tuple[str, str]:
         return {"width": "n_components", "seed": "random_state"}.get(setting, setting), value
@@ -394,9 +354,4 @@ class TabularEmbedder(TrainableEmbedder):
         tags = super().__sklearn_tags__()
         tags.requires_fit = True
         tags.target_tags.required = isinstance(self.training, FineTune)
-        tags.input_tags.two_d_array = True
-        tags.input_tags.one_d_array = False
-        tags.input_tags.sparse = True
-        tags.input_tags.string = True
-        tags.input_tags.allow_nan = True
         return tags

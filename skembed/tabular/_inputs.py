@@ -12,6 +12,6 @@ __all__ = ["check_table"]
 
 def check_table(table: Table, columns: TableEncoder) -> CheckedRows:
     """Return the rows of a table as the columns' arrays, and why others are bad."""
-    rows, faults = columns.transform(table)
+    rows, faults, notes = columns.read(table)
     positions = np.delete(np.arange(table.n_rows, dtype=np.int64), list(faults))
-    return CheckedRows(rows, positions, table.n_rows, faults)
+    return CheckedRows(rows, positions, table.n_rows, faults, notes=notes)

@@ -8,15 +8,19 @@ from torch import nn
 
 from skembed._backbone import Backbone
 from skembed.exceptions import InvalidParameterError, SkembedWarning, warn_user
+from skembed.modules import JOINT_MODELS
 from skembed.text._backbone import TextSettings
 from skembed.text._elmo import find_elmo
 from skembed.text._families import family_of
-from skembed.text._folder import read_folder
+from skembed.text._folder import completed, read_folder
+from skembed.text._gguf import find_gguf_backbone
+from skembed.text._hosted import find_hosted
+from skembed.text._joint import JointBackbone
 from skembed.text._models import MODELS
 from skembed.text._modules import find_module
 from skembed.text._static_folder import find_static, find_static_folder
 from skembed.text._static_kinds import is_static_folder
-from skembed.text._towers import TOWERS, TowerBackbone
+from skembed.text._towers import TOWERS, TowerBackbone, refuse_other_towers
 from skembed.text._transformers import TransformerBackbone
 from skembed.weights import (
     FolderSource,
@@ -31,11 +35,16 @@ __all__ = ["find_backbone"]
 
 _FINDERS: dict[str, Callable[[TextSettings], Backbone]] = {
     "elmo": find_elmo,
+    "gguf": find_gguf_backbone,
+    "hosted": find_hosted,
     "static": find_static,
 }
 """By `family_of` a model; the others are transformers."""
 
-_FAMILIES = dict.fromkeys(TOWERS, TowerBackbone)
+_FAMILIES: dict[str, type[TransformerBackbone]] = {
+    **dict.fromkeys(TOWERS, TowerBackbone),
+    **{kind + end: JointBackbone for kind in JOINT_MODELS for end in ("", "_text")},
+}
 """By the `model_type` of a configuration; the others are transformers over tokens."""
 
 
@@ -56,7 +65,8 @@ def find_backbone(settings: TextSettings) -> Backbone:
         return find_static_folder(source, settings)
     key = (
         *("text backbone", source.digest, str(source.folder), source.name),
-        *(settings.pooling, settings.prompt, settings.max_length, settings.trust_remote_code),
+        *(settings.pooling, settings.prompt, settings.attention, settings.max_length),
+        settings.trust_remote_code,
     )
 
     def make() -> TransformerBackbone:
@@ -68,11 +78,12 @@ def find_backbone(settings: TextSettings) -> Backbone:
 
 def _read_folder(source: FolderSource, settings: TextSettings) -> TransformerBackbone:
     """Return the backbone of a folder as transformers or sentence-transformers writes it."""
-    folder = read_folder(source.folder)
+    folder = completed(read_folder(source.folder), MODELS.get(source.name))
     check_weights(folder.transformer)
     if settings.trust_remote_code:
         refuse_code_from_elsewhere(folder.transformer)
     config = load_config(folder.transformer, trust_remote_code=settings.trust_remote_code)
+    refuse_other_towers(config, source.name)
     family = _FAMILIES.get(config.model_type, TransformerBackbone)
     judges = [name for name in config.architectures or () if "SequenceClassification" in name]
     if judges and folder.pooling is None and settings.pooling == "auto":

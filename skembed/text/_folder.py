@@ -7,15 +7,16 @@ changed) and plain transformers folders. Loads no weights.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from skembed.exceptions import UnsafeModelError, UnsupportedModelError
 from skembed.text._head import HeadModule
+from skembed.text._models import TextModel
 from skembed.weights import read_json, read_modules
 
-__all__ = ["HEAD_TYPES", "POOLING_FLAGS", "TextFolder", "read_folder", "read_head"]
+__all__ = ["HEAD_TYPES", "POOLING_FLAGS", "TextFolder", "completed", "read_folder", "read_head"]
 
 # In the order in which several poolings are joined.
 POOLING_FLAGS = {
@@ -73,6 +74,7 @@ class TextFolder:
     prompts: Mapping[str, str] = field(default_factory=dict)
     default_prompt: str | None = None
     n_components: int | None = None
+    similarity: str | None = None  # how vectors are compared: "cosine", "dot", ...
 
     @property
     def normalizes(self) -> bool:
@@ -91,6 +93,22 @@ def read_folder(folder: Path) -> TextFolder:
         raise UnsupportedModelError(
             f"A JSON file in {folder} has unexpected values: {type(error).__name__}: {error}"
         ) from None
+
+
+def completed(folder: TextFolder, row: TextModel | None) -> TextFolder:
+    """Return what a folder says, and what a row of the table of models adds to it."""
+    if row is None:
+        return folder
+    if folder.pooling is None and row.pooling is not None:
+        unit_length = (HeadModule("Normalize", folder.transformer, {}),)
+        folder = replace(folder, pooling=row.pooling, head=unit_length, pools_prompt=False)
+    # sentence-transformers writes empty ones where a model names none.
+    named = {name: text for name, text in folder.prompts.items() if text or name not in row.prompts}
+    return replace(
+        folder,
+        prompts={**row.prompts, **named},
+        default_prompt=folder.default_prompt or row.default_prompt,
+    )
 
 
 def _read_modules(folder: Path) -> TextFolder:
@@ -140,6 +158,7 @@ def _read_modules(folder: Path) -> TextFolder:
         prompts=prompts,
         default_prompt=default,
         n_components=n_components,
+        similarity=model.get("similarity_fn_name"),
     )
 
 

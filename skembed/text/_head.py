@@ -75,10 +75,16 @@ def load_head(modules: tuple[HeadModule, ...]) -> list[nn.Module]:
 
 def load_layer(layer: nn.Module, folder: Path, name: str) -> nn.Module:
     """Give a layer its weights, found in a folder by the end of their names."""
-    state = {f".{key}": v for path in check_weights(folder) for key, v in load_state(path).items()}
+    ends = {key: f".{name}.{key}" for key in layer.state_dict()}
+
+    def is_wanted(stored: str) -> bool:
+        return f".{stored}".endswith(tuple(ends.values()))
+
+    states = [load_state(path, is_wanted) for path in check_weights(folder)]
+    state = {f".{key}": value for each in states for key, value in each.items()}
     found = {}
-    for key in layer.state_dict():
-        named = [value for each, value in state.items() if each.endswith(f".{name}.{key}")]
+    for key, end in ends.items():
+        named = [value for each, value in state.items() if each.endswith(end)]
         if not named:
             raise UnsupportedModelError(f"The weights in {folder} are incomplete: no {name}.{key}.")
         found[key] = named[0]

@@ -64,6 +64,7 @@ def find_module(model: nn.Module, settings: TextSettings) -> TransformerBackbone
     if _is_a(model, "transformers", "PreTrainedModel"):
         _check_transformer(model)
         return _kept(TransformerInMemory, model, settings.tokenizer, folder, settings)
+    settings.refuse(attention="only a model of transformers can attend in another way.")
     return _kept(ModuleBackbone, model, settings.tokenizer, folder, settings)
 
 
@@ -136,6 +137,7 @@ def _describe(model: Any, chain: Sequence[Any]) -> TextFolder:
             "prompts": model.prompts,
             "default_prompt_name": model.default_prompt_name,
             "truncate_dim": model.truncate_dim,
+            "similarity_fn_name": model.similarity_fn_name,
         }
         (root / "config_sentence_transformers.json").write_text(json.dumps(settings))
         try:
@@ -168,7 +170,8 @@ def _kept(
     parts = [source.digest, tokens, *map(fingerprint, layers)]
     kind = {"kind": family.__name__, "pools_prompt": folder.pools_prompt}
     digest = digest_of({**kind, "parts": parts})
-    key = (digest, repr(folder), settings.pooling, settings.prompt, settings.max_length)
+    chosen = settings.pooling, settings.prompt, settings.attention, settings.max_length
+    key = (digest, repr(folder), *chosen)
     found = kept_recent(key, lambda: family(source, tokenizer, folder, settings, layers, digest))
     # Of modules of one content, the first may have been changed since: this one has not.
     found.source.module = source.module
@@ -228,6 +231,7 @@ class TransformerInMemory(TransformerBackbone):
 
     source: ModuleSource
     prefers_float32 = True
+    can_be_placed = False
 
     def __init__(
         self,
@@ -245,7 +249,12 @@ class TransformerInMemory(TransformerBackbone):
     @property
     def core_digest(self) -> bytes:
         """Digest of all that decides the hidden states of given tokens."""
-        return self._parts_digest
+        seen = self._seen()
+        return digest_of({"parts": self._parts_digest, **seen}) if seen else self._parts_digest
+
+    def n_bytes(self, dtype: torch.dtype) -> int:
+        """Return the size of the module's weights in a format."""
+        return self.source.n_bytes() * dtype.itemsize // 4
 
     def _load_tokenizer(self, folder: TextFolder) -> Any:
         return _copy_of_tokenizer(self._given, folder.lower_case, self.name)
@@ -256,7 +265,7 @@ class TransformerInMemory(TransformerBackbone):
     def _write_tokenizer(self, folder: Path) -> None:
         self._tokenizer.save_pretrained(folder)
 
-    def _load_transformer(self, dtype: torch.dtype | None) -> Any:
+    def _load_transformer(self, dtype: torch.dtype | None, **placed: Any) -> Any:
         module: Any = self.source.copy()
         module.config.use_cache = False
         return module
@@ -365,5 +374,5 @@ model.load_state_dict(load_file("model.safetensors"))
         core.layout = self._layout
         return core.eval()
 
-    def _load_core(self, dtype: torch.dtype | None) -> nn.Module:
+    def _load_core(self, dtype: torch.dtype | None, **placed: Any) -> Any:
         return self._make_core()

@@ -24,3 +24,4 @@ class TextSettings(ModelSettings):
     tokenizer: Any = None
     attention: str = "auto"
     base_url: str | None = None
+    is_sharded: bool = False  # over all devices

@@ -19,7 +19,14 @@ from skembed._optional import import_optional
 from skembed.exceptions import InvalidParameterError, UnsupportedModelError
 from skembed.weights import read_json
 
-__all__ = ["TOKENIZER_FILES", "Ids", "Padding", "TextTokenizer", "load_tokenizer"]
+__all__ = [
+    "TOKENIZER_FILES",
+    "Ids",
+    "Padding",
+    "TextTokenizer",
+    "check_tokenizer",
+    "load_tokenizer",
+]
 
 Ids = NDArray[np.int64]
 
@@ -48,33 +55,50 @@ def load_tokenizer(
 
     `n_tokens` is how many the model knows.
     """
-    from tokenizers import processors
-    from tokenizers.normalizers import Lowercase
-    from tokenizers.normalizers import Sequence as Normalizers
     from transformers import AutoTokenizer
 
-    has_vocabulary = any(next(folder.glob(pattern), None) for pattern in _VOCABULARIES)
     try:
         tokenizer = AutoTokenizer.from_pretrained(
             folder, local_files_only=True, trust_remote_code=trust_remote_code
         )
+    except Exception as error:  # tokenizers raises bare Exceptions for files it cannot read
+        raise _unreadable(folder, error) from None
+    if not any(next(folder.glob(pattern), None) for pattern in _VOCABULARIES):
+        raise _no_words(folder)
+    # transformers drops this setting where there is a tokenizer.json.
+    settings = folder / "tokenizer_config.json"
+    adds_eos = bool(settings.is_file() and read_json(settings).get("add_eos_token"))
+    return check_tokenizer(
+        tokenizer, folder, n_tokens=n_tokens, lower_case=lower_case, adds_eos=adds_eos
+    )
+
+
+def check_tokenizer(
+    tokenizer: Any,
+    folder: Path,
+    *,
+    n_tokens: int | None,
+    lower_case: bool = False,
+    adds_eos: bool = False,
+) -> Any:
+    """Return a tokenizer that neither cuts nor pads; refuse one that is not the model's.
+
+    `folder` is where it comes from; `adds_eos` tells that it ends texts with its end-of-text token.
+    """
+    from tokenizers import processors
+    from tokenizers.normalizers import Lowercase
+    from tokenizers.normalizers import Sequence as Normalizers
+
+    try:
         token_types = tokenizer("a").get("token_type_ids", [])
         words = tokenizer.get_vocab()
         for token in tokenizer.all_special_tokens:  # some are never used, and lack a state
             words.pop(token, None)
         int(tokenizer.model_max_length)
-    except Exception as error:  # tokenizers raises bare Exceptions for files it cannot read
-        if isinstance(error, ImportError):
-            for name in ("sentencepiece", "google.protobuf"):
-                import_optional(name, extra="sentencepiece", purpose=f"The tokenizer in {folder}")
-        raise UnsupportedModelError(
-            f"The tokenizer in {folder} cannot be read: {type(error).__name__}: {error}"
-        ) from None
-    if not has_vocabulary or len(words) < 2:
-        raise UnsupportedModelError(
-            f"{folder} has no tokenizer, or an empty one. Save the model's tokenizer there "
-            "(`tokenizer.save_pretrained(folder)`)."
-        )
+    except Exception as error:
+        raise _unreadable(folder, error) from None
+    if len(words) < 2:
+        raise _no_words(folder)
     highest = max(words.values())
     if n_tokens is not None and highest >= n_tokens:
         raise UnsupportedModelError(
@@ -97,15 +121,8 @@ def load_tokenizer(
     backend = tokenizer.backend_tokenizer
     backend.no_padding()
     backend.no_truncation()
-    # transformers drops this setting where there is a tokenizer.json.
-    settings = folder / "tokenizer_config.json"
     eos, eos_id = tokenizer.eos_token, tokenizer.eos_token_id
-    if (
-        eos is not None
-        and settings.is_file()
-        and read_json(settings).get("add_eos_token")
-        and tokenizer("a")["input_ids"][-1] != eos_id
-    ):
+    if adds_eos and eos is not None and tokenizer("a")["input_ids"][-1] != eos_id:
         ending = processors.TemplateProcessing(f"$A {eos}", special_tokens=[(eos, eos_id)])
         before = [backend.post_processor] if backend.post_processor else []
         backend.post_processor = processors.Sequence([*before, ending])
@@ -113,6 +130,22 @@ def load_tokenizer(
         steps = [Lowercase(), backend.normalizer] if backend.normalizer else [Lowercase()]
         backend.normalizer = Normalizers(steps)
     return tokenizer
+
+
+def _unreadable(folder: Path, error: Exception) -> UnsupportedModelError:
+    if isinstance(error, ImportError):
+        for name in ("sentencepiece", "google.protobuf"):
+            import_optional(name, extra="sentencepiece", purpose=f"The tokenizer in {folder}")
+    return UnsupportedModelError(
+        f"The tokenizer in {folder} cannot be read: {type(error).__name__}: {error}"
+    )
+
+
+def _no_words(folder: Path) -> UnsupportedModelError:
+    return UnsupportedModelError(
+        f"{folder} has no tokenizer, or an empty one. Save the model's tokenizer there "
+        "(`tokenizer.save_pretrained(folder)`)."
+    )
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,12 @@ from torch import nn
 
 from skembed._backbone import Backbone, Ending, Exported, Source, thawed
 from skembed.engine import resolve_dtype
-from skembed.exceptions import InvalidInputError, InvalidParameterError, did_you_mean
+from skembed.exceptions import (
+    InvalidInputError,
+    InvalidParameterError,
+    UnsupportedModelError,
+    did_you_mean,
+)
 from skembed.modules import (
     TokenBatch,
     TokenTransformer,
@@ -28,10 +33,13 @@ from skembed.modules import (
     pooled_width,
 )
 from skembed.store import digest_of
+from skembed.text._attention import is_causal, refuse_attention, see_all
 from skembed.text._backbone import POOLINGS, TextModule, TextSettings
+from skembed.text._echo import ECHO_TEMPLATE, EchoTokenizer
 from skembed.text._export import Chain, write_chain
 from skembed.text._folder import TextFolder
 from skembed.text._head import check_head, load_head
+from skembed.text._large import INT4, QUANTIZED, placement
 from skembed.text._models import MODELS
 from skembed.text._settings import NO_TOKENS
 from skembed.text._tokens import (
@@ -42,7 +50,7 @@ from skembed.text._tokens import (
     load_tokenizer,
 )
 from skembed.weights import (
-    check_weights,
+    count_bytes,
     kept_recent,
     load_pretrained,
     refuse_custom_code,
@@ -50,7 +58,7 @@ from skembed.weights import (
     save_pretrained,
 )
 
-__all__ = ["TransformerBackbone"]
+__all__ = ["MOST_BYTES_IN_FLOAT32", "TransformerBackbone"]
 
 _T5_FAMILY = ("t5", "mt5", "umt5")
 
@@ -58,9 +66,10 @@ _T5_FAMILY = ("t5", "mt5", "umt5")
 _OFFSET_POSITIONS = (
     *("roberta", "xlm-roberta", "xlm-roberta-xl", "roberta-prelayernorm", "xmod", "ibert"),
     *("camembert", "mpnet", "data2vec-text", "longformer", "luke", "esm", "lilt", "markuplm"),
+    "clap_text_model",
 )
 
-_MOST_BYTES_IN_FLOAT32 = 4 * 500_000_000
+MOST_BYTES_IN_FLOAT32 = 4 * 500_000_000
 """Where the weight files are small, the float32 model of four bytes a parameter is, too."""
 
 _ENDLESS = 1_000_000
@@ -70,9 +79,12 @@ _ENDLESS = 1_000_000
 class TransformerBackbone(Backbone):
     """A transformer, how its states are pooled, and what follows.
 
-    `max_length` is the most tokens read at once; `normalizes` and `n_components` are what the
-    files say of unit length and leading features.
+    `max_length` is the most tokens read at once; `normalizes`, `n_components` and `similarity` are
+    what the files say of unit length, leading features and how vectors are compared.
     """
+
+    can_be_placed = True
+    """Whether transformers can put its weights onto several devices, or quantise them."""
 
     def __init__(
         self, source: Source, folder: TextFolder, config: Any, settings: TextSettings
@@ -81,19 +93,26 @@ class TransformerBackbone(Backbone):
         self.name = source.name
         self.config = config
         self.normalizes, self.n_components = folder.normalizes, folder.n_components
+        self.similarity = folder.similarity
         # Whether a last Normalize is wanted is a setting.
         self._head = folder.head[:-1] if folder.normalizes else folder.head
         self._transformer = folder.transformer
         self._trusts_code = settings.trust_remote_code
+        self.attention = settings.attention
+        if self.attention != "auto":
+            refuse_attention(self.name, config, self.attention)
+        elif not self._trusts_code:  # else the model's own code has it
+            self.attention = getattr(MODELS.get(self.name), "attention", "auto")
         is_auto = settings.pooling == "auto"
         self.pooling: str | None = self._own_pooling(folder) if is_auto else settings.pooling
+        is_unsaid = is_auto and folder.pooling is None and settings.attention == "auto"
+        self.is_plain_decoder = is_unsaid and self.name not in MODELS and is_causal(config)
         self._folder = folder
-        self.prompts = folder.prompts or getattr(MODELS.get(self.name), "prompts", {})
+        self.prompts = folder.prompts
         prompt = self.prompt = self._choose_prompt(folder, settings.prompt)
         self._tokenizer = self._load_tokenizer(folder)
         self.max_length = self._choose_max_length(folder, settings.max_length)
-        padding, limit = self._row_padding(), self.max_length
-        self.tokens = TextTokenizer(self._tokenizer, self.name, prompt, limit, padding)
+        self.tokens = self._make_tokens(prompt)
         skips_prompt = bool(prompt) and not folder.pools_prompt
         self._n_skipped = self.tokens.n_prompt_tokens if skips_prompt else 0
         self.width = check_head(self._head, self._width_of_states())
@@ -103,6 +122,7 @@ class TransformerBackbone(Backbone):
                 "libraries": releases_of("transformers", "tokenizers"),
                 "pooling": self.pooling,
                 "prompt": prompt,
+                **({"echo": ECHO_TEMPLATE} if self.attention == "echo" else {}),
             }
         )
 
@@ -110,7 +130,7 @@ class TransformerBackbone(Backbone):
     def core_digest(self) -> bytes:
         """Digest of all that decides the hidden states of given tokens."""
         kind = {"kind": type(self).__name__, "trust_remote_code": self._trusts_code}
-        return digest_of({**kind, "files": self.source.digest})
+        return digest_of({**kind, "files": self.source.digest, **self._seen()})
 
     def prepare(self, text: str, rng: np.random.Generator | None = None) -> Ids:
         """Return the tokens of a text, cut to the model's limit; with `rng`, at a random place."""
@@ -134,13 +154,49 @@ class TransformerBackbone(Backbone):
         if core is None:
             core = thawed(self._load_core(dtype))
         layers = [*self._load_projection(), *load_head(self._head)]
-        module = TextModule(core, self.pooling, n_skipped=self._n_skipped, layers=layers)
+        module = TextModule(
+            *(core, self.pooling),
+            n_skipped=self._n_skipped,
+            start_of=getattr(self.tokens, "start_of", None),
+            layers=layers,
+        )
         thawed(module.layers)
         return module.eval()
+
+    def load_placed(
+        self, device: torch.device, dtype: torch.dtype, *, is_sharded: bool
+    ) -> TokenTransformer:
+        """Load the core quantised, or spread over all devices, where libraries put it."""
+        placed = placement(self.name, device, dtype, is_sharded)
+        return self._load_core(_computed_in(dtype, device), **placed)
+
+    def loaded_as(self, dtype: torch.dtype | None) -> torch.dtype:
+        """Return the format in which weights are read, to be converted to `dtype` later."""
+        is_small = self.source.n_bytes() <= MOST_BYTES_IN_FLOAT32
+        if dtype is None or is_small:
+            return torch.float32
+        return _computed_in(dtype, torch.device("cpu"))
+
+    def n_bytes(self, dtype: torch.dtype) -> int:
+        """Return the size of the core's weights in a format, without reading them."""
+        other = 2.0 if dtype in QUANTIZED else dtype.itemsize
+        linear = {torch.int8: 1.0, INT4: 0.53}.get(dtype, other)  # with scales of blocks
+        return count_bytes(
+            self.config,
+            auto=self._auto(),
+            n_bytes={"linear": linear, "other": other},
+            trust_remote_code=self._trusts_code,
+        )
 
     def export(self, module: nn.Module, folder: Path, ending: Ending) -> Exported:
         """Write a sentence-transformers folder, whose transformer is in the folder itself."""
         refuse_custom_code(self.name, self._trusts_code)
+        if self.attention == "echo":
+            raise UnsupportedModelError(
+                f"{self.name} reads each text twice (attention='echo'), which a folder of "
+                "sentence-transformers cannot say: it cannot be exported. Train it with "
+                "attention='auto' or 'bidirectional'."
+            )
         assert isinstance(module, TextModule)
         core: Any = module.core
         whole, lacking = self._whole(core.model)
@@ -149,7 +205,7 @@ class TransformerBackbone(Backbone):
         return write_chain(
             folder,
             Chain(
-                n_states=int(self.config.get_text_config().hidden_size),
+                n_states=self._n_states(),
                 pooling=str(self.pooling),
                 pools_prompt=self._folder.pools_prompt,
                 max_length=self.max_length,
@@ -166,7 +222,8 @@ class TransformerBackbone(Backbone):
     def _own_pooling(self, folder: TextFolder) -> str:
         """Return the pooling that the model's files say, else that of its kind."""
         if folder.pooling is None:
-            return "last_token" if _is_causal(self.config) else "mean"
+            has_seen_all = self.attention == "auto" and is_causal(self.config)
+            return "last_token" if has_seen_all else "mean"
         unknown = [name for name in folder.pooling.split("+") if name not in POOLINGS]
         if unknown:
             raise InvalidParameterError(
@@ -181,17 +238,27 @@ class TransformerBackbone(Backbone):
 
     def _width_of_states(self) -> int:
         """Return the number of features before the head."""
-        return pooled_width(int(self.config.get_text_config().hidden_size), str(self.pooling))
+        return pooled_width(self._n_states(), str(self.pooling))
 
-    def _load_core(self, dtype: torch.dtype | None) -> nn.Module:
+    def _n_states(self) -> int:
+        """Return the number of features of a token's state."""
+        return int(self.config.get_text_config().hidden_size)
+
+    def _load_core(self, dtype: torch.dtype | None, **placed: Any) -> TokenTransformer:
         special = self.tokens.before, self.tokens.after
-        return TokenTransformer(self._load_transformer(dtype).eval(), self._pad_token_id(), special)
+        transformer = self._load_transformer(dtype, **placed).eval()
+        if self.attention == "bidirectional":
+            see_all(self.name, transformer)
+        pad_token_id = self._pad_token_id()
+        return TokenTransformer(transformer, pad_token_id, special, is_placed=bool(placed))
 
-    def _load_transformer(self, dtype: torch.dtype | None) -> Any:
+    def _load_transformer(self, dtype: torch.dtype | None, **placed: Any) -> Any:
+        return self._load_pretrained(self._auto(), dtype, **placed)
+
+    def _auto(self) -> Any:
         from transformers import AutoModel, AutoModelForTextEncoding
 
-        is_t5 = self.config.model_type in _T5_FAMILY
-        return self._load_pretrained(AutoModelForTextEncoding if is_t5 else AutoModel, dtype)
+        return AutoModelForTextEncoding if self.config.model_type in _T5_FAMILY else AutoModel
 
     def _whole(self, model: Any) -> tuple[Any, frozenset[str]]:
         """Return the transformer as AutoModel loads it, and which weights the files lack."""
@@ -215,19 +282,25 @@ class TransformerBackbone(Backbone):
         """Load what comes between pooling and head."""
         return []
 
+    def _seen(self) -> dict[str, str]:
+        """Return what the core's digest has to say of attention."""
+        is_open = self.attention == "bidirectional"
+        return {"attention": self.attention} if is_open else {}
+
     # Plumbing -------------------------------------------------------------------------------
 
     def _load_pretrained(
-        self, auto: Any, dtype: torch.dtype | None, *, has_pooler: bool = False
+        self,
+        auto: Any,
+        dtype: torch.dtype | None,
+        *,
+        has_pooler: bool = False,
+        left_out: tuple[str, ...] = (),
+        part: str = "",
+        **arguments: Any,
     ) -> Any:
-        """Load a model of transformers; in `dtype` only where it is large."""
-        n_bytes = sum(path.stat().st_size for path in check_weights(self._transformer))
-        if dtype is None or n_bytes <= _MOST_BYTES_IN_FLOAT32:
-            dtype = torch.float32
-        elif dtype is torch.int8:
-            dtype = resolve_dtype("auto", torch.device("cpu"))
-        config = copy.deepcopy(self.config)
-        config.use_cache = False
+        """Load a model of transformers; in `dtype` only where it is large, or placed at once."""
+        config = self._config_to_load()
         architecture = getattr(auto, "_model_mapping", {}).get(type(config), None)
         parameters: Any = ()
         if inspect.isclass(architecture):
@@ -236,11 +309,19 @@ class TransformerBackbone(Backbone):
             self._transformer,
             config,
             auto=auto,
-            dtype=dtype,
+            dtype=dtype if dtype and "device_map" in arguments else self.loaded_as(dtype),
             trust_remote_code=self._trusts_code,
             is_unused=lambda name: name.startswith("pooler."),
+            left_out=left_out,
+            part=part,
             **({"add_pooling_layer": has_pooler} if "add_pooling_layer" in parameters else {}),
+            **arguments,
         )
+
+    def _config_to_load(self) -> Any:
+        config = copy.deepcopy(self.config)
+        config.use_cache = False
+        return config
 
     def _load_tokenizer(self, folder: TextFolder) -> Any:
         """Return the tokenizer, one for all backbones of these files."""
@@ -253,15 +334,20 @@ class TransformerBackbone(Backbone):
 
         return kept_recent(key, lambda: self.source.read(load))
 
+    def _make_tokens(self, prompt: str) -> TextTokenizer:
+        args = self._tokenizer, self.name, prompt, self.max_length
+        return (
+            EchoTokenizer(*args)
+            if self.attention == "echo"
+            else TextTokenizer(*args, self._row_padding())
+        )
+
     def _pad_token_id(self) -> int:
         own, other = self._tokenizer.pad_token_id, getattr(self.config, "pad_token_id", None)
         return int(next((token for token in (own, other) if token is not None), 0))
 
     def _choose_prompt(self, folder: TextFolder, prompt: str | None) -> str:
         prompts, default = folder.prompts, folder.default_prompt
-        row = MODELS.get(self.name)
-        if not prompts and row is not None:
-            prompts, default = row.prompts, row.default_prompt
         if prompt is None:
             return ""
         if prompt == "auto":
@@ -289,6 +375,11 @@ class TransformerBackbone(Backbone):
         return smallest if smallest < _ENDLESS else None
 
 
+def _computed_in(dtype: torch.dtype, device: torch.device) -> torch.dtype:
+    """Return the format beside quantised layers: what the device is fastest in."""
+    return resolve_dtype("auto", device) if dtype in QUANTIZED else dtype
+
+
 def position_limit(config: Any) -> int | None:
     """Return the most tokens for which a row's states depend on that row alone."""
     limit = getattr(config, "max_position_embeddings", getattr(config, "max_seq_len", None))
@@ -303,14 +394,3 @@ def position_limit(config: Any) -> int | None:
     if config.model_type not in _OFFSET_POSITIONS:
         return limit
     return limit - 1 - max(1, getattr(config, "pad_token_id", None) or 1)
-
-
-def _is_causal(config: Any) -> bool:
-    """Return whether a model is a decoder, whose last token has seen the whole text."""
-    from transformers.models.auto import modeling_auto
-
-    kind = config.model_type
-    return (
-        kind in modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
-        and kind not in modeling_auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES
-    )

@@ -70,8 +70,12 @@ def check_targets(
     class_weight: Any = None,
     sample_weight: Any = None,
     classes: Any = None,
+    has_steps: bool = True,
 ) -> Targets:
-    """Check and encode the targets of good rows; messages call who needs them `owner`."""
+    """Check and encode the targets of good rows; messages call who needs them `owner`.
+
+    `has_steps`: others may come in later calls of `partial_fit`.
+    """
     if y is None:
         raise InvalidTargetsError(
             f"{owner} requires y to be passed, but the target y is None: give one label or number "
@@ -114,9 +118,13 @@ def check_targets(
             faults,
         )
     if len(known) < 2:
+        advice = (
+            " If others come in later calls of partial_fit, name all in the first: "
+            "partial_fit(X, y, classes=[...])."
+        )
         raise InvalidTargetsError(
-            f"y: expected at least two classes, got 1 class: {known.tolist()}. If others come in "
-            "later calls of partial_fit, name all in the first: partial_fit(X, y, classes=[...])."
+            f"y: expected at least two classes, got 1 class: {known.tolist()}."
+            f"{advice if has_steps else ''}"
         )
     if classes is None and loss == "auto" and _may_be_amounts(known, len(array)):
         warn_user(

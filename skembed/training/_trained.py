@@ -76,7 +76,7 @@ class TrainedBackbone(Backbone):
         self.base, self.state = base, state
         self.name, self.width, self.source = base.name, base.width, base.source
         self.is_foreign, self.prefers_float32 = base.is_foreign, is_in_float32(base)
-        self.float32_on = base.float32_on
+        self.float32_on, self.normalizes = base.float32_on, base.normalizes
         self.digest = base.digest
         self._core_digest = base.core_digest
         if state.method == "head":  # vectors are stored before the projection

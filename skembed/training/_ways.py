@@ -36,7 +36,7 @@ def _check_context(
     """Check what is kept beside good rows."""
     if y is None:
         return Targets("views", np.arange(len(rows.items)), np.ones(len(rows.items), np.float32))
-    return check_targets(y, rows, owner, loss=strategy.loss)
+    return check_targets(y, rows, owner, loss=strategy.loss, has_steps=False)
 
 
 _CHECKS: dict[type[Strategy], Callable[..., Targets]] = {

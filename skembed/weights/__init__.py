@@ -12,6 +12,14 @@ from skembed.weights._digest import file_sha256, folder_digest
 from skembed.weights._files import read_json, read_modules
 from skembed.weights._fingerprint import fingerprint
 from skembed.weights._foreign import looks_like_a_file
+from skembed.weights._gguf import (
+    find_gguf,
+    gguf_fields,
+    gguf_source,
+    load_gguf,
+    load_gguf_config,
+    load_gguf_tokenizer,
+)
 from skembed.weights._hub import fetch_file
 from skembed.weights._load import check_weights, load_content, load_state
 from skembed.weights._memory import available_memory, is_out_of_memory
@@ -26,7 +34,9 @@ from skembed.weights._models import (
 from skembed.weights._packages import PACKAGES
 from skembed.weights._pretrained import (
     copy_processor,
+    count_bytes,
     has_processor,
+    kind_of,
     load_config,
     load_pretrained,
     load_processor,
@@ -55,19 +65,27 @@ __all__ = [
     "available_memory",
     "check_weights",
     "copy_processor",
+    "count_bytes",
     "fetch_file",
     "file_sha256",
     "find_checkpoint",
+    "find_gguf",
     "fingerprint",
     "folder_digest",
     "forget_model",
     "free_memory",
+    "gguf_fields",
+    "gguf_source",
     "has_processor",
     "is_loaded",
     "is_out_of_memory",
     "kept_recent",
+    "kind_of",
     "load_config",
     "load_content",
+    "load_gguf",
+    "load_gguf_config",
+    "load_gguf_tokenizer",
     "load_pretrained",
     "load_processor",
     "load_state",

@@ -36,7 +36,8 @@ _WEIGHTS = (
 _KINDS = (
     (r"(config|tokenizer|modules|preprocessor)\w*\.json", "one file of a model", "Pass its folder"),
     (r".*\.onnx", "an ONNX model", _ORIGINAL),
-    (r".*\.(gguf|ggml)", "a GGUF file for llama.cpp", _ORIGINAL),
+    (r".*\.gguf", "a GGUF file for llama.cpp", "TextEmbedder reads such a file of a text model"),
+    (r".*\.ggml", "an old file for llama.cpp", "Convert it to GGUF, which TextEmbedder reads"),
     (r".*\.(tflite|h5|hdf5|keras|pb)", "a TensorFlow or Keras model", _ORIGINAL),
     (r".*\.kv", "a pickle of gensim's word vectors, which is never opened", _KV),
     (r".*\.magnitude", "a Magnitude file of word vectors, which skembed does not read", _WORDS),

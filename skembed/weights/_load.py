@@ -10,7 +10,7 @@ import pickle
 import re
 import warnings
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,8 +35,10 @@ _ADVICE = (
 )
 
 
-def load_state(path: str | Path) -> dict[str, torch.Tensor]:
-    """Read tensors by name from a weight file, on the CPU.
+def load_state(
+    path: str | Path, is_wanted: Callable[[str], bool] = lambda name: True
+) -> dict[str, torch.Tensor]:
+    """Read tensors by name from a weight file, on the CPU; only those whose name `is_wanted`.
 
     A file of `torch.save` holds a state dict, alone or under a key such as "state_dict". A pickle
     of more than tensors, which would run code, is an UnsafeModelError. The tensors are read, never
@@ -50,16 +52,18 @@ def load_state(path: str | Path) -> dict[str, torch.Tensor]:
         raise UnsupportedModelError(f"{path} is not a weight file: expected one of {kinds}.")
     check_header(path)
     if path.suffix == ".safetensors":
-        return _read_safetensors(path)
-    return _find_state(path, load_content(path))
+        return _read_safetensors(path, is_wanted)
+    found = _find_state(path, load_content(path))
+    return {name: value for name, value in found.items() if is_wanted(name)}
 
 
-def _read_safetensors(path: Path) -> dict[str, torch.Tensor]:
+def _read_safetensors(path: Path, is_wanted: Callable[[str], bool]) -> dict[str, torch.Tensor]:
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(path, framework="pt", backend="pread") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            names = filter(is_wanted, file.keys())
+            return {name: file.get_tensor(name) for name in names}
     except (SafetensorError, OSError) as error:
         raise UnsupportedModelError(
             f"{path} is damaged: {error}. Download the model again."

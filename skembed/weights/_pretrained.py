@@ -25,17 +25,23 @@ if TYPE_CHECKING:
 
 __all__ = [
     "copy_processor",
+    "count_bytes",
     "has_processor",
+    "kind_of",
     "load_config",
     "load_pretrained",
     "load_processor",
     "quiet_transformers",
     "refuse_code_from_elsewhere",
     "refuse_custom_code",
+    "refuse_random_weights",
     "save_pretrained",
 ]
 
 T = TypeVar("T")
+
+_SINCE = {"embedding_gemma2": "5.19"}
+"""The first release of transformers that has a kind of model, where that is later than 5.0."""
 
 # The files whose `auto_map` names Python code.
 _NAME_CODE = (
@@ -61,8 +67,10 @@ def load_config(folder: Path, *, trust_remote_code: bool) -> Any:
                 f"The model in {folder} comes with its own Python code. If you have read it and "
                 "trust it, set trust_remote_code=True."
             ) from error
+        since = next((since for kind, since in _SINCE.items() if f"`{kind}`" in str(error)), None)
+        hint = f" Models of this kind need transformers {since} or later." if since else ""
         raise UnsupportedModelError(
-            f"transformers cannot read the configuration in {folder}: {error}"
+            f"transformers cannot read the configuration in {folder}: {error}{hint}"
         ) from error
     if getattr(config, "quantization_config", None):
         fault = f"The weights in {folder} are quantised; use float32, bfloat16 or float16 ones."
@@ -83,6 +91,15 @@ def refuse_code_from_elsewhere(folder: Path) -> None:
                     f"{folder / name} takes code from another repository ({place}). Copy the code "
                     "into the folder and name it in auto_map."
                 )
+
+
+def kind_of(folder: Path) -> str | None:
+    """Return the `model_type` of a configuration, None where there is none that can be read."""
+    try:
+        found = read_json(folder / "config.json")
+    except UnsupportedModelError:
+        return None
+    return found.get("model_type") if isinstance(found, dict) else None
 
 
 def has_processor(folder: Path, part: str) -> bool:
@@ -123,26 +140,40 @@ def load_pretrained(
     dtype: torch.dtype,
     trust_remote_code: bool,
     is_unused: Callable[[str], bool] = lambda name: False,
+    left_out: tuple[str, ...] = (),
+    part: str = "",
     **arguments: Any,
 ) -> Any:
     """Load a model's weights from a folder as `save_pretrained` writes it, on the CPU.
 
     `auto` is one of transformers' Auto classes, or a model's own class; a checkpoint may lack
-    weights whose name `is_unused`; `arguments` are for the model's `__init__`.
+    weights whose name `is_unused`; `arguments` are for the model's `__init__`. Weights whose names
+    begin with one of `left_out` are not read: they belong to another part. `part` is what all names
+    of the part that is loaded begin with, if it is a model of its own. With a `device_map` among
+    the arguments accelerate puts the weights onto devices as they are read.
     """
     from torch.random import fork_rng
 
-    # Read here, as transformers maps files. They are then the module's own, without a copy.
+    def is_wanted(name: str) -> bool:
+        return name.startswith(part) and not name.startswith(left_out)
+
     files = check_weights(folder)
-    state = {name: value for path in files for name, value in load_state(path).items()}
+    where: dict[str, Any] = {"pretrained_model_name_or_path": folder}
+    if "device_map" not in arguments:
+        # Read here, as transformers maps files. They are then the module's own, without a copy.
+        state = {
+            name.removeprefix(part): value
+            for path in files
+            for name, value in load_state(path, is_wanted).items()
+        }
+        where = {"pretrained_model_name_or_path": None, "state_dict": state}
     # transformers' loading settings and torch's random state belong to the process.
     with one_at_a_time(), quiet_transformers(), fork_rng(devices=[]):
         try:
             loader, config = _choose_class(auto, config, trust_remote_code)
             module, info = loader.from_pretrained(
-                None,
+                **where,
                 config=config,
-                state_dict=state,
                 dtype=dtype,
                 local_files_only=True,
                 ignore_mismatched_sizes=True,  # reported below, by name
@@ -155,7 +186,7 @@ def load_pretrained(
             raise UnsupportedModelError(
                 f"transformers cannot load the weights in {folder}: {type(error).__name__}: {error}"
             ) from error
-    _refuse_random_weights(folder, info, is_unused)
+    refuse_random_weights(folder, info, is_unused)
     return module
 
 
@@ -187,6 +218,25 @@ def save_pretrained(
         module.save_pretrained(folder, state_dict=state)
 
 
+def count_bytes(
+    config: Any, *, auto: Any, n_bytes: Mapping[str, float], trust_remote_code: bool
+) -> int:
+    """Return the size of a model's weights, from its architecture alone.
+
+    `n_bytes` is what a number takes, of a "linear" layer and of any "other" one.
+    """
+    import torch
+    from torch import nn
+
+    with one_at_a_time(), quiet_transformers(), torch.device("meta"):
+        model = auto.from_config(copy.deepcopy(config), trust_remote_code=trust_remote_code)
+    size = 0.0
+    for module in model.modules():
+        kind = "linear" if isinstance(module, nn.Linear) else "other"
+        size += n_bytes[kind] * sum(p.numel() for p in module.parameters(recurse=False))
+    return int(size)
+
+
 def _choose_class(auto: Any, config: Any, trust_remote_code: bool) -> tuple[Any, Any]:
     """Return the class that an Auto class loads, which takes weights that were read before."""
     import torch
@@ -200,7 +250,7 @@ def _choose_class(auto: Any, config: Any, trust_remote_code: bool) -> tuple[Any,
     return type(model), config if type(model.config) is type(config) else model.config
 
 
-def _refuse_random_weights(
+def refuse_random_weights(
     folder: Path, info: dict[str, Any], is_unused: Callable[[str], bool]
 ) -> None:
     """Refuse a checkpoint of which some weights stayed as they were initialised."""

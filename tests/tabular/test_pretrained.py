@@ -142,6 +142,26 @@ def test_no_more_rows_are_kept_than_asked_for(paths):
         embedder.set_params(training__max_rows=30).transform(X)
 
 
+def test_its_seed_counts_where_texts_are_drawn_from_alone(paths):
+    X, titles = rows(), [f"the {i} of {i * 7 % 31}" for i in range(N)]
+    embedder = TabularEmbedder(paths["views"]).fit(X)
+    vectors = embedder.transform(X)
+    np.testing.assert_array_equal(embedder.set_params(random_state=3).transform(X), vectors)
+    np.testing.assert_array_equal(clone(embedder).fit(X).transform(X), vectors)
+    table = pd.DataFrame({"a": X[:, 0], "title": titles})
+    embedder = TabularEmbedder(paths["views"], columns={"title": "text"}).fit(table)
+    with pytest.raises(NotFittedError, match="random_state was 0"):
+        embedder.set_params(random_state=3).transform(table)
+
+
+def test_one_class_is_refused_without_advice_that_does_not_help(paths):
+    y = ["a"] * N
+    with pytest.raises(InvalidTargetsError, match=r"got 1 class: \['a'\]\.$"):
+        TabularEmbedder(paths["classes"]).fit(rows(), y)
+    with pytest.raises(InvalidTargetsError, match=r"got 1 class: \['a'\]\. .*partial_fit"):
+        TabularEmbedder(training=FineTune()).fit(rows(), y)
+
+
 def test_its_file_may_move_and_be_gone_where_no_rows_are_embedded(paths, tmp_path):
     X = rows()
     first, second = tmp_path / "a.ckpt", tmp_path / "b.ckpt"

@@ -13,11 +13,25 @@ from transformers import (
     DebertaV2Config,
     DistilBertConfig,
     ElectraConfig,
+    Gemma2Config,
+    Gemma3TextConfig,
+    GemmaConfig,
+    GPT2Config,
+    GPTJConfig,
+    GPTNeoConfig,
+    GPTNeoXConfig,
     LlamaConfig,
+    MistralConfig,
+    MixtralConfig,
     ModernBertConfig,
     MPNetConfig,
+    Olmo2Config,
     OPTConfig,
+    Phi3Config,
+    PhiConfig,
     PreTrainedTokenizerFast,
+    Qwen2Config,
+    Qwen3Config,
     RobertaConfig,
     T5Config,
     T5EncoderModel,
@@ -63,6 +77,35 @@ FAMILIES = {
     "opt": (OPTConfig, {"ffn_dim": 64, "word_embed_proj_dim": 32, "init_std": 0.3}, "packed"),
     "t5": (T5Config, {}, "padded"),
 }
+_GROUPED = {"num_key_value_heads": 2}
+_WINDOW = {**_GROUPED, "head_dim": 8, "sliding_window": 8}
+_GPT = {"n_embd": 32, "n_layer": 3, "n_head": 4, "n_positions": 130}
+
+# Beside "llama" and "opt" above.
+DECODERS = {
+    "gpt2": (GPT2Config, _GPT, "packed"),
+    "gptj": (GPTJConfig, {**_GPT, "rotary_dim": 4}, "packed"),
+    "gpt_neo": (
+        GPTNeoConfig,
+        {"attention_types": [[["global", "local", "local"], 1]], "num_heads": 4, "window_size": 8},
+        "padded",
+    ),
+    "gpt_neox": (GPTNeoXConfig, {}, "packed"),
+    "mistral": (MistralConfig, _WINDOW, "packed"),
+    "mixtral": (MixtralConfig, {**_GROUPED, "num_local_experts": 4}, "packed"),
+    "qwen2": (Qwen2Config, _GROUPED, "packed"),
+    "qwen3": (Qwen3Config, {**_GROUPED, "head_dim": 8}, "packed"),
+    "gemma": (GemmaConfig, {**_GROUPED, "head_dim": 8}, "packed"),
+    "gemma2": (Gemma2Config, {**_WINDOW, "query_pre_attn_scalar": 8}, "packed"),
+    "gemma3": (
+        Gemma3TextConfig,
+        {**_WINDOW, "query_pre_attn_scalar": 8, "sliding_window_pattern": 2},
+        "packed",
+    ),
+    "phi": (PhiConfig, {}, "packed"),
+    "phi3": (Phi3Config, _GROUPED, "packed"),
+    "olmo2": (Olmo2Config, _GROUPED, "packed"),
+}
 
 
 def write_tokenizer(folder: Path, *, max_length: int = 128) -> PreTrainedTokenizerFast:
@@ -98,7 +141,7 @@ def write_checkpoint(folder: Path, family: str = "bert", **changes: object) -> P
     """Save a random checkpoint of a family and its tokenizer; return the folder."""
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer = write_tokenizer(folder)
-    config_class, extra, _ = FAMILIES[family]
+    config_class, extra, _ = {**FAMILIES, **DECODERS}[family]
     sizes = dict(SIZES)
     if family == "t5":
         sizes = {"d_model": 32, "d_kv": 8, "d_ff": 64, "num_layers": 3, "num_heads": 4}

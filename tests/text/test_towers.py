@@ -1,4 +1,4 @@
-"""Models of pictures and texts, as text models: the space that they share with pictures."""
+"""Models of texts and pictures, or sounds, as text models: the space that they share."""
 
 import json
 
@@ -23,6 +23,22 @@ WORDS = {
 PICTURES = {**SIZES, "image_size": 16, "patch_size": 8}
 del PICTURES["max_position_embeddings"]
 _BOTH = {"text_config": WORDS, "vision_config": PICTURES}
+_HTSAT = {
+    "hidden_size": 32,
+    "patch_embeds_hidden_size": 16,
+    "depths": [1, 2],
+    "num_attention_heads": [2, 4],
+    "num_hidden_layers": 2,
+}
+# RoBERTa's positions begin after that of the padding token, 1.
+_ROBERTA = {**WORDS, "max_position_embeddings": LIMIT + 2}
+_HEARD = {"text_config": _ROBERTA, "audio_config": _HTSAT, "projection_dim": 20}
+_CONVOLVED = {
+    "num_block_repeats": [1, 1, 1, 1, 1, 1, 1],
+    "image_size": 32,
+    "hidden_dim": 8,
+    "width_coefficient": 0.25,
+}
 _NAFLEX = {"text_config": WORDS, "vision_config": {**SIZES, "patch_size": 8, "num_patches": 4}}
 
 # family -> (model, configuration, its settings)
@@ -38,6 +54,22 @@ TOWERS = {
     "siglip": (tf.SiglipModel, tf.SiglipConfig, _BOTH),
     "siglip-text": (tf.SiglipTextModel, tf.SiglipTextConfig, {**WORDS, "projection_size": 28}),
     "siglip2": (tf.Siglip2Model, tf.Siglip2Config, _NAFLEX),
+    "clap": (tf.ClapModel, tf.ClapConfig, _HEARD),
+    "clap-text": (
+        tf.ClapTextModelWithProjection,
+        tf.ClapTextConfig,
+        {**_ROBERTA, "projection_dim": 20},
+    ),
+    "align": (
+        tf.AlignModel,
+        tf.AlignConfig,
+        {"text_config": WORDS, "vision_config": _CONVOLVED, "projection_dim": 20},
+    ),
+    "chinese-clip": (
+        tf.ChineseCLIPModel,
+        tf.ChineseCLIPConfig,
+        {**_BOTH, "projection_dim": 20},
+    ),
 }
 FILLED = ("siglip", "siglip-text", "siglip2")
 
@@ -85,7 +117,7 @@ def reference(folder, texts, **arguments):
 
 
 def features(folder, texts):
-    name = "text_embeds" if folder.name == "clip-text" else "pooler_output"
+    name = "text_embeds" if folder.name in ("clip-text", "clap-text") else "pooler_output"
     return np.vstack([out[name].numpy() for out in reference(folder, texts)])
 
 

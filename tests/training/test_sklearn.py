@@ -14,7 +14,7 @@ from sklearn.metrics import get_scorer
 from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.pipeline import FeatureUnion, make_pipeline
 
-from skembed import Contrastive, FineTune, TextEmbedder, _trainable
+from skembed import Contrastive, FineTune, TextEmbedder, _base
 from skembed.exceptions import (
     InvalidParameterError,
     InvalidRowsWarning,
@@ -190,7 +190,7 @@ def test_a_repr_says_what_was_set():
 
 def test_unusable_parameters_are_named_all_at_once_before_a_row_is_read(monkeypatch):
     read = []
-    monkeypatch.setattr(_trainable.BaseEmbedder, "_checked", lambda self, X: read.append(X))
+    monkeypatch.setattr(_base.BaseEmbedder, "_checked", lambda self, X: read.append(X))
     training = FineTune("heat", n_epochs=0, learning_rate=-1, scoring="acuracy", cross_fit=1)
     with pytest.raises(InvalidParameterError, match="FineTune") as caught:
         TextEmbedder(training=training, pooling="maen").fit(X, Y)
@@ -212,7 +212,8 @@ def test_unusable_parameters_are_named_all_at_once_before_a_row_is_read(monkeypa
     [
         (
             "head",
-            r"training='head'\): expected a FineTune, a Contrastive, a WordW.* FineTune\('head'",
+            r"training='head'\): expected a FineTune, a Contrastive, a WordWeights or None"
+            r".*FineTune\('head'",
         ),
         (FineTune, r"<class FineTune>.* This is a class: give an object of it, as FineTune\(\)"),
         (

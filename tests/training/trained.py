@@ -36,5 +36,7 @@ def check_trained(make, X, y, monkeypatch, **options):
     frozen = make(training=None).fit_transform(X)
     assert np.abs(found - frozen).max() > 1e-3 * np.abs(frozen).max()
     expected = vectors_of(modules[0], trained, X)
+    if trained.encoder_.normalize:
+        expected /= np.linalg.norm(expected, axis=1, keepdims=True)
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4 * np.abs(expected).max())
     assert make(**options).fit(X, y).trained_.digest == trained.trained_.digest
