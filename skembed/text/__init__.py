@@ -1,5 +1,6 @@
 """Text in, vectors out."""
 
-from skembed.text._embedder import TextEmbedder, TextReport
+from skembed.text._embedder import TextEmbedder
+from skembed.text._report import TextReport
 
 __all__ = ["TextEmbedder", "TextReport"]

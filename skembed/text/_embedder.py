@@ -4,42 +4,33 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
 from numbers import Integral
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import numpy as np
-from numpy.typing import NDArray
 from sklearn.utils import Tags
 from sklearn.utils._param_validation import Interval, StrOptions
 
-from skembed._backbone import Source
 from skembed._inputs import CheckedRows
 from skembed._later import later
 from skembed._pretrained import PretrainedEmbedder
 from skembed._report import EmbeddingReport
 from skembed.engine import DTYPES, measure_sizes
-from skembed.exceptions import (
-    InvalidParameterError,
-    ModelWarning,
-    QualityWarning,
-    TruncatedRowsError,
-    TruncationWarning,
-    describe_rows,
-    name_rows,
-    warn_user,
-)
+from skembed.exceptions import InvalidParameterError
 from skembed.store import EmbeddingStore, resolve_store
-from skembed.text._advice import advice_on_decoder
 from skembed.text._encoder import TextEncoder
-from skembed.text._families import family_of
+from skembed.text._families import find_source
 from skembed.text._hosted_settings import check_address, check_family
 from skembed.text._inputs import check_texts
-from skembed.text._models import DEFAULT_MODEL, MODELS
+from skembed.text._models import DEFAULT_MODEL
+from skembed.text._report import (
+    TextReport,
+    refuse_long,
+    warn_of_cut,
+    warn_of_decoder,
+    warn_of_unknown,
+)
 from skembed.text._settings import POOLINGS, TextSettings
-from skembed.text._static_kinds import is_static_folder
 from skembed.training import Contrastive, FineTune, Strategy, WordWeights
-from skembed.weights import gguf_source, resolve_model
 
 if TYPE_CHECKING:
     from torch import nn
@@ -51,61 +42,6 @@ _most_similar = later("skembed.text._similar", "most_similar")
 
 
 _SHARDED = "balanced"
-
-
-def find_source(settings: TextSettings) -> Source | None:
-    """Return what a model is read from; None where more than its files may decide it."""
-    if settings.trust_remote_code or not isinstance(settings.model, (str, os.PathLike)):
-        return None
-    family = family_of(settings.model)
-    if family == "gguf":
-        return gguf_source(settings.model)
-    if family != "transformer":
-        return None
-    source = resolve_model(settings.model, revision=settings.revision, known=MODELS)
-    return None if is_static_folder(source.folder) else source
-
-
-@dataclass(frozen=True)
-class TextReport(EmbeddingReport):
-    """What the last `transform` of a TextEmbedder did.
-
-    Attributes
-    ----------
-    max_length : int or None
-        The most tokens that the model reads at once.
-    n_tokens : ndarray of shape (n_rows,), int64
-        Tokens in each row before anything was cut, including special tokens and the prompt.
-    n_unknown : ndarray of shape (n_rows,), int64, or None
-        Of static vectors: words in each row that have no vector, and count for nothing.
-    truncated : ndarray of int64
-        Positions of the rows with more than `max_length` tokens.
-    n_tokens_used : int
-        Tokens that a hosted model's server has counted in this call; 0 for models that run here.
-    """
-
-    max_length: int | None = None
-
-    def __str__(self) -> str:
-        used = f"; {self.n_tokens_used:,} tokens used" if self.n_tokens_used else ""
-        return f"{super().__str__()}{used}"
-
-    @property
-    def n_tokens(self) -> NDArray[np.int64]:
-        """Tokens in each row."""
-        return self.row_sizes
-
-    @property
-    def n_tokens_used(self) -> int:
-        """Tokens that a server has counted in this call."""
-        return self.n_used
-
-    @property
-    def truncated(self) -> NDArray[np.int64]:
-        """Positions of the rows that are too long for the model to read at once."""
-        if self.max_length is None:
-            return np.empty(0, dtype=np.int64)
-        return np.flatnonzero(self.row_sizes > self.max_length)
 
 
 class TextEmbedder(PretrainedEmbedder):
@@ -401,17 +337,7 @@ class TextEmbedder(PretrainedEmbedder):
         if self.on_truncate != "raise" or limit is None:
             return
         sizes = measure_sizes(encoder, rows.items, resolve_store(self.cache))
-        cut = np.flatnonzero(sizes > limit)
-        if len(cut):
-            unit = getattr(encoder, "unit", "tokens")
-            faults = {int(rows.positions[i]): f"{sizes[i]:,} {unit}" for i in cut}
-            raise TruncatedRowsError(
-                f"{len(faults):,} of {rows.n_rows:,} rows are longer than the {limit:,} {unit} "
-                f"that {encoder.backbone.name} reads:{describe_rows(faults, rows.labels)}\nShorten "
-                "them, or set on_truncate='mean_of_chunks' to embed them in pieces, or 'warn' to "
-                "cut them.",
-                faults,
-            )
+        refuse_long(sizes, rows, encoder)
 
     def _make_report(self, report: EmbeddingReport) -> TextReport:
         return TextReport(**vars(report), max_length=self._encoder.limit)
@@ -468,37 +394,12 @@ class TextEmbedder(PretrainedEmbedder):
         return found
 
     def _warn_of(self, report: TextReport, rows: CheckedRows) -> None:
-        backbone = self._encoder.backbone
-        is_plain = getattr(backbone, "is_plain_decoder", False) and self.training is None
-        if is_plain and self._is_news(report):
-            warn_user(
-                advice_on_decoder(backbone.name), ModelWarning, once=f"decoder {backbone.name}"
-            )
-        if report.notes and report.n_unknown is not None:
-            name = backbone.name
-            warn_user(
-                f"{len(report.notes):,} of {report.n_rows:,} rows have no word with a vector in "
-                f"{name} ({name_rows(sorted(report.notes), rows.labels)}; all are in "
-                "report_.notes, and report_.n_unknown counts unknown words). Their vectors are "
-                f"zeros. (Shown once for {name}.)",
-                QualityWarning,
-                once=f"nothing known {name}",
-            )
-        cut, limit = report.truncated, report.max_length
-        if self.on_truncate == "warn" and limit and len(cut) and self._is_news(report):
-            # Never "100%": something of each row was read.
-            share = min(0.99, 1 - limit * len(cut) / report.row_sizes[cut].sum())
-            name = self._encoder.backbone.name
-            unit = getattr(self._encoder, "unit", "tokens")
-            warn_user(
-                f"{len(cut):,} of {report.n_rows:,} rows {'was' if len(cut) == 1 else 'were'} cut "
-                f"at {limit:,} {unit}, which dropped {share:.0%} of the text "
-                f"({name_rows(cut.tolist(), rows.labels)}; all are in report_.truncated). To read "
-                "it all, set on_truncate='mean_of_chunks'; to cut silently, 'ignore'. (Shown once "
-                f"for {name} at this length.)",
-                TruncationWarning,
-                once=f"{name} {limit}",
-            )
+        encoder, is_news = self._encoder, self._is_news(report)
+        if is_news and self.training is None:
+            warn_of_decoder(encoder)
+        warn_of_unknown(report, rows, encoder)
+        if is_news and self.on_truncate == "warn":
+            warn_of_cut(report, rows, encoder)
 
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()

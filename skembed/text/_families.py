@@ -7,11 +7,14 @@ import re
 from pathlib import Path
 from typing import Any
 
+from skembed._backbone import Source
 from skembed.exceptions import InvalidParameterError, did_you_mean
-from skembed.text._static_kinds import is_static
-from skembed.weights import find_gguf
+from skembed.text._models import MODELS
+from skembed.text._settings import TextSettings
+from skembed.text._static_kinds import is_static, is_static_folder
+from skembed.weights import find_gguf, gguf_source, resolve_model
 
-__all__ = ["family_of"]
+__all__ = ["family_of", "find_source"]
 
 _SCHEMES = {"openai": "hosted"}
 
@@ -31,6 +34,19 @@ def family_of(model: Any) -> str:
     if isinstance(model, (str, os.PathLike)) and is_static(Path(os.path.expanduser(model))):  # noqa: PTH111
         return "static"
     return "transformer"
+
+
+def find_source(settings: TextSettings) -> Source | None:
+    """Return what a model is read from; None where more than its files may decide it."""
+    if settings.trust_remote_code or not isinstance(settings.model, (str, os.PathLike)):
+        return None
+    family = family_of(settings.model)
+    if family == "gguf":
+        return gguf_source(settings.model)
+    if family != "transformer":
+        return None
+    source = resolve_model(settings.model, revision=settings.revision, known=MODELS)
+    return None if is_static_folder(source.folder) else source
 
 
 def _scheme_of(model: Any) -> str | None:

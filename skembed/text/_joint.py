@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import nn
 
-from skembed.modules import LanguageModel
+from skembed.modules import LanguageModel, TokenTransformer
 from skembed.text._backbone import TextSettings
 from skembed.text._folder import TextFolder
 from skembed.text._transformers import TransformerBackbone
@@ -21,6 +20,8 @@ _CONTEXT = 8192
 
 class JointBackbone(TransformerBackbone):
     """The transformer, which pictures and sounds run through too: it is loaded once for all."""
+
+    can_be_placed = False
 
     def __init__(
         self, source: FolderSource, folder: TextFolder, config: Any, settings: TextSettings
@@ -44,5 +45,5 @@ class JointBackbone(TransformerBackbone):
         limit = super()._choose_max_length(folder, max_length)
         return limit if max_length or limit is None else min(limit, _CONTEXT)
 
-    def _load_core(self, dtype: torch.dtype | None) -> nn.Module:
+    def _load_core(self, dtype: torch.dtype | None, **placed: Any) -> TokenTransformer:
         return self._language.load()
