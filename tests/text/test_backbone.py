@@ -16,6 +16,9 @@ from skembed.text._models import DEFAULT_MODEL
 from tests.text.checkpoints import TEXTS, write_checkpoint
 from tests.text.test_towers import write_tower
 
+# What the warning is about, of a Llama, is tested with the decoders.
+pytestmark = pytest.mark.filterwarnings("ignore:.* made to write texts")
+
 
 def backbone_of(model, **params):
     params = {"dtype": "float32", "on_truncate": "ignore", "cache": None} | params

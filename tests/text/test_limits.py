@@ -178,7 +178,8 @@ def test_a_long_row_does_not_change_how_positions_of_its_neighbours_turn(tmp_pat
         "original_max_position_embeddings": 24,
     }
     folder = write_checkpoint(tmp_path / "llama", "llama", rope_parameters=rope)
-    embedder = TextEmbedder(folder, dtype="float32", cache=None, on_truncate="ignore")
+    params = {"dtype": "float32", "cache": None, "on_truncate": "ignore"}
+    embedder = TextEmbedder(folder, pooling="last_token", **params)
     short, long = "nearest neighbours in a metric space", "gaussian kernel " * 20
     np.testing.assert_allclose(
         embedder.transform([short, long])[:1], embedder.transform([short]), atol=1e-5

@@ -80,6 +80,7 @@ def check(embedder, rows, tmp_path, monkeypatch, name, near=1e-5, **names):
 # Texts ----------------------------------------------------------------------------------
 
 
+@pytest.mark.filterwarnings("ignore:.* made to write texts")
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("family", ["bert", "llama"])
 def test_sentence_transformers_agrees_on_texts(family, method, tmp_path, monkeypatch):
