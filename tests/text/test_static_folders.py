@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from model2vec import StaticModel
 from sentence_transformers import SentenceTransformer
+from sentence_transformers.base.modules import Dense
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from skembed import FineTune, TextEmbedder, WordWeights
@@ -18,6 +19,7 @@ from skembed.exceptions import (
     UnsupportedModelError,
 )
 from skembed.text._families import family_of
+from tests.hub_cache import lay_out
 from tests.text.checkpoints import write_checkpoint
 from tests.text.words import WORDS, make_tokenizer, vectors_of, write_static_embedding
 
@@ -123,6 +125,16 @@ class TestStaticEmbedding:
         np.testing.assert_allclose(embedder.transform(TEXTS), expected, atol=1e-6)
         assert not embedder.report_.n_unknown.any()  # its unknown token has a vector
 
+    def test_dense_layers_follow(self, tmp_path):
+        folder = write_static_embedding(
+            tmp_path / "s", vectors_of(22), make_tokenizer(), normalize=True, layers=[Dense(6, 4)]
+        )
+        expected = SentenceTransformer(str(folder), device="cpu").encode(TEXTS)
+        embedder = TextEmbedder(folder)
+        np.testing.assert_allclose(embedder.transform(TEXTS), expected, atol=1e-6)
+        with pytest.raises(UnsupportedModelError, match="layers after it"):
+            embedder.export(tmp_path / "out")
+
     def test_a_default_prompt_and_a_cut_are_applied_as_there(self, tmp_path):
         settings = {"prompts": {"q": "the dog "}, "default_prompt_name": "q", "truncate_dim": 4}
         folder = write_static_embedding(
@@ -199,6 +211,16 @@ def test_families_are_told_by_what_lies_there(tmp_path):
     assert family_of(write_static_embedding(tmp_path / "s", vectors_of(22), make_tokenizer()))
     others = [write_checkpoint(tmp_path / "bert"), tmp_path / "nowhere", "org/name", 3, None]
     assert {family_of(each) for each in others} == {"transformer"}
+
+
+@pytest.mark.filterwarnings("ignore:.*no word with a vector:skembed.exceptions.QualityWarning")
+@pytest.mark.parametrize("has_torch", [True, False])
+def test_a_model_of_the_hub_is_known_by_its_files(tmp_path, monkeypatch, has_torch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr("skembed._pretrained._has_torch", lambda: has_torch)
+    folder = write_model2vec(lay_out(tmp_path / "hub", f"org/static-{has_torch}"))
+    vectors = TextEmbedder(f"org/static-{has_torch}").transform(TEXTS)
+    np.testing.assert_allclose(vectors, encoded(folder), atol=1e-6)
 
 
 def test_tokens_near_to_a_token_are_found_and_pickles_are_references(tmp_path):

@@ -12,6 +12,7 @@ import pytest
 
 from skembed import TextEmbedder, unload_models
 from skembed.exceptions import (
+    InvalidParameterError,
     ModelNotFoundError,
     SkembedWarning,
     UnsupportedModelError,
@@ -119,6 +120,12 @@ def test_a_word_that_fasttext_does_not_know_is_the_mean_of_its_groups(tmp_path):
     )
     np.testing.assert_array_equal(embedder.transform(["</s>"]), table[2:3])
     assert embedder.report_.n_unknown.tolist() == [0]
+
+
+def test_a_maximum_over_groups_of_letters_is_refused(tmp_path):
+    path = write_fasttext(tmp_path / "model.bin", ["cat"], vectors_of(5, 4))
+    with pytest.raises(InvalidParameterError, match="pooling='max': words outside the vocabulary"):
+        TextEmbedder(path, pooling="max").fit(["a"])
 
 
 @pytest.mark.parametrize(

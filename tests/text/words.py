@@ -80,13 +80,15 @@ def make_tokenizer(words=("[UNK]", *WORDS), *, unknown="[UNK]"):
     return tokenizer
 
 
-def write_static_embedding(folder, vectors, tokenizer, *, normalize=False, settings=None):
+def write_static_embedding(
+    folder, vectors, tokenizer, *, normalize=False, settings=None, layers=()
+):
     """Write a StaticEmbedding as sentence-transformers saves it."""
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.base.modules import Normalize
     from sentence_transformers.sentence_transformer.modules import StaticEmbedding
 
-    modules = [StaticEmbedding(tokenizer, embedding_weights=vectors)]
+    modules = [StaticEmbedding(tokenizer, embedding_weights=vectors), *layers]
     model = SentenceTransformer(modules=modules + [Normalize()] * normalize, device="cpu")
     model.save(str(folder), create_model_card=False)
     if settings is not None:
