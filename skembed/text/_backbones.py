@@ -14,14 +14,14 @@ from skembed.text._elmo import find_elmo
 from skembed.text._families import family_of
 from skembed.text._folder import completed, read_folder
 from skembed.text._gguf import find_gguf_backbone
-from skembed.text._hosted import find_hosted
 from skembed.text._joint import JointBackbone
 from skembed.text._models import MODELS
 from skembed.text._modules import find_module
-from skembed.text._static_folder import find_static, find_static_folder
-from skembed.text._static_kinds import is_static_folder
 from skembed.text._towers import TOWERS, TowerBackbone, refuse_other_towers
 from skembed.text._transformers import TransformerBackbone
+from skembed.text.hosted._backbone import find_hosted
+from skembed.text.static._folder import find_static, find_static_folder
+from skembed.text.static._kinds import is_static_folder
 from skembed.weights import (
     FolderSource,
     check_weights,

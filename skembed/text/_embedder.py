@@ -19,7 +19,6 @@ from skembed.exceptions import InvalidParameterError
 from skembed.store import EmbeddingStore, resolve_store
 from skembed.text._encoder import TextEncoder
 from skembed.text._families import find_source
-from skembed.text._hosted_settings import check_address, check_family
 from skembed.text._inputs import check_texts
 from skembed.text._models import DEFAULT_MODEL
 from skembed.text._report import (
@@ -30,6 +29,7 @@ from skembed.text._report import (
     warn_of_unknown,
 )
 from skembed.text._settings import POOLINGS, TextSettings
+from skembed.text.hosted._settings import check_address, check_family
 from skembed.training import Contrastive, FineTune, Strategy, WordWeights
 
 if TYPE_CHECKING:
@@ -37,8 +37,8 @@ if TYPE_CHECKING:
 
 __all__ = ["TextEmbedder", "TextReport"]
 
-_learn_weights = later("skembed.text._word_weights", "learn_weights")
-_most_similar = later("skembed.text._similar", "most_similar")
+_learn_weights = later("skembed.text.static._weights", "learn_weights")
+_most_similar = later("skembed.text.static._similar", "most_similar")
 
 
 _SHARDED = "balanced"

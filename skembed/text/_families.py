@@ -11,7 +11,7 @@ from skembed._backbone import Source
 from skembed.exceptions import InvalidParameterError, did_you_mean
 from skembed.text._models import MODELS
 from skembed.text._settings import TextSettings
-from skembed.text._static_kinds import is_static, is_static_folder
+from skembed.text.static._kinds import is_static, is_static_folder
 from skembed.weights import find_gguf, gguf_source, resolve_model
 
 __all__ = ["family_of", "find_source"]

@@ -3,7 +3,7 @@
 import pytest
 
 from skembed import EmbeddingStore, TextEmbedder
-from skembed.text import _hosted_server
+from skembed.text.hosted import _server
 from tests.text.checkpoints import write_checkpoint
 from tests.text.openai_server import OpenAIServer
 
@@ -23,8 +23,8 @@ def server(monkeypatch):
     """Give a server of OpenAI's protocol, and no other: no key, waits of milliseconds."""
     for name in ("OPENAI_API_KEY", "OPENAI_BASE_URL", "OPENAI_ORG_ID", "OPENAI_PROJECT_ID"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(_hosted_server, "_FIRST_WAIT", 0.01)
-    _hosted_server._servers.clear()  # another test may have had this port
+    monkeypatch.setattr(_server, "_FIRST_WAIT", 0.01)
+    _server._servers.clear()  # another test may have had this port
     server = OpenAIServer()
     yield server
     server.close()

@@ -121,7 +121,7 @@ def test_many_rows_are_several_requests_at_once(embedder, server):
 
 
 def test_the_batch_size_is_the_users_but_the_limits_are_the_servers(embedder, server, monkeypatch):
-    monkeypatch.setattr("skembed.text._hosted_server.MOST_TEXTS", 30)
+    monkeypatch.setattr("skembed.text.hosted._server.MOST_TEXTS", 30)
     rows = [f"text {i}" for i in range(100)]
     skembed.unload_models()
     embedder.set_params(batch_size=10).transform(rows)

@@ -14,7 +14,7 @@ from skembed.exceptions import (
     ServiceError,
     SkembedWarning,
 )
-from skembed.text import _hosted_server, _hosted_settings
+from skembed.text.hosted import _server, _settings
 from tests.text.openai_server import (
     OpenAIServer,
     Reply,
@@ -82,7 +82,7 @@ def test_a_server_that_does_not_answer_in_time_is_asked_again(embedder, server, 
         right.delay = 4.0
         return right
 
-    monkeypatch.setattr(_hosted_server, "_SECONDS", 1.5)
+    monkeypatch.setattr(_server, "_SECONDS", 1.5)
     other = TextEmbedder("openai:late", base_url=server.url, cache=None)
     other.fit(ROWS)
     server.faults = [late]
@@ -126,7 +126,7 @@ def test_all_requests_wait_while_a_server_wants_quiet(embedder, server):
 
 @pytest.mark.filterwarnings("ignore::skembed.exceptions.SkembedWarning")
 def test_a_server_that_stays_away_is_given_up(embedder, server, monkeypatch):
-    monkeypatch.setattr(_hosted_server, "_MOST_TRIES", 3)
+    monkeypatch.setattr(_server, "_MOST_TRIES", 3)
     server.always = error(500, {"error": {"message": "oh dear"}})
     message = (
         "asked 3 times, most recently: 500 Internal Server Error: oh dear.*call again to go on"
@@ -176,7 +176,7 @@ def test_what_arrives_is_kept_when_another_request_fails(is_first, embedder, ser
 
 
 def test_a_failure_ends_the_waiting_of_the_others(embedder, server, monkeypatch):
-    monkeypatch.setattr(_hosted_server, "_FIRST_WAIT", 250.0)  # beyond what a test may take
+    monkeypatch.setattr(_server, "_FIRST_WAIT", 250.0)  # beyond what a test may take
 
     def one_is_final(request, right):
         if "text 0" in request.texts:
@@ -256,8 +256,8 @@ class TestTooMuch:
         assert not server.texts
 
     def test_a_server_that_refuses_every_text_is_at_fault_itself(self, server, monkeypatch):
-        monkeypatch.setattr(_hosted_settings, "OPENAI", server.url)
-        monkeypatch.setattr("skembed.text._hosted.OPENAI", server.url)
+        monkeypatch.setattr(_settings, "OPENAI", server.url)
+        monkeypatch.setattr("skembed.text.hosted._backbone.OPENAI", server.url)
         monkeypatch.setenv("OPENAI_API_KEY", KEY)
         server.always = error(413, {"detail": "too large"})
         embedder = TextEmbedder("openai:text-embedding-3-small", cache=None)

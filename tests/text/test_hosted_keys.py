@@ -7,7 +7,7 @@ import pytest
 
 from skembed import TextEmbedder
 from skembed.exceptions import InvalidParameterError, ServiceError
-from skembed.text import _hosted_server
+from skembed.text.hosted import _server
 from tests.text.openai_server import error
 
 ROWS = [f"text {i}" for i in range(40)]
@@ -62,7 +62,7 @@ class TestKeys:
         self, status, server, monkeypatch, tmp_path, caplog
     ):
         monkeypatch.setenv("OPENAI_BASE_URL", server.url)
-        monkeypatch.setattr(_hosted_server, "_MOST_TRIES", 2)
+        monkeypatch.setattr(_server, "_MOST_TRIES", 2)
         caplog.set_level(logging.DEBUG)
         embedder = TextEmbedder("openai:tiny", cache=tmp_path / "store")
         embedder.fit_transform(ROWS)

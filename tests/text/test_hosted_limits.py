@@ -11,8 +11,8 @@ from skembed.exceptions import (
     TruncatedRowsError,
     TruncationWarning,
 )
-from skembed.text import _hosted
-from skembed.text._hosted_tokens import counter_of
+from skembed.text.hosted import _backbone
+from skembed.text.hosted._tokens import counter_of
 from tests.text.openai_server import vectors_of
 from tests.text.test_hosted_tokens import no_network, tiny_encoding
 
@@ -117,8 +117,8 @@ class TestLongTexts:
 class TestCost:
     @pytest.fixture(autouse=True)
     def elsewhere(self, monkeypatch, counted):
-        monkeypatch.setattr(_hosted, "_MANY_TOKENS", 100)
-        monkeypatch.setattr(_hosted, "is_local", lambda url: False)
+        monkeypatch.setattr(_backbone, "_MANY_TOKENS", 100)
+        monkeypatch.setattr(_backbone, "is_local", lambda url: False)
 
     def test_many_tokens_are_announced_once_with_their_price(self, server):
         embedder = TextEmbedder(SMALL, base_url=server.url, cache=None)
@@ -130,7 +130,7 @@ class TestCost:
         assert len(seen) == 1
 
     def test_the_estimate_is_of_the_tokens_that_are_sent(self, server, monkeypatch):
-        monkeypatch.setattr(_hosted, "_MANY_TOKENS", 1_000_000)
+        monkeypatch.setattr(_backbone, "_MANY_TOKENS", 1_000_000)
         known = TextEmbedder(SMALL, base_url=server.url, max_length=1000)
         encoder = known.fit(["a"]).encoder_
         text = "the end " * 1000  # 3 tokens of 8 bytes each: " ", "end", "the"

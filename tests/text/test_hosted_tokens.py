@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from skembed.exceptions import SkembedWarning
-from skembed.text import _hosted_tokens
-from skembed.text._hosted_tokens import ByteCounter, TokenCounter, counter_of
+from skembed.text.hosted import _tokens
+from skembed.text.hosted._tokens import ByteCounter, TokenCounter, counter_of
 
 
 def tiny_encoding(name="tiny"):
@@ -99,7 +99,7 @@ def test_without_a_network_bytes_are_counted_and_it_is_told_when_a_text_is_cut(
 
 def test_a_download_that_hangs_is_not_waited_for(monkeypatch):
     let_go = threading.Event()
-    monkeypatch.setattr(_hosted_tokens, "_PATIENCE_SECONDS", 0.05)
+    monkeypatch.setattr(_tokens, "_PATIENCE_SECONDS", 0.05)
     monkeypatch.setattr(tiktoken, "get_encoding", lambda name: let_go.wait(60))
     try:
         counter = counter_of("cl100k_base")

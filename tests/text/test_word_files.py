@@ -17,8 +17,8 @@ from skembed.exceptions import (
     SkembedWarning,
     UnsupportedModelError,
 )
-from skembed.text import _word_table
-from skembed.text._fasttext import Ngrams
+from skembed.text.static import _table
+from skembed.text.static._fasttext import Ngrams
 from tests.materials import material
 from tests.text.words import (
     WORDS,
@@ -217,7 +217,7 @@ def home(tmp_path, monkeypatch):
 def test_the_copy_is_made_once_for_a_content_wherever_it_lies(tmp_path, home, monkeypatch):
     vectors = vectors_of(seed=5)
     first = TextEmbedder(write_text(tmp_path / "one.txt", vectors=vectors)).transform(["cat"])
-    monkeypatch.setattr(_word_table, "open_words", None)  # a second conversion would fail
+    monkeypatch.setattr(_table, "open_words", None)  # a second conversion would fail
     (tmp_path / "two.txt").write_bytes((tmp_path / "one.txt").read_bytes())
     np.testing.assert_array_equal(TextEmbedder(tmp_path / "two.txt").transform(["cat"]), first)
     (copy,) = (each for each in (home / "words").iterdir() if each.is_dir())
@@ -244,7 +244,7 @@ def test_a_damaged_copy_is_made_anew(tmp_path, home):
 
 
 def _find_in_child(path, digest, queue):
-    table = _word_table.find_table(path, digest)
+    table = _table.find_table(path, digest)
     queue.put(table.vectors[table.find("w1999")].tolist())
 
 

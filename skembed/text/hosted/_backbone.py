@@ -26,11 +26,11 @@ from skembed.exceptions import (
 )
 from skembed.store import digest_of
 from skembed.text._encoder import TextEncoder
-from skembed.text._hosted_server import Part, Run, Server, server_of
-from skembed.text._hosted_settings import OPENAI, address_of, host_of, is_local
-from skembed.text._hosted_tokens import Counter, counter_of
 from skembed.text._models import MODELS
 from skembed.text._settings import NO_TOKENS, TextSettings
+from skembed.text.hosted._server import Part, Run, Server, server_of
+from skembed.text.hosted._settings import OPENAI, address_of, host_of, is_local
+from skembed.text.hosted._tokens import Counter, counter_of
 from skembed.weights import kept_recent
 
 if TYPE_CHECKING:

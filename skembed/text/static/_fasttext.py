@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
 from skembed.exceptions import UnsupportedModelError
-from skembed.text._static_kinds import FASTTEXT
-from skembed.text._word_stream import Stream
+from skembed.text.static._kinds import FASTTEXT
+from skembed.text.static._stream import Stream
 
 __all__ = ["Ngrams", "compose_words", "read_fasttext"]
 

@@ -21,9 +21,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skembed.exceptions import UnsupportedModelError
-from skembed.text._fasttext import Ngrams, read_fasttext
-from skembed.text._static_kinds import format_of_words
-from skembed.text._word_stream import CutShortError, Stream
+from skembed.text.static._fasttext import Ngrams, read_fasttext
+from skembed.text.static._kinds import format_of_words
+from skembed.text.static._stream import CutShortError, Stream
 
 __all__ = ["Block", "WordFile", "files_of", "open_words"]
 

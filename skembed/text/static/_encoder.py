@@ -12,11 +12,11 @@ from torch import nn
 from skembed._encoder import AtOnce, BatchPolicy, Fault, Prepared
 from skembed.text._encoder import TextEncoder
 from skembed.text._settings import TextSettings
-from skembed.text._static_modules import TextRows, WordBatch
+from skembed.text.static._modules import TextRows, WordBatch
 from skembed.weights import shared_model
 
 if TYPE_CHECKING:
-    from skembed.text._static import StaticBackbone
+    from skembed.text.static._backbone import StaticBackbone
 
 __all__ = ["NOTHING_KNOWN", "StaticEncoder"]
 

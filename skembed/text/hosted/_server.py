@@ -21,14 +21,14 @@ from skembed._forks import after_fork_in_child
 from skembed._optional import import_optional
 from skembed.engine import plan_batches
 from skembed.exceptions import ServiceError, SkembedWarning, warn_user
-from skembed.text._hosted_answers import (
+from skembed.text.hosted._answers import (
     Answer,
     Failure,
     failure_of_status,
     read_answer,
     redacted,
 )
-from skembed.text._hosted_settings import key_for
+from skembed.text.hosted._settings import key_for
 
 __all__ = ["MOST_TEXTS", "MOST_TOKENS", "Part", "Run", "Server", "server_of"]
 

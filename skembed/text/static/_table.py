@@ -26,8 +26,8 @@ from numpy.typing import NDArray
 
 from skembed.exceptions import SkembedWarning, UnsupportedModelError, warn_user
 from skembed.store._locks import lock_file
-from skembed.text._fasttext import Ngrams, compose_words
-from skembed.text._word_formats import open_words
+from skembed.text.static._fasttext import Ngrams, compose_words
+from skembed.text.static._formats import open_words
 from skembed.weights import user_cache_folder
 
 __all__ = ["WordTable", "find_table"]

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from skembed._inputs import shown
 from skembed.engine import embed
 from skembed.exceptions import InvalidInputError, InvalidParameterError, UnsupportedModelError
-from skembed.text._static_encoder import NOTHING_KNOWN, StaticEncoder
+from skembed.text.static._encoder import NOTHING_KNOWN, StaticEncoder
 
 __all__ = ["most_similar"]
 

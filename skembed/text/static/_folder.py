@@ -35,7 +35,13 @@ from skembed.text._folder import HEAD_TYPES, read_head
 from skembed.text._head import HeadModule, check_head, load_head
 from skembed.text._models import MODELS
 from skembed.text._settings import TextSettings
-from skembed.text._static import Spread, StaticBackbone, check_settings, choose_pooling, find_words
+from skembed.text.static._backbone import (
+    Spread,
+    StaticBackbone,
+    check_settings,
+    choose_pooling,
+    find_words,
+)
 from skembed.weights import (
     FolderSource,
     check_weights,

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from skembed._inputs import CheckedRows
 from skembed.engine import embed
 from skembed.exceptions import InvalidParameterError, InvalidRowsError
-from skembed.text._static import StaticBackbone
+from skembed.text.static._backbone import StaticBackbone
 from skembed.training import TrainedState, WordWeights
 from skembed.training._trained import serve
 from skembed.weights import releases_of

@@ -17,7 +17,7 @@ from itertools import chain
 import numpy as np
 from numpy.typing import NDArray
 
-from skembed.text._word_table import WordTable
+from skembed.text.static._table import WordTable
 
 __all__ = ["WordReader"]
 

@@ -1,7 +1,7 @@
 """Static vectors: a text is the mean, or the like, of its words' vectors, whatever their order.
 
 Here is what all of them have in common, and the files of word vectors: GloVe, word2vec, fastText,
-NumPy. Folders with a tokenizer are in `_static_folder`.
+NumPy. Folders with a tokenizer are in `_folder`.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from skembed.exceptions import InvalidParameterError, UnsupportedModelError
 from skembed.store import digest_of
 from skembed.text._backbone import TextModule
 from skembed.text._settings import TextSettings
-from skembed.text._static_encoder import StaticEncoder
-from skembed.text._static_modules import TextRows, WordBatch, WordVectors
-from skembed.text._word_formats import files_of
-from skembed.text._word_table import find_table
-from skembed.text._words import WordReader
+from skembed.text.static._encoder import StaticEncoder
+from skembed.text.static._formats import files_of
+from skembed.text.static._modules import TextRows, WordBatch, WordVectors
+from skembed.text.static._table import find_table
+from skembed.text.static._words import WordReader
 from skembed.training import TrainedState
 from skembed.weights import FilesSource, kept_recent
 
