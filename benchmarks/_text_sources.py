@@ -223,8 +223,8 @@ def served(folder: Path) -> Iterator[str]:
             said = ""
             for line in server.stderr:
                 said += line
-                if found := re.search(r"http://127\.0\.0\.1:\d+", line):
-                    yield f"{found[0]}/v1"
+                if found := re.search(r"serving .* at (http://127\.0\.0\.1:\d+)", line):
+                    yield f"{found[1]}/v1"
                     return
             raise OSError(f"the server has not started: {said}")
         finally:

@@ -36,7 +36,9 @@ class LetterEmbedder(PretrainedEmbedder):
     """Counts letters; its model is no model."""
 
     _settings_type = Settings
-    backbone = SimpleNamespace(prefers_float32=True, core_digest=b"none", encoder_type=None)
+    backbone = SimpleNamespace(
+        prefers_float32=True, core_digest=b"none", encoder_type=None, runs_on_cpu=False
+    )
 
     def __init__(
         self,

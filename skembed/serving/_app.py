@@ -209,7 +209,7 @@ class _Service:
 
     def _check_ready(self) -> None:
         if not self.batcher.is_ready:
-            raise RequestError(503, "The model is loading.", code="not_ready", retry_after=1)
+            raise RequestError(503, "The model is loading.", code="not_ready", retry_after=5)
 
     async def _read(self, request: Request) -> bytes:
         """Return the body, refused as soon as it is known to be too large."""
