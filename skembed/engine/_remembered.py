@@ -14,7 +14,7 @@ import os
 import platform
 import sys
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import fields
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
@@ -42,6 +42,10 @@ _GPUS = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")
 
 # Attributes that only running it needs.
 _OF_TORCH = ("backbone", "torch_device", "torch_dtype")
+
+
+class _ChangedMeanwhileError(Exception):
+    """The files are others than those whose digest is known: nothing is remembered of them."""
 
 
 def remembered_encoder(
@@ -73,17 +77,20 @@ def remembered_encoder(
 
     def compute() -> str:
         made.append(find())
+        if made[0].backbone.source.digest != source.digest:
+            raise _ChangedMeanwhileError
         return repr(_facts_of(made[0]))
 
     key = json.dumps(described, sort_keys=True)
     text = recalled(_NAMESPACE, key)
     if text is None:
         turn = content_key(_NAMESPACE.encode(), key.encode())
-        with nullcontext() if store is None else store.in_turn(turn, _PATIENCE_SECONDS):
+        mine = nullcontext() if store is None else store.in_turn(turn, _PATIENCE_SECONDS)
+        with suppress(_ChangedMeanwhileError), mine:
             text = remembered(_NAMESPACE, key, compute)
     if made:
         return made[0]
-    facts = ast.literal_eval(text)
+    facts = ast.literal_eval(str(text))
     if facts is None:
         return find()
     encoder = kind.__new__(kind)

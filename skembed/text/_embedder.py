@@ -49,9 +49,10 @@ class TextEmbedder(PretrainedEmbedder):
 
     Reads sentence-transformers models as they are (transformer, pooling, dense layers, prompts,
     maximum length), any encoder or decoder in transformers, decoders in GGUF files, EmbeddingGemma
-    2, and the text part of CLIP, SigLIP, CLAP and similar models. Each distinct text is encoded
-    once, in batches without padding, in bfloat16 if that is faster on the machine; a text's vector
-    does not depend on the other rows.
+    2, the text part of CLIP, SigLIP, CLAP and similar models, and static vectors of words (files of
+    GloVe, word2vec and fastText, folders of model2vec). Each distinct text is encoded once, in
+    batches without padding, in bfloat16 if that is faster on the machine; a text's vector does not
+    depend on the other rows.
 
     Without `training` the embedder is stateless: `fit` checks the parameters, the rows and the
     model's files but does not train anything, and `transform` works without it. The weights are
@@ -86,7 +87,8 @@ class TextEmbedder(PretrainedEmbedder):
         decoder whose files say nothing was made to write, not to embed: its vectors are weak
         features, which is said once. For CLIP, SigLIP and CLAP, "auto" gives vectors in the space
         shared with pictures or sounds; the other poolings take the states before that projection
-        (for SigLIP including padding, which it reads as words).
+        (for SigLIP including padding, which it reads as words). Static vectors take "mean", "max"
+        and "mean_sqrt_len".
     normalize : bool or "auto", default="auto"
         Whether vectors have unit length. "auto" is what the model's files say; where they say
         nothing, True for CLAP and EmbeddingGemma 2, else False.
@@ -146,8 +148,9 @@ class TextEmbedder(PretrainedEmbedder):
         are encoded once. An `EmbeddingStore` without a folder is shared by clones and threads, but
         is empty in other processes.
     on_error : {"raise", "nan"}, default="raise"
-        What to do with rows that are missing or not texts: raise an error that names every one, or
-        return rows of NaN, list them in `report_.faults` and warn in each call that has such rows.
+        What to do with rows that are missing, not texts, or of no tokens: raise an error that names
+        every one, or return rows of NaN, list them in `report_.faults` and warn in each call that
+        has such rows.
     base_url : str, default=None
         For hosted models: the address of a server that speaks OpenAI's protocol, such as
         "http://localhost:8000/v1"; None is the environment variable `OPENAI_BASE_URL`, else

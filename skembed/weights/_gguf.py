@@ -144,7 +144,7 @@ def gguf_fields(source: FileSource, *names: str) -> dict[str, Any]:
         return json.dumps({name: field.contents() for name, field in said})
 
     key = f"{source.digest.hex()} {' '.join(names)}"
-    found: dict[str, Any] = json.loads(remembered("gguf", key, read))
+    found: dict[str, Any] = json.loads(remembered("gguf", key, lambda: source.read(read)))
     return found
 
 

@@ -1,11 +1,13 @@
 """What is known of an encoder finds rows without torch; whatever is encoded is encoded in full."""
 
 import json
+import shutil
 import subprocess
 import sys
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from skembed import EmbeddingStore, TextEmbedder
 from skembed.engine import _remembered
@@ -103,3 +105,28 @@ def test_a_process_that_finds_every_row_imports_neither_torch_nor_transformers(f
     command = [sys.executable, "-c", code, str(folder), str(tmp_path / "vectors"), *ROWS]
     printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     np.testing.assert_allclose(json.loads(printed), vectors, rtol=1e-6)
+
+
+def test_nothing_is_remembered_of_files_that_changed_while_the_encoder_was_found(
+    tmp_path, monkeypatch
+):
+    folder = write_checkpoint(tmp_path / "model")
+    weights = folder / "model.safetensors"
+    original = weights.read_bytes()
+    copy = shutil.copytree(folder, tmp_path / "copy")
+    expected = TextEmbedder(copy, cache=None).transform(ROWS)
+    store = EmbeddingStore()
+    find = TextEmbedder._find_backbone
+
+    def find_another(settings):
+        other = {name: 1.5 * values for name, values in load_file(weights).items()}
+        save_file(other, weights, metadata={"format": "pt"})
+        return find(settings)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(TextEmbedder, "_find_backbone", staticmethod(find_another))
+        changed = TextEmbedder(folder, cache=store, batch_size=7).transform(ROWS)
+    assert not np.allclose(changed, expected, atol=1e-3)
+    weights.write_bytes(original)
+    again = TextEmbedder(folder, cache=store, batch_size=7).transform(ROWS)
+    np.testing.assert_allclose(again, expected, atol=1e-5)

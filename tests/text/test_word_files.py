@@ -19,6 +19,7 @@ from skembed.exceptions import (
 )
 from skembed.text.static import _table
 from skembed.text.static._fasttext import Ngrams
+from skembed.weights import FilesSource
 from tests.materials import material
 from tests.text.words import (
     WORDS,
@@ -232,6 +233,36 @@ def test_a_file_that_changes_gives_its_new_vectors(tmp_path, home):
     np.testing.assert_array_equal(embedder.transform(["cat"]), vectors_of(seed=7)[1:2])
 
 
+def test_a_file_that_changes_while_it_is_read_leaves_no_copy_under_its_old_digest(
+    tmp_path, home, monkeypatch
+):
+    first, second = vectors_of(seed=1), vectors_of(seed=2)
+    path = write_text(tmp_path / "glove.txt", vectors=first)
+    open_words = _table.open_words
+
+    def open_another(place):
+        write_text(place, vectors=second)
+        return open_words(place)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(_table, "open_words", open_another)
+        with pytest.raises(UnsupportedModelError, match="changed while the model was in use"):
+            TextEmbedder(path).transform(["cat"])
+    write_text(path, vectors=first)
+    unload_models()
+    np.testing.assert_array_equal(TextEmbedder(path).transform(["cat"]), first[1:2])
+
+
+def test_marks_and_line_ends_of_windows_belong_to_no_word(tmp_path, home):
+    text = tmp_path / "bom.txt"
+    text.write_bytes(b"\xef\xbb\xbfcat 1 2\r\ndog 3 4\r\n")
+    np.testing.assert_array_equal(TextEmbedder(text).transform(["cat", "dog"]), [[1, 2], [3, 4]])
+    np.save(tmp_path / "n.npy", np.float32([[1, 2], [3, 4]]))
+    (tmp_path / "n.txt").write_bytes(b"\xef\xbb\xbfcat\r\ndog\r\n")
+    embedder = TextEmbedder(tmp_path / "n.npy")
+    np.testing.assert_array_equal(embedder.transform(["cat", "dog"]), [[1, 2], [3, 4]])
+
+
 def test_a_damaged_copy_is_made_anew(tmp_path, home):
     vectors = vectors_of(seed=8)
     path = write_text(tmp_path / "glove.txt", vectors=vectors)
@@ -243,8 +274,8 @@ def test_a_damaged_copy_is_made_anew(tmp_path, home):
     np.testing.assert_array_equal(TextEmbedder(path).transform(["cat"]), vectors[1:2])
 
 
-def _find_in_child(path, digest, queue):
-    table = _table.find_table(path, digest)
+def _find_in_child(path, queue):
+    table = _table.find_table(FilesSource(str(path), (path,)))
     queue.put(table.vectors[table.find("w1999")].tolist())
 
 
@@ -255,9 +286,7 @@ def test_processes_that_begin_together_agree(tmp_path, home):
     path = write_text(tmp_path / "g.txt", [f"w{i}" for i in range(2000)], vectors)
     context = multiprocessing.get_context("fork")
     queue = context.Queue()
-    children = [
-        context.Process(target=_find_in_child, args=(path, b"9" * 32, queue)) for _ in range(3)
-    ]
+    children = [context.Process(target=_find_in_child, args=(path, queue)) for _ in range(3)]
     for child in children:
         child.start()
     assert [queue.get(timeout=60) for _ in children] == [vectors[1999].tolist()] * 3

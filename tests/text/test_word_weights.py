@@ -33,13 +33,16 @@ def known(text):
 
 
 def sif(rows, texts, a):
-    """Arora, Liang and Ma 2017, algorithm 1, the component from the rows of `fit`."""
+    """Arora, Liang and Ma 2017, algorithm 1, the component from the rows of `fit`.
+
+    A word that they lack counts as if it had been there once.
+    """
     counts = Counter(word for row in rows for word in known(row))
     total = sum(counts.values())
 
     def mean(text):
         words = known(text)
-        weights = [a / (a + counts[word] / total) for word in words]
+        weights = [a / (a + max(counts[word], 1) / total) for word in words]
         vectors = [w * VECTORS[WORDS.index(word)] for w, word in zip(weights, words, strict=True)]
         return np.sum(vectors, axis=0) / len(words)
 

@@ -210,7 +210,7 @@ class WordFileBackbone(StaticBackbone):
 
     def __init__(self, source: FilesSource, settings: TextSettings) -> None:
         self.source, self.name = source, source.name
-        self._table = source.read(lambda: find_table(source.paths[0], source.digest))
+        self._table = find_table(source)
         self.width, self.n_words = self._table.facts.width, len(self._table)
         self.max_length = settings.max_length
         self.has_subwords = self._table.ngrams is not None

@@ -6,6 +6,7 @@ whoever cuts a mapped file short kills the process.
 
 from __future__ import annotations
 
+import codecs
 import gzip
 import io
 import json
@@ -86,7 +87,7 @@ def open_words(path: Path) -> Iterator[WordFile]:
 
 def _read_text(file: BinaryIO | Any) -> WordFile:
     """Read a word and its numbers a line, after a header or not."""
-    first = file.readline()
+    first = _without_mark(file.readline())
     header = re.fullmatch(rb"\s*(\d+) +(\d+) *\r?\n", first)
     if header:
         n_words, width = int(header[1]), _checked_width(int(header[2]))
@@ -189,9 +190,15 @@ def _rows(stream: Stream, words: list[bytes], width: int, dtype: Any) -> Iterato
         yield some, values.reshape(-1, width).astype(np.float32)
 
 
+def _without_mark(content: bytes) -> bytes:
+    """Return what follows the byte-order mark that editors under Windows begin a text with."""
+    return content.removeprefix(codecs.BOM_UTF8)
+
+
 def _read_list(path: Path) -> list[bytes]:
     if path.suffix == ".txt":
-        return path.read_bytes().removesuffix(b"\n").replace(b"\r\n", b"\n").split(b"\n")
+        content = _without_mark(path.read_bytes()).replace(b"\r\n", b"\n")
+        return content.removesuffix(b"\n").split(b"\n")
     words = json.loads(path.read_text(encoding="utf-8"))
     if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
         raise ValueError(f"expected a list of words in {path.name}")

@@ -28,7 +28,7 @@ from skembed.exceptions import SkembedWarning, UnsupportedModelError, warn_user
 from skembed.store._locks import lock_file
 from skembed.text.static._fasttext import Ngrams, compose_words
 from skembed.text.static._formats import open_words
-from skembed.weights import user_cache_folder
+from skembed.weights import FilesSource, user_cache_folder
 
 __all__ = ["WordTable", "find_table"]
 
@@ -119,16 +119,17 @@ def _hash(content: bytes) -> int:
     return int.from_bytes(blake2b(content, digest_size=8).digest(), "little")
 
 
-def find_table(path: Path, digest: bytes) -> WordTable:
-    """Return the table of a file of word vectors whose content has this digest."""
-    place = user_cache_folder() / "words" / f"{digest.hex()[:32]}-{_FORMAT}"
+def find_table(source: FilesSource) -> WordTable:
+    """Return the table of a file of word vectors."""
+    path = source.paths[0]
+    place = user_cache_folder() / "words" / f"{source.digest.hex()[:32]}-{_FORMAT}"
     try:
         place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         _refuse_others_folder(place.parent)
         with _in_turn(place.with_suffix(".lock")):
             table = _open(place)
             if table is None:
-                _convert_into(place, path)
+                _convert_into(place, source)
                 table = _open(place)
         if table is not None:
             return table
@@ -145,7 +146,7 @@ def find_table(path: Path, digest: bytes) -> WordTable:
         SkembedWarning,
         once=f"words in memory {path}",
     )
-    return _convert_in_memory(path)
+    return source.read(lambda: _convert_in_memory(path))
 
 
 def _refuse_others_folder(folder: Path) -> None:
@@ -191,27 +192,12 @@ def _shapes(facts: _Facts) -> dict[str, tuple[int, ...]]:
     return {"vectors": (facts.n_rows, facts.width), "text": (facts.n_bytes,), **of_words}
 
 
-def _convert_into(place: Path, path: Path) -> None:
-    """Write the table of a file; it appears at its place when it is whole."""
+def _convert_into(place: Path, source: FilesSource) -> None:
+    """Write the table of a file; it appears at its place when it is whole, and the file's own."""
     draft = place.with_name(f".{place.name}-{uuid.uuid4().hex}")
     draft.mkdir(mode=0o700)
     try:
-        with open_words(path) as source:
-            words: list[bytes] = []
-            with (draft / "vectors").open("wb") as file:
-                for some, rows in source.blocks:
-                    _check(rows, some, len(words), path)
-                    words += some
-                    file.write(np.ascontiguousarray(rows, "<f4").data)
-                n_rows = file.tell() // (4 * source.width)
-            _refuse_none(words, path)
-            vectors: Any = np.memmap(draft / "vectors", "<f4", "r+", shape=(n_rows, source.width))
-            facts, parts = _finished(words, vectors, source.ngrams)
-            vectors.flush()
-            del vectors
-        for name, array in parts.items():
-            array.tofile(draft / name)
-        (draft / _FACTS).write_text(json.dumps(asdict(facts)), encoding="utf-8")
+        source.read(lambda: _write(draft, source.paths[0]))
         for each in draft.iterdir():
             each.chmod(0o400)  # not to be changed
         if place.exists():  # damaged
@@ -220,6 +206,25 @@ def _convert_into(place: Path, path: Path) -> None:
     finally:
         with suppress(OSError):
             shutil.rmtree(draft)
+
+
+def _write(draft: Path, path: Path) -> None:
+    with open_words(path) as found:
+        words: list[bytes] = []
+        with (draft / "vectors").open("wb") as file:
+            for some, rows in found.blocks:
+                _check(rows, some, len(words), path)
+                words += some
+                file.write(np.ascontiguousarray(rows, "<f4").data)
+            n_rows = file.tell() // (4 * found.width)
+        _refuse_none(words, path)
+        vectors: Any = np.memmap(draft / "vectors", "<f4", "r+", shape=(n_rows, found.width))
+        facts, parts = _finished(words, vectors, found.ngrams)
+        vectors.flush()
+        del vectors
+    for name, array in parts.items():
+        array.tofile(draft / name)
+    (draft / _FACTS).write_text(json.dumps(asdict(facts)), encoding="utf-8")
 
 
 def _convert_in_memory(path: Path) -> WordTable:

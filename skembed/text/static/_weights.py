@@ -47,7 +47,8 @@ def learn_weights(
         )
     known = np.flatnonzero(n_of_word)
     if strategy.method == "sif":
-        weights, other = strategy.a / (strategy.a + n_of_word[known] / n_words), 1.0
+        weights = strategy.a / (strategy.a + n_of_word[known] / n_words)
+        other = strategy.a / (strategy.a + 1 / n_words)  # as if it had been seen once
     else:
         n = len(rows.items)
         weights = np.log((1 + n) / (1 + n_texts_with[known])) + 1
