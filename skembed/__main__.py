@@ -50,7 +50,7 @@ def _add_serve(commands: Any) -> None:
     add("model", help="a model's folder or hub id, or a .skops file of an embedder or pipeline")
     add("--name", help="what clients call the model", default=argparse.SUPPRESS)
     add("--host", default="127.0.0.1", help="address to listen on")
-    add("--port", type=_count(0), default=8000, help="port to listen on; 0 is any free one")
+    add("--port", type=_count(0, 65_535), default=8000, help="port to listen on; 0 is any free one")
     add("--device", help="where the model runs, such as cuda:1", default=argparse.SUPPRESS)
     add("--dtype", help="number format it computes in", default=argparse.SUPPRESS)
     add("--cache", default="memory", help="vectors kept: memory (256 MiB), none, or a folder")
@@ -104,12 +104,13 @@ def _store_of(cache: str) -> Any:
     return cache
 
 
-def _count(least: int) -> Any:
-    """Return what reads an option that is a number of at least `least`."""
+def _count(least: int, most: int | None = None) -> Any:
+    """Return what reads an option that is a number of at least `least`, at most `most`."""
+    expected = f"of at least {least}" if most is None else f"from {least} to {most}"
 
     def read(text: str) -> int:
-        if not text.isdecimal() or int(text) < least:
-            raise argparse.ArgumentTypeError(f"expected an integer of at least {least}, got {text}")
+        if not text.isdecimal() or int(text) < least or (most is not None and int(text) > most):
+            raise argparse.ArgumentTypeError(f"expected an integer {expected}, got {text}")
         return int(text)
 
     return read

@@ -68,6 +68,8 @@ class MTEBModel:
         If mteb is not installed.
     InvalidParameterError
         If the embedder, a key or value of `prompts` or the name cannot be used.
+    NotFittedError
+        If the embedder has `training` and was not fitted.
 
     Notes
     -----
@@ -104,6 +106,11 @@ class MTEBModel:
         faults = [*self._faults_of_arguments(), *self._faults_of_prompts()]
         if faults:
             raise InvalidParameterError("\n".join(faults))
+        # Before MTEB looks for `mteb_model_meta`: a NotFittedError is an AttributeError, by which
+        # it would take this for a model without one.
+        for each in _text_embedders(embedder):
+            if each.training is not None:
+                _encoder_of(each)
 
     def __repr__(self) -> str:
         prompts = "" if self.prompts is None else f", prompts={self.prompts!r}"
@@ -318,10 +325,11 @@ def _content_of(model: Any) -> Any:
     if isinstance(model, BaseEmbedder):
         encoder = _encoder_of(model)
         digest = getattr(encoder, "digest", None) or fingerprint(encoder)
-        # What is done to stored vectors is not in the encoder's digest.
+        # What is done to long rows and to stored vectors is not in the encoder's digest.
         trained = getattr(getattr(model, "trained_", None), "digest", None)
         ending = [getattr(encoder, name, None) for name in ("n_components", "normalize")]
-        return [digest, trained, *ending]
+        cut = [getattr(encoder, "limit", None), getattr(encoder, "cut_digest", b"")]
+        return [digest, trained, *ending, *cut]
     if (steps := _steps_of(model)) is not None:
         parts = [[name, _content_of(step)] for name, step in getattr(model, steps)]
         return [type(model).__name__, parts, getattr(model, "transformer_weights", None)]

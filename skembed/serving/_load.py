@@ -22,6 +22,7 @@ from skembed.exceptions import (
     UnsupportedModelError,
 )
 from skembed.text import TextEmbedder
+from skembed.text._families import family_of
 
 __all__ = ["load_model", "name_of"]
 
@@ -74,6 +75,8 @@ def load_model(
             f"{', '.join(sorted(known))}."
         )
     _refuse_unasked(model, source, params)
+    if is_file:
+        _refuse_hosted(model, source, params)
     embedders = list(_embedders_in(model))
     for name, value in (of_embedders or {}).items():
         those = [each for each in embedders if name in each.get_params(deep=False)]
@@ -191,3 +194,17 @@ def _refuse_unasked(model: Any, source: str, params: Mapping[str, Any]) -> None:
                     f"{source}: {type(part).__name__} in it has {name}={value!r}, which only you "
                     f"may decide. If you trust it, set the parameter by --set."
                 )
+
+
+def _refuse_hosted(model: Any, source: str, params: Mapping[str, Any]) -> None:
+    """Refuse a file that would send clients' texts elsewhere, with the key of who serves it."""
+    if any(name.rpartition("__")[2] == "model" for name in params):
+        return
+    for part in _parts_of(model):
+        named = part.model if isinstance(part, TextEmbedder) else None
+        if isinstance(named, str) and family_of(named) == "hosted":
+            raise UnsafeModelError(
+                f"{source}: {type(part).__name__} in it has model={named!r:.200}, which would send "
+                "the texts of clients to another server, with your key. If that is meant, set the "
+                "parameter by --set."
+            )

@@ -14,6 +14,7 @@ from types import FrameType
 from typing import Any
 
 import uvicorn
+from sklearn.exceptions import NotFittedError
 
 from skembed.exceptions import SkembedError
 from skembed.serving._app import make_app
@@ -108,7 +109,7 @@ def run_server(
             signal.signal(number, handler)
     if not failed:
         return 0
-    if not isinstance(failed[0], SkembedError):
+    if not isinstance(failed[0], (SkembedError, NotFittedError)):
         raise failed[0]
     say(f"error: {failed[0]}")
     return 1

@@ -45,7 +45,7 @@ from skembed.weights._pretrained import (
     refuse_custom_code,
     save_pretrained,
 )
-from skembed.weights._remember import recalled, remembered, user_cache_folder
+from skembed.weights._remember import recalled, remember, remembered, user_cache_folder
 from skembed.weights._resolve import resolve_model
 from skembed.weights._sources import (
     FileSource,
@@ -97,6 +97,7 @@ __all__ = [
     "refuse_code_from_elsewhere",
     "refuse_custom_code",
     "releases_of",
+    "remember",
     "remembered",
     "resolve_model",
     "save_pretrained",

@@ -1,6 +1,6 @@
 """Small facts that are slow to find out, remembered in the user's cache folder.
 
-One small file each, written once, so that processes need no lock to share them. If the folder
+One small file each, written whole, so that processes need no lock to share them. If the folder
 cannot be used, facts are kept only in this process. Must not know what the facts mean.
 """
 
@@ -12,11 +12,12 @@ import os
 import tempfile
 import uuid
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from skembed._forks import KeyLocks
 
-__all__ = ["recalled", "remembered", "user_cache_folder"]
+__all__ = ["recalled", "remember", "remembered", "user_cache_folder"]
 
 _locks = KeyLocks()
 _facts: dict[Path, str] = {}
@@ -47,6 +48,17 @@ def remembered(namespace: str, key: str, compute: Callable[[], str]) -> str:
             found = _read(path, key)
             _facts[path] = _write(path, key, compute()) if found is None else found
         return _facts[path]
+
+
+def remember(namespace: str, key: str, value: str) -> None:
+    """Keep a fact that may change, in the place of what it was before."""
+    path = _path_of(namespace, key)
+    with _locks.hold(path):
+        if _read(path, key) != value:
+            with suppress(OSError):
+                path.unlink(missing_ok=True)
+            _write(path, key, value)
+        _facts[path] = value
 
 
 def recalled(namespace: str, key: str) -> str | None:

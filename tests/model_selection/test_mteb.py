@@ -168,7 +168,9 @@ def test_trained_vectors_are_those_of_transform(prompted):
     training = FineTune("head", n_epochs=1, random_state=0)
     trained = embedder_of(prompted, training=training)
     with pytest.raises(NotFittedError, match="has not been fitted"):
-        encode(MTEBModel(trained))
+        MTEBModel(trained)
+    with pytest.raises(NotFittedError, match="has not been fitted"):
+        MTEBModel(make_pipeline(trained, PCA(2)))
     y = np.arange(len(TEXTS)) % 2
     plain = MTEBModel(clone(trained).set_params(training=None)).mteb_model_meta.revision
     model = MTEBModel(trained.fit(TEXTS, y))
@@ -227,6 +229,9 @@ def test_results_are_kept_under_all_that_decides_vectors(prompted):
         *(revision(embedder_of(prompted, **{k: v})) for k, v in [("n_components", 8)]),
         *(revision(embedder_of(prompted, normalize=each)) for each in (True,)),
         revision(embedder_of(prompted, pooling="max")),
+        revision(embedder_of(prompted, max_length=16)),
+        revision(embedder_of(prompted, on_truncate="mean_of_chunks")),
+        revision(embedder_of(prompted, max_length=16, on_truncate="mean_of_chunks")),
         revision(pipe),
         revision(make_pipeline(embedder_of(prompted), PCA(2)).fit(TEXTS[:6])),
         revision(make_pipeline(embedder_of(prompted, pooling="max"), PCA(2)).fit(TEXTS)),

@@ -12,8 +12,11 @@ from pathlib import Path
 import httpx
 import joblib
 import pytest
+import skops.io
+from sklearn.decomposition import PCA
+from sklearn.pipeline import make_pipeline
 
-from skembed import FunctionEmbedder
+from skembed import FunctionEmbedder, TextEmbedder
 from skembed.__main__ import main
 from skembed.exceptions import MissingDependencyError
 from skembed.serving import is_loopback
@@ -115,6 +118,16 @@ def test_a_model_that_cannot_be_loaded_ends_the_server_with_1(tmp_path):
     assert "Traceback" not in said
 
 
+def test_a_pipeline_that_was_not_fitted_is_an_error_not_a_traceback(folder, tmp_path):
+    skops.io.dump(make_pipeline(TextEmbedder(folder.as_posix()), PCA(2)), tmp_path / "new.skops")
+    with started(tmp_path / "new.skops") as process:
+        assert process.wait(200) == 1
+    said = "".join(process.said)
+    assert "skembed: error: " in process.said[-1]
+    assert "not fitted" in process.said[-1]
+    assert "Traceback" not in said
+
+
 def test_what_may_not_be_loaded_is_said_before_anything_listens(saved, capsys):
     assert main(["serve", str(saved)]) == 1
     assert "error: " in (said := capsys.readouterr().err)
@@ -127,7 +140,8 @@ def test_what_may_not_be_loaded_is_said_before_anything_listens(saved, capsys):
     [
         ([], "the following arguments are required: COMMAND"),
         (["serve"], "the following arguments are required: model"),
-        (["serve", "m", "--port", "x"], "expected an integer of at least 0, got x"),
+        (["serve", "m", "--port", "x"], "expected an integer from 0 to 65535, got x"),
+        (["serve", "m", "--port", "65536"], "expected an integer from 0 to 65535, got 65536"),
         (["serve", "m", "--max-queue", "0"], "expected an integer of at least 1, got 0"),
         (["serve", "m", "--set", "prompt"], "expected NAME=VALUE, got prompt"),
     ],

@@ -106,6 +106,14 @@ class TestFiles:
             model = load_model(file, {f"textembedder__{name}": value})
             assert model[0].get_params()[name] == value
 
+    def test_a_file_does_not_send_texts_to_a_service_unless_you_ask_too(self, save):
+        file = save(make_pipeline(TextEmbedder("openai:mine")))
+        with pytest.raises(UnsafeModelError, match=r"model='openai:mine'.*with your key.*--set"):
+            load_model(file)
+        model = load_model(file, {"textembedder__model": "openai:mine"})
+        assert model[0].model == "openai:mine"
+        assert load_model("openai:mine").model == "openai:mine"
+
 
 class TestKinds:
     def test_embedders_of_files_are_refused(self, save):

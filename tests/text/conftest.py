@@ -19,11 +19,12 @@ def embedder(folder):
 
 
 @pytest.fixture
-def server(monkeypatch):
+def server(monkeypatch, tmp_path_factory):
     """Give a server of OpenAI's protocol, and no other: no key, waits of milliseconds."""
     for name in ("OPENAI_API_KEY", "OPENAI_BASE_URL", "OPENAI_ORG_ID", "OPENAI_PROJECT_ID"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(_server, "_FIRST_WAIT", 0.01)
+    monkeypatch.setenv("SKEMBED_HOME", str(tmp_path_factory.mktemp("home")))
     _server._servers.clear()  # another test may have had this port
     server = OpenAIServer()
     yield server

@@ -19,9 +19,11 @@ from skembed.exceptions import (
     InvalidParameterError,
     InvalidRowsError,
     InvalidRowsWarning,
+    ServiceError,
     UnsupportedModelError,
 )
-from tests.text.openai_server import WIDTH, OpenAIServer, vector_of, vectors_of
+from skembed.text.hosted import _server
+from tests.text.openai_server import WIDTH, OpenAIServer, error, vector_of, vectors_of
 
 ROWS = ["a cat", "a kitten", "a tax return", "Ünïcödé — 朴素贝叶斯", " ", "a cat"]
 SMALL = "openai:text-embedding-3-small"
@@ -74,6 +76,24 @@ def test_a_folder_keeps_vectors_for_another_process_which_needs_no_server(tmp_pa
     vectors = TextEmbedder("openai:tiny", **settings).fit_transform(ROWS)
     server.close()
     assert_equal(TextEmbedder("openai:tiny", **settings).transform(ROWS), vectors)
+
+
+@pytest.mark.filterwarnings("ignore:.*It is asked again:skembed.exceptions.SkembedWarning")
+def test_stored_vectors_are_read_though_the_server_is_gone(server, tmp_path):
+    settings = {"base_url": server.url, "cache": tmp_path / "store"}
+    TextEmbedder("openai:tiny", **settings).fit_transform(ROWS)
+    skembed.unload_models()
+    server.embed = lambda texts: 3 * vectors_of(texts, WIDTH + 1)
+    changed = TextEmbedder("openai:tiny", **settings).fit_transform(ROWS)
+    skembed.unload_models()  # as in a new process
+    _server._servers.clear()
+    server.always = error(503, {"message": "gone"})
+    server.forget()
+    again = TextEmbedder("openai:tiny", **settings).fit_transform(ROWS)
+    assert {*server.texts} == {"a"}
+    assert_equal(again, changed)  # what it was last, not what it was first
+    with pytest.raises(ServiceError, match="gone"):
+        TextEmbedder("openai:tiny", **settings).transform(["a new one"])
 
 
 def test_models_and_servers_do_not_share_vectors(embedder, server):

@@ -152,6 +152,21 @@ def test_a_quota_that_is_spent_does_not_come_back(embedder, server):
     assert len(server.requests) == 1
 
 
+@pytest.mark.parametrize("status", [400, 429])
+def test_a_budget_that_is_spent_is_not_the_fault_of_the_texts(status, embedder, server):
+    message = "Budget has been exceeded! Current cost: 5.1, Max budget: 5.0"
+    server.always = error(status, {"error": {"message": message}})
+    with pytest.raises(ServiceError, match=r"Max budget: 5\.0.*call again to go on"):
+        embedder.set_params(on_error="nan").transform(ROWS[:10])
+    assert len(server.requests) == 1
+
+
+@pytest.mark.filterwarnings("ignore::skembed.exceptions.SkembedWarning")
+def test_a_quota_for_a_minute_comes_back(embedder, server):
+    server.faults = [error(429, {"error": {"message": "Quota exceeded: requests per minute"}})]
+    assert_right(embedder.transform(ROWS))
+
+
 @pytest.mark.parametrize("is_first", [True, False], ids=["first", "last"])
 def test_what_arrives_is_kept_when_another_request_fails(is_first, embedder, server):
     everyone_is_here = threading.Barrier(4)
@@ -254,6 +269,20 @@ class TestTooMuch:
         server.forget()
         assert_right(embedder.transform(ROWS))
         assert not server.texts
+
+    def test_many_long_texts_are_bad_rows_as_long_as_others_are_answered(self, embedder, server):
+        server.always = refuse_if(lambda texts: any("long" in t for t in texts), 413, "too long")
+        rows = [f"long {i}" for i in range(20)]
+        with pytest.warns(InvalidRowsWarning, match="20 of 60 rows"):
+            vectors = embedder.set_params(on_error="nan").transform([*rows, *ROWS])
+        assert_right(vectors[20:])
+
+    def test_a_server_that_begins_to_refuse_every_text_is_at_fault_itself(self, embedder, server):
+        server.always = error(400, {"error": {"message": "you exceed what you may"}})
+        rows = [f"text {i}" for i in range(640)]
+        with pytest.raises(ServiceError, match=r"what you may.*call again to go on"):
+            embedder.set_params(on_error="nan", batch_size=64).transform(rows)
+        assert len(server.requests) < 150
 
     def test_a_server_that_refuses_every_text_is_at_fault_itself(self, server, monkeypatch):
         monkeypatch.setattr(_settings, "OPENAI", server.url)

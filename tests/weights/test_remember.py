@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from skembed.weights import _remember, remembered, user_cache_folder
+from skembed.weights import _remember, recalled, remember, remembered, user_cache_folder
 
 
 @pytest.fixture
@@ -26,6 +26,14 @@ def test_a_fact_is_computed_once(forget):
     assert remembered("probe", "key", fail) == "first"
     forget()
     assert remembered("probe", "key", fail) == "first"
+
+
+def test_a_fact_that_has_changed_replaces_what_it_was(forget):
+    remember("probe", "changing", "first")
+    remember("probe", "changing", "second")
+    forget()
+    assert recalled("probe", "changing") == "second"
+    assert recalled("probe", "never told") is None
 
 
 def test_facts_differ_by_namespace_and_key():

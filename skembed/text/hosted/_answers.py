@@ -43,8 +43,16 @@ _OF_SIZE = re.compile(
 )
 _OF_A_TEXT = re.compile(r"\binput\[\d+\]")
 _OF_FORMAT = re.compile(r"encoding_format|base64")
-# 429s that no waiting helps.
-_SPENT = ("insufficient_quota", "billing_hard_limit_reached", "billing_not_active")
+# 429s that no waiting helps; other ones speak of a quota for a minute.
+_SPENT = (
+    "insufficient_quota",
+    "billing_hard_limit_reached",
+    "billing_not_active",
+    "budget_exceeded",
+    "budget has been exceeded",
+)
+# These exceed a maximum too, but not because of the texts.
+_OF_MONEY = re.compile(r"\b(budget|quota|billing|credits?)\b")
 
 
 @dataclass(frozen=True)
@@ -127,7 +135,8 @@ def failure_of_status(status: int, content: bytes, headers: Mapping[str, str]) -
     if status in _UNFIT and _OF_FORMAT.search(lower):
         return Failure("format", text, status=status)
     is_unfit = status == 413 or _OF_SIZE.search(said.lower()) or _OF_A_TEXT.search(lower)
-    if is_beyond or (status in _UNFIT and is_unfit):
+    is_of_money = is_spent or _OF_MONEY.search(said.lower())
+    if is_beyond or (status in _UNFIT and is_unfit and not is_of_money):
         return Failure("unfit", text, counts=_counted(said.lower(), status), status=status)
     is_temporary = status in _TEMPORARY or status >= 500
     if is_temporary and not is_spent and headers.get("x-should-retry") != "false":

@@ -6,6 +6,7 @@ Knows the model's name, width and limit, and how texts are cut; the server is an
 from __future__ import annotations
 
 import copy
+import json
 import re
 from collections.abc import Sequence
 from dataclasses import replace
@@ -20,6 +21,7 @@ from skembed.engine import BackboneEncoder
 from skembed.exceptions import (
     InvalidInputError,
     InvalidParameterError,
+    ServiceError,
     SkembedWarning,
     UnsupportedModelError,
     warn_user,
@@ -28,10 +30,10 @@ from skembed.store import digest_of
 from skembed.text._encoder import TextEncoder
 from skembed.text._models import MODELS
 from skembed.text._settings import NO_TOKENS, TextSettings
-from skembed.text.hosted._server import Part, Run, Server, server_of
+from skembed.text.hosted._server import SHORTEST, Part, Run, Server, server_of
 from skembed.text.hosted._settings import OPENAI, address_of, host_of, is_local
 from skembed.text.hosted._tokens import Counter, counter_of
-from skembed.weights import kept_recent
+from skembed.weights import kept_recent, recalled, remember
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -51,6 +53,7 @@ _N_SAMPLED = 1000
 _BYTES_PER_TOKEN = 4  # of English
 
 _UNIT_LENGTH = 1e-3
+_NAMESPACE = "hosted"
 
 
 class HostedSource(Source):
@@ -289,6 +292,19 @@ def _limit_of(max_length: int | None, most: int | None, name: str) -> int | None
 
 
 def _ask_what_it_gives(server: Server) -> tuple[int, bool]:
-    """Return the width of a model's vectors, and whether they have unit length."""
-    (vector,) = server.embed([Part("a", 1)], None, Run())
-    return len(vector), bool(abs(np.linalg.norm(vector) - 1) < _UNIT_LENGTH)
+    """Return the width of a model's vectors, and whether they have unit length.
+
+    Of a server that is not there, what it said last: stored vectors can then still be read.
+    """
+    key = f"{server.url} {server.model}"
+    try:
+        (vector,) = server.embed([Part(SHORTEST, 1)], None, Run())
+    except ServiceError:
+        known = recalled(_NAMESPACE, key)
+        if known is None:
+            raise
+        width, is_unit = json.loads(known)
+        return int(width), bool(is_unit)
+    given = len(vector), bool(abs(np.linalg.norm(vector) - 1) < _UNIT_LENGTH)
+    remember(_NAMESPACE, key, json.dumps(given))
+    return given

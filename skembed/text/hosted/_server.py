@@ -30,7 +30,10 @@ from skembed.text.hosted._answers import (
 )
 from skembed.text.hosted._settings import key_for
 
-__all__ = ["MOST_TEXTS", "MOST_TOKENS", "Part", "Run", "Server", "server_of"]
+__all__ = ["MOST_TEXTS", "MOST_TOKENS", "SHORTEST", "Part", "Run", "Server", "server_of"]
+
+SHORTEST = "a"
+"""What a server is asked for to learn something of it, not of the text."""
 
 MOST_TEXTS, MOST_TOKENS = 2048, 300_000
 """Of one request, as OpenAI limits it."""
@@ -38,8 +41,8 @@ MOST_TEXTS, MOST_TOKENS = 2048, 300_000
 _SECONDS, _SECONDS_TO_CONNECT = 300.0, 10.0
 _MOST_TRIES, _TRIES_OF_A_STRANGER = 8, 3
 _FIRST_WAIT, _LONGEST_BACK_OFF, _LONGEST_WAIT = 1.0, 60.0, 600.0
-_HOPELESS = 8
-"""Texts that a server refuses, having answered none, before it is not the texts' fault."""
+_SUSPICIOUS = 8
+"""Texts that a server refuses one after another before it is asked whether it answers at all."""
 
 _NO_KEY = "none"  # the client wants one, also for a server that does not
 
@@ -107,8 +110,8 @@ class Server:
             raise self._error(found)
         if len(parts) == 1:
             self._n_refused += 1
-            if not self._n_answered and self._n_refused >= _HOPELESS:
-                raise self._error(found)
+            if self._n_refused >= _SUSPICIOUS:
+                self._check_that_it_answers(width, run)
             run.refused[parts[0].text] = f"the server refuses it ({found.text})"
             return np.full((1, width), np.nan, dtype=np.float32)
         middle = (len(parts) + 1) // 2
@@ -122,6 +125,12 @@ class Server:
                 self._most_tokens = min(self._most_tokens, most)
         return vectors
 
+    def _check_that_it_answers(self, width: int, run: Run) -> None:
+        """Refuse a server that refuses even a text that no model finds too long."""
+        found = self._ask_until_it_answers([SHORTEST], width, run)
+        if isinstance(found, Failure):
+            raise self._error(found)
+
     def _ask_until_it_answers(
         self, texts: list[str], width: int | None, run: Run
     ) -> Answer | Failure:
@@ -132,6 +141,7 @@ class Server:
             found = self._ask(texts, width, sent_as)
             if isinstance(found, Answer):
                 self._n_answered += 1
+                self._n_refused = 0
                 run.add(found.n_tokens)
                 return found
             if found.kind == "format" and sent_as == "base64":
