@@ -80,7 +80,7 @@ def load_model(
     embedders = list(_embedders_in(model))
     for name, value in (of_embedders or {}).items():
         those = [each for each in embedders if name in each.get_params(deep=False)]
-        if not those:
+        if not those and name != "cache":  # which is set whether or not the user asks for it
             raise InvalidParameterError(f"{source}: no embedder in it has the parameter {name!r}.")
         for each in those:
             each.set_params(**{name: value})

@@ -154,7 +154,7 @@ class TestKinds:
 
     def test_a_pipeline_of_scikit_learn_alone_is_served(self, save):
         pipeline = make_pipeline(TfidfVectorizer(), TruncatedSVD(2)).fit(TEXTS)
-        served = Served(load_model(save(pipeline)))
+        served = Served(load_model(save(pipeline), of_embedders={"cache": None}))
         served.warm_up()
         found = served.embed(TEXTS)
         assert np.allclose(found.vectors, pipeline.transform(TEXTS))
