@@ -111,7 +111,7 @@ def _card(encoder: BackboneEncoder, ending: Ending, exported: Exported, embedder
         width=encoder.width,
         code=code,
         owner=owner,
-        arguments=", ".join([exported.arguments, *_arguments(embedder)]),
+        arguments=", ".join([exported.arguments, *_arguments(embedder, ending, exported)]),
         before=before,
         base=_base_of(backbone.name, backbone.source.digest),
         versions="\n".join([*lines, f"- exported with: {versions}"]),
@@ -168,9 +168,11 @@ def _ending_code(ending: Ending) -> list[str]:
     return lines
 
 
-def _arguments(embedder: Any) -> list[str]:
+def _arguments(embedder: Any, ending: Ending, exported: Exported) -> list[str]:
     """Return the parameters that decide vectors, where they are not at their defaults."""
     params, default = embedder.get_params(deep=False), type(embedder)().get_params(deep=False)
+    if params.get("normalize") == "auto" and ending.normalize and not exported.is_finished:
+        params["normalize"] = True  # "auto" may mean less for the part of a model that is written
     given = [
         f"{name}={plain(value)!r}"
         for name, value in params.items()
