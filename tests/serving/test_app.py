@@ -249,7 +249,7 @@ class TestReadiness:
             assert (response.status_code, response.json()) == (503, {"status": "loading"})
             response = ask(client, "a")
             assert response.status_code == 503
-            assert response.headers["retry-after"] == "1"
+            assert response.headers["retry-after"] == "5"
             assert error_of(response)["code"] == "not_ready"
             model.gate.release(2)
             until(lambda: client.get("/health").status_code == 200)

@@ -80,10 +80,10 @@ def test_files_changed_during_loading_are_refused_and_nothing_is_stored(
     unload_models()
     originals = {path: path.read_bytes() for path in folder.iterdir()}
 
-    def load_state(path):
+    def load_state(path, *wanted):
         damage(path)
         try:
-            return _load.load_state(path)
+            return _load.load_state(path, *wanted)
         finally:
             if is_restored:
                 path.write_bytes(originals[path])
