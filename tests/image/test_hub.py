@@ -204,6 +204,8 @@ def test_widths_in_the_table_are_those_of_the_published_architectures():
         # CLIP's projection is the layer that timm has for classes.
         is_projected = architecture.endswith(".openai")
         found[name] = model.num_classes if is_projected else model.num_features
+    joint = tf.AutoConfig.for_model("embedding_gemma2").get_text_config()  # timm has none
+    found["google/embeddinggemma-2"] = joint.embedding_dim
     assert found == rows
 
 
