@@ -57,7 +57,7 @@ def compare_embedders(
     scoring: Any = None,
     random_state: int | None = 0,
 ) -> Comparison:
-    """Compare embedders on rows with labels or numbers: which one is worth its cost?
+    """Compare embedders on rows with labels or numbers: how good each is, and what it costs.
 
     Each embedder is fitted on the rows of a fold and gives vectors of these and of the others; all
     see the same folds. On the vectors of the one each probe is fitted, and scored on the others.
@@ -242,7 +242,7 @@ def _measure(
 
 
 def interval(values: NDArray[np.float64], share: float) -> float:
-    """Return half the width of the interval of a mean over folds; `share` is of test to training."""
+    """Return half the width of a mean's interval; `share` is that of test to training rows."""
     n = len(values)
     if n < 2:
         return np.nan
