@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from skembed.audio import AudioEmbedder
     from skembed.function import FunctionEmbedder
     from skembed.image import ImageEmbedder
+    from skembed.inspection import EmbeddingMapDisplay
     from skembed.store import EmbeddingStore
     from skembed.tabular import TabularEmbedder
     from skembed.text import TextEmbedder
@@ -41,6 +42,7 @@ _HOMES = {
     "BaseEmbedder": "skembed._base",
     "BatchPolicy": "skembed._encoder",
     "Contrastive": "skembed.training",
+    "EmbeddingMapDisplay": "skembed.inspection",
     "EmbeddingStore": "skembed.store",
     "Encoder": "skembed._encoder",
     "Fault": "skembed._encoder",
@@ -65,6 +67,7 @@ __all__ = [
     "BaseEmbedder",
     "BatchPolicy",
     "Contrastive",
+    "EmbeddingMapDisplay",
     "EmbeddingStore",
     "Encoder",
     "Fault",

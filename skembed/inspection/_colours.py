@@ -1,0 +1,128 @@
+"""Points coloured by class, by number or not at all, their legend, and names on the map."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from skembed._optional import import_optional
+
+__all__ = ["Colours"]
+
+_MOST_CLASSES = 20
+"""Beyond so many the least frequent are drawn as one, "other"; numbers are then no classes."""
+_MOST_NAMES = 30
+_GREY = "0.75"
+
+
+class Colours:
+    """What is known of the rows, as colours.
+
+    `kind` is "none", "numbers" or "classes".
+    """
+
+    def __init__(self, y: Any) -> None:
+        self.kind, self.classes = "none", []
+        if y is None:
+            return
+        values = np.asarray(y)
+        if values.dtype.kind in "fiu" and values.dtype != bool:
+            numbers = values.astype(np.float64)
+            known = numbers[np.isfinite(numbers)]
+            is_fraction = bool((known != np.round(known)).any())
+            if is_fraction or len(np.unique(known)) > _MOST_CLASSES:
+                self.kind, self.values = "numbers", numbers
+                return
+            values = np.array([_name(each) for each in numbers.tolist()], dtype=object)
+        self.kind = "classes"
+        names = np.array([_name(each) for each in values.tolist()], dtype=object)
+        found, counts = np.unique(names.astype(str), return_counts=True)
+        order = sorted(zip(-counts, found.tolist(), strict=True))
+        kept = [name for _, name in order if name not in ("-1", "None", "nan")]
+        is_many = len(kept) > _MOST_CLASSES
+        self.classes = sorted(kept[: _MOST_CLASSES - 1] if is_many else kept, key=_as_number)
+        self.names = names.astype(str)
+        self.n_others = len(kept) - len(self.classes)
+
+    def draw(
+        self, ax: Any, places: NDArray[np.float32], cmap: Any, look: dict[str, Any]
+    ) -> list[Any]:
+        """Draw the points; return their collections, one of each class."""
+        x, y = places.T
+        if self.kind == "none":
+            return [ax.scatter(x, y, **look)]
+        if self.kind == "numbers":
+            return [ax.scatter(x, y, c=self.values, cmap=cmap, plotnonfinite=True, **look)]
+        rest = ~np.isin(self.names, self.classes)
+        drawn = []
+        if rest.any():  # below the others
+            of_some = f"{self.n_others} other classes" if self.n_others else "none"
+            drawn.append(ax.scatter(x[rest], y[rest], **{"color": _GREY, "label": of_some, **look}))
+        for name, colour in zip(self.classes, self._palette(), strict=True):
+            here = self.names == name
+            drawn.append(ax.scatter(x[here], y[here], **{"color": colour, "label": name, **look}))
+        return drawn
+
+    def explain(self, ax: Any, points: list[Any]) -> None:
+        """Add a legend of classes, or a bar of numbers."""
+        if self.kind == "numbers":
+            ax.figure.colorbar(points[0], ax=ax)
+        elif points and self.kind == "classes":
+            legend = ax.legend(
+                loc="center left", bbox_to_anchor=(1, 0.5), frameon=False, fontsize="small"
+            )
+            for handle in legend.legend_handles:  # points of a large map are small
+                handle.set_sizes([30])
+
+    def write_names(self, ax: Any, places: NDArray[np.float32]) -> list[Any]:
+        """Write the name of each class where most of its points are, none over another."""
+        if self.kind != "classes" or len(self.classes) > _MOST_NAMES:
+            return []
+        adjust = import_optional("adjustText", extra="plot", purpose="Names on a map").adjust_text
+        effects = import_optional("matplotlib.patheffects", extra="plot", purpose="Names on a map")
+        around = [effects.withStroke(linewidth=3, foreground="white")]
+        written = [
+            ax.text(
+                *_middle(places[self.names == name]),
+                name,
+                ha="center",
+                va="center",
+                fontweight="bold",
+                fontsize="small",
+                path_effects=around,
+            )
+            for name in self.classes
+        ]
+        if len(written) > 1:
+            adjust(written, ax=ax, ensure_inside_axes=True)
+        return written
+
+    def _palette(self) -> list[Any]:
+        colormaps = import_optional("matplotlib", extra="plot", purpose="A map").colormaps
+        n = len(self.classes)
+        colours = colormaps["tab10" if n <= 10 else "tab20"].colors
+        return list(colours[:n])
+
+
+def _middle(places: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return the point that is nearest to the median of a class, so on it."""
+    distances = np.abs(places - np.median(places, axis=0)).sum(axis=1)
+    middle: NDArray[np.float32] = places[distances.argmin()]
+    return middle
+
+
+def _name(value: Any) -> str:
+    """Return a class's name: 3.0 is "3"."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    return str(value)
+
+
+def _as_number(name: str) -> tuple[float, str]:
+    """Sort numbers by value, before other names."""
+    try:
+        return float(name), name
+    except ValueError:
+        return np.inf, name

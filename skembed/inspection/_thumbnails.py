@@ -1,0 +1,68 @@
+"""Pictures beside their points on a map, so far from each other that they don't overlap."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from skembed._optional import import_optional
+from skembed.exceptions import SkembedError
+
+__all__ = ["draw_thumbnails", "far_apart", "open_picture"]
+
+_SIDE = 40  # pixels
+
+
+def draw_thumbnails(
+    ax: Any, places: NDArray[np.float32], images: Sequence[Any], n_images: int
+) -> list[Any]:
+    """Draw up to `n_images` pictures on their points; return what was drawn."""
+    purpose = "A map with pictures"
+    offsetbox = import_optional("matplotlib.offsetbox", extra="plot", purpose=purpose)
+    drawn = []
+    for i in far_apart(places, n_images):
+        picture = open_picture(images[i], _SIDE)
+        box = offsetbox.AnnotationBbox(
+            offsetbox.OffsetImage(np.asarray(picture), zoom=0.8),
+            places[i],
+            frameon=True,
+            pad=0.1,
+            bboxprops={"edgecolor": "0.6", "linewidth": 0.5},
+        )
+        drawn.append(ax.add_artist(box))
+    return drawn
+
+
+def far_apart(places: NDArray[np.float32], n: int) -> list[int]:
+    """Return up to n points, each the one that is farthest from those before it."""
+    if not len(places):
+        return []
+    span = np.ptp(places, axis=0)
+    scaled = places / np.maximum(span, 1e-12)
+    distances = np.full(len(places), np.inf)
+    chosen: list[int] = []
+    i = int(np.abs(scaled - np.median(scaled, axis=0)).sum(axis=1).argmin())
+    while len(chosen) < n and distances[i] > 0:
+        chosen.append(i)
+        distances = np.minimum(distances, np.linalg.norm(scaled - scaled[i], axis=1))
+        i = int(distances.argmax())
+    return chosen
+
+
+def open_picture(image: Any, side: int) -> Any:
+    """Return a picture as a PIL image in RGB of at most `side` pixels."""
+    pil = import_optional("PIL.Image", extra="plot", purpose="A map with pictures")
+    try:
+        if isinstance(image, (str, os.PathLike)):
+            image = pil.open(image)
+        elif not isinstance(image, pil.Image):
+            image = pil.fromarray(np.asarray(image))
+        found = image.convert("RGB")
+    except (OSError, TypeError, ValueError) as error:
+        raise SkembedError(f"images: {image!r:.100} cannot be drawn: {error}") from error
+    found.thumbnail((side, side))
+    return found
