@@ -23,6 +23,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils import _safe_indexing, indexable
 from sklearn.utils.multiclass import type_of_target
+from sklearn.utils.validation import _num_samples
 
 from skembed.exceptions import InvalidInputError, InvalidParameterError, did_you_mean
 from skembed.model_selection._comparison import Comparison
@@ -123,7 +124,11 @@ def compare_embedders(
     >>> print(found)  # doctest: +SKIP
     """
     _check_embedders(embedders)
-    X, y = indexable(X, np.asarray(y))
+    X, y = indexable(X)[0], np.asarray(y)
+    if _num_samples(X) != len(y):
+        raise InvalidInputError(
+            f"y: expected one for each of the {_num_samples(X):,} rows, got {len(y):,}."
+        )
     if len(y) < 4:
         raise InvalidInputError(f"y: expected at least 4 rows, got {len(y)}.")
     is_classes = type_of_target(y) in ("binary", "multiclass") and y.dtype.kind != "f"

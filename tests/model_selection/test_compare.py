@@ -78,5 +78,7 @@ def test_what_is_no_embedder_is_said():
         compare_embedders({"x": 3}, X, Y)
     with pytest.raises(InvalidParameterError, match="Did you mean 'linear'"):
         compare_embedders({"x": PCA()}, X, Y, probe="liner")
+    with pytest.raises(InvalidInputError, match="each of the 90 rows, got 80"):
+        compare_embedders({"x": PCA()}, X, Y[:80])
     with pytest.raises(InvalidInputError, match="at least 4 rows, got 2"):
         compare_embedders({"x": PCA()}, X[:2], Y[:2])
