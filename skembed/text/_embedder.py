@@ -85,7 +85,7 @@ class TextEmbedder(PretrainedEmbedder):
         How the tokens' states become one vector. "auto" is what the model's files say; if they say
         nothing, "last_token" for decoders and "mean" for other models and other `attention`. A
         decoder whose files say nothing was made to write, not to embed: its vectors are weak
-        features (said once, if `pooling` is left so). For CLIP, SigLIP and CLAP, "auto" gives vectors in the space
+        features, which is said once. For CLIP, SigLIP and CLAP, "auto" gives vectors in the space
         shared with pictures or sounds; the other poolings take the states before that projection
         (for SigLIP including padding, which it reads as words). Static vectors take "mean", "max"
         and "mean_sqrt_len".
