@@ -20,6 +20,7 @@ from skembed.exceptions import (
     MissingDependencyError,
 )
 from skembed.model_selection import MTEBModel
+from skembed.text._models import MODELS
 from skembed.weights import resolve_model
 from tests.text.checkpoints import TEXTS, write_checkpoint
 
@@ -274,3 +275,23 @@ def test_without_mteb_the_error_names_the_extra(prompted, monkeypatch):
     monkeypatch.setitem(sys.modules, "mteb", None)
     with pytest.raises(MissingDependencyError, match=r"pip install skembed\[mteb\]"):
         MTEBModel(embedder_of(prompted))
+
+
+def test_the_templates_of_instructed_decoders_are_those_of_mteb():
+    from mteb.models.model_implementations import e5_instruct, gritlm_models, gte_models
+    from mteb.models.model_implementations import qwen3_models as qwen3
+
+    search = "Given a web search query, retrieve relevant passages that answer the query"
+    named = {
+        ("intfloat/e5-mistral-7b-instruct", "web_search_query"): e5_instruct.E5_INSTRUCTION.format(
+            instruction=search
+        ),
+        ("Qwen/Qwen3-Embedding-0.6B", "query"): qwen3.instruction_template(search),
+        ("Qwen/Qwen3-Embedding-0.6B", "document"): qwen3.instruction_template(
+            search, PromptType.document
+        ),
+        ("Alibaba-NLP/gte-Qwen2-7B-instruct", "query"): gte_models.instruction_template(search),
+        ("GritLM/GritLM-7B", "document"): gritlm_models.gritlm_instruction(""),
+    }
+    for (model, name), template in named.items():
+        assert MODELS[model].prompts[name] == template, model
