@@ -19,8 +19,8 @@ from skembed.exceptions import (
     InvalidInputError,
     InvalidParameterError,
     did_you_mean,
-    name_rows,
 )
+from skembed.inspection._checks import check_lengths, check_places, check_vectors
 from skembed.inspection._colours import Colours
 from skembed.inspection._map import (
     METHODS,
@@ -114,21 +114,8 @@ class EmbeddingMapDisplay:
         metric: str = "cosine",
         random_state: int | None = None,
     ) -> None:
-        places = np.asarray(places, dtype=np.float32)
-        if places.ndim != 2 or places.shape[1] != 2:
-            raise InvalidInputError(
-                f"places: expected an array of shape (n, 2), got one of {places.shape}."
-            )
-        if bad := np.flatnonzero(~np.isfinite(places).all(axis=1)).tolist():
-            raise InvalidInputError(
-                f"places: expected finite numbers, got others in {name_rows(bad)}."
-            )
-        for name, value in (("vectors", vectors), ("y", y), ("rows", rows)):
-            if value is not None and len(value) != len(places):
-                raise InvalidInputError(
-                    f"{name}: expected one for each of the {len(places):,} places, got "
-                    f"{len(value):,}."
-                )
+        places = check_places(places)
+        check_lengths(len(places), "places", vectors=vectors, y=y, rows=rows)
         self.places, self.vectors, self.y = places, vectors, y
         self.rows = np.arange(len(places)) if rows is None else rows
         self.n_rows = len(places) if n_rows is None else n_rows
@@ -219,20 +206,33 @@ class EmbeddingMapDisplay:
         MissingDependencyError
             If matplotlib, or umap-learn for "umap", is not installed.
         """
-        given = _check(vectors, method, y=y, places=places)
+        if method not in METHODS:
+            raise InvalidParameterError(
+                f"method={method!r}: expected one of {', '.join(map(repr, METHODS))}."
+                f"{did_you_mean(method, METHODS)}"
+            )
+        given = check_vectors(vectors)
+        check_lengths(len(given), y=y, places=places)
         rows = choose_rows(given, max_rows, random_state)
-        known = None if places is None else np.asarray(places, dtype=np.float32)[rows]
-        how = {"metric": metric, "random_state": random_state}
+        if places is None:
+            found = find_places(
+                given[rows],
+                method,
+                metric=metric,
+                random_state=random_state,
+                options=method_options or {},
+            )
+        else:
+            found, method = np.asarray(places, dtype=np.float32)[rows], "given"
         display = cls(
-            places=find_places(given[rows], method, **how, options=method_options or {})
-            if known is None
-            else known,
+            places=found,
             vectors=given[rows],
             y=None if y is None else np.asarray(y)[rows],
             rows=rows,
             n_rows=len(given),
-            method=method if known is None else "given",
-            **how,
+            method=method,
+            metric=metric,
+            random_state=random_state,
         )
         return display.plot(ax=ax, **kwargs)
 
@@ -274,10 +274,7 @@ class EmbeddingMapDisplay:
         purpose = "EmbeddingMapDisplay.plot"
         import_optional("matplotlib", extra="plot", purpose=purpose)
         pyplot = import_optional("matplotlib.pyplot", extra="plot", purpose=purpose)
-        if images is not None and len(images) != self.n_rows:
-            raise InvalidInputError(
-                f"images: expected one for each of the {self.n_rows:,} rows, got {len(images):,}."
-            )
+        check_lengths(self.n_rows, images=images)
         if ax is None:
             _, ax = pyplot.subplots(figsize=(8, 6.5), layout="constrained")
         self.ax_, self.figure_ = ax, ax.figure
@@ -389,21 +386,3 @@ class EmbeddingMapDisplay:
         n, name = len(self.places), _NAMES.get(self.method, self.method)
         of = f"{n:,} rows" if n == self.n_rows else f"{n:,} of {self.n_rows:,} rows"
         return f"{name} of {of}" + (f"\n{self.quality_}" if self.quality_ is not None else "")
-
-
-def _check(vectors: Any, method: str, **others: Any) -> NDArray[np.float32]:
-    """Return vectors as an array; raise if anything does not fit."""
-    if method not in METHODS:
-        raise InvalidParameterError(
-            f"method={method!r}: expected one of {', '.join(map(repr, METHODS))}."
-            f"{did_you_mean(method, METHODS)}"
-        )
-    given = np.asarray(vectors, dtype=np.float32)
-    if given.ndim != 2:
-        raise InvalidInputError(f"vectors: expected shape (n_rows, n_features), got {given.shape}.")
-    for name, value in others.items():
-        if value is not None and len(value) != len(given):
-            raise InvalidInputError(
-                f"{name}: expected one for each of the {len(given):,} rows, got {len(value):,}."
-            )
-    return given

@@ -20,7 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skembed._inputs import column_of, is_missing
-from skembed.exceptions import InvalidInputError, InvalidParameterError
+from skembed.exceptions import InvalidParameterError
+from skembed.inspection._checks import check_lengths
 from skembed.inspection._colours import Colours, Legend
 from skembed.inspection._map import nearest_rows
 from skembed.inspection._media import PICTURE_TYPE, SOUND_TYPE, Media, names_of_files
@@ -49,7 +50,7 @@ def page_of(
     max_megabytes: float,
 ) -> bytes:
     """Return the page of a map; parameters are those of its `to_html`."""
-    _check(display.n_rows, texts=texts, images=images, sounds=sounds)
+    check_lengths(display.n_rows, texts=texts, images=images, sounds=sounds)
     sizes = {"image_size": image_size, "sound_seconds": sound_seconds}
     for name, value in {**sizes, "max_megabytes": max_megabytes}.items():
         if not value > 0:
@@ -91,19 +92,6 @@ def page_of(
     return page
 
 
-def _check(n_rows: int, **given: Any) -> None:
-    for name, values in given.items():
-        if isinstance(values, (str, bytes)) or (
-            not hasattr(values, "__len__") and values is not None
-        ):
-            kind = type(values).__name__
-            raise InvalidInputError(f"{name}: expected a collection of rows, got a single {kind}.")
-        if values is not None and len(values) != n_rows:
-            raise InvalidInputError(
-                f"{name}: expected one for each of the {n_rows:,} rows, got {len(values):,}."
-            )
-
-
 def _about(display: EmbeddingMapDisplay, legend: Legend) -> dict[str, Any]:
     kind = "classes" if legend.names else "numbers" if legend.values is not None else "none"
     about = {
@@ -136,7 +124,8 @@ def _centred(places: NDArray[np.float32]) -> NDArray[np.float32]:
     if not len(places):
         return places
     low, high = places.min(axis=0), places.max(axis=0)
-    return ((places - (low + high) / 2) / (max(high - low) / 2 or 1)).astype("<f4")
+    centred: NDArray[np.float32] = (places - (low + high) / 2) / (max(high - low) / 2 or 1)
+    return centred.astype("<f4")
 
 
 def _json(value: Any) -> str:
