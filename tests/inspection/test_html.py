@@ -365,7 +365,8 @@ def test_numbers_have_a_scale(browser, tmp_path):
         assert np.abs(colour_at(page, places[row]) - (0.9 * expected + 0.1)).max() < 0.12
         page.mouse.move(*places[row])
         page.locator("#card").wait_for(state="visible")
-        assert float(page.locator("#card .what").text_content()) == y[row]
+        shown = float(page.locator("#card .what").text_content())
+        assert shown == pytest.approx(y[row], rel=1e-6)
 
 
 @pytest.mark.parametrize("n", [0, 1, 2])

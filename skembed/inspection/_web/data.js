@@ -16,6 +16,11 @@ async function numbers(id, Type) {
   return block(id) === null ? null : new Type(await inflate(id));
 }
 
+// A number as one reads it: 0.1 + 0.2 is 0.3.
+function short(value) {
+  return Number.isFinite(value) ? String(Number(value.toPrecision(7))) : "no number";
+}
+
 async function readData() {
   const about = JSON.parse(block("about"));
   const texts = JSON.parse(new TextDecoder().decode(await inflate("texts")));
@@ -43,7 +48,7 @@ async function readData() {
     neighboursOf: (i) => (k ? [...neighbours.subarray(i * k, i * k + k)] : []),
     classOf: (i) => {
       if (about.kind === "classes") return about.names[codes[i]];
-      if (about.kind === "numbers") return Number.isFinite(values[i]) ? String(values[i]) : "no number";
+      if (about.kind === "numbers") return short(values[i]);
       return "";
     },
   };

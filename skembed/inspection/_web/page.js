@@ -328,17 +328,25 @@ function showClasses(data, toggle) {
   $("legend").hidden = false;
 }
 
+// Round numbers from low to high: as few as possible, but three.
+function roundTicks(low, high) {
+  if (low === high) return [low];
+  const power = 10 ** Math.floor(Math.log10(high - low));
+  for (const each of [1, 0.5, 0.2, 0.1]) {
+    const step = each * power;
+    const first = Math.ceil(low / step);
+    const ticks = Array.from({ length: Math.floor(high / step) - first + 1 }, (_, i) => (first + i) * step);
+    if (ticks.length >= 3) return ticks;
+  }
+  return [low, high];
+}
+
 function showScale({ colours, low, high, nMissing }) {
   const known = colours.filter((colour) => colour !== null);
   $("bar").style.background = `linear-gradient(to right, ${known.join(", ")})`;
-  const rough = (high - low) / 4 || 1;
-  const power = 10 ** Math.floor(Math.log10(rough));
-  const step = [1, 2, 5, 10].find((each) => each * power >= rough) * power;
-  const ticks = high === low ? [low] : [];
-  for (let i = Math.ceil(low / step); high > low && i <= high / step; i++) ticks.push(i * step);
-  const digits = Math.max(0, -Math.floor(Math.log10(step)));
-  for (const tick of ticks) {
-    const text = Number(tick.toFixed(Math.min(digits, 20))).toLocaleString("en", { maximumFractionDigits: 12, useGrouping: high >= 1e4 });
+  let ticks = roundTicks(low, high).map((tick) => [tick, short(tick)]);
+  if (ticks.reduce((n, [, text]) => n + text.length + 2, 0) > 36) ticks = ticks.filter((_, i) => i % 2 === 0);
+  for (const [tick, text] of ticks) {
     const label = make("span", {}, text);
     label.style.left = `${high > low ? ((tick - low) / (high - low)) * 100 : 50}%`;
     $("ticks").append(label);
