@@ -34,8 +34,11 @@ def browser():
 
 
 @contextlib.contextmanager
-def opened(browser, path, size="wide", **context_options):
-    """Open a map; fail if it logs an error or asks for anything but itself and data URLs."""
+def opened(browser, path, size="wide", *, before="", **context_options):
+    """Open a map; fail if it logs an error or asks for anything but itself and data URLs.
+
+    The script `before` runs before those of the page.
+    """
     width, height = SIZES[size]
     context = browser.new_context(
         viewport={"width": width, "height": height},
@@ -44,6 +47,7 @@ def opened(browser, path, size="wide", **context_options):
         **context_options,
     )
     context.grant_permissions(["clipboard-read", "clipboard-write"])
+    context.add_init_script(before)
     page = context.new_page()
     errors, requests = [], []
     page.on("pageerror", lambda error: errors.append(str(error)))

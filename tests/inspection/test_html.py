@@ -379,6 +379,25 @@ def test_maps_of_few_rows_open(browser, tmp_path, n):
         assert page.locator("#near-rows li").count() == max(n - 1, 0)
 
 
+@pytest.mark.parametrize(
+    ("before", "notice"),
+    [
+        (
+            """const get = HTMLCanvasElement.prototype.getContext;
+            HTMLCanvasElement.prototype.getContext = function (kind, ...options) {
+              return kind === "2d" ? get.call(this, kind, ...options) : null;
+            };""",
+            "This map needs WebGL",
+        ),
+        ("delete window.DecompressionStream", "This map needs a browser of 2023 or later"),
+    ],
+    ids=["WebGL", "DecompressionStream"],
+)
+def test_a_browser_that_cannot_show_the_map_says_why(browser, path, before, notice):
+    with opened(browser, path, before=before) as page:
+        assert page.get_by_role("alert").text_content().startswith(notice)
+
+
 def test_many_classes_scroll_and_the_dark_map_is_dark(browser, tmp_path):
     y = np.array([f"class {i}" for i in range(N)])
     path = draw(y=y).to_html(tmp_path / "map.html")
