@@ -2,14 +2,31 @@
 
 from __future__ import annotations
 
+from numbers import Real
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from skembed.exceptions import InvalidInputError, name_rows
+from skembed._inputs import shown, with_article
+from skembed.exceptions import InvalidInputError, InvalidParameterError, name_rows
 
-__all__ = ["check_lengths", "check_places", "check_vectors"]
+__all__ = ["check_file", "check_lengths", "check_places", "check_vectors"]
+
+
+def check_file(path: Path, title: Any, **sizes: Any) -> None:
+    """Refuse a file that cannot be written, and sizes that are no numbers above 0."""
+    faults = []
+    if not path.parent.is_dir() or path.is_dir():
+        faults.append(f"path={str(path)!r}: expected a file in a folder that exists.")
+    if not isinstance(title, str):
+        faults.append(f"title={shown(title)}: expected a str.")
+    for name, value in sizes.items():
+        if not isinstance(value, Real) or not float(value) > 0:
+            faults.append(f"{name}={shown(value)}: expected a number above 0.")
+    if faults:
+        raise InvalidParameterError("\n".join(faults))
 
 
 def check_lengths(n: int, unit: str = "rows", **given: Any) -> None:
@@ -19,8 +36,8 @@ def check_lengths(n: int, unit: str = "rows", **given: Any) -> None:
             continue
         if isinstance(values, (str, bytes)) or not hasattr(values, "__len__"):
             raise InvalidInputError(
-                f"{name}: expected one for each of the {n:,} {unit}, got a single "
-                f"{type(values).__name__}."
+                f"{name}: expected a list or column with one for each of the {n:,} {unit}, got "
+                f"{with_article(type(values).__name__)}."
             )
         if len(values) != n:
             raise InvalidInputError(

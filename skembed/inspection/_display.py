@@ -20,7 +20,7 @@ from skembed.exceptions import (
     InvalidParameterError,
     did_you_mean,
 )
-from skembed.inspection._checks import check_lengths, check_places, check_vectors
+from skembed.inspection._checks import check_file, check_lengths, check_places, check_vectors
 from skembed.inspection._colours import Colours
 from skembed.inspection._map import (
     METHODS,
@@ -328,6 +328,7 @@ class EmbeddingMapDisplay:
         cmap: Any = None,
         image_size: int = 128,
         sound_seconds: float = 5.0,
+        sampling_rate: float | None = None,
         max_megabytes: float = 100.0,
     ) -> Path:
         """Write the map as one HTML file to explore in a browser.
@@ -350,6 +351,8 @@ class EmbeddingMapDisplay:
             Pixels that pictures have at most, high and wide.
         sound_seconds : float, default=5.0
             How much of the beginning of each sound is kept.
+        sampling_rate : float, default=None
+            Rate in Hz of sounds that are arrays without one, as for `AudioEmbedder`.
         max_megabytes : float, default=100.0
             A larger file is an error.
 
@@ -364,8 +367,11 @@ class EmbeddingMapDisplay:
         InvalidRowsError
             If pictures or sounds cannot be read; each is named.
         InvalidParameterError
-            If the file would be too large.
+            If the file cannot be there, or would be too large.
         """
+        path = Path(path)
+        sizes = {"image_size": image_size, "sound_seconds": sound_seconds}
+        check_file(path, title, **sizes, max_megabytes=max_megabytes)
         page = page_of(
             self,
             caption=self._caption(),
@@ -376,9 +382,9 @@ class EmbeddingMapDisplay:
             cmap=cmap,
             image_size=image_size,
             sound_seconds=sound_seconds,
+            sampling_rate=sampling_rate,
             max_megabytes=max_megabytes,
         )
-        path = Path(path)
         path.write_bytes(page)
         return path
 

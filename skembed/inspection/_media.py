@@ -62,9 +62,9 @@ class Media:
         checked = _check_images(self._some(images, "images"))
         return self._encode_all(checked, partial(_thumbnail, side=side), "images")
 
-    def sounds(self, sounds: Any, *, seconds: float) -> list[str]:
-        """Return the beginning of each sound."""
-        checked = _check_sounds(self._some(sounds, "sounds"))
+    def sounds(self, sounds: Any, *, seconds: float, rate: float | None) -> list[str]:
+        """Return the beginning of each sound; `rate` is that of arrays that come without one."""
+        checked = _check_sounds(self._some(sounds, "sounds"), sampling_rate=rate)
         return self._encode_all(checked, partial(_clip, n_samples=round(seconds * _RATE)), "sounds")
 
     def _some(self, values: Any, what: str) -> Any:

@@ -47,14 +47,11 @@ def page_of(
     cmap: Any,
     image_size: int,
     sound_seconds: float,
+    sampling_rate: float | None,
     max_megabytes: float,
 ) -> bytes:
     """Return the page of a map; parameters are those of its `to_html`."""
     check_lengths(display.n_rows, texts=texts, images=images, sounds=sounds)
-    sizes = {"image_size": image_size, "sound_seconds": sound_seconds}
-    for name, value in {**sizes, "max_megabytes": max_megabytes}.items():
-        if not value > 0:
-            raise InvalidParameterError(f"{name}={value!r}: expected a number above 0.")
     n, rows = len(display.places), display.rows
 
     def refuse_larger(what: str, n_bytes: int, n_done: int) -> None:
@@ -84,7 +81,7 @@ def page_of(
     if images is not None:
         data["pictures"] = _json(media.pictures(images, side=image_size))
     if sounds is not None:
-        data["sounds"] = _json(media.sounds(sounds, seconds=sound_seconds))
+        data["sounds"] = _json(media.sounds(sounds, seconds=sound_seconds, rate=sampling_rate))
     if display.vectors is not None and n > 1:
         data["neighbours"] = _packed(nearest_rows(display.vectors, metric=display.metric))
     page = _joined(title, caption, data)

@@ -193,7 +193,7 @@ def test_other_lengths_and_single_rows_are_refused(tmp_path):
         message = rf"{name}: expected one for each of the 6 rows, got 2"
         with pytest.raises(InvalidInputError, match=message):
             display().to_html(tmp_path / "map.html", **{name: ["a", "b"]})
-    with pytest.raises(InvalidInputError, match=r"texts: .* got a single str"):
+    with pytest.raises(InvalidInputError, match=r"texts: expected a list .* got a str"):
         display().to_html(tmp_path / "map.html", texts="a text")
     table = pd.DataFrame({"name": list("abcdef"), "price": range(6)})
     with pytest.raises(InvalidInputError, match=r"2 columns .*Choose one, for example X\['name'\]"):
@@ -219,10 +219,11 @@ def test_rows_whose_pictures_or_sounds_cannot_be_read_are_named(tmp_path):
     ) as e:
         made.to_html(tmp_path / "map.html", images=images)
     assert list(e.value.faults) == [1, 3]
-    sounds = [(np.zeros(800), 8000)] * 6
+    sounds = [RNG.normal(size=800)] * 6
+    assert made.to_html(tmp_path / "map.html", sounds=sounds, sampling_rate=8000).exists()
     sounds[5] = b"no sound"
     with pytest.raises(InvalidRowsError, match=r"sounds: 1 of the map's 3 rows .*\n.*row 5:"):
-        made.to_html(tmp_path / "map.html", sounds=sounds)
+        made.to_html(tmp_path / "map.html", sounds=sounds, sampling_rate=8000)
 
 
 def test_files_that_would_be_too_large_are_refused_with_what_to_do(tmp_path):
@@ -238,9 +239,14 @@ def test_files_that_would_be_too_large_are_refused_with_what_to_do(tmp_path):
     assert not path.exists()
     small = display().to_html(path, images=noise, image_size=16, max_megabytes=0.5)
     assert small.stat().st_size < 5e5
-    for name in ("image_size", "sound_seconds", "max_megabytes"):
-        with pytest.raises(InvalidParameterError, match=f"{name}=0: expected a number above 0"):
-            display().to_html(path, **{name: 0})
+
+
+def test_all_parameters_that_cannot_be_are_named_at_once(tmp_path):
+    wrong = {"image_size": "big", "sound_seconds": 0, "max_megabytes": None, "title": 3}
+    with pytest.raises(InvalidParameterError, match="path=") as caught:
+        display().to_html(tmp_path / "nowhere" / "map.html", **wrong)
+    named = [line.partition("=")[0] for line in str(caught.value).splitlines()]
+    assert named == ["path", "title", "image_size", "sound_seconds", "max_megabytes"]
 
 
 def test_classes_keep_their_names_and_the_colours_of_the_drawn_map(tmp_path):
