@@ -165,6 +165,20 @@ def test_the_lasso_selects_rows_and_copies_their_positions(page, display):
     assert page.locator("#lasso").get_attribute("aria-pressed") == "false"
 
 
+def test_a_drag_with_shift_is_a_lasso_too(page, display):
+    page.keyboard.down("Shift")
+    box = page.locator("#canvas").bounding_box()
+    (x0, y0), (x1, y1) = (
+        (box["x"] + 2, box["y"] + 120),
+        (box["x"] + box["width"] - 2, box["y"] + box["height"] - 2),
+    )
+    drag(page, [(x0, y0), (x1, y0), (x1, y1), (x0, y1), (x0, y0)])
+    page.keyboard.up("Shift")
+    page.wait_for_selector("#selection:not([hidden])")
+    n_selected = int(page.locator("#status").text_content().split()[0])
+    assert 120 < n_selected <= 180
+
+
 def test_classes_are_hidden_and_shown(page, display):
     places = on_screen(page, display.places)
     row = farthest(places, np.flatnonzero(display.y == "cats"))

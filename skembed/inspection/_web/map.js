@@ -2,6 +2,7 @@
 
 const STILL = matchMedia("(prefers-reduced-motion: reduce)");
 const DARK = matchMedia("(prefers-color-scheme: dark)");
+const FINGERS = matchMedia("(pointer: coarse)");
 const DRAG = 5; // pixels that make a click a drag
 
 const clamp = (value, low, high) => Math.min(Math.max(value, low), high);
@@ -31,6 +32,7 @@ function createMap(canvas, data) {
     opacity,
     opacityInactiveScale: 0.25,
     antiAliasing: 1,
+    pointSizeMouseDetection: FINGERS.matches ? 16 : "auto",
     pointSizeSelected: 2,
     pointOutlineWidth: 0,
     lassoMinDist: DRAG,
