@@ -157,6 +157,7 @@ def test_the_lasso_selects_rows_and_copies_their_positions(page, display):
     corners = [(x0 - m, y0 - m), (x1 + m, y0 - m), (x1 + m, y1 + m), (x0 - m, y1 + m)]
     drag(page, [*corners, corners[0]])
     page.wait_for_selector("#selection:not([hidden])")
+    assert page.locator("#card").is_hidden()
     dogs = display.rows[display.y == "dogs"].tolist()
     assert page.locator("#status").text_content() == f"{len(dogs)} rows selected"
     page.click("#copy")

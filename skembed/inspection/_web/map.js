@@ -125,6 +125,7 @@ function createMap(canvas, data) {
 
   plot.subscribe("pointover", (row) => tell("hover", (hovered = row)));
   plot.subscribe("pointout", () => tell("hover", (hovered = -1)));
+  plot.subscribe("lassoStart", () => plot.hover(-1)); // what it is over is of no interest
   plot.subscribe("lassoEnd", () => tell("lasso", [...plot.get("selectedPoints")].sort((a, b) => a - b)));
   plot.subscribe("view", () => tell("view"));
   canvas.addEventListener("wheel", () => (isWhole = false), { passive: true });
