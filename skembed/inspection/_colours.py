@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -9,12 +10,27 @@ from numpy.typing import NDArray
 
 from skembed._optional import import_optional
 
-__all__ = ["Colours"]
+__all__ = ["Colours", "Legend"]
 
 _MOST_CLASSES = 20
 """Beyond so many the least frequent are drawn as one, "other"; numbers are then no classes."""
 _MOST_NAMES = 30
 _GREY = "0.75"
+_N_SHADES = 256
+
+
+@dataclass(frozen=True)
+class Legend:
+    """Colours, and which of them each row has.
+
+    `colours` are as "#1f77b4", None is grey. `codes` count them; None is the only one. `names` are
+    those of classes, one of each colour, `values` the numbers that colours stand for.
+    """
+
+    colours: list[str | None]
+    codes: NDArray[np.uint32] | None = None
+    names: list[str] = field(default_factory=list)
+    values: NDArray[np.float64] | None = None
 
 
 class Colours:
@@ -44,7 +60,8 @@ class Colours:
         is_many = len(kept) > _MOST_CLASSES
         self.classes = sorted(kept[: _MOST_CLASSES - 1] if is_many else kept, key=_as_number)
         self.names = names.astype(str)
-        self.n_others = len(kept) - len(self.classes)
+        self.others = [name for name in kept if name not in self.classes]
+        self.n_others = len(self.others)
 
     def draw(
         self, ax: Any, places: NDArray[np.float32], cmap: Any, look: dict[str, Any]
@@ -98,6 +115,26 @@ class Colours:
         if len(written) > 1:
             adjust(written, ax=ax, ensure_inside_axes=True)
         return written
+
+    def legend(self, cmap: Any) -> Legend:
+        """Return the same colours, where each of the rare classes keeps its name."""
+        colormaps = import_optional("matplotlib", extra="plot", purpose="A map").colormaps
+        as_hex = import_optional("matplotlib.colors", extra="plot", purpose="A map").to_hex
+        if self.kind == "none":
+            return Legend([as_hex("C0")])
+        if self.kind == "classes":
+            names = [*self.classes, *self.others]
+            codes = {name: code for code, name in enumerate(names)}
+            found = np.array([codes.get(name, len(names)) for name in self.names.tolist()], "<u4")
+            colours = [*map(as_hex, self._palette()), *[None] * self.n_others]
+            has_none = bool((found == len(names)).any())
+            return Legend([*colours, *[None] * has_none], found, [*names, *["none"] * has_none])
+        is_known = np.isfinite(self.values)
+        low, high = (self.values[is_known].min(), self.values[is_known].max())
+        shares = (self.values - low) / ((high - low) or 1.0)
+        codes = np.where(is_known, shares * (_N_SHADES - 1), _N_SHADES).round().astype("<u4")
+        shades = colormaps.get_cmap(cmap)(np.linspace(0, 1, _N_SHADES))
+        return Legend([*map(as_hex, shades), None], codes, values=self.values)
 
     def _palette(self) -> list[Any]:
         colormaps = import_optional("matplotlib", extra="plot", purpose="A map").colormaps

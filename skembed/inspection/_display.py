@@ -5,7 +5,9 @@ Knows vectors and what the user says of their rows, not where they come from.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,13 +18,19 @@ from skembed._optional import import_optional
 from skembed.exceptions import (
     InvalidInputError,
     InvalidParameterError,
-    SkembedWarning,
     did_you_mean,
-    name_rows,
-    warn_user,
 )
+from skembed.inspection._checks import check_file, check_lengths, check_places, check_vectors
 from skembed.inspection._colours import Colours
-from skembed.inspection._map import METHODS, MapQuality, find_places, judge, place_one_by_one
+from skembed.inspection._map import (
+    METHODS,
+    MapQuality,
+    choose_rows,
+    find_places,
+    judge,
+    place_one_by_one,
+)
+from skembed.inspection._page import page_of
 from skembed.inspection._thumbnails import draw_thumbnails
 
 __all__ = ["EmbeddingMapDisplay"]
@@ -106,17 +114,8 @@ class EmbeddingMapDisplay:
         metric: str = "cosine",
         random_state: int | None = None,
     ) -> None:
-        places = np.asarray(places, dtype=np.float32)
-        if places.ndim != 2 or places.shape[1] != 2:
-            raise InvalidInputError(
-                f"places: expected an array of shape (n, 2), got one of {places.shape}."
-            )
-        for name, value in (("vectors", vectors), ("y", y), ("rows", rows)):
-            if value is not None and len(value) != len(places):
-                raise InvalidInputError(
-                    f"{name}: expected one for each of the {len(places):,} places, got "
-                    f"{len(value):,}."
-                )
+        places = check_places(places)
+        check_lengths(len(places), "places", vectors=vectors, y=y, rows=rows)
         self.places, self.vectors, self.y = places, vectors, y
         self.rows = np.arange(len(places)) if rows is None else rows
         self.n_rows = len(places) if n_rows is None else n_rows
@@ -212,32 +211,25 @@ class EmbeddingMapDisplay:
                 f"method={method!r}: expected one of {', '.join(map(repr, METHODS))}."
                 f"{did_you_mean(method, METHODS)}"
             )
-        given = np.asarray(vectors, dtype=np.float32)
-        if given.ndim != 2:
-            raise InvalidInputError(
-                f"vectors: expected shape (n_rows, n_features), got {given.shape}."
-            )
-        n = len(given)
-        for name, value in (("y", y), ("places", places)):
-            if value is not None and len(value) != n:
-                raise InvalidInputError(
-                    f"{name}: expected one for each of the {n:,} rows, got {len(value):,}."
-                )
-        rows = _chosen(given, max_rows, random_state)
-        given = given[rows]
+        given = check_vectors(vectors)
+        check_lengths(len(given), y=y, places=places)
+        rows = choose_rows(given, max_rows, random_state)
         if places is None:
-            options = method_options or {}
             found = find_places(
-                given, method, metric=metric, random_state=random_state, options=options
+                given[rows],
+                method,
+                metric=metric,
+                random_state=random_state,
+                options=method_options or {},
             )
         else:
             found, method = np.asarray(places, dtype=np.float32)[rows], "given"
         display = cls(
             places=found,
-            vectors=given,
+            vectors=given[rows],
             y=None if y is None else np.asarray(y)[rows],
             rows=rows,
-            n_rows=n,
+            n_rows=len(given),
             method=method,
             metric=metric,
             random_state=random_state,
@@ -282,10 +274,7 @@ class EmbeddingMapDisplay:
         purpose = "EmbeddingMapDisplay.plot"
         import_optional("matplotlib", extra="plot", purpose=purpose)
         pyplot = import_optional("matplotlib.pyplot", extra="plot", purpose=purpose)
-        if images is not None and len(images) != self.n_rows:
-            raise InvalidInputError(
-                f"images: expected one for each of the {self.n_rows:,} rows, got {len(images):,}."
-            )
+        check_lengths(self.n_rows, images=images)
         if ax is None:
             _, ax = pyplot.subplots(figsize=(8, 6.5), layout="constrained")
         self.ax_, self.figure_ = ax, ax.figure
@@ -328,25 +317,78 @@ class EmbeddingMapDisplay:
             )
         return place_one_by_one(new, self.vectors, self.places, metric=self.metric)
 
+    def to_html(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        texts: Any = None,
+        images: Any = None,
+        sounds: Any = None,
+        title: str = "Map of embeddings",
+        cmap: Any = None,
+        image_size: int = 128,
+        sound_seconds: float = 5.0,
+        sampling_rate: float | None = None,
+        max_megabytes: float = 100.0,
+    ) -> Path:
+        """Write the map as one HTML file to explore in a browser.
+
+        It needs no network. The map can be moved and searched, shows a row's text, picture and
+        sound where the pointer is, hides classes, and copies the positions of the rows in a lasso.
+        A click shows the row's ten nearest neighbours among the vectors, wherever they are drawn.
+
+        Parameters
+        ----------
+        path : str or path-like
+            The file to write.
+        texts, images, sounds : sequence of n_rows, default=None
+            What to show of each row, also of rows that are not on the map: texts; pictures, as for
+            `ImageEmbedder`; sounds, as for `AudioEmbedder`. Without texts, files show their names.
+        title : str, default="Map of embeddings"
+        cmap : str or matplotlib Colormap, default=None
+            Colours of numbers, as for `plot`.
+        image_size : int, default=128
+            Pixels that pictures have at most, high and wide.
+        sound_seconds : float, default=5.0
+            How much of the beginning of each sound is kept.
+        sampling_rate : float, default=None
+            Rate in Hz of sounds that are arrays without one, as for `AudioEmbedder`.
+        max_megabytes : float, default=100.0
+            A larger file is an error.
+
+        Returns
+        -------
+        path : Path
+
+        Raises
+        ------
+        InvalidInputError
+            If there is not one text, picture or sound for each row.
+        InvalidRowsError
+            If pictures or sounds cannot be read; each is named.
+        InvalidParameterError
+            If the file cannot be there, or would be too large.
+        """
+        path = Path(path)
+        sizes = {"image_size": image_size, "sound_seconds": sound_seconds}
+        check_file(path, title, **sizes, max_megabytes=max_megabytes)
+        page = page_of(
+            self,
+            caption=self._caption(),
+            texts=texts,
+            images=images,
+            sounds=sounds,
+            title=title,
+            cmap=cmap,
+            image_size=image_size,
+            sound_seconds=sound_seconds,
+            sampling_rate=sampling_rate,
+            max_megabytes=max_megabytes,
+        )
+        path.write_bytes(page)
+        return path
+
     def _caption(self) -> str:
         n, name = len(self.places), _NAMES.get(self.method, self.method)
         of = f"{n:,} rows" if n == self.n_rows else f"{n:,} of {self.n_rows:,} rows"
         return f"{name} of {of}" + (f"\n{self.quality_}" if self.quality_ is not None else "")
-
-
-def _chosen(
-    vectors: NDArray[np.float32], max_rows: int, random_state: int | None
-) -> NDArray[np.int64]:
-    """Return the positions of the rows that are drawn, in their order."""
-    is_whole = np.isfinite(vectors).all(axis=1)
-    bad = np.flatnonzero(~is_whole)
-    if len(bad):
-        warn_user(
-            f"{len(bad):,} of {len(vectors):,} rows have no vector (NaN) and are left out "
-            f"({name_rows(bad.tolist(), None)}).",
-            SkembedWarning,
-        )
-    rows = np.flatnonzero(is_whole)
-    if len(rows) > max_rows:
-        rows = np.sort(np.random.default_rng(random_state).choice(rows, max_rows, replace=False))
-    return rows

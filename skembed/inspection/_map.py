@@ -15,8 +15,17 @@ from sklearn.manifold import TSNE, trustworthiness
 from sklearn.neighbors import NearestNeighbors
 
 from skembed._optional import import_optional
+from skembed.exceptions import SkembedWarning, name_rows, warn_user
 
-__all__ = ["METHODS", "MapQuality", "find_places", "judge", "place_one_by_one"]
+__all__ = [
+    "METHODS",
+    "MapQuality",
+    "choose_rows",
+    "find_places",
+    "judge",
+    "nearest_rows",
+    "place_one_by_one",
+]
 
 METHODS = ("umap", "tsne", "pca")
 
@@ -51,6 +60,24 @@ class MapQuality:
             f"trustworthiness {self.trustworthiness:.2f}; {self.knn_recall:.0%} of each row's "
             f"{self.n_neighbors} nearest neighbours are its nearest here"
         )
+
+
+def choose_rows(
+    vectors: NDArray[np.float32], max_rows: int, random_state: int | None
+) -> NDArray[np.int64]:
+    """Return the positions of the rows that are drawn, in their order: at most `max_rows`."""
+    is_whole = np.isfinite(vectors).all(axis=1)
+    bad = np.flatnonzero(~is_whole)
+    if len(bad):
+        warn_user(
+            f"{len(bad):,} of {len(vectors):,} rows have no vector (NaN) and are left out "
+            f"({name_rows(bad.tolist(), None)}).",
+            SkembedWarning,
+        )
+    rows = np.flatnonzero(is_whole)
+    if len(rows) > max_rows:
+        rows = np.sort(np.random.default_rng(random_state).choice(rows, max_rows, replace=False))
+    return rows
 
 
 def find_places(
@@ -115,6 +142,19 @@ def _neighbours(
         [i for i in row if i != self_][: search.n_neighbors - 1]
         for row, self_ in zip(found.tolist(), chosen.tolist(), strict=True)
     ]
+
+
+def nearest_rows(vectors: NDArray[np.float32], *, metric: str) -> NDArray[np.uint32]:
+    """Return the nearest others of each row, nearest first, shape (n, up to `N_NEIGHBORS`)."""
+    if metric == "cosine":  # unit vectors have the same neighbours, found many times faster
+        norms = np.linalg.norm(vectors, axis=1, keepdims=True)
+        is_zero = norms == 0
+        # In a column of their own zeros are at right angles to all, as scikit-learn has them.
+        vectors, metric = np.hstack([vectors / np.where(is_zero, 1, norms), is_zero]), "euclidean"
+    k = min(N_NEIGHBORS, len(vectors) - 1)
+    found = NearestNeighbors(n_neighbors=k, metric=metric).fit(vectors).kneighbors()[1]
+    nearest: NDArray[np.uint32] = found.astype("<u4")
+    return nearest
 
 
 def place_one_by_one(
