@@ -49,6 +49,7 @@ sphinx_gallery_conf = {
     "filename_pattern": r"\.py$",
     "ignore_pattern": r"^_",
     "within_subsection_order": "FileNameSortKey",
+    "backreferences_dir": "api/backreferences",
     "doc_module": ("skembed",),
     "reference_url": {"skembed": None},
     "download_all_examples": False,  # they would lack the modules that they share
@@ -93,7 +94,13 @@ def link_name(code):
     return f"{{py:obj}}`~{name}`" if name else code[0]
 
 
+def link_guides(app, what, name, obj, options, lines):
+    """Let docstrings, which name a guide's file, lead to the guide."""
+    lines[:] = [re.sub(r"`?docs/(\w+)\.md`?", r":doc:`/\1`", line) for line in lines]
+
+
 def setup(app):
     """Write the API reference before pages are looked for."""
     write_pages(HERE / "api")
     app.connect("source-read", link)
+    app.connect("autodoc-process-docstring", link_guides)

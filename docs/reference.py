@@ -135,6 +135,8 @@ def pages_of(public: dict[str, Any]) -> dict[str, str]:
             pages[ERRORS] += describe(name, value)
         else:
             pages[name] = heading(name.rpartition(".")[2], "=") + describe(name, value)
+            pages[name] += [f".. minigallery:: {name}", "   :add-heading: Examples"]
+            pages[name] += ["   :heading-level: -", ""]
     return {name: "\n".join(lines) for name, lines in pages.items()}
 
 
