@@ -28,6 +28,7 @@ extensions = [
 ]
 exclude_patterns = ["_build", "**/sg_execution_times*"]
 default_role = "literal"  # docstrings put code into single backticks
+smartquotes = False  # what stands in quotes is often typed as it is
 nitpicky = True
 # Types of other libraries: their pages are out of reach without a network.
 nitpick_ignore_regex = [(r"py:.*", r"(?!skembed).*"), (r"py:.*", r"skembed\.(\w+\.)*_\w.*")]
@@ -62,7 +63,7 @@ html_theme = "pydata_sphinx_theme"
 html_title = "skembed"
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
-html_show_sourcelink = False
+html_copy_source = html_show_sourcelink = False
 html_theme_options = {
     "navbar_end": ["theme-switcher"],
     "secondary_sidebar_items": ["page-toc"],
