@@ -7,6 +7,8 @@ import re
 import sys
 from pathlib import Path
 
+from numpydoc.docscrape_sphinx import SphinxDocString
+
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))
 
@@ -74,6 +76,10 @@ html_theme_options = {
 }
 
 
+# numpydoc would put a property's first sentence in place of what its class says of it.
+_process = SphinxDocString._process_param
+SphinxDocString._process_param = lambda self, name, text, _: _process(self, name, text, False)
+
 PAGES = {name.rpartition(".")[2]: name for name in find_public()} | {ERRORS: ERRORS}
 
 
@@ -85,23 +91,29 @@ def link(app, docname, source):
     text = re.sub(r"\]\(\.\./examples/(\w+)\.py\)", r"](auto_examples/\1.rst)", text)
     parts = re.split(r"(^```.*?^```$|^#[^\n]*$)", text, flags=re.DOTALL | re.MULTILINE)
     for i in range(0, len(parts), 2):  # between blocks of code and headings
-        parts[i] = re.sub(r"(?<!\[)`([\w.]+)`", link_name, parts[i])
+        parts[i] = link_names(parts[i], "{py:obj}")
     source[0] = "".join(parts)
 
 
-def link_name(code):
-    """Return inline code as a link, if it is the name of something public."""
-    name = PAGES.get(code[1])
-    return f"{{py:obj}}`~{name}`" if name else code[0]
+def link_names(text, role):
+    """Make links of inline code that is the name of something public."""
+
+    def link(code):
+        name = PAGES.get(code[1])
+        return f"{role}`{code[1]} <{name}>`" if name else code[0]
+
+    return re.sub(r"(?<![\[`:}])`([\w.]+)`(?!`)", link, text)
 
 
-def link_guides(app, what, name, obj, options, lines):
-    """Let docstrings, which name a guide's file, lead to the guide."""
-    lines[:] = [re.sub(r"`?docs/(\w+)\.md`?", r":doc:`/\1`", line) for line in lines]
+def mend(app, what, name, obj, options, lines):
+    """Let docstrings lead to the API and to guides; no author's initial begins a list."""
+    text = link_names("\n".join(lines), ":py:obj:")
+    text = re.sub(r"`?docs/(\w+)\.md`?", r":doc:`/\1`", text)
+    lines[:] = re.sub(r"(\.\. \[\S+\] [A-Z])\. ", r"\1\\. ", text).split("\n")
 
 
 def setup(app):
     """Write the API reference before pages are looked for."""
     write_pages(HERE / "api")
     app.connect("source-read", link)
-    app.connect("autodoc-process-docstring", link_guides)
+    app.connect("autodoc-process-docstring", mend)

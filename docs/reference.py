@@ -25,8 +25,13 @@ HOUSE_NAMES = {
     "skembed.serving.name_of",
     "skembed.training.check_pairs",
 }
-# Of training strategies, what embedders ask them; of embedders, what scikit-learn describes.
-HOUSE_MEMBERS = {"check", "decides", "deciding", "settled", "get_params", "set_params"}
+# Of training strategies and stores, what embedders ask them; of embedders, what scikit-learn
+# describes.
+HOUSE_MEMBERS = {
+    *("check", "decides", "deciding", "settled"),
+    *("claim", "get_large", "in_turn", "put_large", "release", "wait"),
+    *("get_params", "set_params"),
+}
 
 ERRORS, ERRORS_TITLE = "skembed.exceptions", "Errors and warnings"
 
