@@ -55,9 +55,9 @@ SECTIONS = [
         "EmbeddingStore store.* *.EmbeddingReport *Report",
     ),
     (
-        "Seeing and choosing",
-        "Maps of vectors, and embedders side by side.",
-        "EmbeddingMapDisplay inspection.* *.compare_embedders model_selection.*",
+        "Seeing, choosing, searching",
+        "Maps of vectors, embedders side by side, and neighbours.",
+        "EmbeddingMapDisplay inspection.* *.compare_embedders model_selection.* neighbors.*",
     ),
     (
         "Your own embedder",
