@@ -3,6 +3,7 @@
 It runs all examples; `-D plot_gallery=0` builds in a minute without. Nothing is fetched.
 """
 
+import os
 import re
 import sys
 from pathlib import Path
@@ -46,6 +47,7 @@ numpydoc_show_class_members = False
 numpydoc_validation_checks = {"PR02", "PR03", "GL07", "GL08"}
 numpydoc_validation_exclude = {r"\.BaseEmbedder$"}  # its parameters are those of subclasses
 
+os.environ.setdefault("TQDM_DISABLE", "1")  # every step of a bar would be a line of its own
 sphinx_gallery_conf = {
     "examples_dirs": "../examples",
     "gallery_dirs": "auto_examples",
