@@ -34,10 +34,10 @@ _NO_EFFECT = {"batch_size", "show_progress_bar"}
 
 
 class MTEBModel:
-    """An embedder as a model for MTEB, the Massive Text Embedding Benchmark [1]_.
+    """An embedder as a model for MTEB, the Massive Text Embedding Benchmark.
 
-    `mteb.evaluate` takes it like a model of its own, on all tasks on texts. Rows that tasks share
-    are embedded once, as the embedder's `cache` says.
+    `mteb.evaluate` takes it like a model of its own, on all tasks [1]_ on texts. Rows that tasks
+    share are embedded once, as the embedder's `cache` says.
 
     Parameters
     ----------

@@ -44,12 +44,14 @@ def run_server(
 
     Parameters
     ----------
-    model, name, max_body, max_batch, max_queue
+    model, name
         As for `make_app`.
     host : str, default="127.0.0.1"
         Address to listen on.
     port : int, default=8000
         Port to listen on; 0 is any that is free.
+    max_body, max_batch, max_queue
+        As for `make_app`.
     say : callable, default=None
         Gets each line for the user; None writes them to the standard error.
     """

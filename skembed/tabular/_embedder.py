@@ -49,7 +49,7 @@ _can_be_folded = later("skembed.training._ways", "can_be_folded")
 
 
 class TabularEmbedder(ColumnsEmbedder):
-    """Turns rows of tables into dense vectors: dates, numbers, categories and words.
+    """Turn rows of tables into dense vectors: dates, numbers, categories and words.
 
     `fit` decides what each column is, and trains a network: on labels if there are any, else on the
     rows alone. Rows that are alike lie close together. Or it keeps rows for a pretrained model.

@@ -109,6 +109,10 @@ class FineTune(Strategy):
         threads give equal weights, bit by bit; with another number of threads, sums are rounded
         otherwise. None draws a new seed in each fit.
 
+    See Also
+    --------
+    Contrastive : Training on pairs of rows, for few labels or none.
+
     Notes
     -----
     Batch normalisation keeps the statistics that come with the weights, and its scales and shifts
@@ -128,10 +132,6 @@ class FineTune(Strategy):
     trainings where rows are few or epochs many and probabilities count, or parameters of what
     stands on top are chosen on the same vectors; not where vectors are searched, or many rows were
     seen a few times.
-
-    See Also
-    --------
-    Contrastive : Training on pairs of rows, for few labels or none.
 
     References
     ----------
