@@ -37,7 +37,10 @@ def side_of(n: int, wanted: int) -> int:
 
 def sprite_of(images: Sequence[Any], side: int) -> Any:
     """Return a PIL image of all pictures, row by row, each in the middle of a square of `side`."""
-    pil = import_optional("PIL.Image", extra="plot", purpose="A sheet of pictures")
+    pil, fit = (
+        import_optional(name, extra="plot", purpose="A sheet of pictures")
+        for name in ("PIL.Image", "PIL.ImageOps")
+    )
     n_columns = math.isqrt(max(len(images), 1) - 1) + 1
     n_lines = math.ceil(len(images) / n_columns)
     sheet = pil.new("RGB", (n_columns * side, n_lines * side), "white")
@@ -46,7 +49,7 @@ def sprite_of(images: Sequence[Any], side: int) -> Any:
         if is_missing(image):
             continue
         try:
-            picture = open_picture(image, side)
+            picture = fit.contain(open_picture(image, side), (side, side))  # small ones grow
         except SkembedError as error:
             faults[i] = str(error)
             continue

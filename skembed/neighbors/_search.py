@@ -70,8 +70,7 @@ class Search:
             random_seed=index.seed,
             max_elements=len(vectors),
         )
-        placed = self._placed(vectors).astype(np.float32, copy=False)
-        self._index.add_items(placed, num_threads=index.n_threads)
+        self._index.add_items(_for_voyager(self._placed(vectors)), num_threads=index.n_threads)
 
     def __getstate__(self) -> dict[str, Any]:
         state = dict(self.__dict__)
@@ -121,7 +120,7 @@ class Search:
 
     def _led_to(self, placed: NDArray[Any], k: int, ef: int, n_threads: int) -> NDArray[np.int64]:
         """Ask the index; compare all for a query from which fewer than k vectors are reached."""
-        asked = placed.astype(np.float32, copy=False)
+        asked = _for_voyager(placed)
         try:
             found = self._index.query(asked, k=k, num_threads=n_threads, query_ef=ef)[0]
             return np.asarray(found).astype(np.int64)
@@ -142,6 +141,11 @@ class Search:
             gaps -= queries[here, None]
             np.einsum("nkd,nkd->nk", gaps, gaps, out=distances[here])
         return distances
+
+
+def _for_voyager(placed: NDArray[Any]) -> NDArray[np.float32]:
+    """Return vectors as voyager takes them: it reads any array as if its rows were in sequence."""
+    return np.ascontiguousarray(placed, dtype=np.float32)
 
 
 def put_first(numbers: NDArray[np.int64], own: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -157,6 +157,13 @@ def test_pictures_of_any_shape_stand_in_the_middle_and_none_is_blank(tmp_path):
     assert dark[10:, 3:8].all() or dark[10:, 2:7].all()
 
 
+def test_small_pictures_grow_to_their_size(tmp_path):
+    images = [np.full((2, 2, 3), 7, dtype=np.uint8)] * 2
+    get = served(export_projector(tmp_path, X[:2], images=images, image_size=9))
+    sheet = np.asarray(Image.open(io.BytesIO(get("/sprite_image"))))
+    np.testing.assert_array_equal(sheet, np.full((9, 18, 3), 7))
+
+
 def test_pictures_shrink_until_all_fit_in_what_the_projector_shows():
     assert side_of(1, 64) == side_of(128**2, 64) == 64
     for n in (128**2 + 1, 60_000, 100_000, 2**20):

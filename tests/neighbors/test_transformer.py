@@ -72,6 +72,18 @@ def test_the_graph_is_that_of_scikit_learn(metric, mode, dtype, exact_up_to):
 
 
 @WAYS
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_how_an_array_lies_in_memory_changes_nothing(dtype, exact_up_to):
+    rows = X.astype(dtype)
+    expected = ann(5, exact_up_to=exact_up_to).fit_transform(rows).toarray()
+    spaced = np.repeat(np.repeat(rows, 2, axis=0), 2, axis=1)[::2, ::2]
+    for other in (np.asfortranarray(rows), spaced, rows[::-1][::-1]):
+        model = ann(5, exact_up_to=exact_up_to).fit(other)
+        np.testing.assert_allclose(model.transform(rows).toarray(), expected, atol=1e-6)
+        np.testing.assert_allclose(model.transform(other).toarray(), expected, atol=1e-6)
+
+
+@WAYS
 def test_a_row_comes_first_in_its_own_with_a_zero_that_is_explicit(exact_up_to):
     copies = np.repeat(X[:40], 10, axis=0)
     graph = ann(3, exact_up_to=exact_up_to).fit_transform(copies)
