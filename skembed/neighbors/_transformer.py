@@ -20,7 +20,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from skembed._estimator import Estimator
 from skembed._inputs import labels_of
 from skembed._parameters import fault_of
-from skembed.exceptions import InvalidInputError, InvalidParameterError
+from skembed.exceptions import InvalidParameterError
 from skembed.neighbors._copies import Copies
 from skembed.neighbors._search import Index, Search, put_first
 from skembed.neighbors._vectors import METRICS, comparable, find_distinct
@@ -190,15 +190,13 @@ class ANNTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Estimato
         k = self._width()
         return self._graph(*self._nearest_to(X, k), k)
 
-    def fit_transform(self, X: Any, y: Any = None, **fit_params: Any) -> Any:
+    def fit_transform(self, X: Any, y: Any = None) -> Any:
         """Index vectors and return their graph, in which each row comes first in its own.
 
         Parameters
         ----------
         X : array-like of shape (n_rows, n_features)
         y : ignored
-        **fit_params
-            None are known.
 
         Returns
         -------
@@ -206,7 +204,7 @@ class ANNTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Estimato
             As that of `transform`; it differs only in which of more than `n_neighbors` equal rows
             it names.
         """
-        self.fit(X, y, **fit_params)
+        self.fit(X)
         k = self._width()
         return self._graph(*self._nearest_of_each(k), k)
 
@@ -252,7 +250,7 @@ class ANNTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Estimato
     def _check_enough(self, k: int) -> None:
         n = self.n_samples_fit_
         if k > n:
-            raise InvalidInputError(
+            raise InvalidParameterError(
                 f"{type(self).__name__}: expected at least {k} fitted rows, a row itself and its "
                 f"neighbours, got n_samples = {n}. Lower n_neighbors."
             )

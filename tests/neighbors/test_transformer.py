@@ -24,7 +24,6 @@ from sklearn.preprocessing import FunctionTransformer
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from skembed.exceptions import (
-    InvalidInputError,
     InvalidParameterError,
     InvalidRowsError,
     MissingDependencyError,
@@ -267,13 +266,13 @@ def test_what_does_not_fit_is_said():
         ann(0, metric="cosin", mode="both", n_links=1).fit(X)
     for said in ("n_neighbors=0", "Did you mean 'cosine'", "mode='both'", "n_links=1"):
         assert said in str(caught.value)
-    with pytest.raises(InvalidInputError, match=r"at least 6 fitted rows.* got n_samples = 5"):
+    with pytest.raises(InvalidParameterError, match=r"at least 6 fitted rows.* got n_samples = 5"):
         ann(5).fit_transform(X[:5])
     model = ann(4).fit(X[:5])
     assert model.transform(X[:1]).nnz == 5
     with pytest.raises(InvalidParameterError, match=r"kneighbors.n_neighbors=0.: expected an int"):
         model.kneighbors(n_neighbors=0)
-    with pytest.raises(InvalidInputError, match="at least 6 fitted rows"):
+    with pytest.raises(InvalidParameterError, match="at least 6 fitted rows"):
         model.kneighbors(X[:1], 6)
     with pytest.raises(ValueError, match="X has 3 features, but ANNTransformer is expecting 8"):
         model.transform(X[:, :3])
