@@ -59,7 +59,8 @@ def near_duplicates(
         Least cosine of near duplicates. Which one fits depends on the model: look at groups from
         around it.
     n_neighbors : int, default=10
-        How many of the nearest vectors of each are looked at, copies not counted.
+        How many of the nearest vectors of each are looked at, copies not counted. A group of
+        rows that have more near duplicates each may come in several parts.
     n_jobs, random_state
         As of `ANNTransformer`.
 
