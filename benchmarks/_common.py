@@ -25,7 +25,7 @@ import numpy as np
 _PACKAGES = (
     *("skembed", "torch", "torchvision", "torchaudio", "timm", "Pillow", "transformers"),
     *("tokenizers", "sentence-transformers", "accelerate", "openvino", "soundfile", "soxr"),
-    *("embetter", "skrub", "scikit-learn", "numpy", "lmdb"),
+    *("embetter", "skrub", "scikit-learn", "numpy", "lmdb", "voyager"),
 )
 _FLAGS = ("avx2", "avx512f", "avx512_bf16", "amx_tile", "amx_bf16", "asimd", "bf16", "sve")
 

@@ -59,7 +59,7 @@ _HOMES = {
     "WordWeights": "skembed.training",
     "unload_models": "skembed.weights",
 }
-_MODULES = ("exceptions", "model_selection", "testing")
+_MODULES = ("exceptions", "inspection", "model_selection", "neighbors", "testing")
 _ROOMS = ("text", "image", "audio")
 
 __all__ = [
@@ -85,8 +85,10 @@ __all__ = [
     "WordWeights",
     "__version__",
     "exceptions",
+    "inspection",
     "list_models",
     "model_selection",
+    "neighbors",
     "testing",
     "unload_models",
 ]

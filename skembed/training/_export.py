@@ -6,10 +6,6 @@ Owns the folder and its card; the backbones write what their libraries read.
 from __future__ import annotations
 
 import os
-import shutil
-import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -17,9 +13,9 @@ from typing import Any
 import torch
 
 from skembed._backbone import Ending, Exported
+from skembed._folders import refuse_full, written_whole
 from skembed._parameters import plain
 from skembed.engine import BackboneEncoder
-from skembed.exceptions import InvalidParameterError
 from skembed.modules import write_state
 from skembed.training._trained import state_of
 
@@ -40,11 +36,11 @@ _DEPENDENCIES = ("skembed", "torch", "transformers")
 def export(encoder: BackboneEncoder, folder: str | os.PathLike[str], embedder: Any) -> Path:
     """Write the model that an embedder's encoder runs into a new folder; return the folder."""
     place = Path(folder).expanduser()
-    _refuse_full(place)
+    refuse_full(place)
     backbone = encoder.backbone
     ending = Ending(backbone.projection, encoder.n_components, bool(encoder.normalize))
     module = backbone.source.read(backbone.load)
-    with _written_whole(place) as draft:
+    with written_whole(place) as draft:
         exported = backbone.export(module, draft, ending)
         if ending.projection is not None and not exported.is_finished:
             named = {"weight": ending.projection.weight, "bias": ending.projection.bias}
@@ -52,38 +48,6 @@ def export(encoder: BackboneEncoder, folder: str | os.PathLike[str], embedder: A
         card = _card(encoder, ending, exported, embedder)
         (draft / "README.md").write_text(card, encoding="utf-8")
     return place
-
-
-def _refuse_full(place: Path) -> None:
-    if place.is_dir():
-        names = sorted(each.name for each in place.iterdir())
-        if not names:
-            return
-        more = f" and {len(names) - 5} more" if len(names) > 5 else ""
-        found = f"it holds {', '.join(names[:5])}{more}"
-    elif place.exists() or place.is_symlink():
-        found = "there is a file of this name"
-    else:
-        return
-    raise InvalidParameterError(
-        f"folder={str(place)!r}: expected a new or empty folder, but {found}. Nothing is "
-        "overwritten: choose another folder, or remove this one."
-    )
-
-
-@contextmanager
-def _written_whole(place: Path) -> Iterator[Path]:
-    """Yield a draft beside a folder, which takes its place once all is written."""
-    place.parent.mkdir(parents=True, exist_ok=True)
-    draft = place.with_name(f".{place.name}.{uuid.uuid4().hex}.partial")
-    draft.mkdir()
-    try:
-        yield draft
-        if place.is_dir():
-            place.rmdir()  # which fails if something has come into it since
-        draft.rename(place)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
 
 
 def _card(encoder: BackboneEncoder, ending: Ending, exported: Exported, embedder: Any) -> str:
