@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from skembed._later import later
 from skembed._optional import import_optional
 from skembed.exceptions import SkembedError
 
 __all__ = ["draw_thumbnails", "far_apart", "open_picture"]
 
 _SIDE = 40  # pixels
+
+_check_images = later("skembed.image._inputs", "check_images")
 
 
 def draw_thumbnails(
@@ -54,15 +56,13 @@ def far_apart(places: NDArray[np.float32], n: int) -> list[int]:
 
 
 def open_picture(image: Any, side: int) -> Any:
-    """Return a picture as a PIL image in RGB of at most `side` pixels."""
-    pil = import_optional("PIL.Image", extra="plot", purpose="A map with pictures")
+    """Return a picture, as `ImageEmbedder` sees it, as a PIL image of at most `side` pixels."""
+    checked = _check_images([image])
     try:
-        if isinstance(image, (str, os.PathLike)):
-            image = pil.open(image)
-        elif not isinstance(image, pil.Image):
-            image = pil.fromarray(np.asarray(image))
-        found = image.convert("RGB")
-    except (OSError, TypeError, ValueError) as error:
+        if checked.faults:
+            raise SkembedError(checked.faults[0])
+        found = checked.items[0].open()
+    except Exception as error:  # decoders raise whatever damage leads them to
         raise SkembedError(f"images: {image!r:.100} cannot be drawn: {error}") from error
     found.thumbnail((side, side))
     return found

@@ -5,6 +5,7 @@ import sys
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+from PIL import Image
 from sklearn.datasets import make_blobs
 from sklearn.linear_model import LogisticRegression
 from sklearn.manifold import trustworthiness
@@ -18,6 +19,7 @@ from skembed.exceptions import (
     MissingDependencyError,
     SkembedWarning,
 )
+from skembed.inspection._thumbnails import open_picture
 
 VECTORS, CLASSES = make_blobs(60, 8, centers=3, random_state=0)
 NAMES = np.array(["cats", "dogs", "bills"])[CLASSES]
@@ -178,3 +180,11 @@ def test_without_umap_the_line_that_installs_it_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "umap", None)
     with pytest.raises(MissingDependencyError, match=r"pip install skembed\[maps\]"):
         draw(method="umap")
+
+
+def test_pictures_on_a_map_are_upright_as_they_are_embedded(tmp_path):
+    picture = Image.new("RGB", (30, 10), "red")
+    orientation = Image.Exif()
+    orientation[0x0112] = 6  # turned by a quarter
+    picture.save(tmp_path / "a.jpg", exif=orientation)
+    assert open_picture(tmp_path / "a.jpg", 40).size == (10, 30)
