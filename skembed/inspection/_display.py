@@ -301,6 +301,7 @@ class EmbeddingMapDisplay:
             chosen = [images[i] for i in self.rows.tolist()]
             draw_thumbnails(ax, self.places, chosen, n_images)
         ax.set(xticks=[], yticks=[], aspect="auto")
+        ax.spines[:].set_color("0.8")
         ax.set_xlabel(self._caption(), fontsize="small", color="0.3")
         return self
 

@@ -97,7 +97,9 @@ class Comparison:
             ax.errorbar(scores, places, xerr=widths, fmt="o", capsize=3, label=probe)
         ax.set_yticks(np.arange(len(names)), names)
         ax.set_xlabel(f"{self.score_name}, mean over folds and its interval of 95%")
-        ax.legend(title="probe", fontsize="small")
+        ax.legend(title="probe", loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
+        ax.grid(axis="x", color="0.9")
+        ax.spines[["top", "right"]].set_visible(False)
         return ax
 
     def __str__(self) -> str:
