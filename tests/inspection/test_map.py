@@ -67,8 +67,10 @@ def test_rows_of_no_cluster_are_grey_and_rare_classes_share_a_colour():
     assert sum(len(each.get_offsets()) for each in points) == 60
 
 
-def test_names_on_the_map_do_not_overlap():
-    display = draw(y=np.array([f"a long name {i}" for i in CLASSES]), ax=plt.figure().subplots())
+@pytest.mark.parametrize("n_classes", [3, 16])
+def test_names_on_the_map_do_not_overlap(n_classes):
+    names = np.array([f"a long name {i % n_classes}" for i in range(60)])
+    display = draw(y=names, ax=plt.figure().subplots())
     display.figure_.canvas.draw()
     boxes = [text.get_window_extent() for text in display.labels_]
     assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
