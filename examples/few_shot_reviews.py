@@ -83,7 +83,11 @@ for place, found in enumerate(scores.values()):
     left.plot(place, np.mean(found), "_", color="black", markersize=30)
 left.set_xticks(range(len(scores)), scores)
 left.axhline(0.5, color="0.7", linestyle="--")
-left.set(ylabel="balanced accuracy", title="Each draw of labels, and the mean")
+left.set(
+    xlim=(-0.5, len(scores) - 0.5),
+    ylabel="balanced accuracy (dashed: chance)",
+    title="Each draw of labels, and the mean",
+)
 left.spines[["top", "right"]].set_visible(False)
 TrainingCurveDisplay.from_estimator(ways["contrastive"], ax=right)
 right.set_title("contrastive: training on the last draw")
