@@ -77,8 +77,8 @@ for n in (8, 32):
 # %%
 # So?
 # ---
-# With 32 clothes of each kind training the whole network pays; with 8 it gains so little that it may
-# be chance. A trained projection gains nothing here: the logistic regression can do all that it
+# With 32 clothes of each kind training the whole network pays; with 8 it gains so little that it
+# may be chance. A trained projection gains nothing here: the logistic regression can do all that it
 # does. On the right is the last training, full, on 32 of each kind, of which it held out a fifth:
 # the epoch with the least loss there is kept.
 figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
