@@ -76,6 +76,14 @@ def test_names_on_the_map_do_not_overlap(n_classes):
     assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
 
 
+def test_a_name_stands_where_most_of_its_class_is_not_between_its_parts():
+    rng = np.random.default_rng(0)
+    parts = np.repeat([[0, 0], [0, 9], [9, 0]], [700, 500, 500], axis=0)
+    places = rng.normal(scale=0.3, size=(1700, 2)) + parts
+    display = EmbeddingMapDisplay(places=places, y=["apart"] * 1700).plot()
+    assert np.abs(display.labels_[0].get_position()).max() < 0.3
+
+
 def test_the_quality_is_that_of_a_slow_count():
     display = draw(metric="euclidean")
     quality, places = display.quality_, display.places
