@@ -183,6 +183,6 @@ if find_spec("matplotlib") and find_spec("adjustText"):
 
     from skembed import EmbeddingMapDisplay
 
-    display = EmbeddingMapDisplay.from_embeddings(vectors[labelled], y, legend=False)
+    display = EmbeddingMapDisplay.from_embeddings(vectors[labelled], y, legend=False, s=10)
     display.ax_.set_title(f"{len(y):,} docstrings, coloured by area")
     plt.show()
