@@ -5,6 +5,7 @@ Knows vectors and what the user says of their rows, not where they come from.
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from typing import Any
 
@@ -27,6 +28,7 @@ from skembed.inspection._thumbnails import draw_thumbnails
 
 __all__ = ["EmbeddingMapDisplay"]
 
+_INCHES_OF_CHARACTER = 0.07  # of the caption
 _NAMES = {"umap": "UMAP", "tsne": "t-SNE", "pca": "PCA", "given": "Map"}
 
 
@@ -332,7 +334,12 @@ class EmbeddingMapDisplay:
     def _caption(self) -> str:
         n, name = len(self.places), _NAMES.get(self.method, self.method)
         of = f"{n:,} rows" if n == self.n_rows else f"{n:,} of {self.n_rows:,} rows"
-        return f"{name} of {of}" + (f"\n{self.quality_}" if self.quality_ is not None else "")
+        if self.quality_ is None:
+            return f"{name} of {of}"
+        inches = self.ax_.get_window_extent().width / self.figure_.dpi
+        # So that captions of maps side by side do not run into each other.
+        width = max(20, round(inches / _INCHES_OF_CHARACTER))
+        return "\n".join([f"{name} of {of}", *textwrap.wrap(str(self.quality_), width)])
 
 
 def _chosen(

@@ -1,6 +1,7 @@
 """A map shows every row once, says how far it can be trusted, and is the same again."""
 
 import sys
+from itertools import pairwise
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -101,6 +102,15 @@ def test_the_quality_is_that_of_a_slow_count():
     expected = trustworthiness(vectors, places, n_neighbors=10)
     assert quality.trustworthiness == pytest.approx(expected)
     assert f"{quality.knn_recall:.0%} of each row's 10" in display.ax_.get_xlabel()
+
+
+def test_captions_of_maps_side_by_side_do_not_meet():
+    figure, axes = plt.subplots(1, 3, figsize=(12, 4), layout="constrained")
+    for ax in axes:
+        draw(ax=ax)
+    figure.canvas.draw()
+    boxes = [ax.xaxis.label.get_window_extent() for ax in axes]
+    assert not any(a.overlaps(b) for a, b in pairwise(boxes))
 
 
 def test_a_map_of_noise_says_that_it_lies():
