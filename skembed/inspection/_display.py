@@ -6,6 +6,7 @@ Knows vectors and what the user says of their rows, not where they come from.
 from __future__ import annotations
 
 import os
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,7 @@ from skembed.inspection._thumbnails import draw_thumbnails
 
 __all__ = ["EmbeddingMapDisplay"]
 
+_INCHES_OF_CHARACTER = 0.07  # of the caption
 _NAMES = {"umap": "UMAP", "tsne": "t-SNE", "pca": "PCA", "given": "Map"}
 
 
@@ -290,7 +292,12 @@ class EmbeddingMapDisplay:
             chosen = [images[i] for i in self.rows.tolist()]
             draw_thumbnails(ax, self.places, chosen, n_images)
         ax.set(xticks=[], yticks=[], aspect="auto")
-        ax.set_xlabel(self._caption(), fontsize="small", color="0.3")
+        ax.spines[:].set_color("0.8")
+        # So that captions of maps side by side do not run into each other.
+        inches = ax.get_window_extent().width / ax.figure.dpi
+        width = max(20, round(inches / _INCHES_OF_CHARACTER))
+        lines = [textwrap.fill(line, width) for line in self._caption().splitlines()]
+        ax.set_xlabel("\n".join(lines), fontsize="small", color="0.3")
         return self
 
     def place(self, vectors: Any) -> NDArray[np.float32]:

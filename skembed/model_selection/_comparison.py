@@ -6,10 +6,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
 
 from skembed._optional import import_optional
+from skembed.model_selection._measure import FACTS, Found
 
-__all__ = ["Comparison"]
+__all__ = ["Comparison", "interval", "summarize"]
+
+_CONFIDENCE = 0.95
 
 
 class Comparison:
@@ -42,10 +47,27 @@ class Comparison:
     def frame(self) -> Any:
         """The rows as a DataFrame of pandas, by probe and embedder.
 
-        `score` and `score_interval` (half its width); `behind_best`, the mean difference to the
-        best, and half the width of its interval; `agreement`; `clusters`; `fit_seconds` of a fold;
-        `load_seconds` of the model; `rows_per_second`, and `again_per_second` once stored; `width`;
-        `weights_mib`, the size of the model's files.
+        score, score_interval
+            Mean over the folds, and half the width of its interval.
+        behind_best, behind_interval
+            Mean difference to the probe's best, and half the width of its interval.
+        agreement
+            Share of the 10 nearest training rows that are of a row's class; of numbers the R2 of
+            their mean.
+        clusters
+            Adjusted Rand index of k-means on the vectors of test rows, with as many clusters as
+            classes.
+        fit_seconds
+            Of `fit_transform` on a fold's training rows; 0 of frozen models, which learn nothing.
+        load_seconds
+            Until a frozen model has embedded its first row, less if it was in memory before.
+        rows_per_second, again_per_second
+            Of the first `transform`, counting rows that were not stored yet (NaN if all were), and
+            of a second one.
+        width
+            Number of features.
+        model_mib
+            Size of the model's weights, or of what a baseline has learned.
         """
         pandas = import_optional("pandas", extra="examples", purpose="Comparison.frame")
         return pandas.DataFrame(self.rows).set_index(["probe", "embedder"])
@@ -75,28 +97,66 @@ class Comparison:
             ax.errorbar(scores, places, xerr=widths, fmt="o", capsize=3, label=probe)
         ax.set_yticks(np.arange(len(names)), names)
         ax.set_xlabel(f"{self.score_name}, mean over folds and its interval of 95%")
-        ax.legend(title="probe", fontsize="small")
+        ax.legend(title="probe", loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
+        ax.grid(axis="x", color="0.9")
+        ax.spines[["top", "right"]].set_visible(False)
         return ax
 
     def __str__(self) -> str:
         probes = list(dict.fromkeys(row["probe"] for row in self.rows))
-        return " ".join(self._sentence(probe) for probe in probes)
+        return "\n".join(self._sentence(probe) for probe in probes)
 
     __repr__ = __str__
 
     def _sentence(self, probe: str) -> str:
         best, *others = (row for row in self.rows if row["probe"] == probe)
         text = f"{probe}: {best['embedder']} has the best {self.score_name}, {best['score']:.3f}"
-        if not others:
-            return text + "."
         worse = [r for r in others if r["behind_best"] + r["behind_interval"] < 0]
-        alike = [r["embedder"] for r in others if r not in worse]
-        said = []
+        alike = [r for r in others if r not in worse]
         if worse:
-            said.append(
-                "better by more than noise than "
-                + ", ".join(f"{r['embedder']} ({r['behind_best']:+.3f})" for r in worse)
-            )
+            text += f"; better by more than noise than {', '.join(map(_difference, worse))}"
         if alike:
-            said.append(f"not told apart from {', '.join(alike)}")
-        return f"{text}; {' and '.join(said)}."
+            text += f"; not told apart from {', '.join(map(_difference, alike))}"
+        return text + "."
+
+
+def _difference(row: Mapping[str, Any]) -> str:
+    width = row["behind_interval"]
+    by = f"{abs(row['behind_best']):.3f}" + ("" if np.isnan(width) else f" ± {width:.3f}")
+    return f"{row['embedder']} ({by} lower)"
+
+
+def interval(values: NDArray[np.float64], share: float) -> float:
+    """Return half the width of a mean's interval; `share` is that of test to training rows."""
+    n = len(values)
+    if n < 2:
+        return np.nan
+    variance = values.var(ddof=1) * (1 / n + share)
+    return float(stats.t.ppf((1 + _CONFIDENCE) / 2, n - 1) * np.sqrt(variance))
+
+
+def summarize(found: Mapping[str, Found], share: float, score_name: str) -> Comparison:
+    """Return all as rows of a table, the best first for each probe."""
+    rows: list[dict[str, Any]] = []
+    for probe in next(iter(found.values())).scores:
+        scores = {name: np.array(each.scores[probe]) for name, each in found.items()}
+        order = sorted(scores, key=lambda name: -scores[name].mean())
+        best = scores[order[0]]
+        for name in order:
+            each, behind = found[name], scores[name] - best
+            rows.append(
+                {
+                    "probe": probe,
+                    "embedder": name,
+                    "score": float(scores[name].mean()),
+                    "score_interval": interval(scores[name], share),
+                    "behind_best": float(behind.mean()),
+                    "behind_interval": interval(behind, share) if name != order[0] else 0.0,
+                    "agreement": float(np.mean(each.agreement)),
+                    "clusters": float(np.mean(each.clusters)) if each.clusters else np.nan,
+                    "fit_seconds": float(np.mean(each.fit_seconds)),
+                    **{key: each.facts.get(key, np.nan) for key in FACTS},
+                }
+            )
+    folds = {name: each.scores for name, each in found.items()}
+    return Comparison(rows, folds, score_name)

@@ -1,6 +1,7 @@
 """A map shows every row once, says how far it can be trusted, and is the same again."""
 
 import sys
+from itertools import pairwise
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -69,11 +70,21 @@ def test_rows_of_no_cluster_are_grey_and_rare_classes_share_a_colour():
     assert sum(len(each.get_offsets()) for each in points) == 60
 
 
-def test_names_on_the_map_do_not_overlap():
-    display = draw(y=np.array([f"a long name {i}" for i in CLASSES]), ax=plt.figure().subplots())
+@pytest.mark.parametrize("n_classes", [3, 16])
+def test_names_on_the_map_do_not_overlap(n_classes):
+    names = np.array([f"a long name {i % n_classes}" for i in range(60)])
+    display = draw(y=names, ax=plt.figure().subplots())
     display.figure_.canvas.draw()
     boxes = [text.get_window_extent() for text in display.labels_]
     assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
+
+
+def test_a_name_stands_where_most_of_its_class_is_not_between_its_parts():
+    rng = np.random.default_rng(0)
+    parts = np.repeat([[0, 0], [0, 9], [9, 0]], [700, 500, 500], axis=0)
+    places = rng.normal(scale=0.3, size=(1700, 2)) + parts
+    display = EmbeddingMapDisplay(places=places, y=["apart"] * 1700).plot()
+    assert np.abs(display.labels_[0].get_position()).max() < 0.3
 
 
 def test_the_quality_is_that_of_a_slow_count():
@@ -93,6 +104,15 @@ def test_the_quality_is_that_of_a_slow_count():
     expected = trustworthiness(vectors, places, n_neighbors=10)
     assert quality.trustworthiness == pytest.approx(expected)
     assert f"{quality.knn_recall:.0%} of each row's 10" in display.ax_.get_xlabel()
+
+
+def test_captions_of_maps_side_by_side_do_not_meet():
+    figure, axes = plt.subplots(1, 3, figsize=(12, 4), layout="constrained")
+    for ax in axes:
+        draw(ax=ax)
+    figure.canvas.draw()
+    boxes = [ax.xaxis.label.get_window_extent() for ax in axes]
+    assert not any(a.overlaps(b) for a, b in pairwise(boxes))
 
 
 def test_a_map_of_noise_says_that_it_lies():
