@@ -56,7 +56,7 @@ def compare_embedders(
     X : collection of n_rows rows
         As the embedders take them.
     y : array-like of shape (n_rows,)
-        Classes (names or whole numbers), or numbers (of a floating-point type).
+        Classes (names, whole numbers, or two values), or numbers (of a floating-point type).
     probe : {"linear", "neighbors"}, tuple of these, or dict of str to estimator, \
             default=("linear", "neighbors")
         What learns from vectors: a logistic or ridge regression whose penalty is chosen by
@@ -87,7 +87,8 @@ def compare_embedders(
     Notes
     -----
     Intervals are of 95%, of Student's t over the folds, with the variance enlarged because folds
-    share rows [1]_; those of differences are of pairs, fold by fold.
+    share rows [1]_. Those of differences are of pairs, fold by fold, and hold for all embedders
+    together (Bonferroni): with more candidates it takes more to be better than noise.
 
     References
     ----------
@@ -118,7 +119,8 @@ def compare_embedders(
     task = Task(X, y, folds, probes, scoring, random_state)
     found = {name: measure(name, embedder, task) for name, embedder in embedders.items()}
     share = float(np.mean([len(test) / len(train) for train, test in folds]))
-    return summarize(found, share, _name_of(scoring, is_classes))
+    n_test = float(np.mean([len(test) for _, test in folds]))
+    return summarize(found, share, n_test, _name_of(scoring, is_classes))
 
 
 def _check_embedders(embedders: Any) -> None:
@@ -163,6 +165,8 @@ def _check_targets(given: Any, n_rows: int, cv: Any) -> NDArray[Any]:
         raise InvalidInputError(
             f"y: expected two classes or more, got {y.tolist()[0]!r:.100} alone."
         )
+    if y.dtype.kind == "f" and len(found) == 2:  # such as 0.0 and 1.0
+        y = (y == found[1]).astype(np.int64)
     if y.dtype.kind != "f" and isinstance(cv, (int, np.integer)) and counts.max() < cv:
         raise InvalidInputError(
             f"y: expected at least cv={cv} rows of a class, got {len(found):,} classes of at most "
@@ -201,4 +205,5 @@ def _probes(probe: Any, is_classes: bool, n_neighbors: int) -> dict[str, BaseEst
 def _name_of(scoring: Any, is_classes: bool) -> str:
     if scoring is None:
         return "accuracy" if is_classes else "R2"
-    return scoring if isinstance(scoring, str) else getattr(scoring, "__name__", "score")
+    name = scoring if isinstance(scoring, str) else getattr(scoring, "__name__", "score")
+    return "score" if name == "<lambda>" else name

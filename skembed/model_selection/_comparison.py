@@ -126,24 +126,36 @@ def _difference(row: Mapping[str, Any]) -> str:
     return f"{row['embedder']} ({by} lower)"
 
 
-def interval(values: NDArray[np.float64], share: float) -> float:
-    """Return half the width of a mean's interval; `share` is that of test to training rows."""
+def interval(
+    values: NDArray[np.float64], share: float, *, n_intervals: int = 1, least_std: float = 0.0
+) -> float:
+    """Return half the width of a mean's interval; `share` is that of test to training rows.
+
+    Of several intervals all hold together with the confidence of one (Bonferroni).
+    """
     n = len(values)
     if n < 2:
         return np.nan
-    variance = values.var(ddof=1) * (1 / n + share)
-    return float(stats.t.ppf((1 + _CONFIDENCE) / 2, n - 1) * np.sqrt(variance))
+    std = max(values.std(ddof=1), least_std) * np.sqrt(1 / n + share)
+    outside = (1 - _CONFIDENCE) / n_intervals
+    return float(stats.t.ppf(1 - outside / 2, n - 1) * std)
 
 
-def summarize(found: Mapping[str, Found], share: float, score_name: str) -> Comparison:
-    """Return all as rows of a table, the best first for each probe."""
+def summarize(
+    found: Mapping[str, Found], share: float, n_test: float, score_name: str
+) -> Comparison:
+    """Return all as rows of a table, the best first for each probe; a fold has `n_test` rows."""
     rows: list[dict[str, Any]] = []
+    # The best was chosen by the same scores: with each rival, chance has one try more. And folds
+    # of few rows differ alike by chance, so no difference is known better than to half a row.
+    of_differences = {"n_intervals": max(1, len(found) - 1), "least_std": 0.5 / n_test}
     for probe in next(iter(found.values())).scores:
         scores = {name: np.array(each.scores[probe]) for name, each in found.items()}
         order = sorted(scores, key=lambda name: -scores[name].mean())
         best = scores[order[0]]
         for name in order:
             each, behind = found[name], scores[name] - best
+            width = interval(behind, share, **of_differences) if name != order[0] else 0.0
             rows.append(
                 {
                     "probe": probe,
@@ -151,7 +163,7 @@ def summarize(found: Mapping[str, Found], share: float, score_name: str) -> Comp
                     "score": float(scores[name].mean()),
                     "score_interval": interval(scores[name], share),
                     "behind_best": float(behind.mean()),
-                    "behind_interval": interval(behind, share) if name != order[0] else 0.0,
+                    "behind_interval": width,
                     "agreement": float(np.mean(each.agreement)),
                     "clusters": float(np.mean(each.clusters)) if each.clusters else np.nan,
                     "fit_seconds": float(np.mean(each.fit_seconds)),

@@ -12,12 +12,14 @@ from sklearn.neighbors import LocalOutlierFactor
 from sklearn.utils import check_array
 
 from skembed._inputs import labels_of
-from skembed.exceptions import InvalidParameterError
+from skembed.exceptions import InvalidParameterError, SkembedWarning, warn_user
 from skembed.neighbors._copies import Copies
 from skembed.neighbors._transformer import ANNTransformer
 from skembed.neighbors._vectors import comparable, find_distinct
 
 __all__ = ["DuplicateGroup", "near_duplicates", "outliers"]
+
+_MOST_TIMES = 32
 
 _ROUNDING = 1e-6
 """Unit vectors of float32 that are equal may differ by as much."""
@@ -59,8 +61,9 @@ def near_duplicates(
         Least cosine of near duplicates. Which one fits depends on the model: look at groups from
         around it.
     n_neighbors : int, default=10
-        How many of the nearest vectors of each are looked at, copies not counted. A group of
-        rows that have more near duplicates each may come in several parts.
+        How many of the nearest vectors of each are looked at first, copies not counted. Where all
+        of them are near duplicates it is doubled, up to 32 times as many; beyond, a warning says
+        that a group may come in several parts.
     n_jobs, random_state
         As of `ANNTransformer`.
 
@@ -89,9 +92,8 @@ def near_duplicates(
     vectors = _vectors_of(X, "cosine", "near_duplicates")
     first, of = find_distinct(vectors)
     copies, distinct = Copies(of), vectors[first]
-    linked = _graph(distinct, n_neighbors, "cosine", n_jobs, random_state)
-    linked.data = (linked.data <= 1 - threshold + _ROUNDING).astype(np.float64)
-    linked.eliminate_zeros()
+    search = ANNTransformer(metric="cosine", n_jobs=n_jobs, random_state=random_state)
+    linked = _linked(search, distinct, n_neighbors, 1 - threshold + _ROUNDING)
     group_of = connected_components(linked, directed=False)[1]
     groups: list[DuplicateGroup] = []
     for numbers in _by_value(group_of):
@@ -161,6 +163,33 @@ def _vectors_of(X: Any, metric: str, owner: str) -> NDArray[Any]:
     kinds = [np.float64, np.float32]
     checked = check_array(X, dtype=kinds, ensure_all_finite=False, ensure_min_samples=0)
     return comparable(checked, metric, owner=owner, labels=labels_of(X))
+
+
+def _linked(search: ANNTransformer, vectors: NDArray[Any], k: int, most: float) -> csr_matrix:
+    """Return the graph of vectors at most so far from each other."""
+    n = len(vectors)
+    links: list[tuple[NDArray[np.int64], NDArray[np.int64]]] = []
+    rows, k, at_most = np.arange(n), min(k, n - 1), min(_MOST_TIMES * k, n - 1)
+    if n > 1:
+        search.fit(vectors)
+    while n > 1 and len(rows):
+        distances, found = search.kneighbors(vectors[rows], n_neighbors=k + 1)  # one is itself
+        near = distances <= most
+        links.append((np.repeat(rows, near.sum(axis=1)), found[near]))
+        rows = rows[near.all(axis=1)]
+        if k == at_most:
+            break
+        k = min(2 * k, at_most)
+    if n > 1 and k < n - 1 and len(rows):
+        warn_user(
+            f"{len(rows):,} rows have more than {k:,} near duplicates each, so groups may come in "
+            "several parts. Raise threshold or n_neighbors.",
+            SkembedWarning,
+        )
+    if not links:
+        return csr_matrix((n, n))
+    begins, ends = (np.concatenate(part) for part in zip(*links, strict=True))
+    return csr_matrix((np.ones(len(begins)), (begins, ends)), shape=(n, n))
 
 
 def _graph(vectors: NDArray[Any], k: int, metric: str, n_jobs: Any, random_state: Any) -> Any:

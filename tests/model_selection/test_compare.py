@@ -10,11 +10,13 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedKFold, cross_val_score
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import FunctionTransformer
+from sklearn.preprocessing import FunctionTransformer, StandardScaler
 
 from skembed import FunctionEmbedder
 from skembed.exceptions import InvalidInputError, InvalidParameterError, InvalidRowsError
 from skembed.model_selection import compare_embedders
+from skembed.model_selection._comparison import summarize
+from skembed.model_selection._measure import Found
 
 RNG = np.random.default_rng(0)
 Y = np.repeat(["a", "b", "c"], 30)
@@ -50,7 +52,7 @@ def test_the_sentence_tells_noise_from_a_difference(found):
     assert "better by more than noise than noise (0." in str(found)
     twins = {"one": PCA(6, random_state=0), "two": PCA(6, random_state=0)}
     assert "one has the best" in str(alike := compare_embedders(twins, X, Y, cv=3))
-    assert "not told apart from two (0.000 ± 0.000 lower)" in str(alike)
+    assert "not told apart from two (0.000 ± 0.0" in str(alike)
 
 
 def test_neighbours_and_clusters_agree_with_classes_or_not(found):
@@ -183,3 +185,27 @@ def test_a_rare_class_is_told_once_and_few_rows_have_fewer_neighbours():
     assert len(told) == 1
     found = compare_embedders({"x": PCA(2)}, X[26:36], Y[26:36], cv=2, probe="neighbors")
     assert len(found.folds["x"]["neighbors"]) == 2
+
+
+def judged(*scores):
+    return Found(scores={"p": list(scores)}, agreement=[0], fit_seconds=[0])
+
+
+def test_chance_does_not_make_one_of_many_equals_better():
+    rng = np.random.default_rng(0)
+    n_better = 0
+    for _ in range(300):
+        found = {str(i): judged(*rng.normal(0.8, 0.03, 5)) for i in range(10)}
+        n_better += "better" in str(summarize(found, 0.25, 100, "accuracy"))
+    assert n_better / 300 < 0.05
+
+
+def test_a_difference_alike_in_all_folds_of_few_rows_is_noise():
+    found = {"a": judged(1, 0.75, 1), "b": judged(0.75, 0.5, 0.75)}
+    assert "not told apart" in str(summarize(found, 0.5, 4, "accuracy"))
+
+
+def test_two_floats_are_classes():
+    X = np.random.default_rng(0).normal(size=(40, 3))
+    found = compare_embedders({"a": StandardScaler()}, X, (X[:, 0] > 0).astype(float), cv=2)
+    assert found.score_name == "accuracy"

@@ -7,7 +7,7 @@ from scipy.sparse.csgraph import connected_components
 from sklearn.metrics.pairwise import cosine_similarity
 from sklearn.neighbors import LocalOutlierFactor
 
-from skembed.exceptions import InvalidParameterError, InvalidRowsError
+from skembed.exceptions import InvalidParameterError, InvalidRowsError, SkembedWarning
 from skembed.neighbors import near_duplicates, outliers
 
 RNG = np.random.default_rng(0)
@@ -79,3 +79,17 @@ def test_what_does_not_fit_is_said():
             function(bad)
     with pytest.raises(InvalidParameterError, match="n_neighbors=0"):
         outliers(X, n_neighbors=0)
+
+
+def test_bunches_of_more_near_copies_than_are_looked_at_are_one_group():
+    centre = X[0]
+    bunches = [centre + 0.05 * RNG.normal(size=16) for _ in range(12)]
+    rows = np.concatenate([each + 1e-3 * RNG.normal(size=(11, 16)) for each in bunches])
+    (group,) = near_duplicates(np.concatenate([rows, X[1:50]]), threshold=0.95)
+    np.testing.assert_array_equal(group.rows, np.arange(132))
+
+
+def test_a_group_too_dense_to_be_seen_whole_is_told_of():
+    rows = X[0] + 1e-3 * RNG.normal(size=(200, 16))
+    with pytest.warns(SkembedWarning, match=r"200 rows have more than 64 near duplicates each"):
+        near_duplicates(rows, n_neighbors=2)
