@@ -148,7 +148,10 @@ def summarize(
     rows: list[dict[str, Any]] = []
     # The best was chosen by the same scores: with each rival, chance has one try more. And folds
     # of few rows differ alike by chance, so no difference is known better than to half a row.
-    of_differences = {"n_intervals": max(1, len(found) - 1), "least_std": 0.5 / n_test}
+    of_differences: dict[str, Any] = {
+        "n_intervals": max(1, len(found) - 1),
+        "least_std": 0.5 / n_test,
+    }
     for probe in next(iter(found.values())).scores:
         scores = {name: np.array(each.scores[probe]) for name, each in found.items()}
         order = sorted(scores, key=lambda name: -scores[name].mean())
