@@ -183,7 +183,7 @@ class ANNTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Estimato
 
         Returns
         -------
-        graph : csr_matrix of shape (n, n_samples_fit_)
+        graph : csr_matrix of shape (n, n_fitted)
             In each row as many values, in order of distance; zeros are explicit.
         """
         check_is_fitted(self)

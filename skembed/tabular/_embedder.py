@@ -95,7 +95,7 @@ class TabularEmbedder(ColumnsEmbedder):
         What each column was taken for.
     n_features_in_ : int
         Number of columns.
-    feature_names_in_ : ndarray of str objects of shape (n_features_in_,)
+    feature_names_in_ : ndarray of str objects of shape (n_features,)
         Names of the columns, if they are all strings.
     n_features_out_ : int
         Number of output features.
