@@ -42,9 +42,10 @@ def check_choices(method: Any, metric: Any, max_rows: Any) -> None:
         close = did_you_mean(method, METHODS)
         faults.append(f"method={shown(method)}: expected one of {expected}.{close}")
     if not callable(metric) and metric not in _METRICS:
-        close = did_you_mean(metric, _METRICS) or f" There are {', '.join(_METRICS)}."
+        close = did_you_mean(metric, _METRICS) if isinstance(metric, str) else ""
+        close = close or f" There are {', '.join(_METRICS)}."
         faults.append(f"metric={shown(metric)}: expected one of scikit-learn's metrics.{close}")
-    if not isinstance(max_rows, Integral) or max_rows < 1:
+    if isinstance(max_rows, bool) or not isinstance(max_rows, Integral) or max_rows < 1:
         faults.append(f"max_rows={shown(max_rows)}: expected an int of at least 1.")
     if faults:
         raise InvalidParameterError("\n".join(faults))
