@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from skembed._inputs import is_missing
 from skembed._optional import import_optional
 
 __all__ = ["Colours", "Legend"]
 
 _MOST_CLASSES = 20
 """Beyond so many the least frequent are drawn as one, "other"; numbers are then no classes."""
-_MOST_NAMES = 30
 _MOST_COMPARED = 500  # points of a class, to find where most of them are
 _GREY = "0.75"
 _N_SHADES = 256
@@ -49,7 +49,9 @@ class Colours:
             numbers = values.astype(np.float64)
             known = numbers[np.isfinite(numbers)]
             is_fraction = bool((known != np.round(known)).any())
-            if is_fraction or len(np.unique(known)) > _MOST_CLASSES:
+            # Clusters may be many, and are whole numbers with -1 for none.
+            is_clusters = values.dtype.kind == "i" and bool((known == -1).any())
+            if is_fraction or (len(np.unique(known)) > _MOST_CLASSES and not is_clusters):
                 self.kind, self.values = "numbers", numbers
                 return
             values = np.array([_name(each) for each in numbers.tolist()], dtype=object)
@@ -96,7 +98,7 @@ class Colours:
 
     def write_names(self, ax: Any, places: NDArray[np.float32]) -> list[Any]:
         """Write the name of each class where most of its points are, none over another."""
-        if self.kind != "classes" or len(self.classes) > _MOST_NAMES:
+        if self.kind != "classes":
             return []
         adjust = import_optional("adjustText", extra="plot", purpose="Names on a map").adjust_text
         effects = import_optional("matplotlib.patheffects", extra="plot", purpose="Names on a map")
@@ -154,10 +156,12 @@ def _middle(places: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def _name(value: Any) -> str:
-    """Return a class's name: 3.0 is "3"."""
+    """Return a class's name: 3.0 is "3"; a blank one would not be seen, in a legend not at all."""
+    if is_missing(value):
+        return "None"
     if isinstance(value, float) and value.is_integer():
         value = int(value)
-    return str(value)
+    return str(value) if str(value).strip() else "(blank)"
 
 
 def _as_number(name: str) -> tuple[float, str]:

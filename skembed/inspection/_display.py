@@ -16,15 +16,18 @@ from numpy.typing import NDArray
 from sklearn.pipeline import Pipeline
 
 from skembed._optional import import_optional
-from skembed.exceptions import (
-    InvalidInputError,
-    InvalidParameterError,
-    did_you_mean,
+from skembed.exceptions import InvalidInputError, InvalidParameterError
+from skembed.inspection._checks import (
+    check_choices,
+    check_classes,
+    check_file,
+    check_lengths,
+    check_places,
+    check_vectors,
+    numbers_of,
 )
-from skembed.inspection._checks import check_file, check_lengths, check_places, check_vectors
 from skembed.inspection._colours import Colours
 from skembed.inspection._map import (
-    METHODS,
     MapQuality,
     choose_rows,
     find_places,
@@ -54,7 +57,8 @@ class EmbeddingMapDisplay:
         The rows' vectors, by which the map is judged and new rows are placed.
     y : array-like of shape (n,), default=None
         Of each row its class, a number, or its cluster (-1: none, drawn in grey). Numbers with a
-        fraction, or more than 20 different ones, are shown as numbers, others as classes.
+        fraction, or more than 20 different ones without -1, are shown as numbers, others as
+        classes.
     rows : ndarray of shape (n,), default=None
         Positions of the rows in what was given, of which they may be a sample; None is all.
     n_rows : int, default=None
@@ -116,9 +120,11 @@ class EmbeddingMapDisplay:
         metric: str = "cosine",
         random_state: int | None = None,
     ) -> None:
+        check_choices("pca", metric, 1)
         places = check_places(places)
+        vectors = None if vectors is None else check_vectors(vectors)
         check_lengths(len(places), "places", vectors=vectors, y=y, rows=rows)
-        self.places, self.vectors, self.y = places, vectors, y
+        self.places, self.vectors, self.y = places, vectors, check_classes(y)
         self.rows = np.arange(len(places)) if rows is None else rows
         self.n_rows = len(places) if n_rows is None else n_rows
         self.method, self.metric, self.random_state = method, metric, random_state
@@ -208,13 +214,11 @@ class EmbeddingMapDisplay:
         MissingDependencyError
             If matplotlib, or umap-learn for "umap", is not installed.
         """
-        if method not in METHODS:
-            raise InvalidParameterError(
-                f"method={method!r}: expected one of {', '.join(map(repr, METHODS))}."
-                f"{did_you_mean(method, METHODS)}"
-            )
+        check_choices(method, metric, max_rows)
         given = check_vectors(vectors)
+        places = None if places is None else numbers_of(places, "places")
         check_lengths(len(given), y=y, places=places)
+        y = check_classes(y)
         rows = choose_rows(given, max_rows, random_state)
         if places is None:
             found = find_places(
@@ -225,11 +229,11 @@ class EmbeddingMapDisplay:
                 options=method_options or {},
             )
         else:
-            found, method = np.asarray(places, dtype=np.float32)[rows], "given"
+            found, method = places[rows], "given"
         display = cls(
             places=found,
             vectors=given[rows],
-            y=None if y is None else np.asarray(y)[rows],
+            y=None if y is None else y[rows],
             rows=rows,
             n_rows=len(given),
             method=method,
@@ -256,7 +260,8 @@ class EmbeddingMapDisplay:
         ax : matplotlib Axes, default=None
             Where to draw; None is a new figure.
         labels : bool, default=True
-            Whether the names of up to 30 classes stand where most of their points are.
+            Whether the names of classes that have a colour, 20 at most, stand where most of their
+            points are.
         legend : bool, default=True
             Whether classes have a legend, or numbers a colour bar.
         images : sequence of n_rows pictures, default=None
@@ -289,8 +294,7 @@ class EmbeddingMapDisplay:
         if labels:
             self.labels_ = colours.write_names(ax, self.places)
         if images is not None:
-            chosen = [images[i] for i in self.rows.tolist()]
-            draw_thumbnails(ax, self.places, chosen, n_images)
+            draw_thumbnails(ax, self.places, images, self.rows, n_images)
         ax.set(xticks=[], yticks=[], aspect="auto")
         ax.spines[:].set_color("0.8")
         # So that captions of maps side by side do not run into each other.
@@ -309,7 +313,7 @@ class EmbeddingMapDisplay:
         Parameters
         ----------
         vectors : array-like of shape (n, n_features)
-            Vectors from the same embedder.
+            Vectors from the same embedder. Rows with NaN get places of NaN.
 
         Returns
         -------
@@ -317,8 +321,8 @@ class EmbeddingMapDisplay:
         """
         if self.vectors is None:
             raise InvalidParameterError("place: the map has no vectors to compare new rows with.")
-        new = np.asarray(vectors, dtype=np.float32)
-        if new.ndim != 2 or new.shape[1] != self.vectors.shape[1]:
+        new = check_vectors(vectors)
+        if new.shape[1] != self.vectors.shape[1]:
             raise InvalidInputError(
                 f"vectors: expected shape (n, {self.vectors.shape[1]}), got {new.shape}."
             )
@@ -350,7 +354,8 @@ class EmbeddingMapDisplay:
             The file to write.
         texts, images, sounds : sequence of n_rows, default=None
             What to show of each row, also of rows that are not on the map: texts; pictures, as for
-            `ImageEmbedder`; sounds, as for `AudioEmbedder`. Without texts, files show their names.
+            `ImageEmbedder`; sounds, as for `AudioEmbedder`; None for a row without one. Without
+            texts, files show their names.
         title : str, default="Map of embeddings"
         cmap : str or matplotlib Colormap, default=None
             Colours of numbers, as for `plot`.
@@ -376,21 +381,13 @@ class EmbeddingMapDisplay:
         InvalidParameterError
             If the file cannot be there, or would be too large.
         """
-        path = Path(path)
-        sizes = {"image_size": image_size, "sound_seconds": sound_seconds}
-        check_file(path, title, **sizes, max_megabytes=max_megabytes)
+        path = Path(path).expanduser()
+        sizes: dict[str, Any] = {"sound_seconds": sound_seconds, "max_megabytes": max_megabytes}
+        check_file(path, title, image_size, **sizes)
+        of_rows = {"texts": texts, "images": images, "sounds": sounds}
+        looks = {"title": title, "cmap": cmap, "image_size": image_size}
         page = page_of(
-            self,
-            caption=self._caption(),
-            texts=texts,
-            images=images,
-            sounds=sounds,
-            title=title,
-            cmap=cmap,
-            image_size=image_size,
-            sound_seconds=sound_seconds,
-            sampling_rate=sampling_rate,
-            max_megabytes=max_megabytes,
+            self, caption=self._caption(), sampling_rate=sampling_rate, **of_rows, **looks, **sizes
         )
         path.write_bytes(page)
         return path

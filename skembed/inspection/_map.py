@@ -127,7 +127,7 @@ def judge(
     )
     near, near_here = (
         _neighbours(NearestNeighbors(n_neighbors=k + 1, metric=m).fit(each), each, chosen)
-        for each, m in ((vectors, metric), (places, "euclidean"))
+        for each, m in (_searchable(vectors, metric), (places, "euclidean"))
     )
     shared = [len(set(a) & set(b)) for a, b in zip(near, near_here, strict=True)]
     return MapQuality(float(trust), float(np.mean(shared)) / k, k)
@@ -144,13 +144,20 @@ def _neighbours(
     ]
 
 
+def _searchable(vectors: NDArray[np.float32], metric: str) -> tuple[NDArray[np.float32], str]:
+    """Return vectors and a metric by which rows have the same neighbours, found fast."""
+    if metric != "cosine":
+        return vectors, metric
+    norms = np.linalg.norm(vectors, axis=1, keepdims=True)
+    is_zero = norms == 0
+    # In a column of their own zeros are at right angles to all, as scikit-learn has them.
+    unit = np.hstack([vectors / np.where(is_zero, 1, norms), is_zero])
+    return unit, "euclidean"  # many times faster than scikit-learn's cosine
+
+
 def nearest_rows(vectors: NDArray[np.float32], *, metric: str) -> NDArray[np.uint32]:
     """Return the nearest others of each row, nearest first, shape (n, up to `N_NEIGHBORS`)."""
-    if metric == "cosine":  # unit vectors have the same neighbours, found many times faster
-        norms = np.linalg.norm(vectors, axis=1, keepdims=True)
-        is_zero = norms == 0
-        # In a column of their own zeros are at right angles to all, as scikit-learn has them.
-        vectors, metric = np.hstack([vectors / np.where(is_zero, 1, norms), is_zero]), "euclidean"
+    vectors, metric = _searchable(vectors, metric)
     k = min(N_NEIGHBORS, len(vectors) - 1)
     found = NearestNeighbors(n_neighbors=k, metric=metric).fit(vectors).kneighbors()[1]
     nearest: NDArray[np.uint32] = found.astype("<u4")
@@ -166,12 +173,17 @@ def place_one_by_one(
 ) -> NDArray[np.float32]:
     """Return places of new rows on a map: the mean of their nearest rows', by squared nearness.
 
-    A row equal to one of the map lands on it. No row's place depends on the other new rows.
+    A row equal to one of the map lands on it. No row's place depends on the other new rows. Rows
+    with NaN have places of NaN.
     """
+    found = np.full((len(new), 2), np.nan, dtype=np.float32)
+    is_whole = np.isfinite(new).all(axis=1)
+    if not is_whole.any() or not len(vectors):
+        return found
     k = min(N_NEIGHBORS, len(vectors))
     search = NearestNeighbors(n_neighbors=k, metric=metric, algorithm="brute").fit(vectors)
-    distances, rows = search.kneighbors(new)
+    distances, rows = search.kneighbors(new[is_whole])
     weights = 1 / np.maximum(distances, 1e-6) ** 2  # below it, rounding
     weights /= weights.sum(axis=1, keepdims=True)
-    found: NDArray[np.float32] = np.einsum("nk,nkd->nd", weights, places[rows]).astype(np.float32)
+    found[is_whole] = np.einsum("nk,nkd->nd", weights, places[rows])
     return found

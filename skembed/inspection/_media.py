@@ -19,9 +19,10 @@ import soundfile
 from numpy.typing import NDArray
 from PIL import features
 
-from skembed._inputs import CheckedRows, column_of
+from skembed._inputs import CheckedRows, is_missing
 from skembed._later import later
 from skembed.exceptions import InvalidRowsError, describe_rows
+from skembed.inspection._checks import hint_of_range, items_of
 
 __all__ = ["PICTURE_TYPE", "SOUND_TYPE", "Media", "names_of_files"]
 
@@ -57,28 +58,33 @@ class Media:
     ) -> None:
         self._rows, self._refuse_larger = rows, refuse_larger
 
-    def pictures(self, images: Any, *, side: int) -> list[str]:
-        """Return each picture, at most `side` pixels high and wide."""
-        checked = _check_images(self._some(images, "images"))
-        return self._encode_all(checked, partial(_thumbnail, side=side), "images")
+    def pictures(self, images: Any, *, side: int) -> list[str | None]:
+        """Return each picture, at most `side` pixels high and wide; None is none."""
+        some, where = self._some(images, "images")
+        encode = partial(_thumbnail, side=side)
+        return self._encode_all(_check_images(some), where, encode, "images")
 
-    def sounds(self, sounds: Any, *, seconds: float, rate: float | None) -> list[str]:
+    def sounds(self, sounds: Any, *, seconds: float, rate: float | None) -> list[str | None]:
         """Return the beginning of each sound; `rate` is that of arrays that come without one."""
-        checked = _check_sounds(self._some(sounds, "sounds"), sampling_rate=rate)
-        return self._encode_all(checked, partial(_clip, n_samples=round(seconds * _RATE)), "sounds")
+        some, where = self._some(sounds, "sounds")
+        encode = partial(_clip, n_samples=round(seconds * _RATE))
+        return self._encode_all(_check_sounds(some, sampling_rate=rate), where, encode, "sounds")
 
-    def _some(self, values: Any, what: str) -> Any:
-        if getattr(values, "ndim", 1) > 1 and not hasattr(values, "columns"):
-            return values[self._rows]  # a stack
-        column = column_of(values, what=what, example="a list of paths")
-        return [column[i] for i in self._rows.tolist()]
+    def _some(self, values: Any, what: str) -> tuple[Any, list[int]]:
+        """Return what rows of the map have, and which rows: others have none."""
+        items = items_of(values, what)
+        if getattr(items, "ndim", 1) > 1:
+            return items[self._rows], list(range(len(self._rows)))
+        some = [items[i] for i in self._rows.tolist()]
+        where = [i for i, item in enumerate(some) if not is_missing(item)]
+        return [some[i] for i in where], where
 
     def _encode_all(
-        self, checked: CheckedRows, encode: Callable[[Any], bytes], what: str
-    ) -> list[str]:
-        found: list[str] = []
-        faults = {int(self._rows[i]): why for i, why in checked.faults.items()}
-        n_bytes, n = 0, len(checked.items)
+        self, checked: CheckedRows, where: list[int], encode: Callable[[Any], bytes], what: str
+    ) -> list[str | None]:
+        found: list[str | None] = [None] * len(self._rows)
+        faults = {int(self._rows[where[i]]): why for i, why in checked.faults.items()}
+        n_bytes, n_done, n = 0, 0, len(checked.items)
 
         def attempt(i: int) -> str | Exception:
             try:
@@ -90,18 +96,19 @@ class Media:
             for start in range(0, n, _N_AT_ONCE):
                 here = range(start, min(start + _N_AT_ONCE, n))
                 for i, data in zip(here, pool.map(attempt, here), strict=True):
+                    place = where[checked.positions[i]]
                     if isinstance(data, str):
-                        found.append(data)
-                        n_bytes += len(data)
+                        found[place] = data
+                        n_bytes, n_done = n_bytes + len(data), n_done + 1
                     else:
-                        row = int(self._rows[checked.positions[i]])
-                        faults[row] = str(data) or type(data).__name__
-                self._refuse_larger(what, n_bytes, len(found))
+                        faults[int(self._rows[place])] = str(data) or type(data).__name__
+                self._refuse_larger(what, n_bytes, n_done)
         if faults:
             raise InvalidRowsError(
                 f"{what}: {len(faults):,} of the map's {len(self._rows):,} rows cannot be shown:"
                 f"{describe_rows(dict(sorted(faults.items())))}\n"
-                "Fix them, or leave these rows out of the map.",
+                "Fix them, give None for a row without one, or leave these rows out of the map."
+                f"{hint_of_range(' '.join(faults.values()))}",
                 faults,
             )
         return found
@@ -109,10 +116,10 @@ class Media:
 
 def names_of_files(values: Any, rows: NDArray[np.int64]) -> list[str]:
     """Return the file names of some rows, "" of those that are no paths."""
-    if getattr(values, "ndim", 1) > 1 and not hasattr(values, "columns"):
+    items = items_of(values, "rows")
+    if getattr(items, "ndim", 1) > 1:
         return [""] * len(rows)
-    column = column_of(values, what="rows", example="a list of paths")
-    return [_name_of_file(column[i]) for i in rows.tolist()]
+    return [_name_of_file(items[i]) for i in rows.tolist()]
 
 
 def _name_of_file(value: Any) -> str:

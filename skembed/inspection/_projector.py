@@ -23,6 +23,7 @@ from skembed.exceptions import (
     InvalidRowsError,
     describe_rows,
 )
+from skembed.inspection._checks import items_of, numbers_of
 from skembed.inspection._metadata import columns_of, faults_of, table_of
 from skembed.inspection._sprite import MOST_PIXELS, side_of, sprite_of
 
@@ -97,7 +98,8 @@ def export_projector(
         raise InvalidParameterError(
             f"image_size={image_size!r}: expected pixels, from 1 to {MOST_PIXELS:,}."
         )
-    vectors = _vectors_of(X)
+    vectors = numbers_of(X, "X")
+    images = None if images is None else items_of(images, "pictures")
     columns = None if metadata is None else columns_of(metadata)
     _check(vectors, labels_of(X), columns, images)
     side = 0 if images is None else side_of(len(images), image_size)
@@ -110,18 +112,6 @@ def export_projector(
         config = _config(vectors.shape, columns is not None, side)
         (draft / _CONFIG).write_bytes(config.encode("ascii"))
     return place
-
-
-def _vectors_of(X: Any) -> NDArray[np.float32]:
-    if hasattr(X, "toarray"):
-        raise InvalidInputError(
-            f"X: expected dense vectors, got a sparse matrix ({type(X).__name__}). Use X.toarray()."
-        )
-    try:
-        with np.errstate(over="ignore"):  # what is too large is found to be infinite
-            return np.asarray(X, dtype=np.float32)
-    except (TypeError, ValueError) as error:
-        raise InvalidInputError(f"X: expected rows of numbers, got {X!r:.100}: {error}") from error
 
 
 def _check(

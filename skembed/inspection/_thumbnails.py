@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from skembed._inputs import is_missing
 from skembed._later import later
 from skembed._optional import import_optional
 from skembed.exceptions import SkembedError
+from skembed.inspection._checks import hint_of_range, items_of
 
 __all__ = ["draw_thumbnails", "far_apart", "open_picture"]
 
@@ -20,14 +21,17 @@ _check_images = later("skembed.image._inputs", "check_images")
 
 
 def draw_thumbnails(
-    ax: Any, places: NDArray[np.float32], images: Sequence[Any], n_images: int
+    ax: Any, places: NDArray[np.float32], images: Any, rows: NDArray[np.int64], n_images: int
 ) -> list[Any]:
-    """Draw up to `n_images` pictures on their points; return what was drawn."""
+    """Draw up to `n_images` of the pictures of some rows on their points; return what was drawn."""
     purpose = "A map with pictures"
     offsetbox = import_optional("matplotlib.offsetbox", extra="plot", purpose=purpose)
     drawn = []
-    for i in far_apart(places, n_images):
-        picture = open_picture(images[i], _SIDE)
+    items = items_of(images, "pictures")
+    some = [items[i] for i in rows.tolist()]
+    where = [i for i, image in enumerate(some) if not is_missing(image)]
+    for i in (where[j] for j in far_apart(places[where], n_images)):
+        picture = open_picture(some[i], _SIDE)
         box = offsetbox.AnnotationBbox(
             offsetbox.OffsetImage(np.asarray(picture), zoom=0.8),
             places[i],
@@ -63,6 +67,7 @@ def open_picture(image: Any, side: int) -> Any:
             raise SkembedError(checked.faults[0])
         found = checked.items[0].open()
     except Exception as error:  # decoders raise whatever damage leads them to
-        raise SkembedError(f"images: {image!r:.100} cannot be drawn: {error}") from error
+        why = f"{error}{hint_of_range(str(error))}"
+        raise SkembedError(f"images: {image!r:.100} cannot be drawn: {why}") from error
     found.thumbnail((side, side))
     return found

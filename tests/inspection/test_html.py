@@ -193,13 +193,33 @@ def test_classes_are_hidden_and_shown(page, display):
     page.fill("#query", "text")
     page.wait_for_selector("#selection:not([hidden])")
     n_left = int((display.y != "cats").sum())
-    assert page.locator("#status").text_content() == f"{n_left} rows found"
+    more = f", {180 - n_left} more in hidden classes"
+    assert page.locator("#status").text_content() == f"{n_left} rows found{more}"
     box.check()
     assert page.locator("#status").text_content() == "180 rows found"
     page.click("#none")
-    assert page.locator("#status").text_content() == "0 rows found"
+    assert page.locator("#status").text_content() == "0 rows found, 180 more in hidden classes"
     page.click("#all")
     assert page.locator("#status").text_content() == "180 rows found"
+
+
+def test_a_found_text_is_cut_only_where_the_match_would_be_out_of_sight(browser, tmp_path):
+    near, far = "A short text that ends in fish", f"{'Many words. ' * 12}Then fish, and more"
+    display = draw(PLACES[:3], NAMES[:3], VECTORS[:3])
+    path = display.to_html(tmp_path / "map.html", texts=[near, far, f"Fish. {far}"])
+    with opened(browser, path) as page:
+        page.fill("#query", "fish")
+        page.wait_for_selector("#found button")
+        said = page.locator("#found .says").all_text_contents()
+        assert said[0] == near
+        assert said[1].startswith("\u2026 ")
+        assert said[1].endswith("Then fish, and more")
+        assert said[2] == f"Fish. {far}"
+        page.click("#found button >> nth=0")
+        assert sorted(page.locator("#near-rows .says").all_text_contents()) == [
+            f"Fish. {far}",
+            far,
+        ]
 
 
 def test_a_clicked_row_has_the_neighbours_of_the_original_space(page, display):

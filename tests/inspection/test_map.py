@@ -5,8 +5,10 @@ from itertools import pairwise
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
+from scipy import sparse
 from sklearn.datasets import make_blobs
 from sklearn.linear_model import LogisticRegression
 from sklearn.manifold import trustworthiness
@@ -70,6 +72,29 @@ def test_rows_of_no_cluster_are_grey_and_rare_classes_share_a_colour():
     assert sum(len(each.get_offsets()) for each in points) == 60
 
 
+def test_many_whole_numbers_with_minus_one_are_clusters():
+    (numbers,) = draw(y=np.arange(60) % 26).points_
+    np.testing.assert_array_equal(numbers.get_array(), np.arange(60) % 26)
+    y = np.arange(60) % 26 - 1
+    display = draw(y=y)
+    assert len(display.figure_.axes) == 1
+    none, *clusters = display.points_
+    assert none.get_label() == "6 other classes"
+    kept = [int(each.get_label()) for each in clusters]
+    assert len(kept) == 19
+    np.testing.assert_allclose(none.get_offsets(), display.places[~np.isin(y, kept)])
+
+
+def test_classes_come_as_a_frame_and_missing_or_blank_ones_have_names():
+    y = pd.DataFrame({"class": ["a", "", pd.NA] * 20}, index=range(60, 0, -1))
+    display = draw(y=y)
+    names = ["none", "(blank)", "a"]
+    assert [each.get_label() for each in display.points_] == names
+    assert [each.get_text() for each in display.ax_.get_legend().get_texts()] == names
+    with pytest.raises(InvalidInputError, match=r"y: expected one value .* got shape \(60, 2\)"):
+        draw(y=np.zeros((60, 2)))
+
+
 @pytest.mark.parametrize("n_classes", [3, 16])
 def test_names_on_the_map_do_not_overlap(n_classes):
     names = np.array([f"a long name {i % n_classes}" for i in range(60)])
@@ -106,6 +131,24 @@ def test_the_quality_is_that_of_a_slow_count():
     assert f"{quality.knn_recall:.0%} of each row's 10" in display.ax_.get_xlabel()
 
 
+def test_the_recall_of_cosine_is_that_of_a_slow_count():
+    vectors = VECTORS.astype(np.float32)
+    vectors[5] = 0
+    display = draw(vectors, y=None)
+
+    def nearest(distances):
+        np.fill_diagonal(distances, np.inf)
+        return distances.argsort(axis=1, kind="stable")[:, :10]
+
+    unit = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+    places = display.places
+    near = nearest(1 - unit @ unit.T)
+    near_here = nearest(np.linalg.norm(places[:, None] - places[None], axis=-1))
+    shared = [len(set(a) & set(b)) / 10 for a, b in zip(near, near_here, strict=True)]
+    # A zero is as far from all, so that its neighbours are any.
+    assert display.quality_.knn_recall == pytest.approx(np.mean(shared), abs=1 / 60)
+
+
 def test_captions_of_maps_side_by_side_do_not_meet():
     figure, axes = plt.subplots(1, 3, figsize=(12, 4), layout="constrained")
     for ax in axes:
@@ -132,6 +175,16 @@ def test_a_new_row_lands_among_its_neighbours_whatever_comes_with_it():
     np.testing.assert_allclose(display.place(VECTORS[:5]), display.places[:5], atol=1e-4)
     spread = np.ptp(display.places, axis=0).max()
     assert np.abs(together - display.places[:5]).max() < 0.1 * spread
+
+
+def test_new_rows_without_a_vector_have_no_place():
+    display = draw()
+    new = VECTORS[:3].copy()
+    new[1, 2] = np.nan
+    found = display.place(new)
+    assert np.isnan(found[1]).all()
+    np.testing.assert_allclose(found[[0, 2]], display.place(VECTORS[[0, 2]]))
+    assert display.place(new[:0]).shape == (0, 2)
 
 
 def test_large_sets_are_sampled_and_the_caption_says_so():
@@ -168,6 +221,17 @@ def test_pictures_are_drawn_far_from_each_other():
     assert at == {tuple(display.places[i]) for i in shown}
 
 
+def test_pictures_are_those_of_the_rows_whatever_their_index_and_may_be_missing():
+    pictures = [None, *(np.full((9, 7, 3), i, dtype=np.uint8) for i in range(1, 60))]
+    images = pd.Series(pictures, index=range(60)[::-1])
+    display = draw(images=images, n_images=60)
+    boxes = [a for a in display.ax_.artists if hasattr(a, "xybox")]
+    at = {int(box.offsetbox.get_data().flat[0]): box.xy for box in boxes}
+    assert sorted(at) == list(range(1, 60))
+    for i, place in at.items():
+        np.testing.assert_allclose(place, display.places[i])
+
+
 def test_a_pipeline_is_drawn_up_to_its_classifier():
     pipe = make_pipeline(StandardScaler(), LogisticRegression()).fit(VECTORS, CLASSES)
     display = EmbeddingMapDisplay.from_estimator(pipe, VECTORS, CLASSES, method="pca")
@@ -190,6 +254,16 @@ def test_what_does_not_fit_is_said():
         draw(VECTORS[0])
     with pytest.raises(InvalidParameterError, match="Did you mean 'umap'"):
         draw(method="unap")
+    wrong = {"method": "unap", "metric": "cosin", "max_rows": -1}
+    with pytest.raises(InvalidParameterError, match=r"method=.*\nmetric=.*'cosine'.*\nmax_rows=-1"):
+        draw(**wrong)
+    with pytest.raises(InvalidParameterError, match=r"max_rows='5': expected an int of at least 1"):
+        draw(max_rows="5")
+    with pytest.raises(InvalidInputError, match=r"vectors: .* sparse .* Use vectors\.toarray\(\)"):
+        draw(sparse.csr_matrix(VECTORS))
+    for vectors in (["a text", "another"], [[1, 2], [3]]):
+        with pytest.raises(InvalidInputError, match="vectors: expected rows of numbers, got"):
+            draw(vectors)
     with pytest.raises(InvalidParameterError, match="no transform"):
         EmbeddingMapDisplay.from_estimator(LogisticRegression(), VECTORS)
     with pytest.raises(InvalidInputError, match=r"shape \(n, 8\), got \(2, 3\)"):

@@ -212,7 +212,7 @@ def test_rows_whose_pictures_or_sounds_cannot_be_read_are_named(tmp_path):
     rows = np.array([1, 3, 5])
     made = EmbeddingMapDisplay(places=PLACES[:3], rows=rows, n_rows=6)
     images = [np.zeros((4, 4), np.uint8)] * 6
-    images[1], images[3] = "missing.png", None
+    images[1], images[3] = "missing.png", {}
     images[0] = "not on the map"
     with pytest.raises(
         InvalidRowsError, match=r"images: 2 of the map's 3 rows .*\n.*row 1: no"
@@ -224,6 +224,36 @@ def test_rows_whose_pictures_or_sounds_cannot_be_read_are_named(tmp_path):
     sounds[5] = b"no sound"
     with pytest.raises(InvalidRowsError, match=r"sounds: 1 of the map's 3 rows .*\n.*row 5:"):
         made.to_html(tmp_path / "map.html", sounds=sounds, sampling_rate=8000)
+
+
+def test_rows_without_a_picture_or_sound_have_none(tmp_path):
+    picture, tone = np.zeros((4, 4), np.uint8), RNG.normal(size=800)
+    images = pd.Series(
+        [None, picture, float("nan"), picture, pd.NA, "not on the map"], list("feabcd")
+    )
+    made = EmbeddingMapDisplay(places=PLACES[:5], rows=np.arange(5), n_rows=6)
+    sounds = [tone, None, None, None, tone, None]
+    path = made.to_html(tmp_path / "a.html", images=images, sounds=sounds, sampling_rate=8000)
+    for name, expected in [("pictures", [0, 1, 0, 1, 0]), ("sounds", [1, 0, 0, 0, 1])]:
+        assert [each is not None for each in json.loads(block(path, name))] == expected
+    images.iloc[3] = "missing.png"
+    with pytest.raises(InvalidRowsError, match=r"1 of the map's 5 rows(?s:.*)give None") as caught:
+        made.to_html(tmp_path / "a.html", images=images)
+    assert list(caught.value.faults) == [3]
+    none = made.to_html(tmp_path / "none.html", images=[None] * 6)
+    assert json.loads(block(none, "pictures")) == [None] * 5
+
+
+def test_pictures_of_other_numbers_are_refused_with_what_helps_here(tmp_path):
+    digits = np.full((6, 8, 8), 16.0)
+    with pytest.raises(InvalidRowsError, match=r"no value_range: scale arrays to 0\.\.1, or to 0"):
+        display().to_html(tmp_path / "map.html", images=digits)
+
+
+def test_a_path_may_begin_with_the_home_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    assert display().to_html("~/map.html") == tmp_path / "map.html"
 
 
 def test_files_that_would_be_too_large_are_refused_with_what_to_do(tmp_path):
@@ -245,6 +275,10 @@ def test_all_parameters_that_cannot_be_are_named_at_once(tmp_path):
     wrong = {"image_size": "big", "sound_seconds": 0, "max_megabytes": None, "title": 3}
     with pytest.raises(InvalidParameterError, match="path=") as caught:
         display().to_html(tmp_path / "nowhere" / "map.html", **wrong)
+    with pytest.raises(
+        InvalidParameterError, match=r"image_size=0\.5: expected an int of at least"
+    ):
+        display().to_html(tmp_path / "map.html", image_size=0.5)
     named = [line.partition("=")[0] for line in str(caught.value).splitlines()]
     assert named == ["path", "title", "image_size", "sound_seconds", "max_megabytes"]
 

@@ -236,6 +236,11 @@ def test_what_is_no_vectors_is_said(tmp_path, vectors, said):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_pictures_that_are_no_column_are_said(tmp_path):
+    with pytest.raises(InvalidInputError, match=r"of pictures, .* got a generator. Use list"):
+        export_projector(tmp_path, X, images=(None for _ in X))
+
+
 def test_a_size_that_is_none_is_said(tmp_path):
     with pytest.raises(InvalidParameterError, match="image_size=0: expected pixels, from 1 to 8"):
         export_projector(tmp_path, X, image_size=0)

@@ -68,11 +68,11 @@ async function start() {
     return [...parts, text.slice(from)];
   }
 
-  // The beginning of a row's text, or where it has what was searched for.
-  function excerpt(row) {
+  // A row's text from its beginning, or from shortly before what was searched for.
+  function excerpt(row, isOfMatch = false) {
     const text = data.textOf(row);
-    const at = query ? text.toLowerCase().indexOf(query) : -1;
-    const from = at > 24 ? Math.max(text.lastIndexOf(" ", at - 12) + 1, at - 24) : 0;
+    const at = isOfMatch ? text.toLowerCase().indexOf(query) : -1;
+    const from = at > 0 ? Math.max(0, text.lastIndexOf(" ", at - 12) + 1, at - 24) : 0;
     return (from ? "\u2026 " : "") + text.slice(from, from + 200) || data.classOf(row);
   }
 
@@ -104,6 +104,19 @@ async function start() {
     const more = rows.length - items.length;
     if (more > 0) items.push(make("li", { className: "more" }, `and ${count(more)} more`));
     return items;
+  }
+
+  // Where the beginning of a row's text does not show what was searched for, show a later part.
+  function bringMatchesIntoSight(rows) {
+    if (query === "") return;
+    const items = [...$("found").querySelectorAll(".says")];
+    const areOut = items.map((says) => {
+      const mark = says.querySelector("mark")?.getBoundingClientRect();
+      const room = says.getBoundingClientRect();
+      const dots = says.scrollWidth > says.clientWidth ? 16 : 0;
+      return !mark || mark.left < room.left || mark.right > room.right - dots;
+    });
+    items.forEach((says, i) => areOut[i] && says.replaceChildren(...marked(excerpt(rows[i], true))));
   }
 
   // Lines from the open row to its neighbours, and rings around what is open or hovered.
@@ -197,8 +210,11 @@ async function start() {
     $("copied").hidden = true;
     $("copy").textContent = "Copy indices";
     $("copy").disabled = rows.length === 0;
-    $("status").textContent = how === "" ? "" : `${countRows(rows.length)} ${how}`;
+    const nHidden = chosen.length - rows.length;
+    const more = nHidden ? `, ${count(nHidden)} more in hidden classes` : "";
+    $("status").textContent = how === "" ? "" : `${countRows(rows.length)} ${how}${more}`;
     $("found").replaceChildren(...list(rows));
+    bringMatchesIntoSight(rows);
   }
 
   async function copyChosen() {
