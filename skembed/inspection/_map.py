@@ -5,6 +5,9 @@ Knows arrays only; draws nothing.
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -107,8 +110,21 @@ def find_places(
         reducer = TSNE(**{**own, "metric": metric, "random_state": random_state, **options})
     else:
         reducer = PCA(n_components=2, random_state=random_state, **options)
-    found: NDArray[np.float32] = np.asarray(reducer.fit_transform(vectors), dtype=np.float32)
+    with _torchs_threads_kept():
+        found: NDArray[np.float32] = np.asarray(reducer.fit_transform(vectors), dtype=np.float32)
     return found
+
+
+@contextmanager
+def _torchs_threads_kept() -> Iterator[None]:
+    """Give torch its number of threads back: UMAP's numba sets that of the OpenMP they share."""
+    torch = sys.modules.get("torch")
+    n_threads = None if torch is None else torch.get_num_threads()
+    try:
+        yield
+    finally:
+        if torch is not None:
+            torch.set_num_threads(n_threads)
 
 
 def judge(

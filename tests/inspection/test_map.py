@@ -7,6 +7,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from PIL import Image
 from scipy import sparse
 from sklearn.datasets import make_blobs
@@ -282,3 +283,14 @@ def test_pictures_on_a_map_are_upright_as_they_are_embedded(tmp_path):
     orientation[0x0112] = 6  # turned by a quarter
     picture.save(tmp_path / "a.jpg", exif=orientation)
     assert open_picture(tmp_path / "a.jpg", 40).size == (10, 30)
+
+
+def test_a_map_by_umap_leaves_torch_its_threads():
+    pytest.importorskip("umap")
+    n_threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        draw(method="umap")
+        assert torch.get_num_threads() == 1
+    finally:
+        torch.set_num_threads(n_threads)

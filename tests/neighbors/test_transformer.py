@@ -7,6 +7,7 @@ import joblib
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from sklearn.base import clone
 from sklearn.cluster import DBSCAN, HDBSCAN, SpectralClustering
 from sklearn.datasets import make_blobs
@@ -228,7 +229,14 @@ def test_hdbscan_takes_the_graph_made_symmetric():
     np.testing.assert_array_equal(found, clusters(theirs).fit_predict(BLOBS))
 
 
-def test_umap_takes_the_neighbours_of_the_graph():
+@pytest.fixture
+def threads_kept():
+    n_threads = torch.get_num_threads()  # numba sets them to the number of cores
+    yield
+    torch.set_num_threads(n_threads)
+
+
+def test_umap_takes_the_neighbours_of_the_graph(threads_kept):
     umap = pytest.importorskip("umap")
     graph = ann(14, metric="euclidean").fit_transform(BLOBS)
     known = graph.indices.reshape(200, 15), graph.data.reshape(200, 15)
