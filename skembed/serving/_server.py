@@ -8,6 +8,7 @@ from __future__ import annotations
 import ipaddress
 import os
 import signal
+import socket
 import sys
 from collections.abc import Callable
 from types import FrameType
@@ -102,10 +103,13 @@ def run_server(
     # the exit code is then 0, not the signal's.
     before = {number: signal.signal(number, end) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        socket = config.bind_socket()
-        address = f"http://{_in_url(host)}:{socket.getsockname()[1]}"
+        listening = config.bind_socket()
+        # asyncio asks for it on sockets that it makes itself. Without it the second part of an
+        # answer waits for the client's word on the first: 40 ms a request.
+        listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        address = f"http://{_in_url(host)}:{listening.getsockname()[1]}"
         say(f"loading {name}; {address}/health says when it is ready")
-        server.run(sockets=[socket])
+        server.run(sockets=[listening])
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -3,6 +3,7 @@
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -13,13 +14,14 @@ import httpx
 import joblib
 import pytest
 import skops.io
+import uvicorn
 from sklearn.decomposition import PCA
 from sklearn.pipeline import make_pipeline
 
 from skembed import FunctionEmbedder, TextEmbedder
 from skembed.__main__ import main
 from skembed.exceptions import MissingDependencyError
-from skembed.serving import is_loopback
+from skembed.serving import is_loopback, run_server
 from tests.serving.servers import ask, embed_slowly, until
 
 ROOT = Path(__file__).parents[2]
@@ -176,3 +178,19 @@ def test_the_help_of_the_command_imports_no_server_and_no_torch():
 def test_addresses_of_this_machine_alone_are_known():
     assert all(map(is_loopback, ["127.0.0.1", "127.9.9.9", "::1", "localhost"]))
     assert not any(map(is_loopback, ["0.0.0.0", "::", "192.168.0.1", "a-name", ""]))
+
+
+def test_no_part_of_an_answer_waits_for_the_clients_word_on_another(monkeypatch):
+    found = []
+
+    def accept(server, sockets):
+        (listening,) = sockets
+        listening.listen()
+        with socket.create_connection(listening.getsockname()), listening.accept()[0] as accepted:
+            found.append(accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+        listening.close()
+
+    monkeypatch.setattr(uvicorn.Server, "run", accept)
+    model = FunctionEmbedder(embed_slowly)
+    run_server(model, "slow", port=0, say=lambda line: None)
+    assert found and all(found)
