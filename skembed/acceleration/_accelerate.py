@@ -77,6 +77,8 @@ def prepare_for_training(core: nn.Module, *, device: torch.device) -> nn.Module:
 
     Its parameters are those of `core`, in float32 and under the same names; or it is `core` itself.
     """
+    if device.type == "cpu":
+        keep_freed_memory()
     core = core.to(device)
     if type(core) is TokenTransformer:
         with torch.autocast(device.type, enabled=False):

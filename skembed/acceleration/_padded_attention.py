@@ -18,19 +18,20 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from skembed.modules import Rows
+from skembed.modules import Rows, drop_out
 
 __all__ = ["attend_in_buckets"]
 
-_LEAST_FILL = 0.7
-"""A row joins a bucket if it fills at least this share of its place; 0.5 and 0.85 are slower."""
+_OF_BUCKET, _OF_PLACE = 11_000, 20
+"""What a bucket costs, and a place in it, in units of one token that looks at another.
+
+So found by profiling MiniLM on two cores; with half or twice of the first, steps take as long."""
 
 
 @dataclass(frozen=True)
 class _Bucket:
-    """Rows that are padded together, from place `start` on."""
+    """Rows that are padded together."""
 
-    start: int
     n_rows: int
     length: int
     is_token: Tensor | None  # (rows, length); None if all are
@@ -41,8 +42,13 @@ class _Buckets:
     """Where padded tokens come from, and where packed ones have gone to."""
 
     sources: Tensor  # (places,), a token for each place
-    places: Tensor  # (tokens,)
+    places: Tensor  # (tokens and those after them,)
     buckets: list[_Bucket]
+
+    @property
+    def sizes(self) -> list[int]:
+        """Places of each bucket."""
+        return [bucket.n_rows * bucket.length for bucket in self.buckets]
 
 
 def attend_in_buckets(
@@ -61,66 +67,123 @@ def attend_in_buckets(
     if key not in rows.plans:
         rows.plans[key] = _plan(rows, q.device)
     plan: _Buckets = rows.plans[key]
-    padded = [_Moved.apply(t, plan.sources, plan.places) for t in (q, k, v)]
+    places = plan.places[: rows.n_tokens]
+    # Split, not sliced: the gradient of each slice would be as large as all of them.
+    padded = [_Moved.apply(t, plan.sources, places).split(plan.sizes) for t in (q, k, v)]
     attended = []
-    for bucket in plan.buckets:
-        here = slice(bucket.start, bucket.start + bucket.n_rows * bucket.length)
-        own = [t[here].unflatten(0, (bucket.n_rows, bucket.length)).transpose(1, 2) for t in padded]
+    for bucket, *parts in zip(plan.buckets, *padded, strict=True):
+        own = [t.unflatten(0, (bucket.n_rows, bucket.length)).transpose(1, 2) for t in parts]
         mask = _mask(bucket, is_causal, window, q.device)
-        found = F.scaled_dot_product_attention(
-            own[0],
-            own[1],
-            own[2],
-            attn_mask=mask,
-            dropout_p=dropout,
-            is_causal=is_causal and mask is None,
+        found = _attend(*own, mask, is_causal=is_causal, scale=scale, dropout=dropout)
+        attended.append(found.transpose(1, 2).flatten(0, 1))
+    out: Tensor = _MovedBack.apply(torch.cat(attended), plan.places, rows.n_tokens)
+    return out
+
+
+def _attend(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    mask: Tensor | None,
+    *,
+    is_causal: bool,
+    scale: float | None,
+    dropout: float,
+) -> Tensor:
+    """Attend with torch's kernel, which knows no fast dropout on a CPU, or with products."""
+    if not dropout or q.device.type != "cpu":
+        return F.scaled_dot_product_attention(
+            *(q, k, v, mask, dropout, is_causal and mask is None),
             scale=scale,
             enable_gqa=q.shape[1] != k.shape[1],
         )
-        attended.append(found.transpose(1, 2).flatten(0, 1))
-    return torch.cat(attended).index_select(0, plan.places)
+    # In float32: for bfloat16 a product is compiled for every shape.
+    with torch.autocast("cpu", enabled=False):
+        k, v = k.float(), v.float()
+        if q.shape[1] != k.shape[1]:
+            k, v = (t.repeat_interleave(q.shape[1] // t.shape[1], 1) for t in (k, v))
+        scores = (q.float() * (q.shape[3] ** -0.5 if scale is None else scale)) @ k.transpose(2, 3)
+        if mask is None and is_causal:
+            mask = torch.ones(scores.shape[2:], dtype=torch.bool).tril_()
+        if mask is not None:
+            scores = scores.masked_fill(~mask, -torch.inf)
+        return (drop_out(scores.softmax(-1), dropout) @ v).to(q.dtype)
 
 
 class _Moved(torch.autograd.Function):
     """Tokens brought to their places, and gradients back: each token has one place.
 
-    What stands between the rows gets no gradient: attention does not see it.
+    What stands between the rows, and after them, gets no gradient: attention does not see it.
     """
 
     @staticmethod
     def forward(ctx: Any, tokens: Tensor, sources: Tensor, places: Tensor) -> Tensor:
         ctx.save_for_backward(places)
+        ctx.shape = tokens.shape
         return tokens.index_select(0, sources)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
         (places,) = ctx.saved_tensors
-        return gradient.index_select(0, places), None, None
+        back = gradient.new_empty(ctx.shape)
+        torch.index_select(gradient, 0, places, out=back[: len(places)])
+        back[len(places) :] = 0
+        return back, None, None
+
+
+class _MovedBack(torch.autograd.Function):
+    """Padded tokens brought back to their rows, and gradients of the first `n` to their places."""
+
+    @staticmethod
+    def forward(ctx: Any, tokens: Tensor, places: Tensor, n: int) -> Tensor:
+        ctx.save_for_backward(places[:n])
+        ctx.shape = tokens.shape
+        return tokens.index_select(0, places)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        (places,) = ctx.saved_tensors
+        back = gradient.new_zeros(ctx.shape)
+        return back.index_copy_(0, places, gradient[: len(places)]), None, None
 
 
 def _plan(rows: Rows, device: torch.device) -> _Buckets:
-    """Put rows into buckets, from the longest down."""
+    """Put rows of like length into buckets."""
     lengths: NDArray[np.int64] = np.array(rows.lengths, dtype=np.int64)
-    starts, order = rows.starts[:-1], np.argsort(-lengths, kind="stable")
+    starts, order = rows.starts[:-1], np.argsort(lengths, kind="stable")
     sources, buckets, n_places = [], [], 0
-    places = np.empty(rows.n_tokens, dtype=np.int64)
-    while len(order):
-        longest = int(lengths[order[0]])
-        n_rows = int((lengths[order] >= _LEAST_FILL * longest).sum())
-        chosen, order = order[:n_rows], order[n_rows:]
+    places = np.zeros(rows.n_tokens + rows.n_more, dtype=np.int64)  # of those after the rows any
+    for chosen in np.split(order, _cuts(lengths[order])):
+        n_rows, longest = len(chosen), int(lengths[chosen[-1]])
         is_token = np.arange(longest) < lengths[chosen, None]
         # Between the rows stands a row's first token: any will do.
         tokens = starts[chosen, None] + np.where(is_token, np.arange(longest), 0)
         places[tokens[is_token]] = n_places + np.flatnonzero(is_token)
         mask = None if is_token.all() else torch.from_numpy(is_token).to(device)
         sources.append(tokens.ravel())
-        buckets.append(_Bucket(n_places, n_rows, longest, mask))
+        buckets.append(_Bucket(n_rows, longest, mask))
         n_places += tokens.size
     return _Buckets(
         torch.from_numpy(np.concatenate(sources)).to(device),
         torch.from_numpy(places).to(device),
         buckets,
     )
+
+
+def _cuts(lengths: NDArray[np.int64]) -> list[int]:
+    """Return where sorted lengths are cut into buckets so that all of them cost least."""
+    of_row = lengths * (lengths + _OF_PLACE)  # if it is the longest of its bucket
+    ends = np.flatnonzero(np.diff(lengths, append=-1)) + 1
+    best, cut = np.zeros(len(lengths) + 1), np.zeros(len(lengths) + 1, dtype=np.int64)
+    firsts = np.concatenate([[0], ends])
+    for i, end in enumerate(ends, 1):
+        costs = best[firsts[:i]] + _OF_BUCKET + (end - firsts[:i]) * of_row[end - 1]
+        best[end], cut[end] = costs.min(), firsts[costs.argmin()]
+    found, end = [], int(cut[-1])
+    while end:
+        found.append(end)
+        end = int(cut[end])
+    return found[::-1]
 
 
 def _mask(

@@ -90,7 +90,8 @@ class FastTransformer(TokenTransformer):
 
     def _n_more(self, n_tokens: int) -> int:
         """Return how many tokens are put after so many."""
-        return steady_size(n_tokens) - n_tokens if self.is_steady else 0
+        is_compiled = self.is_trained and torch.is_autocast_enabled("cpu")
+        return steady_size(n_tokens) - n_tokens if self.is_steady or is_compiled else 0
 
     def _run(self, rows: Rows, positions: Tensor, n_more: int, **packed: Tensor) -> Tensor:
         """Return the states of packed rows, without those of the tokens put after them."""

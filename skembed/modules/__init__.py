@@ -6,6 +6,7 @@ Knows modules and state dicts; must not know rows, modalities or estimators.
 from __future__ import annotations
 
 from skembed.modules._building import build_empty, build_random, is_empty
+from skembed.modules._dropout import Dropout, drop_out, speed_up_dropout
 from skembed.modules._elmo import N_BOUNDARIES, BiLM, BiLMSizes, WordBatch
 from skembed.modules._hidden import (
     drop_unused,
@@ -42,6 +43,7 @@ __all__ = [
     "BiLM",
     "BiLMSizes",
     "CutAt",
+    "Dropout",
     "Features",
     "Joint",
     "JointModel",
@@ -61,6 +63,7 @@ __all__ = [
     "build_empty",
     "build_random",
     "check_layer",
+    "drop_out",
     "drop_unused",
     "fill",
     "fill_part",
@@ -78,6 +81,7 @@ __all__ = [
     "pool_rows",
     "pooled_width",
     "run_apart",
+    "speed_up_dropout",
     "stop_after",
     "try_out",
     "write_state",

@@ -16,33 +16,10 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from skembed.modules import Dropout
 from skembed.tabular._cells import Cells
 
 __all__ = ["ARCHITECTURES", "TableNetwork"]
-
-
-class Dropout(nn.Module):
-    """Dropout with a byte of NumPy's for each number: torch's takes a fifth of a step on a CPU.
-
-    The rate is the nearest 256th. Torch's random state decides, as ever.
-    """
-
-    def __init__(self, rate: float) -> None:
-        super().__init__()
-        self.n_dropped = round(256 * rate)  # of 256 bytes
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return the numbers, some of them 0 and the others larger, while training."""
-        if not self.training:
-            return x
-        if x.device.type != "cpu":
-            return F.dropout(x, self.n_dropped / 256)
-        seed = int(torch.randint(1 << 62, ()))
-        noise = np.random.Generator(np.random.SFC64(seed)).integers(
-            256, size=x.shape, dtype=np.uint8
-        )
-        kept = (torch.from_numpy(noise) >= self.n_dropped).to(x.dtype)
-        return x * kept.mul_(256 / (256 - self.n_dropped))
 
 
 class MLP(nn.Module):

@@ -5,7 +5,7 @@ Knows encoders and strategies, never estimators or modalities.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
@@ -28,6 +28,7 @@ from skembed.exceptions import (
     name_rows,
     warn_user,
 )
+from skembed.modules import speed_up_dropout
 from skembed.store import EmbeddingStore
 from skembed.training._checkpoint import Checkpoint
 from skembed.training._examples import (
@@ -47,6 +48,7 @@ from skembed.training._going_on import (
     load_trained,
     with_history,
 )
+from skembed.training._lookups import train_used_rows
 from skembed.training._loop import Loop, Settings
 from skembed.training._lora import lora_scale
 from skembed.training._methods import Finished, VectorProjection, arrays_of, choose_weights
@@ -225,8 +227,6 @@ def _trained(task: _Task, key: bytes | None, made_with: dict[str, str]) -> Train
             module, loop = _with_head(task, start.raw, objective, seed)
         else:
             module, loop = _with_model(task, objective, seed)
-        if start.before is not None:
-            load_trained(module, start.before)
         loop.name_rows = lambda some: name_rows(
             sorted({int(rows.positions[i]) for i in some}), rows.labels
         )
@@ -296,6 +296,11 @@ def _with_model(task: _Task, objective: Objective, seed: int) -> tuple[Any, Loop
         return encoder.collate(examples.parts(np.zeros(1, dtype=np.int64)))
 
     lowest = choose_weights(module, strategy, probe, backbone.name)
+    speed_up_dropout(module)
+    if (known := state_of(task.before)) is not None:
+        load_trained(module, known)
+    if not (strategy.augment or task.targets.kind == "views"):  # views may use others
+        train_used_rows(module, _batches(encoder, examples))
     module.to(device).to(memory_format=torch.channels_last)  # convolutions: up to twice as fast
     is_random = isinstance(backbone.source, RandomSource)
     rate = strategy.learning_rate
@@ -310,6 +315,12 @@ def _with_model(task: _Task, objective: Objective, seed: int) -> tuple[Any, Loop
     finished = Finished(module, encoder.n_components, bool(encoder.normalize))
     loop = Loop(finished, encoder.collate, examples, objective, settings, device, lowest=lowest)
     return module, loop
+
+
+def _batches(encoder: BackboneEncoder, examples: Examples) -> Iterator[Any]:
+    """Yield all rows, in batches as the module takes them."""
+    for rows in np.split(np.arange(len(examples)), range(256, len(examples), 256)):
+        yield encoder.collate(examples.parts(rows))
 
 
 @torch.no_grad()
@@ -330,6 +341,8 @@ def _with_head(
     """Return the projection that is trained on stored vectors, and the loop that does it."""
     strategy, encoder, device = task.strategy, task.encoder, task.encoder.torch_device
     projection = VectorProjection(encoder.full_width).to(device)
+    if (known := state_of(task.before)) is not None:
+        load_trained(projection, known)
     rate = strategy.learning_rate
     rate = strategy._learning_rates["head"] if rate == "auto" else float(rate)
     settings = _settings(task, objective, seed, rate, torch.float32)

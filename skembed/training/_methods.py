@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from skembed.exceptions import InvalidParameterError
 from skembed.training._depth import Lowest, freeze_lowest
+from skembed.training._lookups import UsedRows
 from skembed.training._lora import add_lora, lora_arrays
 from skembed.training._modes import trained_tensors
 from skembed.training._norms import keep_statistics
@@ -90,7 +91,11 @@ def arrays_of(module: nn.Module, method: str) -> dict[str, NDArray[np.float32]]:
     """Return what was trained, as a `TrainedState` holds it."""
     if method == "lora":
         return lora_arrays(module)
-    return {
+    arrays = {
         name: tensor.detach().cpu().numpy().copy()
         for name, tensor in trained_tensors(module).items()
     }
+    for name, each in module.named_modules():
+        if isinstance(each, UsedRows):
+            arrays[f"{name}.weight"] = each.whole().cpu().numpy()
+    return arrays

@@ -1,10 +1,15 @@
 """Packed attention that gradients pass through, against attention of each row alone."""
 
+import itertools
+
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
+from skembed.acceleration import _padded_attention
 from skembed.acceleration._attention import _packed_attention, packed_rows
+from skembed.acceleration._padded_attention import _OF_BUCKET, _OF_PLACE, _cuts
 from skembed.modules import Rows
 
 LENGTHS = [19, 5, 11, 9, 5, 2, 1, 18]
@@ -20,8 +25,8 @@ def tensors(n_key_heads):
     ]
 
 
-def attend(q, k, v, **how):
-    with packed_rows(Rows(LENGTHS), is_trained=True):
+def attend(q, k, v, n_more=0, **how):
+    with packed_rows(Rows(LENGTHS, n_more=n_more), is_trained=True):
         return _packed_attention(torch.nn.Identity(), q, k, v, scaling=0.3, **how)[0]
 
 
@@ -52,6 +57,47 @@ def test_values_and_gradients_are_those_of_rows_alone(is_causal, window, n_key_h
     upstream = torch.randn(found.shape, dtype=found.dtype)
     gradients = torch.autograd.grad(found, (q, k, v), upstream)
     torch.testing.assert_close(gradients, torch.autograd.grad(expected, (q, k, v), upstream))
+
+
+@pytest.mark.parametrize("is_causal", [False, True])
+@pytest.mark.parametrize("n_key_heads", [HEADS, 2])
+def test_products_that_dropout_needs_give_what_torchs_kernel_gives(
+    is_causal, n_key_heads, monkeypatch
+):
+    q, k, v = (t.requires_grad_() for t in tensors(n_key_heads))
+    expected = attend(q, k, v, is_causal=is_causal)
+    monkeypatch.setattr(_padded_attention, "drop_out", lambda x, rate: x)
+    found = attend(q, k, v, is_causal=is_causal, dropout=0.5)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+    upstream = torch.randn(found.shape, dtype=found.dtype)
+    gradients = torch.autograd.grad(found, (q, k, v), upstream)
+    expected = torch.autograd.grad(expected, (q, k, v), upstream)
+    torch.testing.assert_close(gradients, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_tokens_after_the_rows_change_nothing():
+    few, more = ([t.requires_grad_() for t in tensors(HEADS)] for _ in range(2))
+    longer = [F.pad(t, (0, 0, 0, 7), value=3.0) for t in more]
+    expected, found = attend(*few), attend(*longer, n_more=7)[:, : sum(LENGTHS)]
+    torch.testing.assert_close(found, expected)
+    upstream = torch.randn(found.shape, dtype=found.dtype)
+    gradients = torch.autograd.grad(found, (*more, *longer), upstream, allow_unused=True)
+    torch.testing.assert_close(gradients[:3], torch.autograd.grad(expected, few, upstream))
+    assert all((each[:, :, sum(LENGTHS) :] == 0).all() for each in gradients[3:])
+
+
+def cost_of(lengths, cuts):
+    parts = np.split(np.array(lengths), cuts)
+    return sum(_OF_BUCKET + len(p) * p[-1] * (p[-1] + _OF_PLACE) for p in parts)
+
+
+def test_buckets_cost_least():
+    rng = np.random.default_rng(0)
+    for most in (10, 60, 300):
+        lengths = np.sort(rng.integers(1, most, size=9))
+        all_cuts = itertools.chain(*(itertools.combinations(range(1, 9), n) for n in range(9)))
+        least = min(cost_of(lengths, list(cuts)) for cuts in all_cuts)
+        assert cost_of(lengths, _cuts(lengths)) == least
 
 
 def test_a_row_sees_no_other_row():

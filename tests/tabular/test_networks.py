@@ -10,7 +10,6 @@ import torch
 from skembed.tabular._cells import Cells, PiecewiseLinear
 from skembed.tabular._networks import (
     ARCHITECTURES,
-    Dropout,
     FTTransformer,
     TableNetwork,
     TabM,
@@ -166,16 +165,3 @@ def test_every_weight_is_learned(architecture):
     net(arrays).square().sum().backward()
     unused = [name for name, each in net.named_parameters() if each.grad is None]
     assert not unused
-
-
-def test_dropout_drops_a_share_and_keeps_the_mean():
-    dropout, x = Dropout(0.2), torch.ones(300, 400)
-    torch.manual_seed(0)
-    found = dropout(x)
-    assert (found == 0).double().mean() == pytest.approx(0.2, abs=5e-3)
-    assert found.mean() == pytest.approx(1, abs=5e-3)
-    assert len(found.unique()) == 2
-    assert (dropout(x) != found).any()
-    torch.manual_seed(0)
-    assert torch.equal(dropout(x), found)
-    assert torch.equal(dropout.eval()(x), x)
