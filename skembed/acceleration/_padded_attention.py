@@ -9,6 +9,7 @@ Knows tensors and lengths, not what a token is.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -74,16 +75,14 @@ def attend_in_buckets(
     for bucket, *parts in zip(plan.buckets, *padded, strict=True):
         own = [t.unflatten(0, (bucket.n_rows, bucket.length)).transpose(1, 2) for t in parts]
         mask = _mask(bucket, is_causal, window, q.device)
-        found = _attend(*own, mask, is_causal=is_causal, scale=scale, dropout=dropout)
+        found = _attend(own, mask, is_causal=is_causal, scale=scale, dropout=dropout)
         attended.append(found.transpose(1, 2).flatten(0, 1))
     out: Tensor = _MovedBack.apply(torch.cat(attended), plan.places, rows.n_tokens)
     return out
 
 
 def _attend(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
+    own: Sequence[Tensor],
     mask: Tensor | None,
     *,
     is_causal: bool,
@@ -91,6 +90,7 @@ def _attend(
     dropout: float,
 ) -> Tensor:
     """Attend with torch's kernel, which knows no fast dropout on a CPU, or with products."""
+    q, k, v = own
     if not dropout or q.device.type != "cpu":
         return F.scaled_dot_product_attention(
             *(q, k, v, mask, dropout, is_causal and mask is None),
@@ -173,17 +173,16 @@ def _plan(rows: Rows, device: torch.device) -> _Buckets:
 def _cuts(lengths: NDArray[np.int64]) -> list[int]:
     """Return where sorted lengths are cut into buckets so that all of them cost least."""
     of_row = lengths * (lengths + _OF_PLACE)  # if it is the longest of its bucket
-    ends = np.flatnonzero(np.diff(lengths, append=-1)) + 1
+    ends: list[int] = (np.flatnonzero(np.diff(lengths, append=-1)) + 1).tolist()
     best, cut = np.zeros(len(lengths) + 1), np.zeros(len(lengths) + 1, dtype=np.int64)
     firsts = np.concatenate([[0], ends])
     for i, end in enumerate(ends, 1):
         costs = best[firsts[:i]] + _OF_BUCKET + (end - firsts[:i]) * of_row[end - 1]
         best[end], cut[end] = costs.min(), firsts[costs.argmin()]
-    found, end = [], int(cut[-1])
-    while end:
-        found.append(end)
-        end = int(cut[end])
-    return found[::-1]
+    found = [int(cut[-1])]
+    while found[-1]:
+        found.append(int(cut[found[-1]]))
+    return found[-2::-1]
 
 
 def _mask(
