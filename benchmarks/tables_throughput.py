@@ -93,8 +93,8 @@ def run_pytorch_frame(model: str, X: Any, y: np.ndarray, n_epochs: int) -> dict[
     from torch_frame.data import DataLoader, Dataset
 
     from skembed.columns import TableEncoder
+    from skembed.modules import Dropout
     from skembed.tabular._backbones import TableBackbone
-    from skembed.tabular._networks import Dropout
     from skembed.tabular._settings import TableSettings
 
     encoder = TableEncoder().fit(X)
@@ -104,10 +104,9 @@ def run_pytorch_frame(model: str, X: Any, y: np.ndarray, n_epochs: int) -> dict[
     frame = pd.concat(parts, axis=1).astype(np.float32).assign(y=y)
     kinds = {name: stype.numerical for name in frame if name != "y"}
     network = TableBackbone(TableSettings(model), encoder.shape, encoder.digest).load().core
-    for parent in list(network.modules()):  # torch's own dropout, as anybody's network has
-        for name, child in list(parent.named_children()):
-            if isinstance(child, Dropout):
-                setattr(parent, name, torch.nn.Dropout(child.n_dropped / 256))
+    for each in network.modules():  # torch's own dropout, as anybody's network has
+        if type(each) is Dropout:
+            each.__class__ = torch.nn.Dropout
     torch.manual_seed(0)
     head = torch.nn.Linear(64, 2)
 

@@ -9,17 +9,15 @@ Knows tensors and lengths, not what a token is.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from skembed.modules import Rows, drop_out
+from skembed.modules import Rows, attend
 
 __all__ = ["attend_in_buckets"]
 
@@ -75,39 +73,12 @@ def attend_in_buckets(
     for bucket, *parts in zip(plan.buckets, *padded, strict=True):
         own = [t.unflatten(0, (bucket.n_rows, bucket.length)).transpose(1, 2) for t in parts]
         mask = _mask(bucket, is_causal, window, q.device)
-        found = _attend(own, mask, is_causal=is_causal, scale=scale, dropout=dropout)
+        found = attend(
+            *own, mask=mask, is_causal=is_causal and mask is None, scale=scale, dropout=dropout
+        )
         attended.append(found.transpose(1, 2).flatten(0, 1))
     out: Tensor = _MovedBack.apply(torch.cat(attended), plan.places, rows.n_tokens)
     return out
-
-
-def _attend(
-    own: Sequence[Tensor],
-    mask: Tensor | None,
-    *,
-    is_causal: bool,
-    scale: float | None,
-    dropout: float,
-) -> Tensor:
-    """Attend with torch's kernel, which knows no fast dropout on a CPU, or with products."""
-    q, k, v = own
-    if not dropout or q.device.type != "cpu":
-        return F.scaled_dot_product_attention(
-            *(q, k, v, mask, dropout, is_causal and mask is None),
-            scale=scale,
-            enable_gqa=q.shape[1] != k.shape[1],
-        )
-    # In float32: for bfloat16 a product is compiled for every shape.
-    with torch.autocast("cpu", enabled=False):
-        k, v = k.float(), v.float()
-        if q.shape[1] != k.shape[1]:
-            k, v = (t.repeat_interleave(q.shape[1] // t.shape[1], 1) for t in (k, v))
-        scores = (q.float() * (q.shape[3] ** -0.5 if scale is None else scale)) @ k.transpose(2, 3)
-        if mask is None and is_causal:
-            mask = torch.ones(scores.shape[2:], dtype=torch.bool).tril_()
-        if mask is not None:
-            scores = scores.masked_fill(~mask, -torch.inf)
-        return (drop_out(scores.softmax(-1), dropout) @ v).to(q.dtype)
 
 
 class _Moved(torch.autograd.Function):

@@ -6,7 +6,7 @@ Knows modules and state dicts; must not know rows, modalities or estimators.
 from __future__ import annotations
 
 from skembed.modules._building import build_empty, build_random, is_empty
-from skembed.modules._dropout import Dropout, drop_out, speed_up_dropout
+from skembed.modules._dropout import Dropout, attend, drop_out, speed_up_dropout
 from skembed.modules._elmo import N_BOUNDARIES, BiLM, BiLMSizes, WordBatch
 from skembed.modules._hidden import (
     drop_unused,
@@ -60,6 +60,7 @@ __all__ = [
     "TokenModule",
     "TokenTransformer",
     "WordBatch",
+    "attend",
     "build_empty",
     "build_random",
     "check_layer",

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["Dropout", "drop_out", "speed_up_dropout"]
+__all__ = ["Dropout", "attend", "drop_out", "speed_up_dropout"]
 
 
 class Dropout(nn.Dropout):
@@ -46,3 +46,32 @@ def speed_up_dropout(module: nn.Module) -> None:
     for each in module.modules():
         if type(each) is nn.Dropout:
             each.__class__ = Dropout
+
+
+def attend(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    dropout: float,
+    mask: Tensor | None = None,
+    is_causal: bool = False,
+    scale: float | None = None,
+) -> Tensor:
+    """Return `scaled_dot_product_attention` of (..., heads, tokens, d), key heads may be fewer."""
+    has_fewer = q.shape[-3] != k.shape[-3]
+    if not dropout or q.device.type != "cpu":
+        return F.scaled_dot_product_attention(
+            *(q, k, v, mask, dropout, is_causal), scale=scale, enable_gqa=has_fewer
+        )
+    # In float32: for bfloat16 a product is compiled for every shape.
+    with torch.autocast("cpu", enabled=False):
+        own, k, v = q.float(), k.float(), v.float()
+        if has_fewer:
+            k, v = (t.repeat_interleave(q.shape[-3] // t.shape[-3], -3) for t in (k, v))
+        scores = (own * (q.shape[-1] ** -0.5 if scale is None else scale)) @ k.transpose(-2, -1)
+        if is_causal:
+            mask = torch.ones(scores.shape[-2:], dtype=torch.bool).tril_()
+        if mask is not None:
+            scores = scores.masked_fill(~mask, -torch.inf)
+        return (drop_out(scores.softmax(-1), dropout) @ v).to(q.dtype)

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from skembed.modules import Dropout
+from skembed.modules import Dropout, attend
 from skembed.tabular._cells import Cells
 
 __all__ = ["ARCHITECTURES", "TableNetwork"]
@@ -121,8 +121,7 @@ class _Block(nn.Module):
             linear(each).unflatten(-1, (8, -1)).transpose(1, 2)
             for linear, each in ((self.query, asked), (self.key, seen), (self.value, seen))
         )
-        rate = 0.2 if self.training else 0.0
-        found = F.scaled_dot_product_attention(query, key, value, dropout_p=rate)
+        found = attend(query, key, value, dropout=0.2 if self.training else 0.0)
         x = x + self.out(found.transpose(1, 2).flatten(2))
         first, second = self.up(self.forward_norm(x)).chunk(2, dim=-1)
         x = x + self.down(self.drop(first * second.relu()))

@@ -7,10 +7,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from skembed.acceleration import _padded_attention
 from skembed.acceleration._attention import _packed_attention, packed_rows
 from skembed.acceleration._padded_attention import _OF_BUCKET, _OF_PLACE, _cuts
-from skembed.modules import Rows
+from skembed.modules import Rows, _dropout
 
 LENGTHS = [19, 5, 11, 9, 5, 2, 1, 18]
 HEADS, WIDTH = 4, 8
@@ -66,7 +65,7 @@ def test_products_that_dropout_needs_give_what_torchs_kernel_gives(
 ):
     q, k, v = (t.requires_grad_() for t in tensors(n_key_heads))
     expected = attend(q, k, v, is_causal=is_causal)
-    monkeypatch.setattr(_padded_attention, "drop_out", lambda x, rate: x)
+    monkeypatch.setattr(_dropout, "drop_out", lambda x, rate: x)
     found = attend(q, k, v, is_causal=is_causal, dropout=0.5)
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
     upstream = torch.randn(found.shape, dtype=found.dtype)
