@@ -4,9 +4,9 @@ Ten numbers and ten categories a row. pytorch-frame materialises the frame and f
 batches to a plain loop with AdamW, as its examples do; the network is skembed's, with the same
 weights, so that the times differ by what is around it. It is spared the preparation: its frame
 holds the numbers that skembed's `fit` makes of the columns. Parity comes first: the vectors of the
-untrained network must be equal. Every way runs in a process of its own, in turn, on 64 rows before
-the clock starts, so that all is imported; ratios are taken within a round. "fit" is all that leads
-from the frame to the trained network, "training" its epochs alone.
+untrained network must be equal. Every way runs in a process of its own, in turn, on 2,000 rows
+before the clock starts, so that all is imported; ratios are taken within a round. "fit" is all that
+leads from the frame to the trained network, "training" its epochs alone.
 
 ``--growth`` shows how `fit` (two epochs) and `transform` grow with rows and columns, and what
 memory `transform` takes beside its output.
@@ -169,7 +169,7 @@ RUNS: dict[str, Callable[..., dict[str, Any]]] = {
 def run(way: str, model: str, n_rows: int, n_epochs: int) -> dict[str, Any]:
     """Run one way in this process."""
     warnings.simplefilter("ignore")
-    RUNS[way](model, *make_table(64), 1)
+    RUNS[way](model, *make_table(2000), 1)
     return RUNS[way](model, *make_table(n_rows), n_epochs)
 
 

@@ -19,27 +19,33 @@ __all__ = ["import_torch", "later"]
 # Each sets how long the threads of OpenMP spin before they sleep; read when its library is loaded.
 _POLICIES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
 
+_CHOSEN = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "10000"}
+"""GNU's threads spin for some 0.1 to 0.5 ms, by the processor; others' sleep at once."""
+
 
 def import_torch() -> None:
-    """Import torch, whose threads then sleep between products where the user sets no policy.
+    """Import torch, whose threads then soon sleep between products, unless the user set a policy.
 
-    By default they spin, and where other processes want the same cores they take turns at spinning:
-    on two cores, MiniLM beside one busy process took 5 to 9 times as long, with sleeping threads
-    1.3 to 1.8 times. With the machine to itself sleeping costs it 7%, and 3 ms of a single row's 8.
-    The policy is torch's alone: scikit-learn's trees, whose loops are shorter, took 3 times as long
-    with it.
+    By default they spin for milliseconds, and where other processes want the same cores they take
+    turns at spinning: on two cores of a virtual machine, beside one busy process, 200 short texts
+    took MiniLM 1.6 s and a single one 160 ms; with threads that sleep at once 0.52 s and 19 ms.
+    But to wake them takes time: with the machine to itself that was 390 ms instead of 285, and
+    28 ms instead of 15. Spinning shortly before they sleep takes 350 and 16 ms alone, 0.61 s and
+    37 ms beside the other. The policy is torch's alone: scikit-learn's trees, whose loops are
+    shorter, took 3 times as long with threads that sleep at once.
     """
     if "torch" in sys.modules:
         return
     with one_at_a_time():
         is_chosen = any(name in os.environ for name in _POLICIES)
         if not is_chosen:
-            os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
+            os.environ.update(_CHOSEN)
         try:
             import_module("torch")
         finally:
             if not is_chosen:
-                del os.environ["OMP_WAIT_POLICY"]
+                for name in _CHOSEN:
+                    del os.environ[name]
 
 
 def later(module: str, name: str) -> Callable[..., Any]:

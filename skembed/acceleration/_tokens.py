@@ -65,6 +65,17 @@ class FastTransformer(TokenTransformer):
         self.position_offset = position_offset
         self.is_steady = self.is_exact = False
 
+    @property
+    def table(self) -> nn.Module | None:
+        """What looks up the ids of packed batches, and no others."""
+        if self.layout != "packed":
+            return None
+        try:
+            found: nn.Module = self.model.get_input_embeddings()
+        except NotImplementedError:
+            return None
+        return found
+
     def forward(self, batch: TokenBatch) -> Tensor:
         """Return the states of all rows end to end, shape (tokens, d)."""
         if self.layout != "packed":
@@ -90,8 +101,11 @@ class FastTransformer(TokenTransformer):
 
     def _n_more(self, n_tokens: int) -> int:
         """Return how many tokens are put after so many."""
-        is_compiled = self.is_trained and torch.is_autocast_enabled("cpu")
-        return steady_size(n_tokens) - n_tokens if self.is_steady or is_compiled else 0
+        is_steady = self.is_steady
+        if self.is_trained and torch.is_autocast_enabled("cpu"):
+            # Not where states of frozen blocks are kept, which are those of rows alone.
+            is_steady = not any("stays_frozen" in vars(each) for each in self.modules())
+        return steady_size(n_tokens) - n_tokens if is_steady else 0
 
     def _run(self, rows: Rows, positions: Tensor, n_more: int, **packed: Tensor) -> Tensor:
         """Return the states of packed rows, without those of the tokens put after them."""

@@ -52,7 +52,7 @@ class FineTune(Strategy):
         Of AdamW [3]_ after the warm-up. "auto" is 5e-5 for "full", 5e-4 for "lora", 1e-3 for
         "head", and 1e-3 for a model with random weights.
     weight_decay : float, default=0.01
-        Of AdamW; biases and norms have none.
+        Of AdamW; biases and norms have none, and tokens that no row has.
     warmup : float, default=0.1
         Share of the steps in which the learning rate rises; afterwards it falls as a cosine.
     max_grad_norm : float or None, default=1.0

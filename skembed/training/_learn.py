@@ -68,9 +68,9 @@ _STEPS_OF_RANDOM_WEIGHTS = 2000
 _PATIENCE_WITH_RANDOM_WEIGHTS = 16
 _LARGEST_BATCH = 512
 _FLOPS_FOR_THREADS = 5e8
-"""Of a forward pass. Two threads that sleep between products, as `import_torch` lets them, take
-twice as long as one for 32 rows of any network for tables, 1.4 times as long for 512 rows of the
-smallest (2e8), and are ahead from 1e9 on."""
+"""Of a forward pass. Two threads that have to be woken for each product take twice as long as one
+for 32 rows of any network for tables, 1.4 times as long for 512 rows of the smallest (2e8), and are
+ahead from 1e9 on."""
 _OF_HEAD = 1e-3
 
 _turns = KeyLocks()
@@ -318,8 +318,8 @@ def _with_model(task: _Task, objective: Objective, seed: int) -> tuple[Any, Loop
 
 
 def _batches(encoder: BackboneEncoder, examples: Examples) -> Iterator[Any]:
-    """Yield all rows, in batches as the module takes them."""
-    for rows in np.split(np.arange(len(examples)), range(256, len(examples), 256)):
+    """Yield all rows, in batches as the module takes them; the first one is small."""
+    for rows in np.split(np.arange(len(examples)), range(4, len(examples), 256)):
         yield encoder.collate(examples.parts(rows))
 
 

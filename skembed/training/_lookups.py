@@ -34,7 +34,7 @@ class UsedRows(nn.Module):
         self.used = is_used.nonzero()[:, 0]
         self.register_buffer("table", embedding.weight.detach(), persistent=False)
         self.weight = nn.Parameter(self.table[self.used])
-        # An unknown row is an IndexError, not a wrong vector.
+        # On a CPU an unknown row is an IndexError, not a wrong vector.
         places = torch.full_like(is_used, len(self.table), dtype=torch.int64)
         places[self.used] = torch.arange(len(self.used), device=places.device)
         self.register_buffer("places", places, persistent=False)
@@ -53,53 +53,44 @@ class UsedRows(nn.Module):
         return whole
 
 
-class _LookedUp(Exception):
-    """All that is looked up is known; the rest of the module need not run."""
-
-
 @torch.no_grad()
 def train_used_rows(module: nn.Module, batches: Iterable[Any]) -> None:
-    """Put `UsedRows` in the place of large trained embeddings of which batches use half at most."""
-    names = _find(module)
-    tables: dict[str, Any] = {name: module.get_submodule(name) for name in names}
-    used = {
-        each: torch.zeros(len(each.weight), dtype=torch.bool, device=each.weight.device)
-        for each in tables.values()
-    }
-    waited_for: set[nn.Module] = set()
+    """Put `UsedRows` in the place of a large trained embedding, if batches use half of it at most.
 
-    def look(table: nn.Module, given: tuple[Tensor, ...]) -> None:
-        used[table][given[0]] = True
-        waited_for.discard(table)
-        if not waited_for:
-            raise _LookedUp
-
-    hooks = [each.register_forward_pre_hook(look) for each in used]
+    That is the one that `module.core` says its batches' `ids` are looked up in, by `table`. On the
+    first batch the module must give what it gave before.
+    """
+    embedding = getattr(getattr(module, "core", None), "table", None)
+    name = next((n for n, each in module.named_modules() if each is embedding), None)
+    if embedding is None or name is None or not _is_plain(module, embedding):
+        return
+    is_used = torch.zeros(len(embedding.weight), dtype=torch.bool, device=embedding.weight.device)
+    first = None
+    for batch in batches:
+        if not hasattr(batch, "ids"):
+            return
+        first = batch if first is None else first
+        is_used[batch.ids] = True
+    if first is None or is_used.sum() > _MOST_SHARE * len(is_used):
+        return
+    used = UsedRows(embedding, is_used)
+    expected = module.eval()(first)
+    module.set_submodule(name, used)
     try:
-        for batch in batches if tables else ():
-            waited_for.update(used)
-            try:
-                module(batch)
-            except _LookedUp:
-                continue
-            return  # some are not looked up by calling them
-    finally:
-        for hook in hooks:
-            hook.remove()
-    for name, table in tables.items():
-        if used[table].sum() <= _MOST_SHARE * len(used[table]):
-            module.set_submodule(name, UsedRows(table, used[table]))
+        is_same = torch.equal(module(first), expected)
+    except (AttributeError, IndexError, RuntimeError):
+        is_same = False
+    if not is_same:
+        module.set_submodule(name, embedding)
 
 
-def _find(module: nn.Module) -> list[str]:
-    """Return the names of large embeddings that are trained, and whose weights are theirs alone."""
+def _is_plain(module: nn.Module, embedding: nn.Embedding) -> bool:
+    """Return whether a large embedding is trained, is torch's own, and alone has its weights."""
     counts = Counter(id(each) for _, each in module.named_parameters(remove_duplicate=False))
-    return [
-        name
-        for name, each in module.named_modules()
-        if type(each) is nn.Embedding
-        and each.weight.requires_grad
-        and each.weight.numel() >= _LEAST_VALUES
-        and counts[id(each.weight)] == 1
-        and not (each.max_norm or each.scale_grad_by_freq or each.sparse)
-    ]
+    return (
+        type(embedding) is nn.Embedding
+        and embedding.weight.requires_grad
+        and embedding.weight.numel() >= _LEAST_VALUES
+        and counts[id(embedding.weight)] == 1
+        and not (embedding.max_norm or embedding.scale_grad_by_freq or embedding.sparse)
+    )

@@ -278,8 +278,10 @@ class Loop:
 
     def _loss(self, vectors: Tensor, batch: Batch, positions: Any = None) -> Tensor:
         """Return the objective's loss; of members that learn apart (rows, members, d), the mean."""
-        each = vectors.unbind(1) if vectors.ndim == 3 else (vectors,)
-        return torch.stack([self.objective.loss(v, batch, positions) for v in each]).mean()
+        if vectors.ndim == 2:
+            return self.objective.loss(vectors, batch, positions)
+        losses = [self.objective.loss(v, batch, positions) for v in vectors.unbind(1)]
+        return torch.stack(losses).mean()
 
     def _forward(
         self, parts: Sequence[Any], piece: NDArray[np.int64], rows: NDArray[np.int64] | None

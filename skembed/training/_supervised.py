@@ -260,9 +260,12 @@ class Supervised(Objective):
 
     def loss(self, vectors: Tensor, batch: Batch, positions: Sequence[int] | None = None) -> Tensor:
         """Return the weighted mean of the rows' losses, or what some rows add to it."""
-        rows = batch.rows if positions is None else batch.rows[list(positions)]
-        whole = self._weights[batch.rows].sum().to(vectors.device)
+        rows = torch.from_numpy(batch.rows)
         weights = self._weights[rows].to(vectors.device)
+        whole = weights.sum()
+        if positions is not None:
+            at = torch.tensor(positions)
+            rows, weights = rows[at], weights[at.to(vectors.device)]
         losses = self._losses(self.head(vectors), self._values[rows].to(vectors.device))
         return (losses * weights).sum() / whole.clamp_min(1e-12)
 

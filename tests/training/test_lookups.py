@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from skembed import Contrastive, FineTune
+from skembed import Contrastive, FineTune, TextEmbedder
 from skembed.training import _learn, _lookups
 from skembed.training._lookups import UsedRows, train_used_rows
 from tests.training.conftest import X, Y
@@ -46,11 +46,10 @@ def learned(embedder, monkeypatch=None, **changes):
 
 def test_the_same_is_learned(embedder, shrunk, monkeypatch):
     found = learned(embedder)
-    assert [len(each.table) for each in shrunk] == [100, 130]  # tokens and positions
-    assert all(0 < len(each.used) < len(each.table) for each in shrunk)
+    assert 0 < len(shrunk[0].used) < len(shrunk[0].table) == 100
     with monkeypatch.context() as patched:
         expected = learned(embedder, patched)
-    assert len(shrunk) == 2
+    assert len(shrunk) == 1
     assert list(found.trained_.arrays) == list(expected.trained_.arrays)
     for name, array in expected.trained_.arrays.items():
         np.testing.assert_allclose(found.trained_.arrays[name], array, atol=2e-5)
@@ -76,8 +75,8 @@ def test_going_on_trains_from_what_was_learned(embedder, shrunk):
     once.partial_fit(rest, Y[:8])
     after = once.trained_.arrays[name]
     changed = (after != before).any(axis=1)
-    assert changed[shrunk[-2].used].any()
-    assert not changed[np.setdiff1d(np.arange(len(after)), shrunk[-2].used)].any()
+    assert changed[shrunk[-1].used].any()
+    assert not changed[np.setdiff1d(np.arange(len(after)), shrunk[-1].used)].any()
 
 
 def test_views_may_use_any_row(embedder, shrunk):
@@ -86,41 +85,110 @@ def test_views_may_use_any_row(embedder, shrunk):
     assert not shrunk
 
 
-class Tied(nn.Module):
-    def __init__(self):
+class Core(nn.Module):
+    """Looks ids up in a table, and does more with it."""
+
+    def __init__(self, more=None, **options):
         super().__init__()
-        self.first, self.second = nn.Embedding(100, 16), nn.Linear(16, 100, bias=False)
-        self.second.weight = self.first.weight
+        self.table = nn.Embedding(100, 16, **options)
+        self.more = more
 
-    def forward(self, ids):
-        return self.second(self.first(ids))
+    def forward(self, batch):
+        found = self.table(batch.ids)
+        return found if self.more is None else self.more(found, self.table)
 
 
-@pytest.mark.parametrize(
-    "module",
-    [
-        Tied(),
-        nn.Sequential(nn.Embedding(100, 16), nn.Linear(16, 1000)),
-        nn.Sequential(nn.Embedding(100, 16, max_norm=1.0)),
-        nn.Sequential(nn.Embedding(100, 16).requires_grad_(False), nn.Linear(16, 2)),
-        nn.Sequential(nn.Embedding(10, 16)),
-    ],
-    ids=["tied", "two are used up", "normed", "frozen", "small"],
-)
-def test_other_tables_are_left_alone(module, shrunk):
-    batches = [torch.arange(10), torch.arange(10, 95)]
-    train_used_rows(module, batches if len(list(module.parameters())) > 1 else batches[:1])
-    assert not shrunk
+class Batch:
+    def __init__(self, ids):
+        self.ids = ids
+
+
+class Around(nn.Module):
+    def __init__(self, core):
+        super().__init__()
+        self.core = core
+
+    def forward(self, batch):
+        return self.core(batch)
+
+
+def try_core(core, *ids):
+    module = Around(core)
+    train_used_rows(module, [Batch(each) for each in ids])
+    return module
 
 
 def test_an_unknown_row_is_an_error(shrunk):
-    module = nn.Sequential(nn.Embedding(100, 16, padding_idx=3))
-    expected = module(torch.arange(20))
-    train_used_rows(module, [torch.arange(12), torch.arange(8, 20)])
+    core = Core(padding_idx=3)
+    expected = core(Batch(torch.arange(20)))
+    module = try_core(core, torch.arange(12), torch.arange(8, 20))
     assert shrunk[0].weight.shape == (20, 16)
-    found = module(torch.arange(20))
+    found = module(Batch(torch.arange(20)))
     torch.testing.assert_close(found, expected)
     found.sum().backward()
     assert shrunk[0].weight.grad[3].eq(0).all()
     with pytest.raises(IndexError):
-        module(torch.tensor([20]))
+        module(Batch(torch.tensor([20])))
+
+
+def tied():
+    core = Core()
+    core.second = nn.Linear(16, 100, bias=False)
+    core.second.weight = core.table.weight
+    return core
+
+
+def hooked():
+    core = Core()
+    core.table.register_forward_hook(lambda module, given, found: 2 * found)
+    return core
+
+
+def small():
+    core = Core()
+    core.table = nn.Embedding(10, 16)
+    return core
+
+
+def frozen():
+    core = Core()
+    core.table.requires_grad_(False)
+    return core
+
+
+OTHERS = {
+    "tied": tied,
+    "hooked": hooked,
+    "small": small,
+    "frozen": frozen,
+    "normed": lambda: Core(max_norm=1.0),
+    "soft": lambda: Core(lambda found, table: found @ table.weight.T),
+    "softmax": lambda: Core(lambda x, table: (x @ table.weight.T).softmax(-1) @ table.weight),
+    "sized": lambda: Core(lambda found, table: found * table.num_embeddings),
+    "twice": lambda: Core(lambda found, table: found + table(torch.full((5,), 50))),
+}
+
+
+@pytest.mark.parametrize("make", OTHERS.values(), ids=OTHERS)
+def test_other_tables_are_left_alone(make):
+    core = make()
+    table, expected = core.table, core(Batch(torch.arange(5)))
+    module = try_core(core, torch.arange(5))
+    assert core.table is table
+    torch.testing.assert_close(module(Batch(torch.arange(5))), expected)
+
+
+def test_a_table_that_is_mostly_used_is_left_alone(shrunk):
+    try_core(Core(), torch.arange(10), torch.arange(10, 95))
+    assert not shrunk
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_frozen_blocks_go_together_with_products_of_steady_sizes(folder, dtype):
+    X = [" ".join(["a cat"] * 2 + [str(i % 10)]) for i in range(64)]
+    embedder = TextEmbedder(
+        folder,
+        training=FineTune(freeze=1, n_epochs=2, batch_size=10, dtype=dtype, random_state=0),
+        cache=None,
+    ).fit(X, [i % 2 for i in range(64)])
+    assert len(embedder.history_["loss"]) == 3
