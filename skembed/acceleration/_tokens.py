@@ -66,7 +66,7 @@ class FastTransformer(TokenTransformer):
         self.is_steady = self.is_exact = False
 
     @property
-    def table(self) -> nn.Module | None:
+    def token_table(self) -> nn.Module | None:
         """What looks up the ids of packed batches, and no others."""
         if self.layout != "packed":
             return None

@@ -57,10 +57,10 @@ class UsedRows(nn.Module):
 def train_used_rows(module: nn.Module, batches: Iterable[Any]) -> None:
     """Put `UsedRows` in the place of a large trained embedding, if batches use half of it at most.
 
-    That is the one that `module.core` says its batches' `ids` are looked up in, by `table`. On the
+    That is the one in which `module.core` looks up the `ids` of batches, its `token_table`. On the
     first batch the module must give what it gave before.
     """
-    embedding = getattr(getattr(module, "core", None), "table", None)
+    embedding = getattr(getattr(module, "core", None), "token_table", None)
     name = next((n for n, each in module.named_modules() if each is embedding), None)
     if embedding is None or name is None or not _is_plain(module, embedding):
         return

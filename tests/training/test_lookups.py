@@ -93,6 +93,10 @@ class Core(nn.Module):
         self.table = nn.Embedding(100, 16, **options)
         self.more = more
 
+    @property
+    def token_table(self):
+        return self.table
+
     def forward(self, batch):
         found = self.table(batch.ids)
         return found if self.more is None else self.more(found, self.table)
