@@ -68,9 +68,10 @@ _STEPS_OF_RANDOM_WEIGHTS = 2000
 _PATIENCE_WITH_RANDOM_WEIGHTS = 16
 _LARGEST_BATCH = 512
 _FLOPS_FOR_THREADS = 5e8
-"""Of a forward pass. Two threads that have to be woken for each product take twice as long as one
-for 32 rows of any network for tables, 1.4 times as long for 512 rows of the smallest (2e8), and are
-ahead from 1e9 on."""
+"""Of a forward pass. Two threads that sleep at once take twice as long as one for 32 rows of any
+network for tables, and are ahead from 1e9 on. Where they spin shortly before, 512 rows of the
+smallest (2e8) take 0.8 of one thread's time on idle cores, and 3 times as long beside a busy
+process."""
 _OF_HEAD = 1e-3
 
 _turns = KeyLocks()

@@ -174,7 +174,7 @@ OTHERS = {
 
 
 @pytest.mark.parametrize("make", OTHERS.values(), ids=OTHERS)
-def test_other_tables_are_left_alone(make):
+def test_other_tables_are_left_alone(make, shrunk):
     core = make()
     table, expected = core.table, core(Batch(torch.arange(5)))
     module = try_core(core, torch.arange(5))
