@@ -24,8 +24,8 @@ __all__ = ["attend_in_buckets"]
 _OF_BUCKET, _OF_PLACE = 11_000, 20
 """What a bucket costs, and a place in it, in units of one token that looks at another.
 
-So found by profiling MiniLM on two cores; with half or twice of the first, steps take as long, within
-noise."""
+So found by profiling MiniLM on two cores; with half or twice of the first, steps take as long,
+within noise."""
 
 
 @dataclass(frozen=True)
