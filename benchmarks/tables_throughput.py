@@ -36,7 +36,7 @@ from _common import (
 
 BATCH, RATE, N_EPOCHS = 512, 1e-3, 3
 MODELS = ("mlp", "ft_transformer")
-WAYS = ("pytorch-frame", "skembed")
+WAYS = ("pytorch-frame", "plain loop", "skembed")
 GROWTH = [(10_000, 20), (100_000, 20), (1_000_000, 20), (100_000, 5), (100_000, 80)]
 
 
@@ -86,70 +86,51 @@ def run_skembed(model: str, X: Any, y: np.ndarray, n_epochs: int) -> dict[str, A
     }
 
 
+def run_plain_loop(model: str, X: Any, y: np.ndarray, n_epochs: int) -> dict[str, Any]:
+    """Train and embed skembed's network on pytorch-frame's frames, in a plain loop."""
+    return run_loop(model, X, y, n_epochs, with_encoders=False)
+
+
 def run_pytorch_frame(model: str, X: Any, y: np.ndarray, n_epochs: int) -> dict[str, Any]:
-    """Train and embed with pytorch-frame's frames and loader, and a plain loop."""
+    """Train and embed the same network on pytorch-frame's encoders, in a plain loop."""
+    return run_loop(model, X, y, n_epochs, with_encoders=True)
+
+
+def run_loop(
+    model: str, X: Any, y: np.ndarray, n_epochs: int, *, with_encoders: bool
+) -> dict[str, Any]:
     import torch
     import torch.nn.functional as F
-    from torch_frame import stype
-    from torch_frame.data import DataLoader, Dataset
+    from torch_frame.data import DataLoader
 
-    from skembed.columns import TableEncoder
-    from skembed.modules import Dropout
-    from skembed.tabular import _networks
-    from skembed.tabular._backbones import TableBackbone
-    from skembed.tabular._settings import TableSettings
-
-    encoder = TableEncoder().fit(X)
-    rows = encoder.transform(X)[0].arrays
-    names = {kind: [f"{kind} {i}" for i in range(rows[kind].shape[1])] for kind in rows}
-    parts = [pd.DataFrame(rows[kind], columns=names[kind]) for kind in ("numbers", "codes")]
-    frame = pd.concat(parts, axis=1).astype(np.float32).assign(y=y)
-    kinds = {name: stype.numerical for name in frame if name != "y"}
-    network = TableBackbone(TableSettings(model), encoder.shape, encoder.digest).load().core
-    for each in network.modules():  # torch's own dropout, as anybody's network has
-        if type(each) is Dropout:
-            each.__class__ = torch.nn.Dropout
-    _networks.attend = lambda q, k, v, dropout: F.scaled_dot_product_attention(
-        *(q, k, v), dropout_p=dropout
-    )
+    network, shape, arrays = read_network(model, X)
+    frame = make_frame(arrays, shape).assign(y=y)
     torch.manual_seed(0)
     head = torch.nn.Linear(64, 2)
-
-    def embed(batch: Any) -> Any:
-        values = batch.feat_dict[stype.numerical]
-        at = {name: i for i, name in enumerate(batch.col_names_dict[stype.numerical])}
-        numbers, codes = ([at[name] for name in names[kind]] for kind in ("numbers", "codes"))
-        return network(
-            {
-                "numbers": values[:, numbers],
-                "codes": values[:, codes].int(),
-                "dense": values[:, :0],
-            }
-        )
-
     started = time.perf_counter()
-    kinds["y"] = stype.categorical
-    data = Dataset(frame, kinds, target_col="y").materialize()
+    data = materialize(frame, with_encoders=with_encoders)
+    cells = make_cells(network.cells, data, with_encoders=with_encoders)
+    trunk = network.trunk
     loader = DataLoader(data.tensor_frame, batch_size=BATCH, shuffle=True)
-    parameters = [*network.parameters(), *head.parameters()]
+    parameters = [*cells.parameters(), *trunk.parameters(), *head.parameters()]
     optimizer = torch.optim.AdamW(parameters, lr=RATE, weight_decay=0.0)
     seconds, loss = [], 0.0
     for _ in range(n_epochs):
-        network.train()
+        trunk.train()
         begun, total = time.perf_counter(), 0.0
         for batch in loader:
             optimizer.zero_grad()
-            found = F.cross_entropy(head(embed(batch)), batch.y)
+            found = F.cross_entropy(head(trunk(cells(batch))), batch.y)
             found.backward()
             optimizer.step()
             total += float(found)
         loss = total / len(loader)
         seconds.append(time.perf_counter() - begun)
     fitted = time.perf_counter()
-    new = Dataset(frame, kinds, target_col="y").materialize()
-    network.eval()
+    new = materialize(frame, with_encoders=with_encoders)
+    trunk.eval()
     with torch.no_grad():
-        vectors = [embed(b) for b in DataLoader(new.tensor_frame, batch_size=4096)]
+        vectors = [trunk(cells(b)) for b in DataLoader(new.tensor_frame, batch_size=4096)]
     vectors = torch.cat(vectors).numpy()
     return {
         "epoch_seconds": seconds,
@@ -160,8 +141,115 @@ def run_pytorch_frame(model: str, X: Any, y: np.ndarray, n_epochs: int) -> dict[
     }
 
 
+def read_network(model: str, X: Any) -> tuple[Any, Any, dict[str, np.ndarray]]:
+    """Return skembed's network as torch has it, and its columns' shape and numbers."""
+    import torch
+    import torch.nn.functional as F
+
+    from skembed.columns import TableEncoder
+    from skembed.modules import Dropout
+    from skembed.tabular import _networks
+    from skembed.tabular._backbones import TableBackbone
+    from skembed.tabular._settings import TableSettings
+
+    encoder = TableEncoder().fit(X)
+    network = TableBackbone(TableSettings(model), encoder.shape, encoder.digest).load().core
+    for each in network.modules():  # torch's own dropout, as anybody's network has
+        if type(each) is Dropout:
+            each.__class__ = torch.nn.Dropout
+    _networks.attend = lambda q, k, v, dropout: F.scaled_dot_product_attention(
+        *(q, k, v), dropout_p=dropout
+    )
+    return network, encoder.shape, encoder.transform(X)[0].arrays
+
+
+def make_frame(arrays: dict[str, np.ndarray], shape: Any) -> pd.DataFrame:
+    names = {kind: [f"{kind} {i}" for i in range(arrays[kind].shape[1])] for kind in arrays}
+    parts = [pd.DataFrame(arrays[kind], columns=names[kind]) for kind in ("numbers", "codes")]
+    frame = pd.concat(parts, axis=1)
+    frame.attrs["shape"] = shape
+    return frame
+
+
+def materialize(frame: pd.DataFrame, *, with_encoders: bool) -> Any:
+    """Return pytorch-frame's data; codes are numbers to skembed's network, which looks them up."""
+    from torch_frame import stype
+    from torch_frame.data import Dataset
+
+    of_codes = stype.categorical if with_encoders else stype.numerical
+    kinds = {name: of_codes if name.startswith("codes") else stype.numerical for name in frame}
+    data = Dataset(frame, {**kinds, "y": stype.categorical}, target_col="y").materialize()
+    data.shape = frame.attrs["shape"]
+    return data
+
+
+def make_cells(own: Any, data: Any, *, with_encoders: bool) -> Any:
+    """Return what makes vectors of a frame's cells: skembed's module, or pytorch-frame's encoders.
+
+    The encoders are pytorch-frame's piecewise-linear one and that of categories, with skembed's
+    bins, a line beside the bins, and skembed's first weights. Missing numbers are 0: they have no
+    vector of their own there.
+    """
+    import torch
+    from torch import nn
+    from torch_frame import NAStrategy, stype
+    from torch_frame.data.stats import StatType
+    from torch_frame.nn import EmbeddingEncoder, LinearBucketEncoder, StypeWiseFeatureEncoder
+
+    names = data.tensor_frame.col_names_dict
+
+    class OwnCells(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.own = own
+            at = {name: i for i, name in enumerate(names[stype.numerical])}
+            self.at = [[at[n] for n in at if n.startswith(kind)] for kind in ("numbers", "codes")]
+
+        def forward(self, batch: Any) -> Any:
+            values = batch.feat_dict[stype.numerical]
+            numbers, codes = (values[:, at] for at in self.at)
+            return self.own({"numbers": numbers, "codes": codes.int(), "dense": values[:, :0]})
+
+    class LineAndBins(LinearBucketEncoder):
+        def init_modules(self) -> None:
+            super().init_modules()
+            order = [int(name.split()[1]) for name in names[stype.numerical]]
+            edges = np.stack([data.shape.bins[i] for i in order])
+            self.boundaries = torch.from_numpy(edges)
+            self.weight = nn.Parameter(own.numbers.weight[order].detach().clone())
+            self.bias = nn.Parameter(own.numbers.bias[order].detach().clone())
+            self.line = nn.Parameter(own.numbers.line[order].detach().clone())
+
+        def encode_forward(self, feat: Any, col_names: Any = None) -> Any:
+            return super().encode_forward(feat, col_names) + feat.unsqueeze(-1) * self.line
+
+    class TheirCells(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            encoders = {
+                stype.categorical: EmbeddingEncoder(),
+                stype.numerical: LineAndBins(na_strategy=NAStrategy.ZEROS),
+            }
+            self.encoders = StypeWiseFeatureEncoder(own.d, data.col_stats, names, encoders)
+            table = self.encoders.encoder_dict["categorical"].emb.weight
+            first = 1
+            for name in names[stype.categorical]:
+                known = list(data.col_stats[name][StatType.COUNT][0])
+                start = int(own.first[int(name.split()[1])])
+                with torch.no_grad():
+                    for i, code in enumerate(known):
+                        table[first + i] = own.codes.weight[start + int(code)]
+                first += len(known)
+
+        def forward(self, batch: Any) -> Any:
+            return self.encoders(batch)[0]
+
+    return TheirCells() if with_encoders else OwnCells()
+
+
 RUNS: dict[str, Callable[..., dict[str, Any]]] = {
     "pytorch-frame": run_pytorch_frame,
+    "plain loop": run_plain_loop,
     "skembed": run_skembed,
 }
 
@@ -173,16 +261,37 @@ def run(way: str, model: str, n_rows: int, n_epochs: int) -> dict[str, Any]:
     return RUNS[way](model, *make_table(n_rows), n_epochs)
 
 
-def check_parity() -> dict[str, float]:
+def check_parity() -> dict[str, dict[str, float]]:
     """Return by how much vectors differ while nothing is trained; refuse what differs."""
-    found = {}
+    found: dict[str, dict[str, float]] = {}
     for model in MODELS:
-        theirs = call_apart(run, "pytorch-frame", model, 2000, 0)["vectors"]
+        theirs = call_apart(run, "plain loop", model, 2000, 0)["vectors"]
         ours = call_apart(untrained, model, 2000)
-        found[model] = float(np.abs(ours - theirs).max())
-        if found[model] > 1e-5:
-            raise SystemExit(f"{model}: vectors differ by {found[model]:.2g}: no times.")
+        found[model] = {
+            "skembed": float(np.abs(ours - theirs).max()),
+            "encoders": call_apart(compare_encoders, model),
+        }
+        if max(found[model].values()) > 1e-5:
+            raise SystemExit(f"{model}: vectors differ by {found[model]}: no times.")
     return found
+
+
+def compare_encoders(model: str) -> float:
+    """Return by how much vectors on pytorch-frame's encoders differ, on rows without missing."""
+    import torch
+
+    X, y = make_table(2000)
+    network, shape, arrays = read_network(model, X.ffill().bfill())
+    torch.nn.init.normal_(network.cells.numbers.weight)  # 0 at first: bins would not count
+    frame = make_frame(arrays, shape).assign(y=y)
+    network.eval()
+    vectors = []
+    for with_encoders in (True, False):
+        data = materialize(frame, with_encoders=with_encoders)
+        cells = make_cells(network.cells, data, with_encoders=with_encoders)
+        with torch.no_grad():
+            vectors.append(network.trunk(cells(data.tensor_frame)))
+    return float((vectors[0] - vectors[1]).abs().max())
 
 
 def untrained(model: str, n_rows: int) -> np.ndarray:

@@ -21,11 +21,16 @@ __all__ = [
     "has_int8",
     "is_bfloat16_faster_on_cpu",
     "keep_freed_memory",
+    "linear",
     "prepare_for_training",
+    "speed_up_linear",
 ]
 
 if TYPE_CHECKING:
     from skembed.acceleration._accelerate import accelerate, prepare_for_training
+    from skembed.acceleration._linear import linear, speed_up_linear
 else:
     accelerate = later("skembed.acceleration._accelerate", "accelerate")
     prepare_for_training = later("skembed.acceleration._accelerate", "prepare_for_training")
+    linear = later("skembed.acceleration._linear", "linear")
+    speed_up_linear = later("skembed.acceleration._linear", "speed_up_linear")

@@ -8,13 +8,14 @@ from __future__ import annotations
 import functools
 import platform
 import time
+from collections.abc import Callable
 
 from skembed.weights import remembered
 
-__all__ = ["has_int8", "is_bfloat16_faster_on_cpu", "keep_freed_memory"]
+__all__ = ["has_int8", "is_bfloat16_faster_on_cpu", "is_onednn_faster_on_cpu", "keep_freed_memory"]
 
 _LEAST_GAIN = 1.3
-"""bfloat16 must be this many times faster than float32 on a CPU before it is chosen."""
+"""Another way to multiply must be this many times faster on a CPU before it is chosen."""
 
 _BYTES = (32 << 20) - (64 << 10)
 """Just under the largest block (32 MiB) by which glibc's allocator learns."""
@@ -25,35 +26,82 @@ def is_bfloat16_faster_on_cpu() -> bool:
 
     It is remembered: as part of every key, it must be the same in all processes of a machine.
     """
+    return remembered("cpu-bfloat16", _name(), _probe_bfloat16) == "faster"
+
+
+def is_onednn_faster_on_cpu() -> bool:
+    """Return whether this CPU multiplies float32 faster by oneDNN than as torch does, by MKL.
+
+    MKL leaves the 512-bit units of AMD's processors idle. It is remembered, so that the same
+    training gives the same bits in all processes of a machine.
+    """
+    return remembered("cpu-onednn", _name(), _probe_onednn) == "faster"
+
+
+def _name() -> str:
+    """Name this machine, and what computes on it."""
     import torch
 
     capability = torch.backends.cpu.get_cpu_capability()
-    name = f"{platform.node()}/{platform.machine()}/{capability}/torch {torch.__version__}"
-    return remembered("cpu-bfloat16", name, _probe_bfloat16) == "faster"
+    return f"{platform.node()}/{platform.machine()}/{capability}/torch {torch.__version__}"
 
 
 def _probe_bfloat16() -> str:
-    """Time one linear layer in both formats, a few milliseconds in all."""
+    """Time one linear layer in both formats."""
+    import torch
+    import torch.nn.functional as F
+
+    def run_in(dtype: torch.dtype) -> Callable[[], object]:
+        rows, weight = torch.zeros(256, 384, dtype=dtype), torch.zeros(768, 384, dtype=dtype)
+        return lambda: F.linear(rows, weight)
+
+    return _compare(run_in(torch.float32), run_in(torch.bfloat16))
+
+
+def _probe_onednn() -> str:
+    """Time one product in both libraries, and look whether oneDNN's is right."""
+    import torch
+    import torch.nn.functional as F
+
+    rows, weight = (torch.full(shape, 0.5) for shape in ((256, 384), (768, 384)))
+
+    def run() -> torch.Tensor:
+        # It is private to torch, and may change.
+        found: torch.Tensor = torch.ops.mkldnn._linear_pointwise(
+            *(rows, weight, None, "none", [], "")
+        )
+        return found
+
+    try:
+        if not torch.allclose(run(), F.linear(rows, weight)):
+            return "wrong"
+    except (AttributeError, RuntimeError, TypeError):
+        return "missing"
+    return _compare(lambda: F.linear(rows, weight), run)
+
+
+def _compare(plain: Callable[[], object], other: Callable[[], object]) -> str:
+    """Time two ways without gradients, a few milliseconds in all; say how the second does."""
     import torch
 
     n_threads = torch.get_num_threads()
-    seconds = {}
     try:
         # One thread: what the core can do, not what its neighbours leave.
         torch.set_num_threads(1)
-        for dtype in (torch.float32, torch.bfloat16):
-            layer = torch.nn.Linear(384, 768, dtype=dtype).requires_grad_(False)
-            rows = torch.zeros(256, 384, dtype=dtype)
-            times = []
-            for _ in range(6):
-                start = time.perf_counter()
-                layer(rows)
-                times.append(time.perf_counter() - start)
-            seconds[dtype] = min(times)
+        with torch.no_grad():
+            seconds = [_least_seconds(run) for run in (plain, other)]
     finally:
         torch.set_num_threads(n_threads)
-    is_faster = seconds[torch.float32] > _LEAST_GAIN * seconds[torch.bfloat16]
-    return "faster" if is_faster else "slower"
+    return "faster" if seconds[0] > _LEAST_GAIN * seconds[1] else "slower"
+
+
+def _least_seconds(run: Callable[[], object]) -> float:
+    times = []
+    for _ in range(6):
+        start = time.perf_counter()
+        run()
+        times.append(time.perf_counter() - start)
+    return min(times)
 
 
 def has_int8() -> bool:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from skembed.acceleration._attention import PACKED, packed_rows, register_packed_attention
 from skembed.acceleration._int8 import quantize_linear_layers
-from skembed.acceleration._linear import pack_linear_layers, steady_size
+from skembed.acceleration._linear import is_onednn_used, pack_linear_layers, steady_size
 from skembed.acceleration._passes import are_alike, convert
 from skembed.acceleration._processor import is_bfloat16_faster_on_cpu
 from skembed.exceptions import UnsupportedModelError
@@ -102,7 +102,8 @@ class FastTransformer(TokenTransformer):
     def _n_more(self, n_tokens: int) -> int:
         """Return how many tokens are put after so many."""
         is_steady = self.is_steady
-        if self.is_trained and torch.is_autocast_enabled("cpu"):
+        is_compiled = torch.is_autocast_enabled("cpu") or is_onednn_used()
+        if self.is_trained and is_compiled and self.model.device.type == "cpu":
             # Not where states of frozen blocks are kept, which are those of rows alone.
             is_steady = not any("stays_frozen" in vars(each) for each in self.modules())
         return steady_size(n_tokens) - n_tokens if is_steady else 0

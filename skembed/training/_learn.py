@@ -19,7 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from skembed._forks import KeyLocks
 from skembed._inputs import ArrayRows, CheckedRows, take
-from skembed.acceleration import prepare_for_training
+from skembed.acceleration import prepare_for_training, speed_up_linear
 from skembed.engine import BackboneEncoder, Progress, embed, most_threads
 from skembed.exceptions import (
     InvalidRowsError,
@@ -237,7 +237,10 @@ def _trained(task: _Task, key: bytes | None, made_with: dict[str, str]) -> Train
         learned = partial(_learned, task, made_with, module, loop)
         watched = nullcontext() if task.watch is None else task.watch(loop, learned)
         bar = Progress(task.title, loop.settings.n_epochs * objective.n_rows)
-        with closing(bar), watched, most_threads(_n_threads(task, module)):
+        n_threads = _n_threads(task, module)
+        if device.type == "cpu":
+            speed_up_linear(module)
+        with closing(bar), watched, most_threads(n_threads):
             loop.tell = lambda n_rows, loss: bar.update(n_rows, f"loss {loss:.3g}")
             loop.run()
     return learned()
@@ -326,7 +329,10 @@ def _batches(encoder: BackboneEncoder, examples: Examples) -> Iterator[Any]:
 
 @torch.no_grad()
 def _n_threads(task: _Task, module: Any) -> int | None:
-    """Return 1 where threads would wait for each other longer than they compute, else None."""
+    """Return 1 where threads would wait for each other longer than they compute, else None.
+
+    The layers are torch's: others' products are not counted.
+    """
     items = task.rows.items
     if not isinstance(items, ArrayRows) or task.strategy.method == "head":
         return None

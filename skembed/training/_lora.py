@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from skembed._optional import import_optional
+from skembed.acceleration import linear
 from skembed.exceptions import InvalidParameterError
 from skembed.training._depth import is_numbered
 
@@ -101,14 +102,14 @@ class _Merged(torch.autograd.Function):
         ctx.save_for_backward(x, weight, a, b)
         ctx.scale = scale
         merged = torch.addmm(weight, b, a, alpha=scale).to(x.dtype)
-        return F.linear(x, merged, None if bias is None else bias.to(x.dtype))
+        return linear(x, merged, None if bias is None else bias.to(x.dtype))
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, a, b = ctx.saved_tensors
         of_x = None
         if ctx.needs_input_grad[0]:
-            of_x = gradient @ torch.addmm(weight, b, a, alpha=ctx.scale).to(x.dtype)
+            of_x = linear(gradient, torch.addmm(weight, b, a, alpha=ctx.scale).to(x.dtype).T)
         x, rows = (each.reshape(-1, each.shape[-1]) for each in (x, gradient))
         turned = (ctx.scale * b.T).to(x.dtype).contiguous()  # else 1.6 times as slow
         within = F.linear(rows, turned)  # the gradient of x @ A.T

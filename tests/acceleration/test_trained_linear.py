@@ -1,0 +1,149 @@
+"""Linear layers that oneDNN computes in training."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from skembed.acceleration import _linear, _processor, linear, speed_up_linear
+from skembed.acceleration._linear import TrainedLinear
+
+
+@pytest.fixture(autouse=True)
+def used(monkeypatch):
+    if _processor._probe_onednn() == "missing":
+        pytest.skip("this torch has no oneDNN")
+    monkeypatch.setattr(_linear, "is_onednn_used", lambda: True)
+
+
+def gradients(run, *inputs):
+    """Return what a function gives, and the gradients of a weighted sum of it."""
+    found = [None if each is None else each.detach().clone().requires_grad_() for each in inputs]
+    out = run(*found)
+    (out * torch.linspace(-1, 1, out.numel()).view(out.shape)).sum().backward()
+    return out.detach(), *(each.grad for each in found if each is not None)
+
+
+def draw(*shape):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(sum(shape)))
+
+
+@pytest.mark.parametrize("shape", [(40,), (7, 40), (1, 40), (5, 3, 40), (0, 40)])
+@pytest.mark.parametrize("n_out", [33, 96])
+@pytest.mark.parametrize("has_bias", [True, False])
+def test_values_and_gradients_are_torchs(shape, n_out, has_bias):
+    inputs = draw(*shape), draw(n_out, 40), draw(n_out) if has_bias else None
+    for ours, theirs in zip(gradients(linear, *inputs), gradients(F.linear, *inputs), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+
+
+def test_gradients_are_those_of_differences():
+    """Taken in float64, which oneDNN has not."""
+    x, weight, bias = draw(6, 32), draw(34, 32), draw(34)
+    direction = draw(6, 34)
+    found = gradients(lambda *given: linear(*given) * direction, x, weight, bias)[1:]
+    exact = [each.double() for each in (x, weight, bias)]
+
+    def value(*given):
+        out = F.linear(*given) * direction.double()
+        return (out * torch.linspace(-1, 1, out.numel()).view(out.shape)).sum()
+
+    for i, gradient in enumerate(found):
+        step = draw(*gradient.shape).double() * 1e-3
+        sides = []
+        for sign in (1, -1):
+            moved = list(exact)
+            moved[i] = moved[i] + sign * step
+            sides.append(value(*moved))
+        difference = float(sides[0] - sides[1]) / 2
+        assert float((gradient.double() * step).sum()) == pytest.approx(difference, rel=1e-3)
+
+
+@pytest.mark.parametrize("of", ["x", "gradient"])
+def test_numbers_may_lie_in_any_order_in_memory(of):
+    x, weight = draw(4, 6, 40), draw(36, 40)
+
+    def first(run):
+        return lambda x, weight: run(x[:, ::2], weight)
+
+    def turned(run):
+        return lambda x, weight: run(x, weight).transpose(0, 1)
+
+    wrap = first if of == "x" else turned
+    pairs = zip(
+        gradients(wrap(linear), x, weight), gradients(wrap(F.linear), x, weight), strict=True
+    )
+    for ours, theirs in pairs:
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+
+
+def test_what_comes_out_may_be_changed_in_place():
+    x, weight = draw(2, 3, 40), draw(36, 40)
+
+    def change(run):
+        def changed(x, weight):
+            found = run(x, weight).view(2, 3, 4, 9).permute(0, 2, 1, 3)
+            found += 1
+            return found * found
+
+        return changed
+
+    pairs = zip(
+        gradients(change(linear), x, weight), gradients(change(F.linear), x, weight), strict=True
+    )
+    for ours, theirs in pairs:
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-3)
+
+
+def test_only_what_is_asked_for_gets_a_gradient():
+    x, weight, bias = draw(5, 40), draw(36, 40).requires_grad_(), draw(36)
+    linear(x, weight, bias).sum().backward()
+    assert x.grad is None and bias.grad is None and weight.grad is not None
+
+
+def test_layers_are_replaced_in_place_and_keep_their_hooks_and_names():
+    model = nn.Sequential(nn.Linear(40, 64), nn.ReLU(), nn.Linear(64, 32))
+    seen = []
+    model[0].register_forward_hook(lambda layer, given, found: seen.append(found.shape))
+    x, names = draw(3, 40), list(model.state_dict())
+    before = model(x)
+    speed_up_linear(model)
+    assert [type(layer) for layer in model] == [TrainedLinear, nn.ReLU, TrainedLinear]
+    torch.testing.assert_close(model(x), before, rtol=1e-4, atol=1e-5)
+    assert seen == [(3, 64)] * 2 and list(model.state_dict()) == names
+
+
+def test_narrow_layers_and_others_kinds_stay_as_they_are():
+    class Own(nn.Linear):
+        def forward(self, input):
+            return super().forward(input) + 1
+
+    model = nn.ModuleList([nn.Linear(64, 2), nn.Linear(2, 64), Own(64, 64)])
+    speed_up_linear(model)
+    assert [type(layer) for layer in model] == [nn.Linear, nn.Linear, Own]
+
+
+@pytest.mark.parametrize("how", ["autocast", "bfloat16", "float64"])
+def test_other_formats_are_left_to_torch(how, monkeypatch):
+    monkeypatch.setattr(_linear, "_product", None)
+    dtype = {"autocast": torch.float32}.get(how) or getattr(torch, how)
+    x, weight = draw(5, 40).to(dtype), draw(36, 40).to(dtype)
+    with torch.autocast("cpu", torch.bfloat16, enabled=how == "autocast"):
+        found = linear(x, weight)
+        assert torch.equal(found, F.linear(x, weight))
+    assert found.dtype == (torch.bfloat16 if how == "autocast" else dtype)
+
+
+def test_where_it_is_not_faster_torch_multiplies(monkeypatch):
+    monkeypatch.setattr(_linear, "is_onednn_used", lambda: False)
+    monkeypatch.setattr(_linear, "_product", None)
+    model = nn.Sequential(nn.Linear(40, 64))
+    speed_up_linear(model)
+    assert type(model[0]) is nn.Linear
+    assert linear(draw(2, 40), draw(64, 40)).shape == (2, 64)
+
+
+def test_the_probe_leaves_the_number_of_threads_as_it_was():
+    before = torch.get_num_threads()
+    assert _processor._probe_onednn() in ("faster", "slower")
+    assert torch.get_num_threads() == before
