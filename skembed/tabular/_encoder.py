@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from skembed._encoder import AtOnce, BatchPolicy
+from skembed.acceleration import speed_up_linear
 from skembed.columns import TableEncoder, TableRows
 from skembed.engine import BackboneEncoder
 from skembed.tabular._backbones import TableBackbone
@@ -48,9 +49,11 @@ class TabularEncoder(BackboneEncoder):
         return {name: tensor.to(self.torch_device) for name, tensor in batch.items()}
 
     def _load_core(self) -> nn.Module:
-        """Return the network as it is: its layers are too small to be made faster."""
+        """Return the network, whose layers are too small to be made faster in other ways."""
         module: Any = self._loaded(self.backbone.load)
         core: nn.Module = module.core
+        if self.torch_device.type == "cpu":
+            speed_up_linear(core)
         return core.eval().requires_grad_(False).to(self.torch_device)
 
     @torch.inference_mode()
