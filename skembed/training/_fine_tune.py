@@ -88,9 +88,10 @@ class FineTune(Strategy):
     cross_fit : int or None, default=None
         Number of folds for `fit_transform`. A fine-tuned embedder has seen the labels of its
         training rows, and a classifier on top would trust their vectors too much. With folds,
-        `fit_transform` gives each row the vector of a model that was trained without it, rotated
-        into the space of the model trained on all rows, which `transform` uses [4]_. Equal rows
-        share a fold. It takes as many trainings more; see Notes.
+        `fit_transform` gives each row the vector of a model that was trained without it, brought
+        into the space of the model trained on all rows, which `transform` uses: vectors of unit
+        length are rotated [4]_, others scaled, moved and corrected by a ridge regression as well.
+        Equal rows share a fold. It takes as many trainings more; see Notes.
     checkpoint : path or None, default=None
         A folder in which each epoch is saved: a `fit` of the same rows and targets with the same
         parameters goes on from there, and ends with the weights that it would have had. Each
