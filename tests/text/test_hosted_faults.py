@@ -278,10 +278,11 @@ class TestTooMuch:
         assert_right(vectors[20:])
 
     def test_a_server_that_begins_to_refuse_every_text_is_at_fault_itself(self, embedder, server):
+        embedder.set_params(on_error="nan", batch_size=64).transform(["an answered text"])
         server.always = error(400, {"error": {"message": "you exceed what you may"}})
         rows = [f"text {i}" for i in range(640)]
         with pytest.raises(ServiceError, match=r"what you may.*call again to go on"):
-            embedder.set_params(on_error="nan", batch_size=64).transform(rows)
+            embedder.transform(rows)
         assert len(server.requests) < 150
 
     def test_a_server_that_refuses_every_text_is_at_fault_itself(self, server, monkeypatch):
