@@ -5,9 +5,10 @@ batches to a plain loop with AdamW, as its examples do; the network is skembed's
 weights. Its cells are made by pytorch-frame's encoders, or, as "plain loop", by skembed's module,
 so that the times differ by what is around it. It is spared the preparation: its frame holds the
 numbers that skembed's `fit` makes of the columns. Parity comes first: the vectors of the untrained
-networks must be equal, with random weights of the encoders' bins, too. Every way runs in a process of its own, in turn, on 2,000 rows
-before the clock starts, so that all is imported; ratios are taken within a round. "fit" is all that
-leads from the frame to the trained network, "training" its epochs alone.
+networks must be equal, with random weights of the encoders' bins, too. Every way runs in a process
+of its own, in turn, on 2,000 rows before the clock starts, so that all is imported; ratios are
+taken within a round. "fit" is all that leads from the frame to the trained network, "training" its
+epochs alone.
 
 ``--growth`` shows how `fit` (two epochs) and `transform` grow with rows and columns, and what
 memory `transform` takes beside its output.
