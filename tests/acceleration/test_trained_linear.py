@@ -101,6 +101,24 @@ def test_only_what_is_asked_for_gets_a_gradient():
     assert x.grad is None and bias.grad is None and weight.grad is not None
 
 
+def test_wide_layers_meet_few_numbers_of_rows(monkeypatch):
+    seen = []
+    product = _linear._product
+
+    def count(rows, *rest):
+        seen.append(len(rows))
+        return product(rows, *rest)
+
+    monkeypatch.setattr(_linear, "_product", count)
+    weight = draw(264, 272).requires_grad_()
+    for n in range(130, 161):
+        x = draw(n, 272)
+        ours, theirs = gradients(linear, x, weight), gradients(F.linear, x, weight)
+        for found, expected in zip(ours, theirs, strict=True):
+            torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-3)
+    assert set(seen) == {144, 160, 264}  # those of a weight's gradient are its own
+
+
 def test_layers_are_replaced_in_place_and_keep_their_hooks_and_names():
     model = nn.Sequential(nn.Linear(40, 64), nn.ReLU(), nn.Linear(64, 32))
     seen = []
