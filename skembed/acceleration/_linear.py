@@ -6,8 +6,8 @@ float32 all of MiniLM takes 13% less time on 4,096 tokens and 27% less on one ro
 
 In training weights change with every step, and oneDNN is asked only where it is faster on weights
 as they lie: on AMD's processors, for which MKL, torch's own choice in float32, has no 512-bit code.
-On one Zen 5 core, 4,096 tokens from 384 to 1,536: 238 thousand million operations a second for 106,
-241 for 104 in the gradient of the tokens, 189 for 105 in that of the weights.
+On one Zen 5 core, 4,096 tokens from 384 to 1,536: 238 against 106 billion operations a second, 241
+against 104 in the gradient of the tokens, 189 against 105 in that of the weights.
 
 The operators are private to torch: where they are missing or refuse, layers stay as they are. Knows
 modules and tensors, not what they are for.
@@ -42,8 +42,9 @@ _SIZES_PER_OCTAVE = 8
 
 _DTYPES = (torch.bfloat16, torch.float32)
 
-_LEAST_WIDTH = 32
-"""Of layers that oneDNN computes in training: a call takes 10 microseconds longer than MKL's."""
+_LEAST_WIDTH = _LEAST_ROWS = 32
+"""Of layers, and of what they are given, that oneDNN computes as they lie: a call takes 10
+microseconds longer than MKL's."""
 
 _MOST_NARROW = 256
 """Wider layers are trained on steady numbers of rows: of 120 numbers, three layers of wav2vec 2.0
@@ -118,8 +119,8 @@ def _is_packable(module: nn.Module) -> TypeGuard[nn.Linear]:
 is_onednn_used = functools.cache(is_onednn_faster_on_cpu)
 
 
-class TrainedLinear(nn.Linear):
-    """A linear layer that oneDNN computes in training, if in float32 on a CPU."""
+class OneDNNLinear(nn.Linear):
+    """A linear layer that oneDNN computes as it lies, if in float32 on a CPU."""
 
     def forward(self, input: Tensor) -> Tensor:
         """Map an input of shape (..., in_features) to (..., out_features)."""
@@ -133,21 +134,40 @@ def speed_up_linear(module: nn.Module) -> None:
     for each in module.modules():
         # Subclasses may compute something else.
         if type(each) is nn.Linear and min(each.weight.shape) >= _LEAST_WIDTH:
-            each.__class__ = TrainedLinear
+            each.__class__ = OneDNNLinear
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Return `torch.nn.functional.linear`, by oneDNN in float32 on a CPU where that is faster."""
-    is_plain = x.device.type == "cpu" and x.dtype == weight.dtype == torch.float32 and x.numel() > 0
-    if not is_plain or torch.is_autocast_enabled("cpu") or not is_onednn_used():
+    """Return `torch.nn.functional.linear`, by oneDNN in float32 on a CPU where that is faster.
+
+    What comes out is no view, if `x` is (n, d) and n steady: it may be changed in place.
+    """
+    if not _is_for_onednn(x, weight):
         return F.linear(x, weight, bias)
     # Contiguous: of other strides oneDNN's product of the weight's gradient is slow.
     rows = x.reshape(-1, x.shape[-1]).contiguous()
-    n_rows = len(rows)
-    if min(weight.shape) > _MOST_NARROW and steady_size(n_rows) > n_rows:
-        rows = F.pad(rows, (0, 0, 0, steady_size(n_rows) - n_rows))
-    found: Tensor = _Linear.apply(rows, weight, bias)[:n_rows]
-    return found.view(*x.shape[:-1], found.shape[-1])
+    n_rows, steady = len(rows), len(rows)
+    if min(weight.shape) > _MOST_NARROW or not torch.is_grad_enabled():
+        steady = steady_size(n_rows)
+    if steady > n_rows:
+        found: Tensor = _Linear.apply(F.pad(rows, (0, 0, 0, steady - n_rows)), weight, bias)
+        found = found[:n_rows]
+    else:
+        found = _Linear.apply(rows, weight, bias)
+    return found if x.ndim == 2 else found.view(*x.shape[:-1], found.shape[-1])
+
+
+def _is_for_onednn(x: Tensor, weight: Tensor) -> bool:
+    is_plain = x.device.type == "cpu" and x.dtype == weight.dtype == torch.float32
+    return (
+        is_plain
+        and x.layout is torch.strided
+        and not x.is_nested
+        and x.shape[-1:] == weight.shape[1:]
+        and x.shape[:-1].numel() >= _LEAST_ROWS
+        and not torch.is_autocast_enabled("cpu")
+        and is_onednn_used()
+    )
 
 
 class _Linear(torch.autograd.Function):
@@ -155,7 +175,8 @@ class _Linear(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        ctx.save_for_backward(rows, weight)
+        of_rows, of_weight, _ = ctx.needs_input_grad
+        ctx.save_for_backward(rows if of_weight else None, weight if of_rows else None)
         return _product(rows, weight, bias)
 
     @staticmethod
@@ -163,11 +184,14 @@ class _Linear(torch.autograd.Function):
         rows, weight = ctx.saved_tensors
         gradient = gradient.contiguous()
         of_rows = of_weight = of_bias = None
+        # By itself, not by `_product`: a gradient may have a gradient.
         if ctx.needs_input_grad[0]:
-            of_rows = _product(gradient, weight.T)
-        if ctx.needs_input_grad[1]:  # what comes first is copied, turned
-            is_wide = gradient.shape[1] > rows.shape[1]
-            of_weight = _product(rows.T, gradient.T).T if is_wide else _product(gradient.T, rows.T)
+            of_rows = _Linear.apply(gradient, weight.T, None)
+        if ctx.needs_input_grad[1]:  # the first is copied if it is turned: the smaller one
+            if gradient.shape[1] > rows.shape[1]:
+                of_weight = _Linear.apply(rows.T, gradient.T, None).T
+            else:
+                of_weight = _Linear.apply(gradient.T, rows.T, None)
         if ctx.needs_input_grad[2]:
             of_bias = gradient.sum(0)
         return of_rows, of_weight, of_bias

@@ -102,8 +102,11 @@ class FastTransformer(TokenTransformer):
     def _n_more(self, n_tokens: int) -> int:
         """Return how many tokens are put after so many."""
         is_steady = self.is_steady
-        is_compiled = torch.is_autocast_enabled("cpu") or is_onednn_used()
-        if self.is_trained and is_compiled and self.model.device.type == "cpu":
+        if (
+            self.is_trained
+            and self.model.device.type == "cpu"
+            and (torch.is_autocast_enabled("cpu") or is_onednn_used())
+        ):
             # Not where states of frozen blocks are kept, which are those of rows alone.
             is_steady = not any("stays_frozen" in vars(each) for each in self.modules())
         return steady_size(n_tokens) - n_tokens if is_steady else 0

@@ -80,9 +80,10 @@ def _run_merged(layer: Any, x: Tensor) -> Tensor:
         x = x.to(torch.get_autocast_dtype(device))
     weight = base.weight.T if layer.fan_in_fan_out else base.weight
     a, b = layer.lora_A["default"].weight, layer.lora_B["default"].weight
+    rows = x.reshape(-1, x.shape[-1])
     with torch.autocast(device, enabled=False):  # it would round the matrices before their product
-        mapped: Tensor = _Merged.apply(x, weight, base.bias, a, b, layer.scaling["default"])
-    return mapped
+        mapped: Tensor = _Merged.apply(rows, weight, base.bias, a, b, layer.scaling["default"])
+    return mapped if x.ndim == 2 else mapped.view(*x.shape[:-1], mapped.shape[-1])
 
 
 class _Merged(torch.autograd.Function):
@@ -102,7 +103,8 @@ class _Merged(torch.autograd.Function):
         ctx.save_for_backward(x, weight, a, b)
         ctx.scale = scale
         merged = torch.addmm(weight, b, a, alpha=scale).to(x.dtype)
-        return linear(x, merged, None if bias is None else bias.to(x.dtype))
+        found = linear(x, merged, None if bias is None else bias.to(x.dtype))
+        return found.clone() if found._is_view() else found  # it may be changed in place
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:

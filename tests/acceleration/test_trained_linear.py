@@ -1,12 +1,14 @@
 """Linear layers that oneDNN computes in training."""
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+from skembed import FineTune, TabularEmbedder
 from skembed.acceleration import _linear, _processor, linear, speed_up_linear
-from skembed.acceleration._linear import TrainedLinear
+from skembed.acceleration._linear import OneDNNLinear
 
 
 @pytest.fixture(autouse=True)
@@ -14,6 +16,7 @@ def used(monkeypatch):
     if _processor._probe_onednn() == "missing":
         pytest.skip("this torch has no oneDNN")
     monkeypatch.setattr(_linear, "is_onednn_used", lambda: True)
+    monkeypatch.setattr(_linear, "_LEAST_ROWS", 1)
 
 
 def gradients(run, *inputs):
@@ -126,7 +129,7 @@ def test_layers_are_replaced_in_place_and_keep_their_hooks_and_names():
     x, names = draw(3, 40), list(model.state_dict())
     before = model(x)
     speed_up_linear(model)
-    assert [type(layer) for layer in model] == [TrainedLinear, nn.ReLU, TrainedLinear]
+    assert [type(layer) for layer in model] == [OneDNNLinear, nn.ReLU, OneDNNLinear]
     torch.testing.assert_close(model(x), before, rtol=1e-4, atol=1e-5)
     assert seen == [(3, 64)] * 2 and list(model.state_dict()) == names
 
@@ -165,3 +168,51 @@ def test_the_probe_leaves_the_number_of_threads_as_it_was():
     before = torch.get_num_threads()
     assert _processor._probe_onednn() in ("faster", "slower")
     assert torch.get_num_threads() == before
+
+
+def test_a_gradient_has_a_gradient():
+    def slopes(run):
+        x, weight = draw(5, 40).requires_grad_(), draw(36, 40).requires_grad_()
+        (slope,) = torch.autograd.grad(run(x, weight).pow(3).sum(), x, create_graph=True)
+        slope.square().sum().backward()
+        return x.grad, weight.grad
+
+    for ours, theirs in zip(slopes(linear), slopes(F.linear), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-2)
+
+
+@pytest.mark.parametrize("trained", ["x", "weight", "bias"])
+def test_only_what_a_gradient_needs_is_kept(trained):
+    given = {"x": draw(5, 40), "weight": draw(36, 40), "bias": draw(36)}
+    given[trained].requires_grad_()
+    out = linear(**given)
+    kept = [each is not None for each in out.grad_fn.saved_tensors]
+    assert kept == [trained == "weight", trained == "x"]
+    out.sum().backward()
+    expected = {name: each.detach().clone() for name, each in given.items()}
+    expected[trained].requires_grad_()
+    F.linear(expected["x"], expected["weight"], expected["bias"]).sum().backward()
+    torch.testing.assert_close(given[trained].grad, expected[trained].grad, rtol=1e-4, atol=1e-4)
+
+
+def test_wrong_widths_are_torchs_to_refuse():
+    with pytest.raises(RuntimeError, match="cannot be multiplied"):
+        linear(draw(5, 41), draw(36, 40))
+
+
+def test_trainings_and_tables_use_it(monkeypatch):
+    seen = []
+    product = _linear._product
+    monkeypatch.setattr(_linear, "_product", lambda *given: seen.append(1) or product(*given))
+    X = np.random.default_rng(0).normal(size=(64, 6))
+    embedder = TabularEmbedder(training=FineTune(n_epochs=1)).fit(X, X[:, 0] > 0)
+    assert seen
+    seen.clear()
+    embedder.transform(X)
+    assert seen
+
+
+def test_few_rows_are_left_to_torch(monkeypatch):
+    monkeypatch.setattr(_linear, "_LEAST_ROWS", 32)
+    monkeypatch.setattr(_linear, "_product", None)
+    assert linear(draw(31, 40), draw(36, 40)).shape == (31, 36)

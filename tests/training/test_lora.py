@@ -354,6 +354,17 @@ def test_linear_layers_without_dropout_take_one_product():
         assert n_found == n_products
 
 
+@pytest.mark.parametrize("shape", [(40, 16), (33, 16), (2, 20, 16)])
+def test_what_comes_out_may_be_changed_in_place(shape):
+    model = nn.Sequential(
+        nn.Linear(16, 300), nn.ReLU(inplace=True), nn.Linear(300, 300), nn.ReLU(True)
+    )
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    add_lora(model, x, rank=RANK, alpha=ALPHA, dropout=0.0, targets=["0", "2"])
+    model(x).sum().backward()
+    assert all(p.grad is not None for n, p in model.named_parameters() if "lora" in n)
+
+
 def test_what_is_called_with_a_layer_stays_so():
     module, seen = made(Layers), []
     linear = next(each for each in module.modules() if isinstance(each, nn.Linear))
