@@ -15,7 +15,6 @@ modules and tensors, not what they are for.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from typing import Any, TypeGuard
 
@@ -27,7 +26,6 @@ from skembed.acceleration._passes import has_hooks, replace_modules
 from skembed.acceleration._processor import is_onednn_faster_on_cpu
 
 __all__ = [
-    "is_onednn_used",
     "linear",
     "pack_linear_layers",
     "run_steadily",
@@ -47,8 +45,8 @@ _LEAST_WIDTH = _LEAST_ROWS = 32
 microseconds longer than MKL's."""
 
 _MOST_NARROW = 256
-"""Wider layers are trained on steady numbers of rows: of 120 numbers, three layers of wav2vec 2.0
-keep 1.5 GiB."""
+"""Wider layers are trained on steady numbers of rows, as all are used on: of 120 numbers, three
+layers of wav2vec 2.0 keep 1.5 GiB."""
 
 
 def steady_size(n: int) -> int:
@@ -116,9 +114,6 @@ def _is_packable(module: nn.Module) -> TypeGuard[nn.Linear]:
     return is_plain and module.weight.dtype in _DTYPES
 
 
-is_onednn_used = functools.cache(is_onednn_faster_on_cpu)
-
-
 class OneDNNLinear(nn.Linear):
     """A linear layer that oneDNN computes as it lies, if in float32 on a CPU."""
 
@@ -129,7 +124,7 @@ class OneDNNLinear(nn.Linear):
 
 def speed_up_linear(module: nn.Module) -> None:
     """Let the linear layers of a module on the CPU be faster ones that can be trained, in place."""
-    if not is_onednn_used():
+    if not is_onednn_faster_on_cpu():
         return
     for each in module.modules():
         # Subclasses may compute something else.
@@ -166,7 +161,7 @@ def _is_for_onednn(x: Tensor, weight: Tensor) -> bool:
         and x.shape[-1:] == weight.shape[1:]
         and x.shape[:-1].numel() >= _LEAST_ROWS
         and not torch.is_autocast_enabled("cpu")
-        and is_onednn_used()
+        and is_onednn_faster_on_cpu()
     )
 
 

@@ -29,6 +29,7 @@ def is_bfloat16_faster_on_cpu() -> bool:
     return remembered("cpu-bfloat16", _name(), _probe_bfloat16) == "faster"
 
 
+@functools.cache
 def is_onednn_faster_on_cpu() -> bool:
     """Return whether this CPU multiplies float32 faster by oneDNN than as torch does, by MKL.
 

@@ -18,9 +18,9 @@ from torch import Tensor, nn
 
 from skembed.acceleration._attention import PACKED, packed_rows, register_packed_attention
 from skembed.acceleration._int8 import quantize_linear_layers
-from skembed.acceleration._linear import is_onednn_used, pack_linear_layers, steady_size
+from skembed.acceleration._linear import pack_linear_layers, steady_size
 from skembed.acceleration._passes import are_alike, convert
-from skembed.acceleration._processor import is_bfloat16_faster_on_cpu
+from skembed.acceleration._processor import is_bfloat16_faster_on_cpu, is_onednn_faster_on_cpu
 from skembed.exceptions import UnsupportedModelError
 from skembed.modules import Rows, TokenBatch, TokenTransformer
 from skembed.weights import available_memory
@@ -105,7 +105,7 @@ class FastTransformer(TokenTransformer):
         if (
             self.is_trained
             and self.model.device.type == "cpu"
-            and (torch.is_autocast_enabled("cpu") or is_onednn_used())
+            and (torch.is_autocast_enabled("cpu") or is_onednn_faster_on_cpu())
         ):
             # Not where states of frozen blocks are kept, which are those of rows alone.
             is_steady = not any("stays_frozen" in vars(each) for each in self.modules())

@@ -6,16 +6,16 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from skembed import FineTune, TabularEmbedder
-from skembed.acceleration import _linear, _processor, linear, speed_up_linear
-from skembed.acceleration._linear import OneDNNLinear
+from skembed import FineTune, TabularEmbedder, TextEmbedder
+from skembed.acceleration import _linear, _processor, _tokens, linear, speed_up_linear
+from skembed.acceleration._linear import OneDNNLinear, steady_size
 
 
 @pytest.fixture(autouse=True)
 def used(monkeypatch):
     if _processor._probe_onednn() == "missing":
         pytest.skip("this torch has no oneDNN")
-    monkeypatch.setattr(_linear, "is_onednn_used", lambda: True)
+    monkeypatch.setattr(_linear, "is_onednn_faster_on_cpu", lambda: True)
     monkeypatch.setattr(_linear, "_LEAST_ROWS", 1)
 
 
@@ -156,7 +156,7 @@ def test_other_formats_are_left_to_torch(how, monkeypatch):
 
 
 def test_where_it_is_not_faster_torch_multiplies(monkeypatch):
-    monkeypatch.setattr(_linear, "is_onednn_used", lambda: False)
+    monkeypatch.setattr(_linear, "is_onednn_faster_on_cpu", lambda: False)
     monkeypatch.setattr(_linear, "_product", None)
     model = nn.Sequential(nn.Linear(40, 64))
     speed_up_linear(model)
@@ -166,8 +166,34 @@ def test_where_it_is_not_faster_torch_multiplies(monkeypatch):
 
 def test_the_probe_leaves_the_number_of_threads_as_it_was():
     before = torch.get_num_threads()
-    assert _processor._probe_onednn() in ("faster", "slower")
-    assert torch.get_num_threads() == before
+    try:
+        torch.set_num_threads(2)
+        assert _processor._probe_onednn() in ("faster", "slower")
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_an_operator_that_errs_or_is_not_there_is_not_used(monkeypatch):
+    product = torch.ops.mkldnn._linear_pointwise
+    turned = lambda rows, *rest: product(rows.flip(0), *rest)  # noqa: E731
+    monkeypatch.setattr(torch.ops.mkldnn, "_linear_pointwise", turned)
+    assert _processor._probe_onednn() == "wrong"
+
+    def refuse(*given):
+        raise RuntimeError
+
+    monkeypatch.setattr(torch.ops.mkldnn, "_linear_pointwise", refuse)
+    assert _processor._probe_onednn() == "missing"
+
+
+def test_the_probe_does_not_mind_the_callers_formats():
+    torch.set_default_dtype(torch.float64)
+    try:
+        with torch.autocast("cpu", torch.bfloat16):
+            assert _processor._probe_onednn() in ("faster", "slower")
+    finally:
+        torch.set_default_dtype(torch.float32)
 
 
 def test_a_gradient_has_a_gradient():
@@ -210,6 +236,20 @@ def test_trainings_and_tables_use_it(monkeypatch):
     seen.clear()
     embedder.transform(X)
     assert seen
+
+
+def test_packed_texts_come_in_few_numbers_of_tokens(monkeypatch):
+    seen = []
+    product = _linear._product
+    count = lambda rows, *rest: seen.append(len(rows)) or product(rows, *rest)  # noqa: E731
+    monkeypatch.setattr(_linear, "_product", count)
+    monkeypatch.setattr(_linear, "steady_size", lambda n: n)  # the layers themselves pad nothing
+    monkeypatch.setattr(_tokens, "is_onednn_faster_on_cpu", lambda: True)
+    texts = [" ".join(["word"] * n) for n in (3, 11, 17, 5, 40, 7, 29, 13)]
+    training = FineTune("full", n_epochs=1, batch_size=4, dtype="float32", validation_fraction=None)
+    TextEmbedder(training=training).fit(texts, [0, 1] * 4)
+    assert seen and all(steady_size(n) == n for n in seen)
+    assert any(n not in (384, 1536) for n in seen)
 
 
 def test_few_rows_are_left_to_torch(monkeypatch):
