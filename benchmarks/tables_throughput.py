@@ -149,16 +149,20 @@ def read_network(model: str, X: Any) -> tuple[Any, Any, dict[str, np.ndarray]]:
     import torch.nn.functional as F
 
     from skembed.columns import TableEncoder
-    from skembed.modules import Dropout
+    from skembed.modules import Dropout, DroppedReLU
     from skembed.tabular import _networks
     from skembed.tabular._backbones import TableBackbone
     from skembed.tabular._settings import TableSettings
 
     encoder = TableEncoder().fit(X)
     network = TableBackbone(TableSettings(model), encoder.shape, encoder.digest).load().core
-    for each in network.modules():  # torch's own dropout, as anybody's network has
+    for each in list(network.modules()):  # torch's own dropout, as anybody's network has
         if type(each) is Dropout:
             each.__class__ = torch.nn.Dropout
+        for name, layer in each.named_children():
+            if type(layer) is DroppedReLU:
+                both = torch.nn.Sequential(torch.nn.ReLU(), torch.nn.Dropout(layer.p))
+                setattr(each, name, both)
     _networks.attend = lambda q, k, v, dropout: F.scaled_dot_product_attention(
         *(q, k, v), dropout_p=dropout
     )

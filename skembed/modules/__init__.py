@@ -6,7 +6,7 @@ Knows modules and state dicts; must not know rows, modalities or estimators.
 from __future__ import annotations
 
 from skembed.modules._building import build_empty, build_random, is_empty
-from skembed.modules._dropout import Dropout, attend, drop_out, speed_up_dropout
+from skembed.modules._dropout import Dropout, DroppedReLU, attend, drop_out, speed_up_dropout
 from skembed.modules._elmo import N_BOUNDARIES, BiLM, BiLMSizes, WordBatch
 from skembed.modules._hidden import (
     drop_unused,
@@ -44,6 +44,7 @@ __all__ = [
     "BiLMSizes",
     "CutAt",
     "Dropout",
+    "DroppedReLU",
     "Features",
     "Joint",
     "JointModel",

@@ -6,13 +6,20 @@ Knows modules and tensors.
 from __future__ import annotations
 
 import math
+import threading
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["Dropout", "attend", "drop_out", "speed_up_dropout"]
+__all__ = ["Dropout", "DroppedReLU", "attend", "drop_out", "speed_up_dropout"]
+
+_WHOLE = 1 << 16
+
+_sources = threading.local()
+"""A generator for each thread."""
 
 
 class Dropout(nn.Dropout):
@@ -27,18 +34,74 @@ class Dropout(nn.Dropout):
         return drop_out(x, self.p) if self.training else x
 
 
+class DroppedReLU(nn.Module):
+    """ReLU, and dropout of what it gives, with NumPy's random numbers on a CPU."""
+
+    def __init__(self, p: float) -> None:
+        super().__init__()
+        self.p = p
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the numbers above 0, while training some of them 0 and the others larger."""
+        if not self.training or x.device.type != "cpu" or not 0 < _n_dropped(self.p) < _WHOLE:
+            return F.dropout(x.relu(), self.p, self.training)
+        found: Tensor = _DroppedReLU.apply(x, self.p)
+        return found
+
+
+class _DroppedReLU(torch.autograd.Function):
+    """What is 0, by either of them, has no gradient: the factors need not be kept."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, rate: float) -> Tensor:
+        factors = _factors(x, rate)
+        found = x.relu().mul_(factors)
+        ctx.save_for_backward(found)
+        ctx.rate = rate
+        return found
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        (found,) = ctx.saved_tensors
+        of_kept = torch.ops.aten.threshold_backward(gradient, found, 0)
+        return of_kept * _scale(ctx.rate), None
+
+
 def drop_out(x: Tensor, rate: float) -> Tensor:
     """Return numbers of which a share is 0 and the others larger; the rate is the nearest 2^-16."""
-    n_dropped = round(rate * 65536)
-    if not 0 < n_dropped < 65536:
-        return x if n_dropped <= 0 else x * 0
+    if not 0 < _n_dropped(rate) < _WHOLE:
+        return x if _n_dropped(rate) <= 0 else x * 0
     if x.device.type != "cpu":
         return F.dropout(x, rate)
-    source = np.random.SFC64(int(torch.randint(1 << 62, ())))
+    return x * _factors(x, rate)
+
+
+def _n_dropped(rate: float) -> int:
+    return round(rate * _WHOLE)
+
+
+def _scale(rate: float) -> float:
+    return _WHOLE / (_WHOLE - _n_dropped(rate))
+
+
+def _factors(x: Tensor, rate: float) -> Tensor:
+    """Return what each number is multiplied by."""
     n = math.prod(x.shape)
+    # A new generator of NumPy's takes ten times as long as to give a state to an old one.
+    words = np.ones(4, dtype=np.uint64)
+    words[:3] = torch.randint(1 << 62, (3,)).numpy()
+    if (source := getattr(_sources, "source", None)) is None:
+        source = _sources.source = np.random.SFC64(0)
+    source.state = {
+        "bit_generator": "SFC64",
+        "state": {"state": words},
+        "has_uint32": 0,
+        "uinteger": 0,
+    }
+    source.random_raw(12, output=False)  # as many as NumPy leaves out
     noise = np.asarray(source.random_raw(-(-n // 4))).view(np.uint16)[:n].reshape(x.shape)
-    kept = np.multiply(noise >= n_dropped, np.float32(65536 / (65536 - n_dropped)))
-    return x * torch.from_numpy(kept).to(x.dtype)
+    factors = np.multiply(noise >= _n_dropped(rate), np.float32(_scale(rate)))
+    return torch.from_numpy(factors).to(x.dtype)
 
 
 def speed_up_dropout(module: nn.Module) -> None:

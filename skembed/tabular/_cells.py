@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -19,7 +20,8 @@ class PiecewiseLinear(nn.Module):
     """Embeds numbers by a line and by where they lie between the edges of bins.
 
     Version B of the piecewise-linear embedding: at first a line alone, to which the bins add what
-    is learned (Gorishniy et al. 2022, arXiv:2203.05556, and 2025, arXiv:2410.24210).
+    is learned (Gorishniy et al. 2022, arXiv:2203.05556, and 2025, arXiv:2410.24210). Missing
+    numbers, NaN, have a vector of their own for each column.
 
     Shape: (n, k) -> (n, k, d).
     """
@@ -42,25 +44,39 @@ class PiecewiseLinear(nn.Module):
             most[i, :n] = 1
             least[i, 0], most[i, n - 1] = -np.inf, np.inf
         for name, array in (("slope", slope), ("start", start), ("least", least), ("most", most)):
-            self.register_buffer(name, torch.from_numpy(array), persistent=False)
+            self.register_buffer(name, torch.from_numpy(array).unsqueeze(1), persistent=False)
         self.line = nn.Parameter(torch.empty(k, d).uniform_(-1, 1))
         self.bias = nn.Parameter(torch.empty(k, d).uniform_(-1, 1))
+        self.missing = nn.Parameter(torch.empty(k, d).uniform_(-1, 1))
         self.weight = nn.Parameter(torch.zeros(k, n_bins, d))
 
     def forward(self, numbers: Tensor) -> Tensor:
         """Return the embeddings of numbers."""
-        x = numbers.unsqueeze(-1)
-        places = torch.addcmul(self.start, self.slope, x).clamp(self.least, self.most)
-        of_bins = torch.einsum("nkb,kbd->nkd", places, self.weight)
-        return torch.addcmul(self.bias, self.line, x) + of_bins
+        lines = torch.stack([self.line, self.bias, self.missing], dim=1)
+        of_columns = torch.bmm(self._places(numbers), torch.cat([self.weight, lines], dim=1))
+        return of_columns.transpose(0, 1)
+
+    @torch.no_grad()
+    def _places(self, numbers: Tensor) -> Tensor:
+        """Return by what weights, line, bias and the vector of missing ones are multiplied."""
+        x = numbers.T.unsqueeze(-1)
+        is_missing = x.isnan()
+        x = x.masked_fill(is_missing, 0.0)
+        n_bins = self.start.shape[-1]
+        places = x.new_empty((*x.shape[:2], n_bins + 3))
+        of_bins = places[..., :n_bins]
+        torch.addcmul(self.start, self.slope, x, out=of_bins).clamp_(self.least, self.most)
+        missing = is_missing.to(x.dtype)
+        of_bins *= 1 - missing
+        places[..., n_bins:] = torch.cat([x, 1 - missing, missing], dim=-1)
+        return places
 
 
 class Cells(nn.Module):
     """Embeds each cell of a row: numbers first, then codes, then what is a vector already.
 
-    Missing numbers have a vector of their own for each column, and so have cells that are hidden:
-    those of `hidden` (n, cells), bool, if it is given. Codes are looked up, each column's in its
-    own part of one table.
+    Cells that are hidden have a vector of their own for each column: those of `hidden` (n, cells),
+    bool, if it is given. Codes are looked up, each column's in its own part of one table.
 
     Shape: arrays of n rows -> (n, cells, d).
     """
@@ -78,7 +94,6 @@ class Cells(nn.Module):
         self.n_cells = len(bins) + len(cardinalities) + len(dense)
         self.d = d
         self.numbers = PiecewiseLinear(bins, d) if bins else None
-        self.missing = nn.Parameter(torch.empty(len(bins), d).uniform_(-1, 1)) if bins else None
         self.codes = nn.Embedding(sum(cardinalities), d) if cardinalities else None
         if self.codes is not None:
             nn.init.uniform_(self.codes.weight, -1, 1)
@@ -91,13 +106,10 @@ class Cells(nn.Module):
     def forward(self, arrays: Mapping[str, Tensor]) -> Tensor:
         """Return the embeddings of cells."""
         found = []
-        if self.numbers is not None and self.missing is not None:
-            numbers = arrays["numbers"]
-            is_missing = numbers.isnan()
-            embedded = self.numbers(numbers.masked_fill(is_missing, 0.0))
-            found.append(torch.where(is_missing.unsqueeze(-1), self.missing, embedded))
+        if self.numbers is not None:
+            found.append(self.numbers(arrays["numbers"]))
         if self.codes is not None:
-            found.append(self.codes(arrays["codes"] + self.first))
+            found.append(_look_up(self.codes.weight, arrays["codes"] + self.first))
         if self.widths:
             blocks = arrays["dense"].split(self.widths, dim=1)
             found += [
@@ -107,3 +119,11 @@ class Cells(nn.Module):
         if "hidden" in arrays:
             cells = torch.where(arrays["hidden"].unsqueeze(-1), self.hidden, cells)
         return cells
+
+
+def _look_up(weight: Tensor, codes: Tensor) -> Tensor:
+    """Return the rows of a weight; on a CPU the gradient takes half of the time of torch's own."""
+    if weight.device.type != "cpu":  # where it would not be the same bits each time
+        return F.embedding(codes, weight)
+    found: Tensor = weight.index_select(0, codes.flatten()).view(*codes.shape, -1)
+    return found

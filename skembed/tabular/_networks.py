@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from skembed.modules import Dropout, attend
+from skembed.modules import Dropout, DroppedReLU, attend
 from skembed.tabular._cells import Cells
 
 __all__ = ["ARCHITECTURES", "TableNetwork"]
@@ -35,7 +35,7 @@ class MLP(nn.Module):
         sizes = [n_cells * d, 256, 256]
         layers: list[nn.Module] = []
         for d_in, d_out in pairwise(sizes):
-            layers += [nn.Linear(d_in, d_out), nn.ReLU(), Dropout(0.1)]
+            layers += [nn.Linear(d_in, d_out), DroppedReLU(0.1)]
         self.layers = nn.Sequential(*layers, nn.Linear(sizes[-1], width))
         self.beside = nn.Linear(sizes[0], width)
 
@@ -61,8 +61,7 @@ class ResNet(nn.Module):
             nn.Sequential(
                 nn.LayerNorm(192),
                 nn.Linear(192, 384),
-                nn.ReLU(),
-                Dropout(0.2),
+                DroppedReLU(0.2),
                 nn.Linear(384, 192),
             )
             for _ in range(2)
@@ -147,14 +146,14 @@ class TabM(nn.Module):
             _Members(d_in, d_out, self.n_members, is_first=i == 0)
             for i, (d_in, d_out) in enumerate(pairwise(sizes))
         )
-        self.drop = Dropout(0.1)
+        self.relu = DroppedReLU(0.1)
         self.last = _Members(sizes[-1], width, self.n_members)
 
     def forward(self, cells: Tensor) -> Tensor:
         """Return vectors."""
         x = (cells.unsqueeze(1) * self.scale).flatten(2)
         for layer in self.layers:
-            x = self.drop(layer(x).relu())
+            x = self.relu(layer(x))
         vectors: Tensor = self.last(x)
         return vectors if self.training else vectors.mean(1)
 

@@ -348,18 +348,24 @@ class Loop:
     # Rates, and the best weights ------------------------------------------------------------
 
     def _make_optimizer(self) -> torch.optim.AdamW:
-        groups = []
+        groups: dict[tuple[float, float], list[Tensor]] = {}
         for module, rate in (
             (self.module, self.settings.learning_rate),
             (self.objective.head, self.settings.head_learning_rate),
         ):
-            trained = [p for p in module.parameters() if p.requires_grad]
-            for decays in (True, False):
-                chosen = [p for p in trained if (p.ndim >= _NO_DECAY_BELOW_DIMS) == decays]
-                decay = self.settings.weight_decay if decays else 0.0
-                if chosen:
-                    groups.append({"params": chosen, "weight_decay": decay, "base_lr": rate})
-        return torch.optim.AdamW(groups, lr=self.settings.learning_rate, fused=True)
+            for each in module.parameters():
+                if each.requires_grad:
+                    decays = each.ndim >= _NO_DECAY_BELOW_DIMS
+                    decay = self.settings.weight_decay if decays else 0.0
+                    groups.setdefault((rate, decay), []).append(each)
+        return torch.optim.AdamW(
+            [
+                {"params": params, "weight_decay": decay, "base_lr": rate}
+                for (rate, decay), params in groups.items()
+            ],
+            lr=self.settings.learning_rate,
+            fused=True,
+        )
 
     def _rate(self) -> float:
         """Return the share of the learning rate in the present step."""

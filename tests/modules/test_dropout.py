@@ -1,10 +1,12 @@
 """Dropout with NumPy's random numbers, against what dropout is."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 from torch import nn
 
-from skembed.modules import Dropout, drop_out, speed_up_dropout
+from skembed.modules import Dropout, DroppedReLU, drop_out, speed_up_dropout
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -41,3 +43,38 @@ def test_layers_of_a_module_are_replaced_in_place():
     speed_up_dropout(module)
     assert [type(each) for each in module] == [nn.Linear, Dropout, nn.Dropout2d]
     assert module[1].p == 0.25
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_relu_and_dropout_in_one(dtype):
+    layer, x = DroppedReLU(0.25), torch.randn(301, 403, dtype=dtype, requires_grad=True)
+    torch.manual_seed(0)
+    found = layer(x)
+    assert found.dtype is dtype
+    is_kept, is_above = found != 0, x > 0
+    assert not is_kept[~is_above].any()
+    assert is_kept[is_above].double().mean() == pytest.approx(0.75, abs=5e-3)
+    torch.testing.assert_close(found[is_kept], x[is_kept] / 0.75)
+    gradient = torch.randn_like(found)
+    found.backward(gradient)
+    expected = torch.where(is_kept, gradient / 0.75, 0.0)
+    torch.testing.assert_close(x.grad, expected.to(dtype))
+    torch.manual_seed(0)
+    assert torch.equal(layer(x), found)
+    assert torch.equal(layer.eval()(x), x.relu())
+
+
+@pytest.mark.parametrize("rate", [0.0, 1.0])
+def test_relu_and_nothing_or_all_is_dropped(rate):
+    x = torch.randn(50, 20, requires_grad=True)
+    assert torch.equal(DroppedReLU(rate)(x), x.relu() * (1 - rate))
+
+
+def test_random_numbers_are_new_in_each_thread():
+    def draw(seed):
+        torch.manual_seed(seed)
+        return drop_out(torch.ones(64, 64), 0.5)
+
+    with ThreadPoolExecutor(1) as pool:
+        assert torch.equal(pool.submit(draw, 3).result(), draw(3))
+    assert (draw(3) != draw(4)).float().mean() == pytest.approx(0.5, abs=0.05)

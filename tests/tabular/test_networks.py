@@ -71,7 +71,7 @@ def test_missing_and_hidden_cells_have_vectors_of_their_own():
     cells, arrays = Cells(BINS, CARDINALITIES, DENSE, D), arrays_of()
     found = cells(arrays)
     assert found.shape == (20, N_CELLS, D)
-    torch.testing.assert_close(found[3, 1], cells.missing[1])
+    torch.testing.assert_close(found[3, 1], cells.numbers.missing[1])
     is_hidden = torch.rand(20, N_CELLS) < 0.5
     hiding = cells({**arrays, "hidden": is_hidden})
     torch.testing.assert_close(hiding[~is_hidden], found[~is_hidden])

@@ -13,7 +13,7 @@ from tests.text.checkpoints import write_checkpoint
 
 N, WIDTH = 40, 6
 BINS = (np.float32([-1, 1]), np.float32([-1, 0, 1]))
-SHAPE = TableShape(BINS, cardinalities=(3, 5), dense=(2,))
+SHAPE = TableShape(BINS, cardinalities=(5, 3, 4), dense=(2,))
 
 
 @pytest.fixture
@@ -21,7 +21,7 @@ def rows():
     rng = np.random.default_rng(0)
     numbers = rng.normal(size=(N, 2)).astype(np.float32)
     numbers[4, 1] = np.nan
-    codes = np.stack([rng.integers(0, 3, N), rng.integers(0, 5, N)], 1).astype(np.int32)
+    codes = np.stack([rng.integers(0, n, N) for n in SHAPE.cardinalities], 1).astype(np.int32)
     dense = rng.normal(size=(N, 2)).astype(np.float32)
     return TableRows({"numbers": numbers, "codes": codes, "dense": dense}, SHAPE)
 
@@ -42,7 +42,7 @@ def test_each_row_is_seen_once_an_epoch(rows):
     assert [len(batch.rows) for batch in found] == [8] * 4
 
 
-@pytest.mark.parametrize(("corruption", "n"), [(0.01, 1), (0.4, 2), (0.99, 5)])
+@pytest.mark.parametrize(("corruption", "n"), [(0.01, 1), (0.4, 2), (0.99, 6)])
 def test_as_many_cells_of_each_row_are_hidden(rows, corruption, n):
     for batch in batches(objective(Reconstruction, rows, "masked", corruption=corruption)):
         parts = batch.change(rows.take(batch.rows))
@@ -73,7 +73,7 @@ def test_exchanged_cells_come_from_rows_that_are_learned_from(rows, kind, name):
 
 def test_the_cells_of_a_vector_are_exchanged_together(rows):
     places = np.full((N, SHAPE.n_cells), -1)
-    places[3, 4], places[5, 0] = 7, 9
+    places[3, 5], places[5, 0] = 7, 9
     parts = rows.exchanged(rows, places)
     np.testing.assert_array_equal(parts.arrays["dense"][3], rows.arrays["dense"][7])
     assert parts.arrays["numbers"][5, 0] == rows.arrays["numbers"][9, 0]
@@ -86,13 +86,15 @@ def expected_losses(told, rows):
     """Return the loss of each cell, the obvious way; NaN where there is none."""
     found = np.full((len(rows), SHAPE.n_cells), np.nan)
     for i in range(len(rows)):
-        numbers, logits, dense = told[i, :2], (told[i, 2:5], told[i, 5:10]), told[i, 10:]
+        # Those of 3 and of 4 values have 4 outputs each and come first, that of 5 has 8.
+        logits = told[i, 10:15], told[i, 2:5], told[i, 6:10]
+        numbers, dense = told[i, :2], told[i, 18:]
         true = {name: array[i] for name, array in rows.arrays.items()}
         found[i, :2] = (numbers - true["numbers"]) ** 2
         for j, outputs in enumerate(logits):
             shares = np.exp(outputs) / np.exp(outputs).sum()
             found[i, 2 + j] = -np.log(shares[true["codes"][j]]) / np.log(len(outputs))
-        found[i, 4] = np.mean((dense - true["dense"]) ** 2)
+        found[i, 5] = np.mean((dense - true["dense"]) ** 2)
     return found
 
 
@@ -113,7 +115,7 @@ def test_the_loss_is_the_mean_over_the_cells_that_are_told(rows, name):
 def test_a_row_whose_told_cells_are_all_missing_has_no_loss(rows):
     of = objective(Reconstruction, rows, "masked")
     batch = of._batch(np.array([4]), np.random.default_rng(0))
-    batch.extra[:] = [[False, True, False, False, False]]
+    batch.extra[:] = [[False, True, False, False, False, False]]
     assert float(of.loss(torch.randn(1, WIDTH), batch).detach()) == 0
 
 
