@@ -18,7 +18,7 @@ from sklearn.neighbors import KNeighborsClassifier, KNeighborsRegressor
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
-sys.path.append(str(Path(__file__).parents[1] / "examples"))
+sys.path += [str(Path(__file__).parents[1]), str(Path(__file__).parents[1] / "examples")]
 
 __all__ = ["EMBEDDERS", "TABLES", "heads", "is_of_numbers", "load", "score"]
 
@@ -29,7 +29,10 @@ _TARGETS = {
     "credit_data": "Status",
     "lending_club": "Class",
     "stackoverflow": "Remote",
+    "spam": "type",
+    "income": "INCOME",
 }
+_OF_KERNLAB = ("spam", "income")
 _BUNDLED = ("breast_cancer", "wine", "diabetes", "digits")
 TABLES = (*_TARGETS, *_BUNDLED)
 
@@ -39,14 +42,30 @@ def load(name: str) -> tuple[pd.DataFrame, np.ndarray]:
     if name in _BUNDLED:
         found = getattr(datasets, f"load_{name}")(as_frame=True)
         return found.data, found.target.to_numpy()
-    from _modeldata import modeldata
-
-    frame = modeldata(name)
+    frame = kernlab(name) if name in _OF_KERNLAB else modeldata(name)
     y = frame.pop(_TARGETS[name])
     # scikit-learn's transformers know no missing values of pandas' integers.
     integers = frame.select_dtypes("Int32").columns
     frame = frame.astype(dict.fromkeys(integers, np.float64))
+    if name == "income":  # nine brackets, from the lowest to the highest
+        return frame, y.cat.codes.to_numpy(float)
     return frame, np.log(y.to_numpy(float)) if name == "ames" else y.astype(str).to_numpy()
+
+
+def modeldata(name: str) -> pd.DataFrame:
+    """Return a table of R's modeldata."""
+    from _modeldata import modeldata
+
+    return modeldata(name)
+
+
+def kernlab(name: str) -> pd.DataFrame:
+    """Return a table of R's kernlab, from Debian's package as `python tests/materials.py` has it."""
+    import rdata
+
+    from tests.materials import material
+
+    return rdata.read_rda(material("kernlab") / f"{name}.rda")[name].reset_index(drop=True)
 
 
 def is_of_numbers(y: np.ndarray) -> bool:

@@ -66,6 +66,11 @@ PACKAGES = {
         "66c2e08bb4bf695d972b1e72ea44d5af9ada3c42841793d3871017f7b896bf95",
         "usr/lib/R/site-library/modeldata/data/",
     ),
+    "kernlab": (
+        "r-cran-kernlab=0.9-32-1",
+        "ab09291d7de965e84f808e3ae646d7043fa87e1e30cfcebec6b95d14f6828b62",
+        "usr/lib/R/site-library/kernlab/data/",
+    ),
 }
 PLATFORMS = ("manylinux_2_28_x86_64", "manylinux_2_24_x86_64")
 
