@@ -60,7 +60,7 @@ def modeldata(name: str) -> pd.DataFrame:
 
 
 def kernlab(name: str) -> pd.DataFrame:
-    """Return a table of R's kernlab, from Debian's package as `python tests/materials.py` has it."""
+    """Return a table of R's kernlab, as `python tests/materials.py` fetched it."""
     import rdata
 
     from tests.materials import material
