@@ -105,7 +105,7 @@ class _Block(nn.Module):
     def __init__(self, d: int, *, has_norm: bool) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(d) if has_norm else nn.Identity()
-        self.query, self.key, self.value = (nn.Linear(d, d) for _ in range(3))
+        self.look = nn.Linear(d, 3 * d)  # queries, keys and values
         self.out = nn.Linear(d, d)
         n_hidden = d * 4 // 3
         self.forward_norm = nn.LayerNorm(d)
@@ -114,12 +114,9 @@ class _Block(nn.Module):
 
     def forward(self, x: Tensor, of: Tensor) -> Tensor:
         """Return what cells x become by looking at the cells `of`."""
-        seen = self.norm(of)
-        asked = seen[:, : x.shape[1]]
-        query, key, value = (
-            linear(each).unflatten(-1, (8, -1)).transpose(1, 2)
-            for linear, each in ((self.query, asked), (self.key, seen), (self.value, seen))
-        )
+        heads = self.look(self.norm(of)).unflatten(-1, (3, 8, -1)).permute(2, 0, 3, 1, 4)
+        query, key, value = heads.contiguous().unbind(0)
+        query = query[:, :, : x.shape[1]]
         found = attend(query, key, value, dropout=0.2 if self.training else 0.0)
         x = x + self.out(found.transpose(1, 2).flatten(2))
         first, second = self.up(self.forward_norm(x)).chunk(2, dim=-1)

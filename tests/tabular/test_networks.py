@@ -100,10 +100,12 @@ def test_the_transformer_is_that_of_the_authors():
     ).eval()
     with torch.no_grad():
         for block, of in zip(theirs.blocks, ours.blocks, strict=True):
-            for name, ours_too in (
-                *(("W_q", of.query), ("W_k", of.key), ("W_v", of.value), ("W_out", of.out)),
-            ):
-                copy(ours_too, getattr(block["attention"], name))
+            randomise(of.look)
+            attention = block["attention"]
+            for i, theirs_too in enumerate((attention.W_q, attention.W_k, attention.W_v)):
+                theirs_too.weight.copy_(of.look.weight[i * D : (i + 1) * D])
+                theirs_too.bias.copy_(of.look.bias[i * D : (i + 1) * D])
+            copy(of.out, attention.W_out)
             if "attention_normalization" in block:
                 copy(of.norm, block["attention_normalization"])
             copy(of.forward_norm, block["ffn_normalization"])
