@@ -4,8 +4,8 @@ skrub's TableVectorizer, one-hot columns with scaled numbers, and skembed's vect
 and supervised, each under the same linear model (its penalty is chosen in an inner
 cross-validation) and 15 neighbours; beside them gradient boosting on raw columns and TabM, trained
 directly by pytabkit with its tuned defaults, missing numbers filled with medians; its epochs are
-compared by cross-entropy, not by errors, of which rare classes have as many as a constant. The area
-under the ROC curve, or R2.
+compared by what is measured here, not by errors, of which a constant has few where a class is rare.
+The area under the ROC curve, or R2.
 
 Three more tasks on the same vectors: how many of the 10 nearest rows of training are of the class
 of a new row (of numbers: how near is their mean, R2); do clusters of new rows match the classes
@@ -90,7 +90,7 @@ def direct(way: str, y: np.ndarray, seed: int) -> Any:
     if way == "TabM":
         from pytabkit import TabM_D_Classifier, TabM_D_Regressor
 
-        kind = partial(TabM_D_Classifier, val_metric_name="cross_entropy")
+        kind = partial(TabM_D_Classifier, val_metric_name="1-auc_ovr")
         if is_of_numbers(y):
             kind = TabM_D_Regressor
         numbers = SimpleImputer(strategy="median"), make_column_selector(dtype_include="number")
