@@ -15,6 +15,7 @@ ROOMS = {"text", "image", "audio", "function", "tabular", "events", "graph"}
 ORDER = [
     "exceptions",
     "_forks",
+    "_random_state",
     "_later",
     "_optional",
     "_models",

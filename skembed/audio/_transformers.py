@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from skembed._backbone import Exported
+from skembed._random_state import own_random_state
 from skembed.audio._backbone import (
     AudioBackbone,
     AudioSettings,
@@ -230,7 +231,7 @@ model = {kind}.from_pretrained(".")
     def _choose_output(self) -> None:
         """Find pooling and width, and how many tokens precede the frames, with random weights."""
         probe = self._processor.probe
-        with torch.random.fork_rng(devices=[]):
+        with own_random_state():
             module = self._build()
         try:
             shape = tuple(self._states(module)(probe[None]).shape)
@@ -257,7 +258,7 @@ model = {kind}.from_pretrained(".")
     @functools.cached_property
     def _unused(self) -> frozenset[str]:
         """Names of the weights that are never run."""
-        with torch.inference_mode(False), torch.random.fork_rng(devices=[]):
+        with torch.inference_mode(False), own_random_state():
             module = self._build()
             states = self._states(module)
             return find_unused(module, lambda: states(self._processor.probe[None]))

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from skembed._backbone import Exported
+from skembed._random_state import own_random_state
 from skembed.exceptions import UnsupportedModelError
 from skembed.image._backbone import ImageBackbone, ImageSettings, kept_backbone
 from skembed.image._export import pixels_code, pooling_code
@@ -213,7 +214,7 @@ pixels = processor(images=images, return_tensors="pt")["pixel_values"]
     def _plan_on(self, device: str) -> Plan:
         """Run the model with random weights, or none."""
         settings = self._settings
-        with torch.random.fork_rng(devices=[]), torch.device(device), torch.inference_mode():
+        with own_random_state(), torch.device(device), torch.inference_mode():
             module = self._build()
             is_dual = check_kind(module, self.name)
             self._refuse_extras(module)
@@ -244,7 +245,7 @@ pixels = processor(images=images, return_tensors="pt")["pixel_values"]
         """Names of the weights that are never run."""
 
         def find(device: str) -> frozenset[str]:
-            grad, rng = torch.inference_mode(False), torch.random.fork_rng(devices=[])
+            grad, rng = torch.inference_mode(False), own_random_state()
             with grad, rng, torch.device(device):
                 module, pixels = self._build(), torch.full(self._shape(), 0.5)
                 output, layer = str(self.plan.output), self._settings.layer

@@ -41,6 +41,10 @@ class DroppedReLU(nn.Module):
         super().__init__()
         self.p = p
 
+    def extra_repr(self) -> str:
+        """Return what torch prints in brackets."""
+        return f"p={self.p}"
+
     def forward(self, x: Tensor) -> Tensor:
         """Return the numbers above 0, while training some of them 0 and the others larger."""
         if not self.training or x.device.type != "cpu" or not 0 < _n_dropped(self.p) < _WHOLE:

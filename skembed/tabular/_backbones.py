@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from skembed._backbone import Backbone, Ending, Exported, thawed
+from skembed._random_state import own_random_state
 from skembed.columns import TableRows, TableShape
 from skembed.exceptions import UnsupportedModelError
 from skembed.store import digest_of
@@ -66,8 +67,7 @@ class TableBackbone(OfTables):
 
     def _network(self) -> TableNetwork:
         shape = self._shape
-        with torch.random.fork_rng([]):
-            torch.manual_seed(self._settings.seed)
+        with own_random_state(self._settings.seed):
             return TableNetwork(
                 *(self._settings.model, shape.bins, shape.cardinalities, shape.dense),
                 self.width,

@@ -59,7 +59,7 @@ class PiecewiseLinear(nn.Module):
     @torch.no_grad()
     def _places(self, numbers: Tensor) -> Tensor:
         """Return by what weights, line, bias and the vector of missing ones are multiplied."""
-        x = numbers.T.unsqueeze(-1)
+        x = numbers.T.unsqueeze(-1).to(self.start.dtype)
         is_missing = x.isnan()
         x = x.masked_fill(is_missing, 0.0)
         n_bins = self.start.shape[-1]
@@ -125,5 +125,5 @@ def _look_up(weight: Tensor, codes: Tensor) -> Tensor:
     """Return the rows of a weight; on a CPU the gradient takes half of the time of torch's own."""
     if weight.device.type != "cpu":  # where it would not be the same bits each time
         return F.embedding(codes, weight)
-    found: Tensor = weight.index_select(0, codes.flatten()).view(*codes.shape, -1)
+    found: Tensor = weight.index_select(0, codes.flatten()).view(*codes.shape, weight.shape[1])
     return found

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from skembed._inputs import CheckedRows
 from skembed._optional import import_optional
+from skembed._random_state import own_random_state
 from skembed.columns import TableRows
 from skembed.exceptions import (
     InvalidParameterError,
@@ -31,7 +32,13 @@ from skembed.tabular._backbones import Around, OfTables
 from skembed.training import InContext, TrainedState
 from skembed.training._targets import Targets
 from skembed.training._ways import check_targets_of
-from skembed.weights import FileSource, fetch_file, kept_recent, load_content, releases_of
+from skembed.weights import (
+    FileSource,
+    fetch_file,
+    kept_recent,
+    load_content,
+    releases_of,
+)
 
 __all__ = ["ContextBackbone", "find_source", "keep_context"]
 
@@ -215,7 +222,7 @@ class ContextBackbone(OfTables):
 
     def _core(self) -> nn.Module:
         content = _read(self.source)
-        with torch.random.fork_rng([]):  # its first weights are drawn, and not used
+        with own_random_state():  # its first weights are drawn, and not used
             model = _library("_model.tabicl").TabICL(**content["config"])
         model.load_state_dict(content["state_dict"])
         context, targets = (

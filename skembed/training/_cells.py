@@ -16,6 +16,7 @@ from sklearn.utils.validation import _num_samples
 from torch import Tensor, nn
 
 from skembed._inputs import CheckedRows
+from skembed._random_state import own_random_state
 from skembed.columns import TableRows, TableShape
 from skembed.exceptions import InvalidParameterError, InvalidTargetsError
 from skembed.training._examples import FrozenRows
@@ -54,8 +55,7 @@ def make_self_supervised(
     train, held_out = split(targets, strategy.validation_fraction, seed, rows.keys)
     kind = Contrast if strategy.objective == "contrast" else Reconstruction
     assert isinstance(rows.items, TableRows)
-    with torch.random.fork_rng([]):
-        torch.manual_seed(seed)  # the head's first weights
+    with own_random_state(seed):  # the head's first weights
         objective = kind(strategy, rows.items, rows.width, train, held_out, seed)
     if rows.before is not None:
         _go_on(objective.head, rows.before.head)
@@ -181,7 +181,7 @@ class _Tell(nn.Module):
     """Tells all cells of a row from its vector by lines, and gives the loss of each.
 
     With a layer between, linear models on 10 to 100 labels do as well on vectors of five tables.
-    Categories of up to as many values, to the next power of two, are told together.
+    Categories of nearly as many values, up to the same power of two, are told together.
     """
 
     uniform: Tensor
@@ -191,13 +191,14 @@ class _Tell(nn.Module):
         super().__init__()
         self.shape = shape
         n_values = np.asarray(shape.cardinalities, dtype=np.int64)
-        n_outputs = 1 << np.ceil(np.log2(n_values)).astype(np.int64)
-        self.alike = [np.flatnonzero(n_outputs == n) for n in np.unique(n_outputs)]
-        self.sizes = [len(shape.bins), *(int(n_outputs[each].sum()) for each in self.alike)]
-        self.sizes.append(sum(shape.dense))
+        sizes = np.ceil(np.log2(n_values))
+        self.alike = [np.flatnonzero(sizes == size) for size in np.unique(sizes)]
+        most = [int(n_values[each].max()) for each in self.alike]
+        n_outputs = [len(each) * n for each, n in zip(self.alike, most, strict=True)]
+        self.sizes = [len(shape.bins), *n_outputs, sum(shape.dense)]
         self.last = nn.Linear(width, sum(self.sizes))
         for i, each in enumerate(self.alike):
-            is_any = np.arange(n_outputs[each[0]]) < n_values[each, None]
+            is_any = np.arange(most[i]) < n_values[each, None]
             nothing = np.where(is_any, 0, -np.inf).astype(np.float32)
             self.register_buffer(f"nothing_{i}", torch.from_numpy(nothing), persistent=False)
         order = np.concatenate([np.zeros(0, dtype=np.int64), *self.alike])

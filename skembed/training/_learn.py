@@ -19,6 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from skembed._forks import KeyLocks
 from skembed._inputs import ArrayRows, CheckedRows, take
+from skembed._random_state import own_random_state, same_random_state
 from skembed.acceleration import prepare_for_training, speed_up_linear
 from skembed.engine import BackboneEncoder, Progress, embed, most_threads
 from skembed.exceptions import (
@@ -222,7 +223,7 @@ def _trained(task: _Task, key: bytes | None, made_with: dict[str, str]) -> Train
     if not task.is_step and not len(objective.held_out):
         _warn_of_unused(strategy)
     # The turn is taken before the random state is looked at, which is the process's.
-    with _turns.hold(None), torch.random.fork_rng([device] if device.type == "cuda" else []):
+    with _turns.hold(None), same_random_state(device):
         torch.manual_seed(seed)
         if is_head:
             module, loop = _with_head(task, start.raw, objective, seed)
@@ -299,7 +300,8 @@ def _with_model(task: _Task, objective: Objective, seed: int) -> tuple[Any, Loop
     def probe() -> Any:
         return encoder.collate(examples.parts(np.zeros(1, dtype=np.int64)))
 
-    lowest = choose_weights(module, strategy, probe, backbone.name)
+    with own_random_state(seed):
+        lowest = choose_weights(module, strategy, probe, backbone.name)
     speed_up_dropout(module)
     if (known := state_of(task.before)) is not None:
         load_trained(module, known)
@@ -347,7 +349,8 @@ def _with_head(
 ) -> tuple[Any, Loop]:
     """Return the projection that is trained on stored vectors, and the loop that does it."""
     strategy, encoder, device = task.strategy, task.encoder, task.encoder.torch_device
-    projection = VectorProjection(encoder.full_width).to(device)
+    with own_random_state(seed):
+        projection = VectorProjection(encoder.full_width).to(device)
     if (known := state_of(task.before)) is not None:
         load_trained(projection, known)
     rate = strategy.learning_rate

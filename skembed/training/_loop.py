@@ -20,7 +20,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from skembed._forks import one_at_a_time
 from skembed._inputs import some_of
+from skembed._random_state import random_state_of, seed, set_random_state
 from skembed.engine import is_out_of_memory, plan_batches
 from skembed.exceptions import TrainingError
 from skembed.training._depth import Lowest
@@ -160,7 +162,6 @@ class Loop:
         else:
             set_mode(self.module)
             hold_statistics(self.module)
-            self._seed(seeds[0])
         found: NDArray[np.float32] | None = None
         for start in range(0, len(rows), 1024):
             some = rows[start : start + 1024]
@@ -168,12 +169,14 @@ class Loop:
             parts = self.examples.parts(some, views)
             if change is not None:
                 parts = change(parts)
-            for piece in self._pieces(parts):
-                with torch.no_grad():
+            with torch.no_grad(), one_at_a_time() if views else contextlib.nullcontext():
+                if views:
+                    seed(self.device, views[0])
+                for piece in self._pieces(parts):
                     vectors = self._forward(parts, piece, some if seeds is None else None).cpu()
-                if found is None:
-                    found = np.empty((len(rows), vectors.shape[1]), dtype=np.float32)
-                found[start + piece] = vectors.numpy()
+                    if found is None:
+                        found = np.empty((len(rows), vectors.shape[1]), dtype=np.float32)
+                    found[start + piece] = vectors.numpy()
         return np.empty((0, 0), dtype=np.float32) if found is None else found
 
     # One epoch ------------------------------------------------------------------------------
@@ -184,18 +187,18 @@ class Loop:
         total, n_rows, n_batches = 0.0, 0, 0
         for batch in self.objective.batches(rng):
             # Random choices depend on seed, epoch and step alone: a resumed run too.
-            seed = int(rng.integers(1 << 62))
+            chosen = int(rng.integers(1 << 62))
             seeds = None
             if self.settings.augment or batch.views:
                 seeds = rng.integers(1 << 62, size=len(batch.rows)).tolist()
-            loss = self._step(batch, seed, seeds)
+            loss = self._step(batch, chosen, seeds)
             total += loss
             n_rows += len(batch.rows)
             n_batches += 1
             self.tell(len(batch.rows), loss)
         return total / max(1, n_batches), n_rows
 
-    def _step(self, batch: Batch, seed: int, seeds: Sequence[int] | None) -> float:
+    def _step(self, batch: Batch, chosen: int, seeds: Sequence[int] | None) -> float:
         if not self.module.training:
             set_mode(self.module)
         elif self._is_whole:
@@ -211,9 +214,10 @@ class Loop:
             parts = batch.change(parts)
         while True:
             self.optimizer.zero_grad(set_to_none=True)
-            self._seed(seed)
             try:
-                loss = self._gradient(batch, parts, rows)
+                with one_at_a_time():  # other threads may load models, which draw their weights
+                    seed(self.device, chosen)
+                    loss = self._gradient(batch, parts, rows)
                 break
             except Exception as error:
                 is_alone = all(len(piece) == 1 for piece in self._pieces(parts))
@@ -262,7 +266,7 @@ class Loop:
         # piece with the gradient of the loss and the same dropout (GradCache, arXiv:2101.06983).
         states, found = [], []
         for piece in pieces:
-            states.append(self._random_state())
+            states.append(random_state_of(self.device))
             with torch.no_grad():
                 found.append(self._forward(parts, piece, rows))
         order = torch.from_numpy(np.concatenate(pieces)).argsort()
@@ -271,7 +275,7 @@ class Loop:
         loss.backward()
         assert vectors.grad is not None
         for piece, state in zip(pieces, states, strict=True):
-            self._set_random_state(state)
+            set_random_state(self.device, state)
             again = self._forward(parts, piece, rows)
             again.backward(vectors.grad[torch.from_numpy(piece).to(self.device)].to(again.dtype))
         return float(loss.detach())
@@ -321,29 +325,6 @@ class Loop:
         if self.settings.dtype is torch.float32:
             return contextlib.nullcontext()
         return torch.autocast(self.device.type, dtype=self.settings.dtype)
-
-    def _seed(self, seed: int) -> None:
-        """Seed the device's random numbers.
-
-        `torch.manual_seed` asks for a GPU on a machine without one, and keeps a traceback each time
-        in case there will be one: a millisecond, and memory, in every step.
-        """
-        torch.default_generator.manual_seed(seed)
-        if self.device.type == "cuda":
-            with torch.cuda.device(self.device):
-                torch.cuda.manual_seed(seed)
-        elif self.device.type == "mps":
-            torch.mps.manual_seed(seed)
-
-    def _random_state(self) -> Any:
-        if self.device.type == "cuda":
-            return torch.get_rng_state(), torch.cuda.get_rng_state(self.device)
-        return torch.get_rng_state(), None
-
-    def _set_random_state(self, state: Any) -> None:
-        torch.set_rng_state(state[0])
-        if state[1] is not None:
-            torch.cuda.set_rng_state(state[1], self.device)
 
     # Rates, and the best weights ------------------------------------------------------------
 

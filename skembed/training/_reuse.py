@@ -24,7 +24,7 @@ from skembed.weights import fingerprint, releases_of
 
 __all__ = ["key_of_training", "train_once"]
 
-_FORMAT = 3
+_FORMAT = 4
 """Raised when a change to skembed changes what is learned, so that what was kept is not reused."""
 
 

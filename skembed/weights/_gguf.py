@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from skembed._forks import one_at_a_time
 from skembed._optional import import_optional
+from skembed._random_state import own_random_state
 from skembed.exceptions import ModelNotFoundError, SkembedError, UnsupportedModelError
 from skembed.weights._files import is_model_folder
 from skembed.weights._memory import is_out_of_memory
@@ -109,14 +110,13 @@ def load_gguf_tokenizer(path: Path, n_tokens: int) -> Any:
 def load_gguf(path: Path, config: Any, *, auto: Any, dtype: torch.dtype) -> Any:
     """Return the model with its weights unpacked to `dtype`, on the CPU."""
     import transformers
-    from torch.random import fork_rng
 
     # Later releases would leave some weights packed. Earlier ones always unpack.
     unpacked = getattr(transformers, "GgufConfig", None)
     how = {} if unpacked is None else {"quantization_config": unpacked(dequantize=True)}
 
     def load(**where: Any) -> Any:
-        with fork_rng(devices=[]):
+        with own_random_state():
             return auto.from_pretrained(
                 **where, **how, config=config, dtype=dtype, output_loading_info=True
             )

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from skembed._forks import one_at_a_time
+from skembed._random_state import own_random_state
 from skembed.exceptions import UnsafeModelError, UnsupportedModelError
 from skembed.weights._files import read_json
 from skembed.weights._load import check_weights, load_state
@@ -152,7 +153,6 @@ def load_pretrained(
     of the part that is loaded begin with, if it is a model of its own. With a `device_map` among
     the arguments accelerate puts the weights onto devices as they are read.
     """
-    from torch.random import fork_rng
 
     def is_wanted(name: str) -> bool:
         return name.startswith(part) and not name.startswith(left_out)
@@ -168,7 +168,7 @@ def load_pretrained(
         }
         where = {"pretrained_model_name_or_path": None, "state_dict": state}
     # transformers' loading settings and torch's random state belong to the process.
-    with one_at_a_time(), quiet_transformers(), fork_rng(devices=[]):
+    with own_random_state(), quiet_transformers():
         try:
             loader, config = _choose_class(auto, config, trust_remote_code)
             module, info = loader.from_pretrained(

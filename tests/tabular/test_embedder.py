@@ -4,6 +4,8 @@ import os
 import pickle
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pandas as pd
@@ -29,6 +31,7 @@ from skembed.exceptions import (
     UnsupportedModelError,
 )
 from skembed.testing import check_embedder
+from skembed.weights import unload_models
 from tests.tabular.houses import FEW, frame, labels
 
 
@@ -354,3 +357,28 @@ def test_the_same_training_is_done_once_in_a_search(monkeypatch):
 def test_a_network_for_tables_is_not_exported(fitted, tmp_path):
     with pytest.raises(UnsupportedModelError, match="Pickle the embedder"):
         pickle.loads(pickle.dumps(fitted)).export(tmp_path / "new")
+
+
+@pytest.mark.parametrize("training", [FineTune(n_epochs=5), SelfSupervised(n_epochs=5)])
+def test_a_training_learns_the_same_beside_threads_that_load_models(fitted, training):
+    is_done, saved = threading.Event(), pickle.dumps(fitted)
+
+    def load_models():
+        while not is_done.is_set():
+            unload_models()
+            pickle.loads(saved).transform(X[:9])
+
+    def fit():
+        embedder = TabularEmbedder("resnet", training=training, cache=None)
+        return embedder.fit(X, y).transform(X)
+
+    X = frame(300)
+    y = labels(X) if isinstance(training, FineTune) else None
+    alone = fit()
+    with ThreadPoolExecutor(1) as pool:
+        loading = pool.submit(load_models)
+        beside = [fit() for _ in range(2)]
+        is_done.set()
+        loading.result()
+    for vectors in beside:
+        np.testing.assert_array_equal(vectors, alone)

@@ -86,9 +86,9 @@ def expected_losses(told, rows):
     """Return the loss of each cell, the obvious way; NaN where there is none."""
     found = np.full((len(rows), SHAPE.n_cells), np.nan)
     for i in range(len(rows)):
-        # Those of 3 and of 4 values have 4 outputs each and come first, that of 5 has 8.
+        # Those of 3 and of 4 values have 4 outputs each, and come first.
         logits = told[i, 10:15], told[i, 2:5], told[i, 6:10]
-        numbers, dense = told[i, :2], told[i, 18:]
+        numbers, dense = told[i, :2], told[i, 15:]
         true = {name: array[i] for name, array in rows.arrays.items()}
         found[i, :2] = (numbers - true["numbers"]) ** 2
         for j, outputs in enumerate(logits):
