@@ -34,7 +34,7 @@ from sklearn.cluster import KMeans
 from sklearn.compose import make_column_selector, make_column_transformer
 from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
 from sklearn.impute import SimpleImputer
-from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.linear_model import LogisticRegression, RidgeCV
 from sklearn.metrics import adjusted_rand_score, r2_score
 from sklearn.model_selection import RepeatedKFold, RepeatedStratifiedKFold
 from sklearn.neighbors import NearestNeighbors
@@ -125,7 +125,7 @@ def with_few_labels(
     found = []
     for draw in range(N_DRAWS):
         order = np.random.default_rng([seed, draw]).permutation(len(y))
-        model: Any = Ridge(10)
+        model: Any = RidgeCV(np.logspace(-2, 4, 13))
         if not is_of_numbers(y):
             model = LogisticRegression(max_iter=1000)
             first = [order[y[order] == each][:2] for each in np.unique(y)]
