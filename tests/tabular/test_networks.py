@@ -78,6 +78,16 @@ def test_missing_and_hidden_cells_have_vectors_of_their_own():
     torch.testing.assert_close(hiding[is_hidden], cells.hidden.expand(20, -1, -1)[is_hidden])
 
 
+def test_no_rows_and_other_formats_have_cells_too():
+    cells = Cells(BINS, CARDINALITIES, DENSE, D)
+    arrays = arrays_of()
+    none = {name: array[:0] for name, array in arrays.items()}
+    assert cells(none).shape == (0, N_CELLS, D)
+    doubled = {name: array.double() if name == "dense" else array for name, array in arrays.items()}
+    found = cells(arrays)
+    torch.testing.assert_close(cells.double()(doubled), found.double())
+
+
 def test_codes_are_looked_up_in_the_part_of_their_column():
     cells, arrays = Cells(BINS, CARDINALITIES, DENSE, D), arrays_of()
     found = cells(arrays)
