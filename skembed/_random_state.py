@@ -14,7 +14,13 @@ from skembed._forks import one_at_a_time
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["own_random_state", "random_state_of", "same_random_state", "seed", "set_random_state"]
+__all__ = [
+    "own_random_state",
+    "random_state_of",
+    "same_random_state",
+    "seed_random_state",
+    "set_random_state",
+]
 
 
 @contextlib.contextmanager
@@ -24,7 +30,7 @@ def own_random_state(seed: int | None = None) -> Iterator[None]:
 
     with one_at_a_time(), torch.random.fork_rng([]):
         if seed is not None:
-            torch.default_generator.manual_seed(seed)
+            torch.default_generator.manual_seed(int(seed))
         yield
 
 
@@ -43,7 +49,7 @@ def same_random_state(device: torch.device) -> Iterator[None]:
             kept.__exit__(None, None, None)
 
 
-def seed(device: torch.device, value: int) -> None:
+def seed_random_state(device: torch.device, value: int) -> None:
     """Seed the random numbers of the CPU and of a device.
 
     `torch.manual_seed` asks for a GPU on a machine without one, and keeps a traceback each time
@@ -51,6 +57,7 @@ def seed(device: torch.device, value: int) -> None:
     """
     import torch
 
+    value = int(value)  # torch takes none of NumPy's
     torch.default_generator.manual_seed(value)
     if device.type == "cuda":
         with torch.cuda.device(device):

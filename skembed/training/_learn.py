@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from sklearn.base import clone
 from torch.utils.flop_counter import FlopCounterMode
 
-from skembed._forks import KeyLocks
+from skembed._forks import KeyLocks, one_at_a_time
 from skembed._inputs import ArrayRows, CheckedRows, take
-from skembed._random_state import own_random_state, same_random_state
+from skembed._random_state import own_random_state, same_random_state, seed_random_state
 from skembed.acceleration import prepare_for_training, speed_up_linear
 from skembed.engine import BackboneEncoder, Progress, embed, most_threads
 from skembed.exceptions import (
@@ -224,7 +224,8 @@ def _trained(task: _Task, key: bytes | None, made_with: dict[str, str]) -> Train
         _warn_of_unused(strategy)
     # The turn is taken before the random state is looked at, which is the process's.
     with _turns.hold(None), same_random_state(device):
-        torch.manual_seed(seed)
+        with one_at_a_time():
+            seed_random_state(device, seed)
         if is_head:
             module, loop = _with_head(task, start.raw, objective, seed)
         else:

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from skembed._forks import one_at_a_time
 from skembed._inputs import some_of
-from skembed._random_state import random_state_of, seed, set_random_state
+from skembed._random_state import random_state_of, seed_random_state, set_random_state
 from skembed.engine import is_out_of_memory, plan_batches
 from skembed.exceptions import TrainingError
 from skembed.training._depth import Lowest
@@ -171,7 +171,7 @@ class Loop:
                 parts = change(parts)
             with torch.no_grad(), one_at_a_time() if views else contextlib.nullcontext():
                 if views:
-                    seed(self.device, views[0])
+                    seed_random_state(self.device, views[0])
                 for piece in self._pieces(parts):
                     vectors = self._forward(parts, piece, some if seeds is None else None).cpu()
                     if found is None:
@@ -216,7 +216,7 @@ class Loop:
             self.optimizer.zero_grad(set_to_none=True)
             try:
                 with one_at_a_time():  # other threads may load models, which draw their weights
-                    seed(self.device, chosen)
+                    seed_random_state(self.device, chosen)
                     loss = self._gradient(batch, parts, rows)
                 break
             except Exception as error:

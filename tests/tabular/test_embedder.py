@@ -382,3 +382,14 @@ def test_a_training_learns_the_same_beside_threads_that_load_models(fitted, trai
         loading.result()
     for vectors in beside:
         np.testing.assert_array_equal(vectors, alone)
+
+
+@pytest.mark.parametrize("kind", [FineTune, SelfSupervised])
+def test_random_states_may_be_numbers_of_numpy(kind):
+    X = frame()
+    y = labels(X) if kind is FineTune else None
+    given, plain = (
+        TabularEmbedder(training=kind(n_epochs=1, random_state=seed), cache=None).fit(X, y)
+        for seed in (np.int64(3), 3)
+    )
+    np.testing.assert_array_equal(given.transform(X), plain.transform(X))
