@@ -6,7 +6,6 @@ Knows modules and tensors.
 from __future__ import annotations
 
 import math
-import threading
 from typing import Any
 
 import numpy as np
@@ -17,9 +16,6 @@ from torch import Tensor, nn
 __all__ = ["Dropout", "DroppedReLU", "attend", "drop_out", "speed_up_dropout"]
 
 _WHOLE = 1 << 16
-
-_sources = threading.local()
-"""A generator for each thread."""
 
 
 class Dropout(nn.Dropout):
@@ -91,18 +87,7 @@ def _scale(rate: float) -> float:
 def _factors(x: Tensor, rate: float) -> Tensor:
     """Return what each number is multiplied by."""
     n = math.prod(x.shape)
-    # A new generator of NumPy's takes ten times as long as to give a state to an old one.
-    words = np.ones(4, dtype=np.uint64)
-    words[:3] = torch.randint(1 << 62, (3,)).numpy()
-    if (source := getattr(_sources, "source", None)) is None:
-        source = _sources.source = np.random.SFC64(0)
-    source.state = {
-        "bit_generator": "SFC64",
-        "state": {"state": words},
-        "has_uint32": 0,
-        "uinteger": 0,
-    }
-    source.random_raw(12, output=False)  # as many as NumPy leaves out
+    source = np.random.SFC64(int(torch.randint(1 << 62, ())))
     noise = np.asarray(source.random_raw(-(-n // 4))).view(np.uint16)[:n].reshape(x.shape)
     factors = np.multiply(noise >= _n_dropped(rate), np.float32(_scale(rate)))
     return torch.from_numpy(factors).to(x.dtype)

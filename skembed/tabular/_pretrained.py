@@ -32,13 +32,7 @@ from skembed.tabular._backbones import Around, OfTables
 from skembed.training import InContext, TrainedState
 from skembed.training._targets import Targets
 from skembed.training._ways import check_targets_of
-from skembed.weights import (
-    FileSource,
-    fetch_file,
-    kept_recent,
-    load_content,
-    releases_of,
-)
+from skembed.weights import FileSource, fetch_file, kept_recent, load_content, releases_of
 
 __all__ = ["ContextBackbone", "find_source", "keep_context"]
 

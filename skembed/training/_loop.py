@@ -187,18 +187,18 @@ class Loop:
         total, n_rows, n_batches = 0.0, 0, 0
         for batch in self.objective.batches(rng):
             # Random choices depend on seed, epoch and step alone: a resumed run too.
-            chosen = int(rng.integers(1 << 62))
+            seed = int(rng.integers(1 << 62))
             seeds = None
             if self.settings.augment or batch.views:
                 seeds = rng.integers(1 << 62, size=len(batch.rows)).tolist()
-            loss = self._step(batch, chosen, seeds)
+            loss = self._step(batch, seed, seeds)
             total += loss
             n_rows += len(batch.rows)
             n_batches += 1
             self.tell(len(batch.rows), loss)
         return total / max(1, n_batches), n_rows
 
-    def _step(self, batch: Batch, chosen: int, seeds: Sequence[int] | None) -> float:
+    def _step(self, batch: Batch, seed: int, seeds: Sequence[int] | None) -> float:
         if not self.module.training:
             set_mode(self.module)
         elif self._is_whole:
@@ -216,7 +216,7 @@ class Loop:
             self.optimizer.zero_grad(set_to_none=True)
             try:
                 with one_at_a_time():  # other threads may load models, which draw their weights
-                    seed_random_state(self.device, chosen)
+                    seed_random_state(self.device, seed)
                     loss = self._gradient(batch, parts, rows)
                 break
             except Exception as error:

@@ -23,7 +23,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from skembed import FineTune, SelfSupervised, TabularEmbedder
+from skembed import FineTune, SelfSupervised, TabularEmbedder, unload_models
 from skembed.exceptions import (
     InvalidParameterError,
     InvalidRowsError,
@@ -31,7 +31,6 @@ from skembed.exceptions import (
     UnsupportedModelError,
 )
 from skembed.testing import check_embedder
-from skembed.weights import unload_models
 from tests.tabular.houses import FEW, frame, labels
 
 
